@@ -1,0 +1,33 @@
+# make demo    train, compile, build, run, verify and measure on real images; report in runs/
+# make test    all checks, from nothing: what CI runs
+# make check   the same checks in the environment that is there
+# make format  let ruff rewrite the code
+
+PYTHON ?= python3
+DATASET ?= digits
+DATA ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format
+
+demo: $(VENV)/installed
+	$(BIN)/python -m benchmarks demo --dataset $(DATASET) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/installed check
+
+check:
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+format:
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,rtx]'
+	touch $@

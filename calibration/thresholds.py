@@ -1,0 +1,119 @@
+"""Thresholds fitted to recorded scores: the largest saving within a bound on the accuracy lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.decision import NEVER, Scores, decide
+from edge.errors import ThresholdError
+from edge.manifest import Thresholds
+
+PRICES = np.concatenate([np.zeros(1), np.geomspace(1e-4, 10, 120)])
+"""Accuracy given for all of the network's computation that are tried; each gives one operating point."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What a set of thresholds does to recorded scores."""
+
+    thresholds: tuple[float, ...]
+    accuracy: float
+    accuracy_drop: float
+    """Accuracy of the last exit answering everything, minus `accuracy`."""
+    macs_ratio: float
+    """Mean multiply-accumulates, as a share of those of the last exit."""
+    exit_shares: tuple[float, ...]
+
+
+def fit_thresholds(
+    scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], *, max_drop: float, split: str
+) -> Thresholds:
+    """Return the thresholds with the largest saving whose accuracy drop on these samples is at most `max_drop`.
+
+    Args:
+        scores: Every exit's confidence and label on the threshold-fitting split, recorded from what will run.
+        truth: True labels, shape (samples,).
+        macs: Multiply-accumulates of each segment.
+        max_drop: Largest accuracy lost against the last exit answering everything, as a fraction.
+        split: Fingerprint of the split, for the record.
+
+    Raises:
+        ThresholdError: `max_drop` is no fraction, or there are no samples.
+    """
+    if not 0 <= max_drop < 1:
+        raise ThresholdError(f"the accuracy drop to allow is {max_drop}; give a fraction from 0 up to 1, such as 0.005")
+    within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + 1e-12]
+    best = min(within, key=lambda point: (point.macs_ratio, -point.accuracy))
+    return Thresholds(best.thresholds, "accuracy_drop", max_drop, None, len(truth), split)
+
+
+def operating_points(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int]) -> list[OperatingPoint]:
+    """Return the best trade-offs between accuracy and computation, from exits never taken to exits always taken.
+
+    For each price of computation the thresholds are chosen that maximise `accuracy - price * cost`, one exit
+    after the other until none changes (each step is exact, all of them together a local optimum).
+
+    Raises:
+        ThresholdError: there are no samples.
+    """
+    if not len(truth):
+        raise ThresholdError("there are no samples to fit thresholds to; record scores of labelled images first")
+    cost = np.cumsum(macs) / np.sum(macs)
+    correct = (scores.label == truth).astype(np.float64)
+    never = np.full(len(macs) - 1, NEVER, dtype=np.float32)
+    points = {tuple(never.tolist()): describe(scores, truth, macs, never)}
+    thresholds = never
+    for price in PRICES:
+        thresholds = _best_thresholds(scores.confidence, correct - price * cost[:, None], thresholds)
+        points.setdefault(tuple(thresholds.tolist()), describe(scores, truth, macs, thresholds))
+    return list(points.values())
+
+
+def describe(
+    scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], thresholds: NDArray[np.float32]
+) -> OperatingPoint:
+    """Return what thresholds do to recorded scores."""
+    decisions = decide(scores, thresholds)
+    accuracy = float((decisions.label == truth).mean())
+    cost = np.cumsum(macs) / np.sum(macs)
+    shares = np.bincount(decisions.exit_index, minlength=len(macs)) / len(truth)
+    return OperatingPoint(
+        thresholds=tuple(thresholds.tolist()),
+        accuracy=accuracy,
+        accuracy_drop=float((scores.label[-1] == truth).mean()) - accuracy,
+        macs_ratio=float(cost[decisions.exit_index].mean()),
+        exit_shares=tuple(shares.tolist()),
+    )
+
+
+def _best_thresholds(
+    confidence: NDArray[np.float32], utility: NDArray[np.float64], start: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Maximise the mean utility, shape (exits, samples), of where samples exit; coordinate ascent from `start`."""
+    thresholds = start.copy()
+    for _ in range(20):
+        before = thresholds.copy()
+        for index in reversed(range(len(thresholds))):
+            reaches = ~(confidence[:index] >= thresholds[:index, None]).any(axis=0)
+            later = utility[-1].copy()
+            for deeper in reversed(range(index + 1, len(thresholds))):
+                later = np.where(confidence[deeper] >= thresholds[deeper], utility[deeper], later)
+            thresholds[index] = _best_threshold(confidence[index][reaches], (utility[index] - later)[reaches])
+        if (thresholds == before).all():
+            break
+    return thresholds
+
+
+def _best_threshold(confidence: NDArray[np.float32], gain: NDArray[np.float64]) -> float:
+    """Return the threshold above which the sum of gains is largest; it lies midway between two confidences."""
+    number = ~np.isnan(confidence)
+    order = np.argsort(-confidence[number], kind="stable")
+    ranked, total = confidence[number][order], np.cumsum(gain[number][order])
+    may_cut = np.append(ranked[:-1] != ranked[1:], True) if len(ranked) else np.zeros(0, dtype=bool)
+    total = np.where(may_cut, total, -np.inf)
+    if not len(ranked) or total.max() <= 0:
+        return NEVER
+    last = int(total.argmax())
+    return 0.0 if last == len(ranked) - 1 else float((ranked[last] + ranked[last + 1]) / 2)

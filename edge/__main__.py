@@ -1,0 +1,193 @@
+"""`edge`: a bundle on this machine."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.bundle import Bundle
+from edge.console import FAILED, PASSED, print_json, run_main
+from edge.engines import BACKENDS, backend_named
+from edge.protocols import Backend
+
+Verb = Callable[[argparse.Namespace], int]
+
+
+def main() -> int:
+    """Do what the command line says."""
+    arguments = parser().parse_args()
+    verb: Verb = arguments.verb
+    return verb(arguments)
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Print what a bundle holds."""
+    from edge.report import print_bundle
+
+    bundle = Bundle.open(arguments.bundle)
+    if arguments.json:
+        print_json(dataclasses.asdict(bundle.manifest))
+    else:
+        print_bundle(bundle)
+    return PASSED
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Build every segment's engine into this user's cache."""
+    from edge.building import build_bundle
+    from edge.report import print_builds
+
+    bundle = Bundle.open(arguments.bundle)
+    builds = build_bundle(bundle, chosen_backend(arguments), precisions=arguments.precision)
+    if arguments.json:
+        print_json([dataclasses.asdict(item) for item in builds])
+    else:
+        print_builds(builds)
+    return PASSED
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classify frames of a camera, video or folder."""
+    from edge.running import run_source
+
+    bundle = Bundle.open(arguments.bundle)
+    return run_source(
+        bundle,
+        precision=arguments.precision or default_precision(bundle),
+        backend=chosen_backend(arguments),
+        source=arguments.source,
+        thresholds=arguments.threshold,
+        policy=arguments.policy,
+        frames=arguments.frames,
+        json_lines=arguments.json,
+        output=arguments.output,
+    )
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Compare engines with the trained network, exit by exit."""
+    from edge.parity import verify as verify_precision
+    from edge.report import print_parity
+
+    bundle = Bundle.open(arguments.bundle)
+    backend = chosen_backend(arguments)
+    results = [verify_precision(bundle, name, backend) for name in arguments.precision or bundle.manifest.precisions]
+    passed = all(result.passed for result in results)
+    if arguments.json:
+        print_json({"passed": passed, "precisions": [dataclasses.asdict(result) for result in results]})
+    else:
+        print_parity(results)
+    return PASSED if passed else FAILED
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """Write every exit's scores for labelled images, to refit thresholds from."""
+    from edge.labelled import record_folder
+
+    bundle = Bundle.open(arguments.bundle)
+    precision = arguments.precision or default_precision(bundle)
+    count = record_folder(bundle, precision, chosen_backend(arguments), arguments.images, arguments.output)
+    if arguments.json:
+        print_json({"scores": str(arguments.output), "precision": precision, "samples": count})
+    else:
+        print(f"wrote {arguments.output} with {count} samples; next: python -m calibration {bundle.path} --scores {arguments.output} --precision {precision}")
+    return PASSED
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Measure each exit, the real mix, and the whole network."""
+    from edge.bench import bench as bench_precision
+    from edge.machine import conditions
+    from edge.report import print_bench
+
+    bundle = Bundle.open(arguments.bundle)
+    backend = chosen_backend(arguments)
+    reference = bundle.reference()
+    names = arguments.precision or list(bundle.manifest.precisions)
+    before = conditions()
+    results = {name: bench_precision(bundle, name, backend, reference.frames, reference.labels.tolist()) for name in names}
+    if arguments.json:
+        measured = {name: {key: dataclasses.asdict(value) for key, value in result.items()} for name, result in results.items()}
+        print_json({"backend": backend.name, "threads": arguments.threads, "conditions": before, "precisions": measured})
+    else:
+        print_bench(results)
+    return PASSED
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Say what this machine has and lacks."""
+    from edge.doctor import examine
+    from edge.report import print_findings
+
+    findings = examine()
+    if arguments.json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        print_findings(findings)
+    return PASSED if all(finding.is_well for finding in findings) else FAILED
+
+
+def chosen_backend(arguments: argparse.Namespace) -> Backend:
+    """Return the backend the command line names."""
+    return backend_named(arguments.backend, threads=arguments.threads, target=getattr(arguments, "target", None))
+
+
+def default_precision(bundle: Bundle) -> str:
+    """Return int8 where the bundle has it, else its first precision."""
+    return "int8" if "int8" in bundle.manifest.precisions else next(iter(bundle.manifest.precisions))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of all verbs."""
+    new = argparse.ArgumentParser(prog="edge", description="Run an early-exit bundle on this machine. Make one with `python -m compile`.")
+    verbs = new.add_subparsers(required=True, metavar="VERB")
+    _add(verbs, "info", info, "what a bundle holds: exits, cost, precisions, thresholds")
+    one = _add(verbs, "build", build, "build every segment's engine, kept in this user's cache")
+    _backend(one)
+    one.add_argument("--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: this machine's)")
+    one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
+    one = _add(verbs, "run", run, "classify a camera, video or folder")
+    one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
+    one.add_argument("--precision", help="precision to run (default: int8 where there is one)")
+    one.add_argument("--threshold", type=float, action="append", metavar="T", help="confidence that is enough at an early exit, one each in order, repeatable; 0 always, above 1 never (default: the fitted ones)")  # fmt: skip
+    one.add_argument("--policy", choices=("latest", "all"), help="latest: skip frames when late; all: none skipped (default: latest for cameras, all for files)")  # fmt: skip
+    one.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    one.add_argument("--output", type=Path, metavar="FILE", help="write one JSON line a frame to FILE")
+    _backend(one)
+    one = _add(verbs, "verify", verify, "compare engines with the trained network, exit by exit; exit code 1 if they differ")
+    one.add_argument("--precision", action="append", help="precision to verify; repeatable (default: all)")
+    _backend(one)
+    one = _add(verbs, "record", record, "write every exit's scores for labelled images, to refit thresholds from")
+    one.add_argument("--images", type=Path, required=True, metavar="DIR", help="one subfolder per class, named like the bundle's labels")
+    one.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
+    one.add_argument("--precision", help="precision to record (default: int8 where there is one)")
+    _backend(one)
+    one = _add(verbs, "bench", bench, "latency of each exit, the real mix, and the whole network as one engine")
+    one.add_argument("--precision", action="append", help="precision to measure; repeatable (default: all)")
+    _backend(one)
+    one = verbs.add_parser("doctor", help="what this machine has and lacks", description="Say what this machine has and lacks.")
+    one.set_defaults(verb=doctor)
+    one.add_argument("--json", action="store_true", help="print the result as JSON")
+    return new
+
+
+def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, summary: str) -> argparse.ArgumentParser:
+    one = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    one.set_defaults(verb=verb)
+    one.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
+    one.add_argument("--json", action="store_true", help="print the result as JSON")
+    return one
+
+
+def _backend(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="inference library (default: %(default)s)")
+    one.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads a segment runs on, 0: all (default: %(default)s)")
+
+
+def command() -> None:
+    """Entry point of the installed command."""
+    run_main(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,125 @@
+"""Measuring on this machine: each exit forced, the real mix, and the whole network as one engine.
+
+Every time is from the frame being there to the decision being visible to the host: preprocessing, the segments
+that really ran, and the decision. All candidates take turns frame by frame in one process, so that whatever
+disturbs the machine disturbs them alike.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.classifier import Classifier, buffers_for
+from edge.decision import NEVER
+from edge.engines.cache import load_engines
+from edge.preprocess import Frame, preprocess_for
+from edge.protocols import Backend
+from edge.statistics import Latency, latency_from_ms
+
+WARM_UP_FRAMES = 20
+
+Candidate = Callable[[Frame], int]
+"""Classifies a frame and returns the label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One way of classifying, over all frames."""
+
+    latency_ms: Latency
+    accuracy: float | None
+    """None where the frames have no labels."""
+    exit_shares: tuple[float, ...]
+
+
+class EarlyExit:
+    """The chain with given thresholds; counts the exits it takes."""
+
+    def __init__(self, classifier: Classifier, thresholds: Sequence[float] | None = None) -> None:
+        """Give the chain a slot of its own."""
+        self._classifier = Classifier(
+            input_spec=classifier.input_spec,
+            precision=classifier.precision,
+            engines=classifier.engines,
+            thresholds=classifier.thresholds if thresholds is None else thresholds,
+        )
+        self.exits = np.zeros(len(classifier.engines), dtype=np.int64)
+
+    def __call__(self, frame: Frame) -> int:
+        """Classify a frame."""
+        prediction = self._classifier.classify(frame)
+        self.exits[prediction.exit_index] += 1
+        return prediction.label
+
+
+class WholeNetwork:
+    """The network without early exits, as one engine: what early exits are measured against."""
+
+    def __init__(self, bundle: Bundle, precision: str, backend: Backend) -> None:
+        """Build or load the engine and bind it."""
+        spec = bundle.precision(precision).whole
+        [engine] = load_engines(bundle.path, [spec], backend)
+        tensors = buffers_for([spec])
+        self._image = tensors["image"][0]
+        self._label = next(tensor for name, tensor in tensors.items() if name.startswith("label_"))
+        self._preprocess = preprocess_for(bundle.manifest.input)
+        self._run = engine.bind(tensors)
+
+    def __call__(self, frame: Frame) -> int:
+        """Classify a frame."""
+        self._preprocess(frame, self._image)
+        self._run()
+        return int(self._label[0])
+
+
+def bench(bundle: Bundle, precision: str, backend: Backend, frames: Sequence[Frame], labels: Sequence[int] | None) -> dict[str, Measured]:
+    """Measure `whole`, `early exit` and `exit k forced` for each exit.
+
+    Raises:
+        BundleError: the bundle does not have this precision.
+        EngineError: an engine cannot be built or run here.
+    """
+    spec = bundle.precision(precision)
+    engines = load_engines(bundle.path, spec.segments, backend)
+    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
+    candidates: dict[str, Candidate] = {
+        "whole": WholeNetwork(bundle, precision, backend),
+        "early exit": EarlyExit(classifier),
+    }
+    for k in range(len(engines)):
+        candidates[f"exit {k} forced"] = EarlyExit(classifier, forced(k, len(engines)))
+    return measure(candidates, frames, labels)
+
+
+def forced(exit_index: int, exits: int) -> list[float]:
+    """Return thresholds with which every frame takes this exit."""
+    return [NEVER if k < exit_index else 0.0 for k in range(exits - 1)]
+
+
+def measure(candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels: Sequence[int] | None) -> dict[str, Measured]:
+    """Run all candidates on each frame, one after the other, and time each."""
+    frames = list(frames)
+    for frame in (frames * WARM_UP_FRAMES)[:WARM_UP_FRAMES]:
+        for candidate in candidates.values():
+            candidate(frame)
+    for candidate in candidates.values():
+        if isinstance(candidate, EarlyExit):
+            candidate.exits[:] = 0
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    answers: dict[str, list[int]] = {name: [] for name in candidates}
+    for frame in frames:
+        for name, candidate in candidates.items():
+            started = perf_counter_ns()
+            answer = candidate(frame)
+            times[name].append((perf_counter_ns() - started) / 1e6)
+            answers[name].append(answer)
+    return {name: _measured(candidate, times[name], answers[name], labels) for name, candidate in candidates.items()}
+
+
+def _measured(candidate: Candidate, times_ms: list[float], answers: list[int], labels: Sequence[int] | None) -> Measured:
+    accuracy = None if labels is None else float((np.array(answers) == np.array(labels)).mean())
+    shares = candidate.exits / candidate.exits.sum() if isinstance(candidate, EarlyExit) else np.zeros(0)
+    return Measured(latency_from_ms(times_ms), accuracy, tuple(shares.tolist()))

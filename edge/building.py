@@ -1,0 +1,44 @@
+"""All engines of a bundle, built into this user's cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from edge.bundle import Bundle
+from edge.console import tracked
+from edge.engines.cache import EngineCache
+from edge.protocols import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One engine."""
+
+    precision: str
+    segment: str
+    path: str
+    was_cached: bool
+    seconds: float
+    mebibytes: float
+
+
+def build_bundle(bundle: Bundle, backend: Backend, *, precisions: Sequence[str] | None = None) -> list[Build]:
+    """Build the segments, and the whole network to measure them against, in the given precisions or all.
+
+    Raises:
+        BundleError: the bundle does not have a precision.
+        EngineError: the backend refuses a segment.
+    """
+    wanted = [
+        (name, segment.file)
+        for name in precisions or bundle.manifest.precisions
+        for segment in (*bundle.precision(name).segments, bundle.precision(name).whole)
+    ]
+    cache = EngineCache()
+    builds = []
+    for precision, file in tracked(wanted, f"building for {backend.name}"):
+        started = perf_counter()
+        built = cache.built(bundle.path / file, backend, batch=1)
+        size = built.path.stat().st_size / 2**20
+        builds.append(Build(precision, file, str(built.path), built.was_cached, perf_counter() - started, size))
+    return builds

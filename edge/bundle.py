@@ -1,0 +1,134 @@
+"""Open, check and write the portable directory that travels to the device."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.decision import Scores
+from edge.errors import BundleError
+from edge.files import folder_aside, sha256_of, write_file
+from edge.manifest import Manifest, PrecisionSpec, Thresholds, manifest_from_json, manifest_to_json
+
+MANIFEST = "manifest.json"
+
+
+class Reference(NamedTuple):
+    """Samples that travel with the bundle, and what the trained fp32 network said of them."""
+
+    frames: NDArray[np.uint8] | NDArray[np.float32]
+    """As a source would give them: images (samples, height, width[, 3]) or arrays (samples, channels, height, width)."""
+    labels: NDArray[np.int64]
+    """True classes, shape (samples,)."""
+    logits: NDArray[np.float32]
+    """Shape (exits, samples, classes)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk whose manifest was read and whose files were checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: Path) -> "Bundle":
+        """Read the manifest and check every file against its hash.
+
+        Raises:
+            BundleError: the bundle is missing, damaged, or of another version.
+        """
+        manifest_path = path / MANIFEST
+        if not path.is_dir():
+            raise BundleError(f"there is no bundle at {path}; make one with `python -m compile`")
+        if not manifest_path.exists():
+            raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; make one with `python -m compile`")
+        manifest = manifest_from_json(manifest_path.read_text(errors="replace"), manifest_path)
+        bundle = Bundle(path, manifest)
+        bundle._check_files()
+        return bundle
+
+    def precision(self, name: str) -> PrecisionSpec:
+        """Return one precision of the network.
+
+        Raises:
+            BundleError: the bundle does not have it.
+        """
+        if name not in self.manifest.precisions:
+            raise BundleError(f"{self.path} has no precision {name!r}; it has {', '.join(self.manifest.precisions)}")
+        return self.manifest.precisions[name]
+
+    def reference(self) -> Reference:
+        """Return the reference samples."""
+        with np.load(self.path / self.manifest.reference) as file:
+            return Reference(file["frames"], file["labels"], file["logits"])
+
+    def scores(self, precision: str) -> tuple[Scores, NDArray[np.int64]]:
+        """Return every exit's scores on the threshold-fitting split, and the true labels, shape (samples,)."""
+        return read_scores(self.path / self.precision(precision).scores)
+
+    def with_thresholds(self, fitted: Mapping[str, Thresholds]) -> "Bundle":
+        """Put new thresholds, by precision, into the manifest on disk and return the bundle with them."""
+        precisions = {
+            name: dataclasses.replace(spec, thresholds=fitted.get(name, spec.thresholds))
+            for name, spec in self.manifest.precisions.items()
+        }
+        manifest = dataclasses.replace(self.manifest, precisions=precisions)
+        write_file(self.path / MANIFEST, manifest_to_json(manifest))
+        return Bundle(self.path, manifest)
+
+    def _check_files(self) -> None:
+        manifest = self.manifest
+        named = {manifest.reference, *(spec.scores for spec in manifest.precisions.values())}
+        named |= {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
+        for name in sorted(named | set(manifest.files)):
+            file = self.path / name
+            if name not in manifest.files or not file.resolve().is_relative_to(self.path.resolve()):
+                raise BundleError(f"{self.path}: {name} is not among the files its manifest vouches for; compile it again")
+            if not file.is_file():
+                raise BundleError(f"{self.path} lacks {name}; copy the bundle again, whole")
+            if sha256_of(file) != manifest.files[name]:
+                raise BundleError(f"{file} is not the file its manifest names (other sha256); copy the bundle again, whole")
+
+
+@contextmanager
+def bundle_writer(path: Path) -> Iterator[Path]:
+    """Give a folder to fill with a bundle; it takes the place of `path` when the block ends well.
+
+    Raises:
+        BundleError: `path` holds something that is no bundle, which is not overwritten.
+    """
+    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BundleError(f"{path} exists and is no bundle; choose another output or move it away")
+    with folder_aside(path) as aside:
+        yield aside
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file in a folder that is to become a bundle."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def write_scores(path: Path, scores: Scores, labels: NDArray[np.int64]) -> None:
+    """Keep scores and true labels in a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(file, confidence=scores.confidence, label=scores.label, truth=labels)
+
+
+def read_scores(path: Path) -> tuple[Scores, NDArray[np.int64]]:
+    """Read what `write_scores` wrote.
+
+    Raises:
+        BundleError: the file is missing or something else.
+    """
+    try:
+        with np.load(path) as file:
+            return Scores(file["confidence"], file["label"]), file["truth"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error

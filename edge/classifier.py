@@ -1,0 +1,127 @@
+"""The chain: segments run one after the other until an exit is sure enough to answer."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edge.decision import Decisions, checked_thresholds
+from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec
+from edge.preprocess import Frame, preprocess_for
+from edge.protocols import Engine, Prediction
+
+
+class Classifier:
+    """Early-exit classification with a bundle's segments in one precision.
+
+    Frames in flight travel in slots, each with its own buffers and bindings; engines and thresholds are shared.
+    """
+
+    def __init__(
+        self, *, input_spec: InputSpec, precision: PrecisionSpec, engines: Sequence[Engine], thresholds: ArrayLike | None = None
+    ) -> None:
+        """Join engines with what the manifest says of them; `thresholds` replaces the fitted ones.
+
+        Raises:
+            ThresholdError: thresholds are NaN, infinite, negative or too few or many.
+        """
+        self.input_spec = input_spec
+        self.precision = precision
+        self.segments = precision.segments
+        self.engines = engines
+        self.set_thresholds(precision.thresholds.values if thresholds is None else thresholds)
+        self._own_slot: HostSlot | None = None
+
+    def set_thresholds(self, values: ArrayLike) -> None:
+        """Use other thresholds from the next frame on; frames already loaded keep theirs.
+
+        Raises:
+            ThresholdError: they are NaN, infinite, negative or too few or many.
+        """
+        self.thresholds = checked_thresholds(values, exits=len(self.segments))
+
+    def new_slot(self) -> "HostSlot":
+        """Return buffers for one more frame in flight."""
+        return HostSlot(self)
+
+    def classify(self, frame: Frame) -> Prediction:
+        """Classify one frame now, in a slot kept for this."""
+        if self._own_slot is None:
+            self._own_slot = self.new_slot()
+        self._own_slot.frame = frame
+        self._own_slot.load()
+        return self._own_slot.infer()
+
+
+class HostSlot:
+    """One frame's buffers in host memory, and the segments bound to them.
+
+    Attributes:
+        frame: The frame to classify next.
+        tensors: Every tensor of the chain by name, batch 1. Those of segments that did not run are stale.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Allocate all buffers and bind all segments."""
+        self.frame: NDArray[Any] | None = None
+        self.tensors = buffers_for(classifier.segments)
+        self._classifier = classifier
+        self._preprocess = preprocess_for(classifier.input_spec)
+        self._image = self.tensors["image"][0]
+        last = len(classifier.segments) - 1
+        self._thresholds = [self.tensors[f"threshold_{k}"] for k in range(last)]
+        self._steps = [engine.bind(self.tensors) for engine in classifier.engines]
+        self._exits = [self.tensors[f"exit_{k}"] for k in range(last)] + [np.ones(1, dtype=bool)]
+        self._labels = [self.tensors[f"label_{k}"] for k in range(last + 1)]
+        self._confidences = [self.tensors[f"confidence_{k}"] for k in range(last + 1)]
+
+    def load(self) -> None:
+        """Preprocess `frame` into the chain's input, and take over the thresholds in force."""
+        assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
+        self._preprocess(self.frame, self._image)
+        for buffer, value in zip(self._thresholds, self._classifier.thresholds, strict=True):
+            buffer[0] = value
+
+    def infer(self) -> Prediction:
+        """Run segments until an exit answers; those after it are not run."""
+        for index, step in enumerate(self._steps):
+            step()
+            if self._exits[index][0]:
+                break
+        return Prediction(int(self._labels[index][0]), float(self._confidences[index][0]), index)
+
+
+def buffers_for(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:
+    """Return a zeroed array for every tensor of the segments, batch 1; a cut is shared by the two that meet in it."""
+    return {
+        spec.name: np.zeros([1 if size is None else size for size in spec.shape], dtype=spec.dtype)
+        for segment in segments
+        for spec in (*segment.inputs, *segment.outputs)
+    }
+
+
+def classify_batch(classifier: Classifier, images: NDArray[np.float32]) -> Decisions:
+    """Classify preprocessed images (batch, channels, height, width), handing on only those that did not exit.
+
+    Needs engines whose batch is not pinned.
+    """
+    samples = len(images)
+    decisions = Decisions(
+        np.zeros(samples, dtype=np.intp), np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.int32)
+    )
+    survivors = np.arange(samples)
+    tensors: Mapping[str, NDArray[Any]] = {"image": images}
+    for index, (segment, engine) in enumerate(zip(classifier.segments, classifier.engines, strict=True)):
+        if not len(survivors):
+            break
+        thresholds = {f"threshold_{k}": classifier.thresholds[k : k + 1] for k in range(len(classifier.thresholds))}
+        wanted = [spec.name for spec in segment.inputs]
+        outputs = engine.run({name: {**tensors, **thresholds}[name] for name in wanted})
+        answered = outputs[f"exit_{index}"] if index < len(classifier.segments) - 1 else np.ones(len(survivors), dtype=bool)
+        decisions.exit_index[survivors[answered]] = index
+        decisions.confidence[survivors[answered]] = outputs[f"confidence_{index}"][answered]
+        decisions.label[survivors[answered]] = outputs[f"label_{index}"][answered]
+        survivors = survivors[~answered]
+        tensors = {name: array[~answered] for name, array in outputs.items() if name.startswith("cut_")}
+    return decisions

@@ -1,0 +1,68 @@
+"""The exit rule in NumPy: the one reference that calibration, tests and engines are held to."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edge.errors import ThresholdError
+
+NEVER = 2.0
+"""A threshold no confidence reaches: above 1 means the exit is never taken."""
+
+
+class Scores(NamedTuple):
+    """What every exit said of every sample; both arrays have shape (exits, samples)."""
+
+    confidence: NDArray[np.float32]
+    label: NDArray[np.int32]
+
+
+class Decisions(NamedTuple):
+    """Which exit answered each sample, and what it said; each array has shape (samples,)."""
+
+    exit_index: NDArray[np.intp]
+    confidence: NDArray[np.float32]
+    label: NDArray[np.int32]
+
+
+def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
+    """Return the highest softmax probability and its class; `logits` has shape (exits, samples, classes).
+
+    Of equal logits the first class wins. A NaN among the logits makes the confidence NaN.
+    """
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probability = shifted / shifted.sum(axis=-1, keepdims=True)
+    return Scores(probability.max(axis=-1), logits.argmax(axis=-1).astype(np.int32))
+
+
+def checked_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
+    """Return thresholds as float32, one for each exit but the last.
+
+    Raises:
+        ThresholdError: a value is NaN, infinite or negative, or their number is wrong.
+    """
+    thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
+    if len(thresholds) != exits - 1:
+        raise ThresholdError(
+            f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"
+        )
+    for index, value in enumerate(thresholds):
+        if not np.isfinite(value) or value < 0:
+            raise ThresholdError(
+                f"threshold {index} is {value}; give a finite number of 0 or more (0: always exit, above 1: never)"
+            )
+    return thresholds
+
+
+def decide(scores: Scores, thresholds: NDArray[np.float32]) -> Decisions:
+    """Let the first exit answer whose confidence reaches its threshold; the last one always answers.
+
+    `exit_k = confidence_k >= threshold_k`, in float32. NaN reaches no threshold.
+    """
+    exits, samples = scores.confidence.shape
+    taken = np.ones((exits, samples), dtype=bool)
+    taken[:-1] = scores.confidence[:-1] >= thresholds[:, None]
+    exit_index = taken.argmax(axis=0)
+    sample = np.arange(samples)
+    return Decisions(exit_index, scores.confidence[exit_index, sample], scores.label[exit_index, sample])

@@ -1,0 +1,58 @@
+"""What this machine has and lacks for running a bundle."""
+
+import importlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.engines.cache import default_root
+from edge.machine import board_model, cpu_name, usable_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    found: str
+    is_well: bool
+    """Whether bundles can run without it, or it is there."""
+    remedy: str
+    """What to do where it is not."""
+
+
+def examine() -> list[Finding]:
+    """Look at processor, libraries, GPU, cameras and the engine cache."""
+    board = f", {board_model()}" if board_model() else ""
+    return [
+        Finding("machine", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}", True, ""),
+        _library("numpy", needed=True, remedy="pip install numpy"),
+        _library("cv2", needed=True, remedy="pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)"),
+        _library("onnxruntime", needed=True, remedy="pip install onnxruntime"),
+        _library("tensorrt_rtx", needed=False, remedy="pip install tensorrt-rtx, for RTX GPUs"),
+        _gpu(),
+        _cameras(),
+        Finding("engine cache", str(default_root()), True, ""),
+    ]
+
+
+def _library(name: str, *, needed: bool, remedy: str) -> Finding:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        return Finding(name, f"missing ({error})", not needed, remedy)
+    return Finding(name, str(getattr(module, "__version__", "present")), True, "")
+
+
+def _gpu() -> Finding:
+    driver = Path("/proc/driver/nvidia/version")
+    if driver.exists():
+        return Finding("NVIDIA driver", driver.read_text().splitlines()[0], True, "")
+    if Path("/dev/nvhost-gpu").exists() or Path("/dev/nvgpu").exists():
+        return Finding("NVIDIA driver", "integrated GPU", True, "")
+    return Finding("NVIDIA driver", "none; engines run on the CPU", True, "install the driver to run TensorRT engines")
+
+
+def _cameras() -> Finding:
+    devices = sorted(str(path) for path in Path("/dev").glob("video*"))
+    return Finding("cameras", ", ".join(devices) or "none; videos and folders can be run", True, "plug in a camera")

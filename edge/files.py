@@ -1,0 +1,98 @@
+"""Writing that leaves either the old content or the new, never half of it."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write `content` beside `path`, then rename it into place.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    with file_aside(path) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def file_aside(path: Path) -> Iterator[Path]:
+    """Give a file to write; where the block ends well it takes the place of `path`, else it is removed.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    descriptor, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".partial", dir=path.parent)
+    aside = Path(name)
+    try:
+        yield aside
+        os.fsync(descriptor)
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; where the block ends well it takes the place of `path`, else it is removed.
+
+    A killed process leaves a `.partial` folder behind that nothing reads and the next call sweeps away.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.parent))
+    try:
+        yield aside
+        os.chmod(aside, 0o777 & ~_umask())
+        retired = aside.with_suffix(".retired")
+        if path.exists():
+            os.replace(path, retired)
+        os.replace(aside, path)
+        shutil.rmtree(retired, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}."
+
+
+def _sweep(path: Path) -> None:
+    """Clear away what killed writers of `path` left behind; what a living process fills is left alone."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        owner = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
+        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
+            continue
+        if leftover.suffix == ".retired" and not path.exists():
+            os.replace(leftover, path)  # killed between the two renames: the old content is still whole
+        elif leftover.suffix in (".retired", ".partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,52 @@
+"""A folder per class on the device: what every exit says of it, for refitting thresholds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edge.bundle import Bundle, write_scores
+from edge.classifier import Classifier
+from edge.console import tracked
+from edge.engines.cache import load_engines
+from edge.errors import DataError
+from edge.files import file_aside
+from edge.protocols import Backend
+from edge.recording import record
+from edge.sources import files_in, read_frame
+
+
+def record_folder(bundle: Bundle, precision: str, backend: Backend, images: Path, output: Path) -> int:
+    """Write the scores of all images below `images`, one subfolder a class, and return their number.
+
+    Raises:
+        DataError: a subfolder is not named like a label, or there are no images.
+        SourceError: an image cannot be read.
+    """
+    paths, labels = labelled_files(images, bundle.manifest.labels)
+    spec = bundle.precision(precision)
+    engines = load_engines(bundle.path, spec.segments, backend)
+    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
+    recording = record(classifier, (read_frame(path) for path in tracked(paths, "recording")))
+    with file_aside(output) as aside:
+        write_scores(aside, recording.scores, np.array(labels, dtype=np.int64))
+    return len(paths)
+
+
+def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """Return the images of a folder per class, and their classes.
+
+    Raises:
+        DataError: a subfolder is not named like a class, or there are no images.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give one with a subfolder for each class")
+    paths, labels = [], []
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if subfolder.name not in classes:
+            raise DataError(f"{subfolder} is named like no label of the bundle; there are {', '.join(classes)}")
+        found = files_in(subfolder)
+        paths += found
+        labels += [classes.index(subfolder.name)] * len(found)
+    if not paths:
+        raise DataError(f"{folder} has no images in subfolders named like the labels {', '.join(classes)}")
+    return paths, labels

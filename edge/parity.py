@@ -1,0 +1,129 @@
+"""Two ways of running a bundle, compared exit by exit: the trained fp32 network against engines of each precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from edge.bundle import Bundle, Reference
+from edge.classifier import Classifier
+from edge.decision import Scores, decide, scores_from_logits
+from edge.engines.cache import load_engines
+from edge.protocols import Backend
+from edge.recording import Recording, record
+
+
+class Tolerance(NamedTuple):
+    """How far engines may be from the trained network at any exit, over the reference samples."""
+
+    max_abs_logit_error: float
+    top1_agreement: float
+    exit_index_agreement: float
+    exit_share_drift: float
+    accuracy_loss: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(1e-3, 0.999, 0.999, 0.002, 0.001),
+    "int8": Tolerance(float("inf"), 0.99, 0.95, 0.03, 0.005),
+}
+"""Accuracy and shares as fractions. int8 logits may differ by any amount that changes no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitParity:
+    """One exit, engines against the trained network."""
+
+    accuracy: float
+    reference_accuracy: float
+    top1_agreement: float
+    exit_index_agreement: float
+    """Share of samples on which both agree whether to take this exit, thresholds the same."""
+    exit_share: float
+    exit_share_drift: float
+    max_abs_logit_error: float
+    mean_abs_logit_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """All exits of one precision on one backend."""
+
+    precision: str
+    backend: str
+    samples: int
+    exit_index_agreement: float
+    """Share of samples that leave at the same exit."""
+    exits: tuple[ExitParity, ...]
+    failures: tuple[str, ...]
+    """What is beyond tolerance, in words; empty where all is well."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within tolerance."""
+        return not self.failures
+
+
+def verify(bundle: Bundle, precision: str, backend: Backend) -> Parity:
+    """Run the reference samples through engines and compare with what the trained network said of them.
+
+    Raises:
+        BundleError: the bundle does not have this precision.
+        EngineError: an engine cannot be built or run here.
+    """
+    spec = bundle.precision(precision)
+    reference = bundle.reference()
+    engines = load_engines(bundle.path, spec.segments, backend)
+    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
+    return compare(precision, backend.name, reference, record(classifier, reference.frames), spec.thresholds.values)
+
+
+def compare(
+    precision: str, backend: str, reference: Reference, recorded: Recording, thresholds: Sequence[float]
+) -> Parity:
+    """Compare recorded outputs with reference outputs, both decided with the same thresholds."""
+    limits = np.asarray(thresholds, dtype=np.float32)
+    expected = scores_from_logits(reference.logits)
+    expected_exit, exit_index = decide(expected, limits).exit_index, decide(recorded.scores, limits).exit_index
+    errors = np.abs(recorded.logits - reference.logits)
+    exits = []
+    for k in range(len(reference.logits)):
+        share, expected_share = float((exit_index == k).mean()), float((expected_exit == k).mean())
+        exits.append(
+            ExitParity(
+                accuracy=float((recorded.scores.label[k] == reference.labels).mean()),
+                reference_accuracy=float((expected.label[k] == reference.labels).mean()),
+                top1_agreement=float((recorded.scores.label[k] == expected.label[k]).mean()),
+                exit_index_agreement=_exit_agreement(recorded.scores, expected, limits, k),
+                exit_share=share,
+                exit_share_drift=abs(share - expected_share),
+                max_abs_logit_error=float(np.nan_to_num(errors[k], nan=np.inf).max()),
+                mean_abs_logit_error=float(errors[k].mean()),
+            )
+        )
+    agreement = float((exit_index == expected_exit).mean())
+    failures = _failures(TOLERANCES[precision], exits, agreement)
+    return Parity(precision, backend, len(reference.labels), agreement, tuple(exits), failures)
+
+
+def _exit_agreement(found: Scores, expected: Scores, thresholds: np.ndarray, k: int) -> float:
+    if k == len(thresholds):
+        return 1.0
+    return float(((found.confidence[k] >= thresholds[k]) == (expected.confidence[k] >= thresholds[k])).mean())
+
+
+def _failures(limit: Tolerance, exits: Sequence[ExitParity], agreement: float) -> tuple[str, ...]:
+    failures = []
+    for k, found in enumerate(exits):
+        loss = found.reference_accuracy - found.accuracy
+        checks = (
+            (found.max_abs_logit_error <= limit.max_abs_logit_error, "logits differ by up to", found.max_abs_logit_error, limit.max_abs_logit_error),
+            (found.top1_agreement >= limit.top1_agreement, "top-1 agreement is", found.top1_agreement, limit.top1_agreement),
+            (found.exit_share_drift <= limit.exit_share_drift, "exit share drifts by", found.exit_share_drift, limit.exit_share_drift),
+            (loss <= limit.accuracy_loss + 1e-12, "accuracy falls by", loss, limit.accuracy_loss),
+        )  # fmt: skip
+        failures += [f"exit {k}: {what} {value:.4g}, allowed is {bound:.4g}" for holds, what, value, bound in checks if not holds]
+    if agreement < limit.exit_index_agreement:
+        failures.append(f"exit index agreement is {agreement:.4g}, allowed is {limit.exit_index_agreement:.4g}")
+    return tuple(failures)

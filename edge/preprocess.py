@@ -1,0 +1,84 @@
+"""Frame to network input; training evaluates through this very code, so that both ends agree."""
+
+from typing import Protocol, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import SourceError
+from edge.manifest import InputSpec
+
+Frame = NDArray[np.uint8] | NDArray[np.float32]
+"""An image (height, width, 3) in BGR or (height, width) in gray, or an array (channels, height, width)."""
+
+
+class Preprocess(Protocol):
+    """Writes a frame as network input, float32 of shape (channels, height, width), into `out`."""
+
+    def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
+        """Preprocess one frame."""
+
+
+def preprocess_for(spec: InputSpec) -> Preprocess:
+    """Return the preprocessing that an input asks for."""
+    return ImagePreprocess(spec) if spec.kind == "image" else ArrayPreprocess(spec)
+
+
+class ImagePreprocess:
+    """Largest centred crop of the input's aspect ratio, bilinear resize, colour order, normalisation.
+
+    Values are looked up in a table of the 256 possible ones for each channel, so that the arithmetic is the same
+    on every machine: `table[c, v] = (v / 255 - mean[c]) / std[c]`, rounded once to float32.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
+        """Make the table."""
+        self._spec = spec
+        levels = np.arange(256)[None, :] / 255
+        mean, std = np.array(spec.mean)[:, None], np.array(spec.std)[:, None]
+        self._table = ((levels - mean) / std).astype(np.float32)
+
+    def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
+        """Preprocess one 8-bit BGR or gray image of any size."""
+        if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3):
+            raise SourceError(
+                f"a frame has shape {frame.shape} and type {frame.dtype}; "
+                "this network reads 8-bit images, BGR (height, width, 3) or gray (height, width)"
+            )
+        resized = as_sized(frame, self._spec)
+        if self._spec.colour == "gray":
+            gray = resized if resized.ndim == 2 else cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
+            np.take(self._table[0], gray, out=out[0], mode="clip")
+            return
+        for channel in range(3):  # out is RGB, frames are BGR
+            plane = resized if resized.ndim == 2 else resized[:, :, 2 - channel]
+            np.take(self._table[channel], plane, out=out[channel], mode="clip")
+
+
+def as_sized(frame: Frame, spec: InputSpec) -> Frame:
+    """Return an image's largest centred crop of the input's aspect ratio at the input's size; an array as it is."""
+    if spec.kind == "array" or frame.shape[:2] == (spec.height, spec.width):
+        return frame
+    scale = min(frame.shape[0] / spec.height, frame.shape[1] / spec.width)
+    height, width = round(spec.height * scale), round(spec.width * scale)
+    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    crop = frame[top : top + height, left : left + width]
+    return cast("Frame", cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR))
+
+
+class ArrayPreprocess:
+    """Normalisation of numbers that are no picture: `(x - mean[c]) / std[c]`."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        """Prepare the constants."""
+        self._shape = spec.shape
+        self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]
+        self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
+
+    def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
+        """Preprocess one array of exactly the network's shape."""
+        if frame.shape != self._shape:
+            raise SourceError(f"an array has shape {frame.shape}; this network reads (channels, height, width) {self._shape}")
+        np.subtract(frame, self._mean, out=out)
+        np.divide(out, self._std, out=out)

@@ -1,0 +1,87 @@
+"""The seams: what a new engine, slot or frame source has to offer. Tests put their stand-ins here."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+
+from edge.manifest import SegmentSpec
+
+
+class Prediction(NamedTuple):
+    """What the classifier says of one frame."""
+
+    label: int
+    confidence: float
+    """Softmax probability of the label at the exit that answered; NaN where the network gave no number."""
+    exit_index: int
+
+
+class Engine(Protocol):
+    """A segment made runnable by one inference library on one device."""
+
+    def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
+        """Tie arrays to the segment's inputs and outputs by name, once.
+
+        Calling what is returned computes the outputs from the inputs in place, and allocates nothing. The caller
+        keeps the arrays alive. One engine may be bound many times; two bindings may run at the same time.
+        """
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Compute fresh outputs from inputs of any batch size; for engines built without a pinned batch."""
+
+
+class Backend(Protocol):
+    """An inference library: makes engines out of segments."""
+
+    name: str
+
+    def device_key(self) -> dict[str, str]:
+        """Return everything but the segment and the batch that a built engine depends on."""
+
+    def build(self, segment: Path, batch: int | None) -> bytes:
+        """Return the engine as bytes; `batch` is pinned, None leaves it free.
+
+        Raises:
+            EngineError: the library refuses the segment; the message says why.
+        """
+
+    def load(self, engine: Path, spec: SegmentSpec) -> Engine:
+        """Make a built engine runnable.
+
+        Raises:
+            EngineError: it cannot run on this machine.
+        """
+
+
+class FrameSource(Protocol):
+    """Where frames come from."""
+
+    is_live: bool
+    """Whether frames come whether or not anybody takes them, as from a camera."""
+    frames: int | None
+    """How many there are, where that is known."""
+
+    def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Return the next frame, in `out` where that fits; None after the last one.
+
+        Raises:
+            SourceError: the source broke.
+        """
+
+    def close(self) -> None:
+        """Let go of the device or file. May be called twice."""
+
+
+class Slot(Protocol):
+    """One frame's preallocated buffers and the chain of segments bound to them."""
+
+    frame: NDArray[Any] | None
+    """Where the source writes; None before the first frame."""
+
+    def load(self) -> None:
+        """Preprocess `frame` into the chain's input, and take over the thresholds in force."""
+
+    def infer(self) -> Prediction:
+        """Run segments until an exit answers."""

@@ -1,0 +1,40 @@
+"""What every exit says of every frame: all segments run, one frame after the other, on the engines as built."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.classifier import Classifier
+from edge.decision import NEVER, Scores
+from edge.preprocess import Frame
+
+
+class Recording(NamedTuple):
+    """Every exit's output for every frame."""
+
+    logits: NDArray[np.float32]
+    """Shape (exits, samples, classes)."""
+    scores: Scores
+
+
+def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
+    """Run all exits on each frame; the classifier's thresholds are left as they are."""
+    slot = classifier.new_slot()
+    exits = range(len(classifier.segments))
+    logits, confidence, label = [], [], []
+    thresholds = classifier.thresholds
+    classifier.set_thresholds([NEVER] * (len(exits) - 1))
+    try:
+        for frame in frames:
+            slot.frame = frame
+            slot.load()
+            slot.infer()
+            logits.append([slot.tensors[f"logits_{k}"][0].copy() for k in exits])
+            confidence.append([slot.tensors[f"confidence_{k}"][0] for k in exits])
+            label.append([slot.tensors[f"label_{k}"][0] for k in exits])
+    finally:
+        classifier.set_thresholds(thresholds)
+    scores = Scores(np.array(confidence, dtype=np.float32).T, np.array(label, dtype=np.int32).T)
+    return Recording(np.array(logits, dtype=np.float32).swapaxes(0, 1), scores)

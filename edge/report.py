@@ -1,0 +1,81 @@
+"""Tables about bundles and results."""
+
+from collections.abc import Mapping, Sequence
+
+from edge.bench import Measured
+from edge.building import Build
+from edge.bundle import Bundle
+from edge.console import print_table
+from edge.doctor import Finding
+from edge.parity import Parity
+from edge.statistics import LATENCY_COLUMNS, latency_cells
+
+
+def print_bundle(bundle: Bundle) -> None:
+    """Print what a bundle holds: exits, their cost, and each precision's thresholds and int8 share."""
+    manifest = bundle.manifest
+    rows = []
+    for name, precision in manifest.precisions.items():
+        for index, (exit_, segment) in enumerate(zip(manifest.exits, precision.segments, strict=True)):
+            is_last = index == len(manifest.exits) - 1
+            threshold = "answers" if is_last else _threshold(precision.thresholds.values[index])
+            share = f"{exit_.macs / manifest.macs:.0%}"
+            rows.append((name, index, f"{exit_.macs / 1e6:.2f} M", share, f"{segment.int8_macs_share:.1%}", threshold))
+    columns = ("precision", "exit", "MACs", "share", "int8 conv MACs", "threshold")
+    print_table(f"{manifest.name}: {len(manifest.labels)} classes, input {manifest.input.shape}", columns, rows)
+
+
+def _threshold(value: float) -> str:
+    return "never" if value > 1 else f"{value:.4f}"
+
+
+def print_builds(builds: Sequence[Build]) -> None:
+    """Print what `edge build` did."""
+    rows = [
+        (b.precision, b.segment, "kept" if b.was_cached else f"built in {b.seconds:.1f} s", f"{b.mebibytes:.1f} MiB") for b in builds
+    ]
+    print_table("engines", ("precision", "segment", "engine", "size"), rows)
+
+
+def print_parity(results: Sequence[Parity]) -> None:
+    """Print each precision's comparison with the trained network, and what is beyond tolerance."""
+    rows = [
+        (
+            f"{result.precision} on {result.backend}",
+            k,
+            f"{found.accuracy:.2%}",
+            f"{found.reference_accuracy:.2%}",
+            f"{found.top1_agreement:.2%}",
+            f"{found.exit_index_agreement:.2%}",
+            f"{found.exit_share:.1%}",
+            f"{found.exit_share_drift:.2%}",
+            f"{found.max_abs_logit_error:.2g}",
+        )
+        for result in results
+        for k, found in enumerate(result.exits)
+    ]
+    columns = ("precision", "exit", "accuracy", "trained", "top-1 agrees", "exit agrees", "share", "drift", "logit error")
+    print_table(f"engines against the trained network, {results[0].samples} samples", columns, rows)
+    for result in results:
+        verdict = "passed" if result.passed else "FAILED: " + "; ".join(result.failures)
+        print(f"{result.precision}: same exit on {result.exit_index_agreement:.2%} of samples; {verdict}")
+
+
+def print_bench(results: Mapping[str, Mapping[str, Measured]]) -> None:
+    """Print latency, accuracy and speed against the whole network."""
+    rows = []
+    for precision, measured in results.items():
+        whole = measured["whole"].latency_ms.mean
+        for name, found in measured.items():
+            accuracy = "" if found.accuracy is None else f"{found.accuracy:.2%}"
+            shares = " / ".join(f"{share:.0%}" for share in found.exit_shares)
+            speedup = f"{whole / found.latency_ms.mean:.2f}x"
+            rows.append((precision, name, *latency_cells(found.latency_ms), speedup, accuracy, shares))
+    columns = ("precision", "what", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
+    print_table("frame there to decision known, all taking turns in one process", columns, rows)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what `edge doctor` found."""
+    rows = [("ok" if f.is_well else "LACKS", f.what, f.found, "" if f.is_well else f.remedy) for f in findings]
+    print_table("this machine", ("", "what", "found", "what to do"), rows)

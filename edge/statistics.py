@@ -1,0 +1,38 @@
+"""Times summed up: percentiles with their spread."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds over a number of frames."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+    spread: float
+    """Half the distance between the lowest and highest p50 of five consecutive parts, relative to p50."""
+    frames: int
+
+
+def latency_from_ms(times_ms: ArrayLike) -> Latency:
+    """Sum up times of single frames, in the order they were taken."""
+    times = np.asarray(times_ms, dtype=np.float64)
+    p50, p95, p99 = np.percentile(times, [50, 95, 99])
+    parts = [float(np.median(part)) for part in np.array_split(times, 5) if len(part)]
+    spread = (max(parts) - min(parts)) / 2 / p50 if p50 else 0.0
+    return Latency(float(times.mean()), float(p50), float(p95), float(p99), float(spread), len(times))
+
+
+LATENCY_COLUMNS = ("mean ms", "p50", "p95", "p99", "spread")
+
+
+def latency_cells(latency: Latency) -> Sequence[str]:
+    """Return a latency as table cells under `LATENCY_COLUMNS`."""
+    times = (latency.mean, latency.p50, latency.p95, latency.p99)
+    return (*(f"{value:.3f}" for value in times), f"±{latency.spread:.0%}")

@@ -1,0 +1,60 @@
+"""`python -m edge.training`: images to checkpoint, metrics and plots."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from edge.console import PASSED, print_json, print_table, run_main
+from edge.training.backbones import BACKBONES
+from edge.training.checkpoint import Settings
+from edge.training.datasets import dataset_names
+from edge.training.plots import write_training_plot
+from edge.training.recipe import CHECKPOINT, train
+from edge.training.regimes import REGIMES
+
+
+def main() -> int:
+    """Train as the command line says."""
+    arguments = parser().parse_args()
+    fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)}
+    checkpoint = train(Settings(**fields), arguments.output)
+    history = checkpoint.metrics["history"]
+    write_training_plot(arguments.output / "training.png", history)
+    if arguments.json:
+        print_json({"checkpoint": str(arguments.output / CHECKPOINT), "history": history})
+        return PASSED
+    rows = [(row["epoch"], f"{row['loss']:.3f}", *(f"{a:.2%}" for a in row["validation_accuracy"])) for row in history]
+    exits = len(history[-1]["validation_accuracy"]) if history else 0
+    print_table("validation accuracy", ("epoch", "loss", *(f"exit {k}" for k in range(exits))), rows[-5:])
+    print(f"wrote {arguments.output / CHECKPOINT}; next: python -m compile {arguments.output / CHECKPOINT} --output BUNDLE")
+    return PASSED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    new = argparse.ArgumentParser(
+        prog="python -m edge.training",
+        description="Train an early-exit network on labelled images. A killed run goes on where it stopped.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    new.add_argument("--output", type=Path, required=True, help="folder for checkpoint.pt, metrics.json and training.png")
+    new.add_argument("--dataset", choices=dataset_names(), default="digits", help="labelled images; `folder` reads your own")
+    new.add_argument("--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class")
+    new.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width the network reads (default: the dataset's)")
+    new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
+    new.add_argument("--truncated-at", type=int, metavar="EXIT", help="train only the network that ends at this exit")
+    new.add_argument("--regime", choices=tuple(REGIMES), default="soft-cgt", help="how much each exit's loss counts")
+    new.add_argument(
+        "--attention-weight", type=float, default=0.3, metavar="ALPHA",
+        help="weight of Explanation-Guided Training: early exits look where the last one looks; 0 turns it off",
+    )  # fmt: skip
+    new.add_argument("--epochs", type=int, default=12, help="passes over the training images")
+    new.add_argument("--batch-size", type=int, default=64, help="images a step")
+    new.add_argument("--learning-rate", type=float, default=2e-3, help="highest learning rate of the cycle")
+    new.add_argument("--seed", type=int, default=0, help="of splits, weights and order; same seed, same result")
+    new.add_argument("--json", action="store_true", help="print the result as JSON")
+    return new
+
+
+if __name__ == "__main__":
+    run_main(main)

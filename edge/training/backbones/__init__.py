@@ -1,0 +1,27 @@
+"""Networks by name; one file per family."""
+
+from collections.abc import Callable
+
+from edge.errors import CheckpointError
+from edge.training.backbones.cnn import build_cnn
+from edge.training.backbones.resnet import build_resnet18
+from edge.training.network import MultiExitNetwork
+
+BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {"cnn": build_cnn, "resnet18": build_resnet18}
+"""Functions from image channels and number of classes to a network."""
+
+
+def build_network(backbone: str, channels: int, classes: int, truncated_at: int | None = None) -> MultiExitNetwork:
+    """Return a network with fresh weights; `truncated_at` cuts it off after that exit, leaving no other.
+
+    Raises:
+        CheckpointError: there is no such backbone or exit.
+    """
+    if backbone not in BACKBONES:
+        raise CheckpointError(f"unknown backbone {backbone!r}; there are {', '.join(BACKBONES)}")
+    network = BACKBONES[backbone](channels, classes)
+    if truncated_at is None:
+        return network
+    if not 0 <= truncated_at < len(network.stages):
+        raise CheckpointError(f"{backbone} has exits 0 to {len(network.stages) - 1}, none with index {truncated_at}")
+    return network.truncated(truncated_at)

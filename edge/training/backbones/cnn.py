@@ -1,0 +1,26 @@
+"""A plain convolutional network of the size the CGT paper works with, for inputs of about 8 to 64 pixels."""
+
+from torch import nn
+
+from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+
+
+def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
+    """Return a 3-exit CNN: seven convolutions in three stages, halving the image in the first two.
+
+    Args:
+        channels: Channels of the input image.
+        classes: How many classes to tell apart.
+        width: Channels that leave the first stage; the following stages have two and four times as many.
+    """
+    stages = [
+        nn.Sequential(conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2), conv_bn_relu(width, width)),
+        nn.Sequential(conv_bn_relu(width, 2 * width), conv_bn_relu(2 * width, 2 * width, stride=2)),
+        nn.Sequential(conv_bn_relu(2 * width, 4 * width), conv_bn_relu(4 * width, 4 * width)),
+    ]
+    heads = [
+        AttentionHead(width, classes, hidden=2 * width, stride=2, grid=2),
+        AttentionHead(2 * width, classes, hidden=2 * width, grid=2),
+        AttentionHead(4 * width, classes),
+    ]
+    return MultiExitNetwork(stages, heads)

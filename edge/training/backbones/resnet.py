@@ -1,0 +1,48 @@
+"""ResNet-18 (He et al., arXiv 1512.03385) with three exits."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        """Make a block; the shortcut is a 1x1 convolution where shape changes, else the input itself."""
+        super().__init__()
+        self.first = conv_bn_relu(channels, width, stride)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the block's width."""
+        return F.relu(self.second(self.first(features)) + self.shortcut(features))
+
+
+def build_resnet18(channels: int, classes: int) -> MultiExitNetwork:
+    """Return ResNet-18 with exits after its first, second and fourth group of blocks, with the ImageNet stem."""
+    stem = nn.Sequential(
+        nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
+    )
+    stages = [
+        nn.Sequential(stem, _group(64, 64, stride=1)),
+        _group(64, 128, stride=2),
+        nn.Sequential(_group(128, 256, stride=2), _group(256, 512, stride=2)),
+    ]
+    heads = [
+        AttentionHead(64, classes, hidden=128, stride=2),
+        AttentionHead(128, classes, hidden=128, stride=2),
+        AttentionHead(512, classes),
+    ]
+    return MultiExitNetwork(stages, heads)
+
+
+def _group(channels: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(ResidualBlock(channels, width, stride), ResidualBlock(width, width, stride=1))

@@ -1,0 +1,127 @@
+"""A trained network on disk, with everything that is needed to build and judge it again."""
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edge.errors import CheckpointError
+from edge.files import write_file
+from edge.manifest import InputSpec, SplitSpec
+from edge.training.backbones import build_network
+from edge.training.network import MultiExitNetwork
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user chose for a training run."""
+
+    dataset: str
+    data: str | None
+    """Folder of the dataset's files, where the user named one."""
+    image_size: int | None
+    backbone: str
+    truncated_at: int | None
+    """The only exit of a network that ends there; None for the whole network with all its exits."""
+    regime: str
+    attention_weight: float
+    """Weight of the attention consistency loss; 0 leaves it out."""
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained network and where it comes from."""
+
+    settings: Settings
+    input: InputSpec
+    classes: tuple[str, ...]
+    splits: dict[str, SplitSpec]
+    metrics: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+    def network(self) -> MultiExitNetwork:
+        """Return the network with its trained weights, ready for evaluation.
+
+        Raises:
+            CheckpointError: the weights are of another architecture.
+        """
+        settings = self.settings
+        network = build_network(settings.backbone, self.input.channels, len(self.classes), settings.truncated_at)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            first = str(error).splitlines()[1:2]
+            raise CheckpointError(
+                f"the checkpoint's weights do not fit backbone {settings.backbone!r} of this installation "
+                f"({' '.join(first).strip()}); train again, or install the version that made it"
+            ) from None
+        return network.eval()
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; what was there stays until the new one is whole."""
+    data = {
+        "version": CHECKPOINT_VERSION,
+        "settings": dataclasses.asdict(checkpoint.settings),
+        "input": dataclasses.asdict(checkpoint.input),
+        "classes": list(checkpoint.classes),
+        "splits": {name: dataclasses.asdict(spec) for name, spec in checkpoint.splits.items()},
+        "metrics": checkpoint.metrics,
+        "weights": checkpoint.weights,
+    }
+    write_torch(path, data)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another version.
+    """
+    data = read_torch(path)
+    version = data.get("version") if isinstance(data, dict) else None
+    if version != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {version!r}, this installation reads {CHECKPOINT_VERSION}; train again"
+        )
+    try:
+        return Checkpoint(
+            settings=Settings(**data["settings"]),
+            input=InputSpec(**data["input"]),
+            classes=tuple(data["classes"]),
+            splits={name: SplitSpec(**spec) for name, spec in data["splits"].items()},
+            metrics=data["metrics"],
+            weights=data["weights"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} lacks or adds a field ({error}); train again") from error
+
+
+def write_torch(path: Path, data: dict[str, Any]) -> None:
+    """Write tensors and plain values; what was there stays until the new content is whole."""
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def read_torch(path: Path) -> Any:
+    """Read what `write_torch` wrote, running no code from the file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}; train one with `python -m edge.training`")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and runtime errors, depending on where the damage is
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}); train again") from error
