@@ -1,0 +1,1 @@
+"""Comparisons and reports, composed of what the pipeline's stages measure."""

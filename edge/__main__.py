@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.bundle import Bundle
-from edge.console import FAILED, PASSED, print_json, run_main
+from edge.console import FAILED, PASSED, print_json, run_main, tracked
 from edge.engines import BACKENDS, backend_named
 from edge.protocols import Backend
 
@@ -96,7 +96,7 @@ def record(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Measure each exit, the real mix, and the whole network."""
-    from edge.bench import bench as bench_precision
+    from edge.bench import candidates_of, measure
     from edge.machine import conditions
     from edge.report import print_bench
 
@@ -105,7 +105,10 @@ def bench(arguments: argparse.Namespace) -> int:
     reference = bundle.reference()
     names = arguments.precision or list(bundle.manifest.precisions)
     before = conditions()
-    results = {name: bench_precision(bundle, name, backend, reference.frames, reference.labels.tolist()) for name in names}
+    results = {
+        name: measure(candidates_of(bundle, name, backend), tracked(reference.frames, f"measuring {name}"), reference.labels.tolist())
+        for name in names
+    }
     if arguments.json:
         measured = {name: {key: dataclasses.asdict(value) for key, value in result.items()} for name, result in results.items()}
         print_json({"backend": backend.name, "threads": arguments.threads, "conditions": before, "precisions": measured})

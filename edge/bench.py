@@ -5,6 +5,7 @@ that really ran, and the decision. All candidates take turns frame by frame in o
 disturbs the machine disturbs them alike.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -75,23 +76,22 @@ class WholeNetwork:
         return int(self._label[0])
 
 
-def bench(bundle: Bundle, precision: str, backend: Backend, frames: Sequence[Frame], labels: Sequence[int] | None) -> dict[str, Measured]:
-    """Measure `whole`, `early exit` and `exit k forced` for each exit.
+def candidates_of(bundle: Bundle, precision: str, backend: Backend) -> dict[str, Candidate]:
+    """Return what to measure of a bundle: `whole`, `early exit` and `exit k forced` for each exit.
 
     Raises:
         BundleError: the bundle does not have this precision.
         EngineError: an engine cannot be built or run here.
     """
-    spec = bundle.precision(precision)
-    engines = load_engines(bundle.path, spec.segments, backend)
-    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
+    classifier = Classifier.from_bundle(bundle, precision, backend)
+    exits = len(classifier.engines)
     candidates: dict[str, Candidate] = {
         "whole": WholeNetwork(bundle, precision, backend),
         "early exit": EarlyExit(classifier),
     }
-    for k in range(len(engines)):
-        candidates[f"exit {k} forced"] = EarlyExit(classifier, forced(k, len(engines)))
-    return measure(candidates, frames, labels)
+    for k in range(exits):
+        candidates[f"exit {k} forced"] = EarlyExit(classifier, forced(k, exits))
+    return candidates
 
 
 def forced(exit_index: int, exits: int) -> list[float]:
@@ -100,9 +100,10 @@ def forced(exit_index: int, exits: int) -> list[float]:
 
 
 def measure(candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels: Sequence[int] | None) -> dict[str, Measured]:
-    """Run all candidates on each frame, one after the other, and time each."""
-    frames = list(frames)
-    for frame in (frames * WARM_UP_FRAMES)[:WARM_UP_FRAMES]:
+    """Run all candidates on each frame, one after the other, and time each; the first frames warm up."""
+    frames = iter(frames)
+    warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
+    for frame in warm_up:
         for candidate in candidates.values():
             candidate(frame)
     for candidate in candidates.values():
@@ -110,7 +111,7 @@ def measure(candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels
             candidate.exits[:] = 0
     times: dict[str, list[float]] = {name: [] for name in candidates}
     answers: dict[str, list[int]] = {name: [] for name in candidates}
-    for frame in frames:
+    for frame in itertools.chain(warm_up, frames):
         for name, candidate in candidates.items():
             started = perf_counter_ns()
             answer = candidate(frame)

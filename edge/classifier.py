@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edge.bundle import Bundle
 from edge.decision import Decisions, checked_thresholds
+from edge.engines.cache import load_engines
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec
 from edge.preprocess import Frame, preprocess_for
-from edge.protocols import Engine, Prediction
+from edge.protocols import Backend, Engine, Prediction
 
 
 class Classifier:
@@ -32,6 +34,19 @@ class Classifier:
         self.engines = engines
         self.set_thresholds(precision.thresholds.values if thresholds is None else thresholds)
         self._own_slot: HostSlot | None = None
+
+    @staticmethod
+    def from_bundle(bundle: Bundle, precision: str, backend: Backend, thresholds: ArrayLike | None = None) -> "Classifier":
+        """Load, and where needed build, the engines of a bundle in one precision.
+
+        Raises:
+            BundleError: the bundle does not have this precision.
+            EngineError: an engine cannot be built or run here.
+            ThresholdError: thresholds are NaN, infinite, negative or too few or many.
+        """
+        spec = bundle.precision(precision)
+        engines = load_engines(bundle.path, spec.segments, backend)
+        return Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines, thresholds=thresholds)
 
     def set_thresholds(self, values: ArrayLike) -> None:
         """Use other thresholds from the next frame on; frames already loaded keep theirs.

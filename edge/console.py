@@ -19,7 +19,7 @@ PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 WIDTH_WITHOUT_TERMINAL = 150
 
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -42,7 +42,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 def progress() -> Progress:
     """Return a progress bar on stderr; it shows only where a person is looking."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr, transient=True)
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

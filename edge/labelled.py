@@ -7,7 +7,6 @@ import numpy as np
 from edge.bundle import Bundle, write_scores
 from edge.classifier import Classifier
 from edge.console import tracked
-from edge.engines.cache import load_engines
 from edge.errors import DataError
 from edge.files import file_aside
 from edge.protocols import Backend
@@ -23,9 +22,7 @@ def record_folder(bundle: Bundle, precision: str, backend: Backend, images: Path
         SourceError: an image cannot be read.
     """
     paths, labels = labelled_files(images, bundle.manifest.labels)
-    spec = bundle.precision(precision)
-    engines = load_engines(bundle.path, spec.segments, backend)
-    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
+    classifier = Classifier.from_bundle(bundle, precision, backend)
     recording = record(classifier, (read_frame(path) for path in tracked(paths, "recording")))
     with file_aside(output) as aside:
         write_scores(aside, recording.scores, np.array(labels, dtype=np.int64))

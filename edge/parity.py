@@ -8,8 +8,8 @@ import numpy as np
 
 from edge.bundle import Bundle, Reference
 from edge.classifier import Classifier
+from edge.console import tracked
 from edge.decision import Scores, decide, scores_from_logits
-from edge.engines.cache import load_engines
 from edge.protocols import Backend
 from edge.recording import Recording, record
 
@@ -72,11 +72,10 @@ def verify(bundle: Bundle, precision: str, backend: Backend) -> Parity:
         BundleError: the bundle does not have this precision.
         EngineError: an engine cannot be built or run here.
     """
-    spec = bundle.precision(precision)
+    classifier = Classifier.from_bundle(bundle, precision, backend)
     reference = bundle.reference()
-    engines = load_engines(bundle.path, spec.segments, backend)
-    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines)
-    return compare(precision, backend.name, reference, record(classifier, reference.frames), spec.thresholds.values)
+    recorded = record(classifier, tracked(reference.frames, f"verifying {precision}"))
+    return compare(precision, backend.name, reference, recorded, classifier.precision.thresholds.values)
 
 
 def compare(

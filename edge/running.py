@@ -14,7 +14,6 @@ import numpy as np
 from edge.bundle import Bundle
 from edge.classifier import Classifier
 from edge.console import PASSED, print_table, progress
-from edge.engines.cache import load_engines
 from edge.errors import SourceError
 from edge.pipeline import FEWEST_SLOTS, FrameResult, Pipeline, Policy
 from edge.protocols import Backend
@@ -40,13 +39,11 @@ def run_source(
         SourceError: the source cannot be opened or broke; what was classified before is written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
-    spec = bundle.precision(precision)
     if bundle.manifest.input.kind == "array" and not Path(source).is_dir():
         raise SourceError(f"this bundle reads arrays, not pictures; {source} must be a folder of .npy files")
-    engines = load_engines(bundle.path, spec.segments, backend)
-    classifier = Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines, thresholds=thresholds)
+    classifier = Classifier.from_bundle(bundle, precision, backend, thresholds)
     opened = open_source(source)
-    summary = Summary(exits=len(spec.segments))
+    summary = Summary(exits=len(classifier.segments))
     try:
         slots = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
         pipeline = Pipeline(opened, slots, policy or ("latest" if opened.is_live else "all"))

@@ -47,7 +47,7 @@ class VideoSource:
             SourceError: it cannot be opened.
         """
         self._name = name
-        cv2.setLogLevel(0)  # a missing camera is our error to report, once
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a missing camera is our error to report, once
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
             hint = "is it plugged in, and is another program using it?" if isinstance(address, int) else "is it a video?"

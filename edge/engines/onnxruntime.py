@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,13 +66,7 @@ class OnnxRuntimeEngine:
 
     def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """Tie arrays to the session; see `edge.protocols.Engine`."""
-        binding = self.io_binding(tensors)
-        run = self.session.run_with_iobinding
-
-        def step() -> None:
-            run(binding)
-
-        return step
+        return partial(self.session.run_with_iobinding, self.io_binding(tensors))
 
     def io_binding(self, tensors: Mapping[str, NDArray[Any]]) -> onnxruntime.IOBinding:
         """Return ONNX Runtime's own binding of the session's inputs and outputs to arrays, without copies."""

@@ -29,24 +29,22 @@ class AttentionHead(nn.Module):
     smallest that serves: `A = sigmoid(conv1x1(F))`, `logits = linear(pool(F * A))`.
     """
 
-    def __init__(self, channels: int, classes: int, hidden: int | None = None, stride: int = 1, grid: int = 1) -> None:
-        """Make a head for features of `channels` channels.
+    def __init__(self, channels: int, classes: int, refine: nn.Module | None = None, grid: int = 1) -> None:
+        """Make a head.
 
         Args:
-            channels: Channels of the stage's first output tensor.
+            channels: Channels of the features that are weighed and pooled.
             classes: How many classes to tell apart.
-            hidden: Channels of a 3x3 convolution in front of the attention. Early exits need one: their features
-                are still local. None leaves it out.
-            stride: Stride of that convolution.
+            refine: From the stage's first output tensor to those features. Early exits need it: what their stages
+                see is still local.
             grid: Features are averaged over this many windows a side. Early exits see small parts of an image
                 only; where those parts lie then still counts.
         """
         super().__init__()
-        self.refine = nn.Identity() if hidden is None else conv_bn_relu(channels, hidden, stride)
-        width = channels if hidden is None else hidden
-        self.attend = nn.Conv2d(width, 1, kernel_size=1)
+        self.refine = refine or nn.Identity()
+        self.attend = nn.Conv2d(channels, 1, kernel_size=1)
         self.grid = grid
-        self.classify = nn.Linear(width * grid * grid, classes)
+        self.classify = nn.Linear(channels * grid * grid, classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (batch, classes) and the attention map (batch, 1, height, width)."""

@@ -19,8 +19,13 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         nn.Sequential(conv_bn_relu(2 * width, 4 * width), conv_bn_relu(4 * width, 4 * width)),
     ]
     heads = [
-        AttentionHead(width, classes, hidden=2 * width, stride=2, grid=2),
-        AttentionHead(2 * width, classes, hidden=2 * width, grid=2),
+        AttentionHead(
+            2 * width,
+            classes,
+            refine=nn.Sequential(conv_bn_relu(width, 2 * width, stride=2), conv_bn_relu(2 * width, 2 * width, stride=2)),
+            grid=2,
+        ),
+        AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2),
         AttentionHead(4 * width, classes),
     ]
     return MultiExitNetwork(stages, heads)

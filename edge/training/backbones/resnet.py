@@ -37,8 +37,8 @@ def build_resnet18(channels: int, classes: int) -> MultiExitNetwork:
         nn.Sequential(_group(128, 256, stride=2), _group(256, 512, stride=2)),
     ]
     heads = [
-        AttentionHead(64, classes, hidden=128, stride=2),
-        AttentionHead(128, classes, hidden=128, stride=2),
+        AttentionHead(128, classes, refine=conv_bn_relu(64, 128, stride=2), grid=2),
+        AttentionHead(128, classes, refine=conv_bn_relu(128, 128, stride=2), grid=2),
         AttentionHead(512, classes),
     ]
     return MultiExitNetwork(stages, heads)

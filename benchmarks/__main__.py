@@ -1,0 +1,52 @@
+"""`python -m benchmarks`: comparisons and reports."""
+
+import argparse
+from pathlib import Path
+
+from edge.console import PASSED, run_main
+from edge.errors import DataError
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run the whole pipeline on real images."""
+    from benchmarks.demo import run_demo
+
+    name = "demo" if arguments.dataset == "digits" else f"demo-{arguments.dataset}"
+    run_demo(arguments.dataset, arguments.data, arguments.output or Path("runs") / name)
+    return PASSED
+
+
+def real_size(arguments: argparse.Namespace) -> int:
+    """Run a ResNet-18 at 224x224 on a 1080p video."""
+    from benchmarks.real_size import run_real_size
+
+    run_real_size(arguments.output)
+    return PASSED
+
+
+def main() -> int:
+    """Do what the command line says."""
+    arguments = parser().parse_args()
+    if getattr(arguments, "data", None) and not arguments.data.is_dir():
+        raise DataError(f"there is no folder {arguments.data}; name the one that holds the dataset's files")
+    code: int = arguments.verb(arguments)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line of all reports."""
+    new = argparse.ArgumentParser(prog="python -m benchmarks", description="Comparisons and reports.")
+    verbs = new.add_subparsers(required=True, metavar="REPORT")
+    one = verbs.add_parser("demo", help="the whole pipeline on real images, with a report")
+    one.add_argument("--dataset", choices=("digits", "fashion-mnist"), default="digits", help="images (default: %(default)s)")
+    one.add_argument("--data", type=Path, metavar="DIR", help="where the dataset's files are, if not in a usual place")
+    one.add_argument("--output", type=Path, metavar="DIR", help="folder for everything (default: runs/demo...)")
+    one.set_defaults(verb=demo)
+    one = verbs.add_parser("real-size", help="ResNet-18 at 224x224, fed from a 1080p video")
+    one.add_argument("--output", type=Path, default=Path("runs/real-size"), metavar="DIR", help="folder for everything (default: %(default)s)")
+    one.set_defaults(verb=real_size)
+    return new
+
+
+if __name__ == "__main__":
+    run_main(main)

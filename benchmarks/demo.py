@@ -1,0 +1,174 @@
+"""The whole pipeline on one machine: images to a measured early-exit classification of a video, and a report."""
+
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.chain_overhead import chain_overhead
+from benchmarks.memory import peak_rss_mb_over_bare
+from benchmarks.report import write_report
+from benchmarks.results import write_result
+from benchmarks.truncated import alone, matched, truncated_bundles, truncated_rows
+from benchmarks.video import write_video
+from compile.recipe import PRECISIONS, training_data
+from edge.bench import Candidate, Measured, candidates_of, measure
+from edge.bundle import Bundle
+from edge.classifier import Classifier
+from edge.console import print_table, say, tracked
+from edge.decision import Scores
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.errors import EdgeError
+from edge.machine import conditions
+from edge.recording import record
+from edge.training.checkpoint import Checkpoint, read_checkpoint
+from edge.training.datasets import LabelledImages
+
+PRECISION = "int8"
+"""What the report speaks of: what a Jetson runs. Both precisions are measured."""
+TRAINING = {
+    "digits": ["--epochs", "20", "--batch-size", "32"],
+    "fashion-mnist": ["--epochs", "12", "--batch-size", "128"],
+}
+
+
+def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
+    """Train, compile, build, run, verify and measure; write `report.html` and `report.json` into `folder`.
+
+    Raises:
+        EdgeError: a stage failed; it has said why.
+    """
+    started = conditions()
+    checkpoint_path, bundle_path, video = folder / "training/checkpoint.pt", folder / "bundle", folder / "test.avi"
+    source = ["--data", str(data)] if data else []
+    stage("edge.training", "--dataset", dataset, *source, "--output", folder / "training", *TRAINING[dataset])
+    stage("compile", checkpoint_path, "--output", bundle_path)
+    stage("edge", "build", bundle_path)
+    checkpoint, bundle = read_checkpoint(checkpoint_path), Bundle.open(bundle_path)
+    images, splits = training_data(checkpoint, data)
+    frames = [images.frames[int(i)] for i in splits["test"]]
+    labels = images.labels[splits["test"]].tolist()
+    write_video(video, tracked(frames, "writing the test images as a video"))
+    predictions = folder / "predictions.jsonl"
+    stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions)
+    stage("edge", "verify", bundle_path)
+
+    measured = measure_all(bundle, checkpoint, images, folder, frames, labels)
+    scores = {name: record(Classifier.from_bundle(bundle, name, OnnxRuntime()), frames).scores for name in PRECISIONS}
+    report: dict[str, Any] = {"dataset": dataset, "precision": PRECISION, "video_accuracy": video_accuracy(predictions, labels)}
+    report |= figures(bundle, PRECISION, measured[PRECISION])
+    report["precisions"] = {name: figures(bundle, name, measured[name]) for name in PRECISIONS}
+    for name in PRECISIONS:
+        report["precisions"][name]["exit_accuracy"] = exit_accuracies(scores[name], labels)
+    report["chain_overhead"] = chain_overhead(bundle, PRECISION, frames[0])
+    report["verify"] = json.loads(stage("edge", "verify", bundle_path, "--precision", PRECISION, "--json", quiet=True))
+    report["verify"] = {"passed": report["verify"]["passed"], "exits": report["verify"]["precisions"][0]["exits"]}
+    report["memory"] = peak_rss_mb_over_bare(bundle, PRECISION, video)
+    report["peak_rss_mb_over_bare"] = report["memory"]["over_bare_mb"]
+    write_result(folder / "report.json", report, started)
+    write_report(folder / "report.html", report, bundle, frames, labels, scores[PRECISION])
+    print_summary(report, folder)
+
+
+def stage(module: str, *arguments: object, quiet: bool = False) -> str:
+    """Run a stage as a user would, showing its command, and return what it printed.
+
+    Raises:
+        EdgeError: it failed.
+    """
+    words = [str(argument) for argument in arguments]
+    if not quiet:
+        shown = ["edge", *words] if module == "edge" else ["python", "-m", module, *words]
+        say(f"\n[bold]$ {shlex.join(shown)}[/bold]")
+    done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True)
+    if not quiet:
+        sys.stdout.write(done.stdout)
+        sys.stdout.flush()
+    if done.returncode:
+        raise EdgeError(f"`{module} {' '.join(words)}` ended with exit code {done.returncode}; its message is above")
+    return done.stdout
+
+
+def measure_all(
+    bundle: Bundle, checkpoint: Checkpoint, images: LabelledImages, folder: Path, frames: list[Any], labels: list[int]
+) -> dict[str, dict[str, Measured]]:
+    """Measure the bundle and the networks truncated at each exit, by precision, all taking turns."""
+    exits = len(bundle.manifest.exits)
+    rivals = truncated_bundles(checkpoint.settings, exits, folder, images, PRECISIONS)
+    backend = OnnxRuntime()
+    measured = {}
+    for precision in PRECISIONS:
+        candidates: dict[str, Candidate] = candidates_of(bundle, precision, backend)
+        for k, rival in enumerate(rivals):
+            candidates[f"truncated {k}"] = alone(rival, precision, backend)
+            candidates[f"matched {k}"] = matched(bundle, rival, precision, backend)
+        measured[precision] = measure(candidates, tracked(frames, f"measuring {precision}"), labels)
+    return measured
+
+
+def figures(bundle: Bundle, precision: str, measured: dict[str, Measured]) -> dict[str, Any]:
+    """Return the report's figures of one precision."""
+    whole, early = measured["whole"], measured["early exit"]
+    macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
+    cost = macs.cumsum() / macs.sum()
+    segments = bundle.precision(precision).segments
+    return {
+        "accuracy": {"whole": whole.accuracy, "early_exit": early.accuracy},
+        "exit_shares": list(early.exit_shares),
+        "macs_ratio": float((cost * early.exit_shares).sum()),
+        "latency_ms": {
+            "whole": asdict(whole.latency_ms),
+            "early_exit": asdict(early.latency_ms),
+            "exits": [asdict(measured[f"exit {k} forced"].latency_ms) for k in range(len(macs))],
+        },
+        "speedup_mean": whole.latency_ms.mean / early.latency_ms.mean,
+        "truncated": truncated_rows(measured, len(macs)),
+        "int8_macs_share": float(np.average([segment.int8_macs_share for segment in segments], weights=macs)),
+        "thresholds": list(bundle.precision(precision).thresholds.values),
+    }
+
+
+def exit_accuracies(scores: Scores, labels: list[int]) -> list[float]:
+    """Return each exit's accuracy, were it to answer everything."""
+    return [float((exit_labels == np.array(labels)).mean()) for exit_labels in scores.label]
+
+
+def video_accuracy(predictions: Path, labels: list[int]) -> float:
+    """Return the share of right answers `edge run` gave; frame i is test image i.
+
+    Raises:
+        EdgeError: a frame is missing.
+    """
+    answers = [json.loads(line) for line in predictions.read_text().splitlines()]
+    if [answer["frame"] for answer in answers] != list(range(len(labels))):
+        raise EdgeError(f"`edge run` answered {len(answers)} frames of {len(labels)}, or not in order")
+    return float(np.mean([answer["label_index"] == label for answer, label in zip(answers, labels, strict=True)]))
+
+
+def print_summary(report: dict[str, Any], folder: Path) -> None:
+    """Print what came out."""
+    rows = []
+    for name, found in report["precisions"].items():
+        latency = found["latency_ms"]
+        rows.append((name, "whole network", f"{found['accuracy']['whole']:.2%}", f"{latency['whole']['mean']:.3f}", "1.00x", "100%"))
+        early = f"{latency['early_exit']['mean']:.3f}"
+        shares = " / ".join(f"{share:.0%}" for share in found["exit_shares"])
+        speed, macs = f"{found['speedup_mean']:.2f}x", f"{found['macs_ratio']:.0%}"
+        rows.append((name, f"early exits ({shares})", f"{found['accuracy']['early_exit']:.2%}", early, speed, macs))
+        for row in found["truncated"]:
+            name_of = f"truncated at exit {row['exit']}, trained alone"
+            speed = f"{latency['whole']['mean'] / row['latency_ms_mean']:.2f}x"
+            rows.append((name, name_of, f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", speed, ""))
+            same = f"  early exits at that accuracy: {row['early_exit_speedup']:.2f}x as fast"
+            rows.append((name, same, f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}", "", ""))
+    print_table(f"{report['dataset']}: the test set", ("precision", "what", "accuracy", "mean ms", "speed-up", "mean MACs"), rows)
+    print(
+        f"verify {'passed' if report['verify']['passed'] else 'FAILED'}; our code adds {report['chain_overhead']['us_per_frame']:.0f} us "
+        f"a frame ({report['chain_overhead']['ratio_p50']:.3f}x); edge run peaks {report['peak_rss_mb_over_bare']:.0f} MB above a bare decoder"
+    )
+    print(f"look at {folder / 'report.html'}")

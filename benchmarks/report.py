@@ -1,0 +1,198 @@
+"""The demo's report as one self-contained page."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from calibration.thresholds import describe, operating_points
+from edge.bundle import Bundle
+from edge.classifier import Classifier
+from edge.decision import NEVER, Scores, checked_thresholds
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.files import write_file
+from edge.preprocess import Frame
+
+BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
+SAMPLES_PER_EXIT = 4
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #0f172a }}
+h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem }}
+table {{ border-collapse: collapse; width: 100% }}
+td, th {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e2e8f0 }}
+td:first-child, th:first-child {{ text-align: left }}
+img {{ max-width: 100% }} .row {{ display: flex; flex-wrap: wrap; gap: 1rem }} .row > * {{ flex: 1 1 22rem; min-width: 0 }}
+.big {{ font-size: 1.15rem }} code {{ background: #f1f5f9; padding: .1rem .3rem }} pre {{ overflow-x: auto; background: #f1f5f9; padding: .8rem }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+def write_report(
+    path: Path, report: dict[str, Any], bundle: Bundle, frames: Sequence[Frame], labels: Sequence[int], scores: Scores
+) -> None:
+    """Write the page; `scores` are those of the test set in the report's precision."""
+    whole, early = report["accuracy"]["whole"], report["accuracy"]["early_exit"]
+    lead = (
+        f'<p class="big">With early exits the {html.escape(report["precision"])} network answers <b>{report["speedup_mean"]:.2f} times as '
+        f"fast</b> as the whole network, at {early:.2%} accuracy against {whole:.2%}, on {len(labels)} test images. "
+        "Exits are really taken: later segments do not run.</p>"
+    )
+    body = [
+        lead,
+        "<h2>Who answers, at what cost</h2>",
+        f'<div class="row">{picture(exit_share_figure(report))}{picture(trade_off_figure(report, bundle, labels, scores))}</div>',
+        "<h2>Latency of each exit</h2>",
+        picture(latency_figure(report)),
+        "<h2>Against what one would do instead</h2>",
+        comparison_table(report),
+        "<h2>Engines against the trained network</h2>",
+        parity_table(report),
+        "<h2>What the exits look at</h2>",
+        "<p>Test images by the exit that answered them; beside each, the attention map of every exit.</p>",
+        picture(attention_figure(report, bundle, frames, labels)),
+        "<h2>Conditions</h2>",
+        f"<pre>{html.escape(json.dumps(report_conditions(report), indent=2))}</pre>",
+    ]
+    write_file(path, PAGE.format(title=f"Early exits on {html.escape(report['dataset'])}", body="\n".join(body)))
+
+
+def exit_share_figure(report: dict[str, Any]) -> Figure:
+    """Draw how many test images each exit answers."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar([f"exit {k}" for k in range(len(report["exit_shares"]))], report["exit_shares"], color=BLUE)
+    axes.bar_label(bars, labels=[f"{share:.1%}" for share in report["exit_shares"]])
+    axes.set(title="share of test images answered", ylim=(0, 1.1))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[int], scores: Scores) -> Figure:
+    """Draw test accuracy over mean MACs: thresholds from the fitting split, the chosen point, truncated networks."""
+    precision = report["precision"]
+    macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    truth = np.array(labels)
+    fitted = operating_points(*bundle.scores(precision), macs)
+    curve = [describe(scores, truth, macs, checked_thresholds(point.thresholds, len(macs))) for point in fitted]
+    curve.sort(key=lambda point: point.macs_ratio)
+    chosen = describe(scores, truth, macs, checked_thresholds(report["thresholds"], len(macs)))
+    cost = np.cumsum(macs) / np.sum(macs)
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([p.macs_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
+    axes.plot(chosen.macs_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
+    axes.plot(cost, [row["accuracy"] for row in report["truncated"]], "s", color=GREY, label="truncated, trained alone")
+    axes.set(xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def latency_figure(report: dict[str, Any]) -> Figure:
+    """Draw p50 with p95 of every exit forced, the real mix and the whole network."""
+    latency = report["latency_ms"]
+    named = {f"exit {k} forced": value for k, value in enumerate(latency["exits"])}
+    named |= {"early exits, real mix": latency["early_exit"], "whole network": latency["whole"]}
+    colours = [BLUE] * len(latency["exits"]) + [ORANGE, GREY]
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots()
+    means = [value["mean"] for value in named.values()]
+    tails = [value["p95"] for value in named.values()]
+    bars = axes.barh(list(named), means, color=colours)
+    axes.bar_label(bars, labels=[f" {mean:.3f} ms (p95 {tail:.3f})" for mean, tail in zip(means, tails, strict=True)])
+    axes.set(xlabel="mean milliseconds, frame there to decision known", xlim=(0, 1.3 * max(means)))
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def attention_figure(report: dict[str, Any], bundle: Bundle, frames: Sequence[Frame], labels: Sequence[int]) -> Figure:
+    """Draw, for each exit, test images it answered and every exit's attention map."""
+    exits = len(bundle.manifest.exits)
+    classifier = Classifier.from_bundle(bundle, report["precision"], OnnxRuntime())
+    chosen: list[tuple[int, int]] = []
+    for wanted in range(exits):
+        taken = (index for index, frame in enumerate(frames) if classifier.classify(frame).exit_index == wanted)
+        chosen += [(wanted, index) for index, _ in zip(taken, range(SAMPLES_PER_EXIT), strict=False)]
+    classifier.set_thresholds([NEVER] * (exits - 1))
+    slot = classifier.new_slot()
+    columns = SAMPLES_PER_EXIT
+    figure = Figure(figsize=(10, 1.0 * exits), layout="constrained")
+    grid = figure.subplots(exits, columns * (exits + 1), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    places = dict.fromkeys(range(exits), 0)
+    for answered, index in chosen:
+        slot.frame = frames[index]
+        slot.load()
+        slot.infer()
+        row, start = grid[answered], places[answered] * (exits + 1)
+        places[answered] += 1
+        row[start].imshow(shown(frames[index]), cmap="gray")
+        row[start].set_title(f"{bundle.manifest.labels[labels[index]]}", fontsize=7, pad=2)
+        for k in range(exits):
+            row[start + 1 + k].imshow(slot.tensors[f"attention_{k}"][0, 0], cmap="magma", vmin=0)
+            row[start + 1 + k].set_title(f"exit {k}", fontsize=6, pad=2, color=ORANGE if k == answered else "black")
+    return figure
+
+
+def shown(frame: Frame) -> NDArray[Any]:
+    """Return a frame as a picture to draw."""
+    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def comparison_table(report: dict[str, Any]) -> str:
+    """Return truncated networks beside early exits at their accuracy, in every precision."""
+    columns = ("precision", "exit", "truncated: accuracy", "mean ms", "early exits at that accuracy", "mean ms", "early exits are faster by")
+    rows = [
+        (name, row["exit"], f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", f"{row['early_exit_accuracy']:.2%}",
+         f"{row['early_exit_latency_ms_mean']:.3f}", f"{row['early_exit_speedup']:.2f}x")
+        for name, found in report["precisions"].items()
+        for row in found["truncated"]
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def parity_table(report: dict[str, Any]) -> str:
+    """Return the parity of every exit."""
+    columns = ("exit", "accuracy", "trained fp32 network", "top-1 agrees", "exit decision agrees", "largest logit error")
+    rows = [
+        (k, f"{found['accuracy']:.2%}", f"{found['reference_accuracy']:.2%}", f"{found['top1_agreement']:.2%}",
+         f"{found['exit_index_agreement']:.2%}", f"{found['max_abs_logit_error']:.3g}")
+        for k, found in enumerate(report["verify"]["exits"])
+    ]  # fmt: skip
+    return table(columns, rows)
+
+
+def report_conditions(report: dict[str, Any]) -> dict[str, Any]:
+    """Return what the figures must be read with."""
+    return {key: report[key] for key in ("conditions", "command", "memory", "chain_overhead", "thresholds") if key in report}
+
+
+def table(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Return an HTML table."""
+    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def picture(figure: Figure) -> str:
+    """Return a figure as an image that needs no other file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -1,0 +1,19 @@
+"""Results on disk: JSON with the conditions they were measured under and the command that made them."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from edge.files import write_file
+
+
+def command_line() -> str:
+    """Return the command that is running, as one would type it."""
+    return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+
+
+def write_result(path: Path, result: dict[str, Any], conditions: dict[str, Any]) -> None:
+    """Write a result with its conditions and its command."""
+    write_file(path, json.dumps({**result, "command": command_line(), "conditions": conditions}, indent=2) + "\n")
