@@ -38,12 +38,20 @@ def parser() -> argparse.ArgumentParser:
     new = argparse.ArgumentParser(prog="python -m benchmarks", description="Comparisons and reports.")
     verbs = new.add_subparsers(required=True, metavar="REPORT")
     one = verbs.add_parser("demo", help="the whole pipeline on real images, with a report")
-    one.add_argument("--dataset", choices=("digits", "fashion-mnist"), default="digits", help="images (default: %(default)s)")
+    one.add_argument(
+        "--dataset", choices=("digits", "fashion-mnist"), default="digits", help="images (default: %(default)s)"
+    )
     one.add_argument("--data", type=Path, metavar="DIR", help="where the dataset's files are, if not in a usual place")
     one.add_argument("--output", type=Path, metavar="DIR", help="folder for everything (default: runs/demo...)")
     one.set_defaults(verb=demo)
     one = verbs.add_parser("real-size", help="ResNet-18 at 224x224, fed from a 1080p video")
-    one.add_argument("--output", type=Path, default=Path("runs/real-size"), metavar="DIR", help="folder for everything (default: %(default)s)")
+    one.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/real-size"),
+        metavar="DIR",
+        help="folder for everything (default: %(default)s)",
+    )
     one.set_defaults(verb=real_size)
     return new
 

@@ -46,7 +46,9 @@ def chain_overhead(bundle: Bundle, precision: str, frame: Frame) -> dict[str, fl
     }
 
 
-def interleaved(first: Callable[[], object], second: Callable[[], object]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def interleaved(
+    first: Callable[[], object], second: Callable[[], object]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Time two functions in turns, changing which goes first; return microseconds of each."""
     times: tuple[list[int], list[int]] = ([], [])
     pair = ((first, times[0]), (second, times[1]))

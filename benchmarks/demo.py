@@ -60,7 +60,11 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
 
     measured = measure_all(bundle, checkpoint, images, folder, frames, labels)
     scores = {name: record(Classifier.from_bundle(bundle, name, OnnxRuntime()), frames).scores for name in PRECISIONS}
-    report: dict[str, Any] = {"dataset": dataset, "precision": PRECISION, "video_accuracy": video_accuracy(predictions, labels)}
+    report: dict[str, Any] = {
+        "dataset": dataset,
+        "precision": PRECISION,
+        "video_accuracy": video_accuracy(predictions, labels),
+    }
     report |= figures(bundle, PRECISION, measured[PRECISION])
     report["precisions"] = {name: figures(bundle, name, measured[name]) for name in PRECISIONS}
     for name in PRECISIONS:
@@ -155,7 +159,16 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
     rows = []
     for name, found in report["precisions"].items():
         latency = found["latency_ms"]
-        rows.append((name, "whole network", f"{found['accuracy']['whole']:.2%}", f"{latency['whole']['mean']:.3f}", "1.00x", "100%"))
+        rows.append(
+            (
+                name,
+                "whole network",
+                f"{found['accuracy']['whole']:.2%}",
+                f"{latency['whole']['mean']:.3f}",
+                "1.00x",
+                "100%",
+            )
+        )
         early = f"{latency['early_exit']['mean']:.3f}"
         shares = " / ".join(f"{share:.0%}" for share in found["exit_shares"])
         speed, macs = f"{found['speedup_mean']:.2f}x", f"{found['macs_ratio']:.0%}"
@@ -165,10 +178,15 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
             speed = f"{latency['whole']['mean'] / row['latency_ms_mean']:.2f}x"
             rows.append((name, name_of, f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", speed, ""))
             same = f"  early exits at that accuracy: {row['early_exit_speedup']:.2f}x as fast"
-            rows.append((name, same, f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}", "", ""))
-    print_table(f"{report['dataset']}: the test set", ("precision", "what", "accuracy", "mean ms", "speed-up", "mean MACs"), rows)
-    print(
-        f"verify {'passed' if report['verify']['passed'] else 'FAILED'}; our code adds {report['chain_overhead']['us_per_frame']:.0f} us "
-        f"a frame ({report['chain_overhead']['ratio_p50']:.3f}x); edge run peaks {report['peak_rss_mb_over_bare']:.0f} MB above a bare decoder"
+            rows.append(
+                (name, same, f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}", "", "")
+            )
+    print_table(
+        f"{report['dataset']}: the test set",
+        ("precision", "what", "accuracy", "mean ms", "speed-up", "mean MACs"),
+        rows,
     )
+    overhead, verdict = report["chain_overhead"], "passed" if report["verify"]["passed"] else "FAILED"
+    print(f"verify {verdict}; our code adds {overhead['us_per_frame']:.0f} us a frame ({overhead['ratio_p50']:.3f}x)")
+    print(f"edge run peaks {report['peak_rss_mb_over_bare']:.0f} MB above a bare process with the same engines")
     print(f"look at {folder / 'report.html'}")

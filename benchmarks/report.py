@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import cv2
@@ -24,22 +25,7 @@ from edge.preprocess import Frame
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 SAMPLES_PER_EXIT = 4
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #0f172a }}
-h1 {{ font-size: 1.6rem }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem }}
-table {{ border-collapse: collapse; width: 100% }}
-td, th {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e2e8f0 }}
-td:first-child, th:first-child {{ text-align: left }}
-img {{ max-width: 100% }} .row {{ display: flex; flex-wrap: wrap; gap: 1rem }} .row > * {{ flex: 1 1 22rem; min-width: 0 }}
-.big {{ font-size: 1.15rem }} code {{ background: #f1f5f9; padding: .1rem .3rem }} pre {{ overflow-x: auto; background: #f1f5f9; padding: .8rem }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
+PAGE = Path(__file__).with_name("page.html")
 
 
 def write_report(
@@ -48,14 +34,15 @@ def write_report(
     """Write the page; `scores` are those of the test set in the report's precision."""
     whole, early = report["accuracy"]["whole"], report["accuracy"]["early_exit"]
     lead = (
-        f'<p class="big">With early exits the {html.escape(report["precision"])} network answers <b>{report["speedup_mean"]:.2f} times as '
-        f"fast</b> as the whole network, at {early:.2%} accuracy against {whole:.2%}, on {len(labels)} test images. "
-        "Exits are really taken: later segments do not run.</p>"
+        f"With early exits the {html.escape(report['precision'])} network answers "
+        f"<b>{report['speedup_mean']:.2f} times as fast</b> as the whole network, at {early:.2%} accuracy against "
+        f"{whole:.2%}, on {len(labels)} test images. Exits are really taken: later segments do not run."
     )
+    shares, trade_off = exit_share_figure(report), trade_off_figure(report, bundle, labels, scores)
     body = [
-        lead,
+        f'<p class="lead">{lead}</p>',
         "<h2>Who answers, at what cost</h2>",
-        f'<div class="row">{picture(exit_share_figure(report))}{picture(trade_off_figure(report, bundle, labels, scores))}</div>',
+        f'<div class="row">{picture(shares)}{picture(trade_off)}</div>',
         "<h2>Latency of each exit</h2>",
         picture(latency_figure(report)),
         "<h2>Against what one would do instead</h2>",
@@ -68,7 +55,8 @@ def write_report(
         "<h2>Conditions</h2>",
         f"<pre>{html.escape(json.dumps(report_conditions(report), indent=2))}</pre>",
     ]
-    write_file(path, PAGE.format(title=f"Early exits on {html.escape(report['dataset'])}", body="\n".join(body)))
+    page = Template(PAGE.read_text())
+    write_file(path, page.substitute(title=f"Early exits on {html.escape(report['dataset'])}", body="\n".join(body)))
 
 
 def exit_share_figure(report: dict[str, Any]) -> Figure:
@@ -97,7 +85,9 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     axes.plot([p.macs_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
     axes.plot(chosen.macs_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
     axes.plot(cost, [row["accuracy"] for row in report["truncated"]], "s", color=GREY, label="truncated, trained alone")
-    axes.set(xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation")
+    axes.set(
+        xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation"
+    )
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
@@ -158,30 +148,33 @@ def shown(frame: Frame) -> NDArray[Any]:
 
 def comparison_table(report: dict[str, Any]) -> str:
     """Return truncated networks beside early exits at their accuracy, in every precision."""
-    columns = ("precision", "exit", "truncated: accuracy", "mean ms", "early exits at that accuracy", "mean ms", "early exits are faster by")
-    rows = [
-        (name, row["exit"], f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", f"{row['early_exit_accuracy']:.2%}",
-         f"{row['early_exit_latency_ms_mean']:.3f}", f"{row['early_exit_speedup']:.2f}x")
-        for name, found in report["precisions"].items()
-        for row in found["truncated"]
-    ]  # fmt: skip
-    return table(columns, rows)
+    columns = ("precision", "cut off at exit", "accuracy", "mean ms", "early exits", "mean ms", "faster by")
+    rows = []
+    for name, found in report["precisions"].items():
+        for row in found["truncated"]:
+            rival = (f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}")
+            ours = (f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}")
+            rows.append((name, row["exit"], *rival, *ours, f"{row['early_exit_speedup']:.2f}x"))
+    note = "Each network on the left was trained alone; early exits beside it use thresholds fitted to its accuracy."
+    return f"<p>{note}</p>{table(columns, rows)}"
 
 
 def parity_table(report: dict[str, Any]) -> str:
     """Return the parity of every exit."""
-    columns = ("exit", "accuracy", "trained fp32 network", "top-1 agrees", "exit decision agrees", "largest logit error")
+    columns = ("exit", "accuracy", "trained network", "top-1 agrees", "exit decision agrees", "largest logit error")
+    shares = ("accuracy", "reference_accuracy", "top1_agreement", "exit_index_agreement")
     rows = [
-        (k, f"{found['accuracy']:.2%}", f"{found['reference_accuracy']:.2%}", f"{found['top1_agreement']:.2%}",
-         f"{found['exit_index_agreement']:.2%}", f"{found['max_abs_logit_error']:.3g}")
+        (k, *(f"{found[name]:.2%}" for name in shares), f"{found['max_abs_logit_error']:.3g}")
         for k, found in enumerate(report["verify"]["exits"])
-    ]  # fmt: skip
+    ]
     return table(columns, rows)
 
 
 def report_conditions(report: dict[str, Any]) -> dict[str, Any]:
     """Return what the figures must be read with."""
-    return {key: report[key] for key in ("conditions", "command", "memory", "chain_overhead", "thresholds") if key in report}
+    return {
+        key: report[key] for key in ("conditions", "command", "memory", "chain_overhead", "thresholds") if key in report
+    }
 
 
 def table(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

@@ -16,13 +16,17 @@ from edge.training.datasets import LabelledImages
 from edge.training.recipe import train
 
 
-def truncated_bundles(settings: Settings, exits: int, folder: Path, images: LabelledImages, precisions: Sequence[str]) -> list[Bundle]:
+def truncated_bundles(
+    settings: Settings, exits: int, folder: Path, images: LabelledImages, precisions: Sequence[str]
+) -> list[Bundle]:
     """Train and compile the network truncated at each exit, with the same settings otherwise."""
     bundles = []
     for k in range(exits):
         say(f"training the network truncated at exit {k} alone, to compare with")
         checkpoint: Checkpoint = train(dataclasses.replace(settings, truncated_at=k), folder / f"truncated-{k}", images)
-        bundles.append(compile_bundle(checkpoint, folder / f"truncated-{k}" / "bundle", precisions=precisions, max_drop=0.0))
+        bundles.append(
+            compile_bundle(checkpoint, folder / f"truncated-{k}" / "bundle", precisions=precisions, max_drop=0.0)
+        )
     return bundles
 
 
@@ -41,12 +45,14 @@ def matched(bundle: Bundle, rival: Bundle, precision: str, backend: Backend) -> 
     goal = float((rival_scores.label[-1] == rival_truth).mean())
     points = operating_points(scores, truth, [exit_.macs for exit_ in bundle.manifest.exits])
     reaching = [point for point in points if point.accuracy >= goal]
-    best = min(reaching, key=lambda point: point.macs_ratio) if reaching else max(points, key=lambda point: point.accuracy)
+    best = (
+        min(reaching, key=lambda point: point.macs_ratio) if reaching else max(points, key=lambda point: point.accuracy)
+    )
     return EarlyExit(Classifier.from_bundle(bundle, precision, backend), best.thresholds)
 
 
 def truncated_rows(measured: Mapping[str, Measured], exits: int) -> list[dict[str, float]]:
-    """Return truncated networks beside the early-exit network at their accuracy, from names `truncated k`, `matched k`."""
+    """Return truncated networks beside early exits at their accuracy, measured as `truncated k` and `matched k`."""
     rows = []
     for k in range(exits):
         rival, ours = measured[f"truncated {k}"], measured[f"matched {k}"]
@@ -61,4 +67,3 @@ def truncated_rows(measured: Mapping[str, Measured], exits: int) -> list[dict[st
             }
         )
     return rows
-

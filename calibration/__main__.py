@@ -32,7 +32,9 @@ def main() -> int:
         print_json({name: dataclasses.asdict(thresholds) for name, thresholds in fitted.items()})
     else:
         print_table(
-            "thresholds, on the samples they were fitted to", ("precision", "thresholds", "accuracy", "drop", "mean MACs"), rows
+            "thresholds, on the samples they were fitted to",
+            ("precision", "thresholds", "accuracy", "drop", "mean MACs"),
+            rows,
         )
     return PASSED
 
@@ -47,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
     new.add_argument("--max-drop", type=float, default=0.003, metavar="FRACTION", help="accuracy early exits may cost")
     new.add_argument("--precision", help="precision to refit (default: all)")
-    new.add_argument("--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)")
+    new.add_argument(
+        "--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)"
+    )
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     return new
 

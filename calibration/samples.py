@@ -21,7 +21,9 @@ def stratified(candidates: NDArray[np.intp], labels: NDArray[np.int64], count: i
         DataError: there are too few candidates to measure ranges on.
     """
     if len(candidates) < FEWEST:
-        raise DataError(f"INT8 calibration needs at least {FEWEST} images, the split has {len(candidates)}; bring more images")
+        raise DataError(
+            f"INT8 calibration needs at least {FEWEST} images, the split has {len(candidates)}; bring more images"
+        )
     shuffled = np.random.default_rng(seed).permutation(candidates)
     turn = np.zeros(len(shuffled), dtype=np.intp)
     for label in np.unique(labels[shuffled]):

@@ -31,14 +31,18 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     new = argparse.ArgumentParser(
         prog="python -m compile",
-        description="Turn a trained checkpoint into a bundle: ONNX segments per precision, fitted thresholds, reference samples.",
+        description="Turn a checkpoint into a bundle: ONNX segments, fitted thresholds and reference samples.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
     new.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
-    new.add_argument("--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)")
+    new.add_argument(
+        "--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)"
+    )
     new.add_argument("--max-drop", type=float, default=0.003, metavar="FRACTION", help="accuracy early exits may cost")
-    new.add_argument("--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training")
+    new.add_argument(
+        "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
+    )
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     return new
 

@@ -19,7 +19,9 @@ class Evaluator:
         """Open a session."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._outputs = [tensor.name for tensor in self._session.get_outputs()]
 
@@ -50,4 +52,6 @@ def assert_chain_equals_whole(whole: ModelProto, segments: Sequence[Segment], im
             tensors |= evaluate[index](tensors)
             for name in segment.outputs:
                 if not name.startswith("cut_") and not np.array_equal(tensors[name], expected[name], equal_nan=True):
-                    raise CheckpointError(f"segment {index} computes another {name} than the whole network; this bundle was not written")
+                    raise CheckpointError(
+                        f"segment {index} computes another {name} than the whole network; this bundle was not written"
+                    )

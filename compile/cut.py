@@ -71,14 +71,19 @@ def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
         CheckpointError: it is not so.
     """
     before = Graph(whole)
-    needed = {node.name: node for node in before.ancestors(o.name for o in whole.graph.output if not o.name.startswith("cut_"))}
+    needed = {
+        node.name: node
+        for node in before.ancestors(o.name for o in whole.graph.output if not o.name.startswith("cut_"))
+    }
     seen: dict[str, int] = {}
     weights: dict[str, int] = {}
     for index, segment in enumerate(segments):
         after = Graph(segment.model)
         for node in after.nodes:
             if node.name in seen and node.op_type not in QUANTISERS:
-                raise CheckpointError(f"node {node.name} would run in segments {seen[node.name]} and {index}: a stage reads around a cut")
+                raise CheckpointError(
+                    f"node {node.name} would run in segments {seen[node.name]} and {index}: a stage reads around a cut"
+                )
             seen[node.name] = index
             if node.op_type == "Conv" and before.is_int8(needed[node.name]) != after.is_int8(node):
                 raise CheckpointError(f"convolution {node.name} is quantised in the whole but not in segment {index}")
@@ -95,7 +100,9 @@ def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> Se
     read = {name for node in nodes for name in node.input if name}
     outside = sorted(read - made - set(inputs) - set(graph.initializers))
     if outside:
-        raise CheckpointError(f"{what} reads {', '.join(outside)} around the cut before it; hand that tensor over in the cut")
+        raise CheckpointError(
+            f"{what} reads {', '.join(outside)} around the cut before it; hand that tensor over in the cut"
+        )
     source = graph.model
     sliced = helper.make_graph(
         nodes,
@@ -104,7 +111,9 @@ def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> Se
         [graph.values[name] for name in outputs],
         initializer=[tensor for name, tensor in graph.initializers.items() if name in read],
     )
-    model = helper.make_model(sliced, opset_imports=source.opset_import, ir_version=source.ir_version, producer_name="early-exit")
+    model = helper.make_model(
+        sliced, opset_imports=source.opset_import, ir_version=source.ir_version, producer_name="early-exit"
+    )
     return Segment(model, inputs, outputs)
 
 

@@ -1,5 +1,7 @@
 """The exit rule as ONNX nodes, so that every backend decides on the device."""
 
+from typing import Any
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -28,7 +30,7 @@ def add_decisions(model: ModelProto, exits: int) -> ModelProto:
 
 
 def _decision_nodes(k: int, *, is_last: bool) -> list[NodeProto]:
-    def node(kind: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
+    def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], name=f"decide_{k}_{kind}", **attributes)
 
     nodes = [

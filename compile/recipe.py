@@ -26,7 +26,15 @@ from edge.decision import NEVER
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import DataError
-from edge.manifest import MANIFEST_VERSION, ExitSpec, InputSpec, Manifest, PrecisionSpec, SegmentSpec, Thresholds, manifest_to_json
+from edge.manifest import (
+    MANIFEST_VERSION,
+    ExitSpec,
+    Manifest,
+    PrecisionSpec,
+    SegmentSpec,
+    Thresholds,
+    manifest_to_json,
+)
 from edge.preprocess import Frame, as_sized
 from edge.recording import Recording, record
 from edge.training.checkpoint import Checkpoint
@@ -41,7 +49,9 @@ CHECKED_SAMPLES = 16
 UNFITTED = "unfitted"
 
 
-def compile_bundle(checkpoint: Checkpoint, output: Path, *, precisions: Sequence[str], max_drop: float, data: Path | None = None) -> Bundle:
+def compile_bundle(
+    checkpoint: Checkpoint, output: Path, *, precisions: Sequence[str], max_drop: float, data: Path | None = None
+) -> Bundle:
     """Turn a checkpoint into a bundle at `output`.
 
     Args:
@@ -66,7 +76,9 @@ def compile_bundle(checkpoint: Checkpoint, output: Path, *, precisions: Sequence
             decided = add_decisions(model, exits=exit_count(model))
             segments = cut_segments(decided)
             say(f"{name}: cut into {len(segments)} segments")
-            assert_chain_equals_whole(decided, segments, preprocessed(images, splits["validation"][:CHECKED_SAMPLES], checkpoint.input))
+            assert_chain_equals_whole(
+                decided, segments, preprocessed(images, splits["validation"][:CHECKED_SAMPLES], checkpoint.input)
+            )
             unfitted = write_precision(folder, name, segments, whole_network(decided))
             specs[name] = fitted(folder, name, unfitted, checkpoint, images, splits, max_drop)
         write_reference(folder / "reference.npz", checkpoint, images, splits["test"])
@@ -118,7 +130,9 @@ def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole:
     (folder / name).mkdir()
     specs = [write_segment(folder, f"{name}/segment_{k}.onnx", segment) for k, segment in enumerate(segments)]
     unfitted = Thresholds((NEVER,) * (len(segments) - 1), "accuracy_drop", 0.0, None, 0, UNFITTED)
-    return PrecisionSpec(tuple(specs), write_segment(folder, f"{name}/whole.onnx", whole), unfitted, f"{name}/scores.npz")
+    return PrecisionSpec(
+        tuple(specs), write_segment(folder, f"{name}/whole.onnx", whole), unfitted, f"{name}/scores.npz"
+    )
 
 
 def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
@@ -127,11 +141,19 @@ def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
     onnx.save(segment.model, folder / file)
     graph = Graph(segment.model)
     inputs = tuple(graph.spec(name) for name in segment.inputs)
-    return SegmentSpec(file, inputs, tuple(graph.spec(name) for name in segment.outputs), int8_macs_share(segment.model))
+    return SegmentSpec(
+        file, inputs, tuple(graph.spec(name) for name in segment.outputs), int8_macs_share(segment.model)
+    )
 
 
 def fitted(
-    folder: Path, name: str, spec: PrecisionSpec, checkpoint: Checkpoint, images: LabelledImages, splits: Splits, max_drop: float
+    folder: Path,
+    name: str,
+    spec: PrecisionSpec,
+    checkpoint: Checkpoint,
+    images: LabelledImages,
+    splits: Splits,
+    max_drop: float,
 ) -> PrecisionSpec:
     """Record what the segments say of the threshold-fitting split, as they will run, and fit thresholds to it."""
     chosen = splits["thresholds"]
@@ -179,4 +201,7 @@ def exit_count(model: ModelProto) -> int:
 
 def describe(bundle: Bundle) -> dict[str, Any]:
     """Return what was compiled, for machines."""
-    return {"bundle": str(bundle.path), "thresholds": {name: spec.thresholds.values for name, spec in bundle.manifest.precisions.items()}}
+    return {
+        "bundle": str(bundle.path),
+        "thresholds": {name: spec.thresholds.values for name, spec in bundle.manifest.precisions.items()},
+    }

@@ -90,7 +90,8 @@ def record(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"scores": str(arguments.output), "precision": precision, "samples": count})
     else:
-        print(f"wrote {arguments.output} with {count} samples; next: python -m calibration {bundle.path} --scores {arguments.output} --precision {precision}")
+        print(f"wrote {arguments.output} with {count} samples; to refit thresholds:")
+        print(f"  python -m calibration {bundle.path} --scores {arguments.output} --precision {precision}")
     return PASSED
 
 
@@ -106,12 +107,20 @@ def bench(arguments: argparse.Namespace) -> int:
     names = arguments.precision or list(bundle.manifest.precisions)
     before = conditions()
     results = {
-        name: measure(candidates_of(bundle, name, backend), tracked(reference.frames, f"measuring {name}"), reference.labels.tolist())
+        name: measure(
+            candidates_of(bundle, name, backend),
+            tracked(reference.frames, f"measuring {name}"),
+            reference.labels.tolist(),
+        )
         for name in names
     }
     if arguments.json:
-        measured = {name: {key: dataclasses.asdict(value) for key, value in result.items()} for name, result in results.items()}
-        print_json({"backend": backend.name, "threads": arguments.threads, "conditions": before, "precisions": measured})
+        measured = {
+            name: {key: dataclasses.asdict(value) for key, value in result.items()} for name, result in results.items()
+        }
+        print_json(
+            {"backend": backend.name, "threads": arguments.threads, "conditions": before, "precisions": measured}
+        )
     else:
         print_bench(results)
     return PASSED
@@ -142,39 +151,66 @@ def default_precision(bundle: Bundle) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of all verbs."""
-    new = argparse.ArgumentParser(prog="edge", description="Run an early-exit bundle on this machine. Make one with `python -m compile`.")
+    new = argparse.ArgumentParser(
+        prog="edge", description="Run an early-exit bundle on this machine. Make one with `python -m compile`."
+    )
     verbs = new.add_subparsers(required=True, metavar="VERB")
     _add(verbs, "info", info, "what a bundle holds: exits, cost, precisions, thresholds")
     one = _add(verbs, "build", build, "build every segment's engine, kept in this user's cache")
     _backend(one)
-    one.add_argument("--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: this machine's)")
+    one.add_argument(
+        "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: this machine's)"
+    )
     one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
     one = _add(verbs, "run", run, "classify a camera, video or folder")
     one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
     one.add_argument("--precision", help="precision to run (default: int8 where there is one)")
-    one.add_argument("--threshold", type=float, action="append", metavar="T", help="confidence that is enough at an early exit, one each in order, repeatable; 0 always, above 1 never (default: the fitted ones)")  # fmt: skip
-    one.add_argument("--policy", choices=("latest", "all"), help="latest: skip frames when late; all: none skipped (default: latest for cameras, all for files)")  # fmt: skip
+    one.add_argument(
+        "--threshold",
+        type=float,
+        action="append",
+        metavar="T",
+        help="confidence that is enough at an early exit; repeat for each in order; 0: always, above 1: never "
+        "(default: the fitted ones)",
+    )
+    one.add_argument(
+        "--policy",
+        choices=("latest", "all"),
+        help="latest: skip frames when late; all: skip none (default: latest for cameras, all for files)",
+    )
     one.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     one.add_argument("--output", type=Path, metavar="FILE", help="write one JSON line a frame to FILE")
     _backend(one)
-    one = _add(verbs, "verify", verify, "compare engines with the trained network, exit by exit; exit code 1 if they differ")
+    one = _add(
+        verbs, "verify", verify, "compare engines with the trained network, exit by exit; exit code 1 if they differ"
+    )
     one.add_argument("--precision", action="append", help="precision to verify; repeatable (default: all)")
     _backend(one)
     one = _add(verbs, "record", record, "write every exit's scores for labelled images, to refit thresholds from")
-    one.add_argument("--images", type=Path, required=True, metavar="DIR", help="one subfolder per class, named like the bundle's labels")
+    one.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="one subfolder per class, named like the bundle's labels",
+    )
     one.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
     one.add_argument("--precision", help="precision to record (default: int8 where there is one)")
     _backend(one)
     one = _add(verbs, "bench", bench, "latency of each exit, the real mix, and the whole network as one engine")
     one.add_argument("--precision", action="append", help="precision to measure; repeatable (default: all)")
     _backend(one)
-    one = verbs.add_parser("doctor", help="what this machine has and lacks", description="Say what this machine has and lacks.")
+    one = verbs.add_parser(
+        "doctor", help="what this machine has and lacks", description="Say what this machine has and lacks."
+    )
     one.set_defaults(verb=doctor)
     one.add_argument("--json", action="store_true", help="print the result as JSON")
     return new
 
 
-def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, summary: str) -> argparse.ArgumentParser:
+def _add(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, summary: str
+) -> argparse.ArgumentParser:
     one = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     one.set_defaults(verb=verb)
     one.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
@@ -183,8 +219,16 @@ def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str
 
 
 def _backend(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="inference library (default: %(default)s)")
-    one.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads a segment runs on, 0: all (default: %(default)s)")
+    one.add_argument(
+        "--backend", choices=BACKENDS, default="onnxruntime", help="inference library (default: %(default)s)"
+    )
+    one.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="CPU threads a segment runs on, 0: all (default: %(default)s)",
+    )
 
 
 def command() -> None:

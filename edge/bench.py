@@ -99,7 +99,9 @@ def forced(exit_index: int, exits: int) -> list[float]:
     return [NEVER if k < exit_index else 0.0 for k in range(exits - 1)]
 
 
-def measure(candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels: Sequence[int] | None) -> dict[str, Measured]:
+def measure(
+    candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels: Sequence[int] | None
+) -> dict[str, Measured]:
     """Run all candidates on each frame, one after the other, and time each; the first frames warm up."""
     frames = iter(frames)
     warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
@@ -120,7 +122,9 @@ def measure(candidates: Mapping[str, Candidate], frames: Iterable[Frame], labels
     return {name: _measured(candidate, times[name], answers[name], labels) for name, candidate in candidates.items()}
 
 
-def _measured(candidate: Candidate, times_ms: list[float], answers: list[int], labels: Sequence[int] | None) -> Measured:
+def _measured(
+    candidate: Candidate, times_ms: list[float], answers: list[int], labels: Sequence[int] | None
+) -> Measured:
     accuracy = None if labels is None else float((np.array(answers) == np.array(labels)).mean())
     shares = candidate.exits / candidate.exits.sum() if isinstance(candidate, EarlyExit) else np.zeros(0)
     return Measured(latency_from_ms(times_ms), accuracy, tuple(shares.tolist()))

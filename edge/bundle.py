@@ -21,7 +21,7 @@ class Reference(NamedTuple):
     """Samples that travel with the bundle, and what the trained fp32 network said of them."""
 
     frames: NDArray[np.uint8] | NDArray[np.float32]
-    """As a source would give them: images (samples, height, width[, 3]) or arrays (samples, channels, height, width)."""
+    """As a source gives them: images (samples, height, width[, 3]), arrays (samples, channels, height, width)."""
     labels: NDArray[np.int64]
     """True classes, shape (samples,)."""
     logits: NDArray[np.float32]
@@ -88,11 +88,15 @@ class Bundle:
         for name in sorted(named | set(manifest.files)):
             file = self.path / name
             if name not in manifest.files or not file.resolve().is_relative_to(self.path.resolve()):
-                raise BundleError(f"{self.path}: {name} is not among the files its manifest vouches for; compile it again")
+                raise BundleError(
+                    f"{self.path}: {name} is not among the files its manifest vouches for; compile it again"
+                )
             if not file.is_file():
                 raise BundleError(f"{self.path} lacks {name}; copy the bundle again, whole")
             if sha256_of(file) != manifest.files[name]:
-                raise BundleError(f"{file} is not the file its manifest names (other sha256); copy the bundle again, whole")
+                raise BundleError(
+                    f"{file} is not the file its manifest names (other sha256); copy the bundle again, whole"
+                )
 
 
 @contextmanager

@@ -21,7 +21,12 @@ class Classifier:
     """
 
     def __init__(
-        self, *, input_spec: InputSpec, precision: PrecisionSpec, engines: Sequence[Engine], thresholds: ArrayLike | None = None
+        self,
+        *,
+        input_spec: InputSpec,
+        precision: PrecisionSpec,
+        engines: Sequence[Engine],
+        thresholds: ArrayLike | None = None,
     ) -> None:
         """Join engines with what the manifest says of them; `thresholds` replaces the fitted ones.
 
@@ -36,7 +41,9 @@ class Classifier:
         self._own_slot: HostSlot | None = None
 
     @staticmethod
-    def from_bundle(bundle: Bundle, precision: str, backend: Backend, thresholds: ArrayLike | None = None) -> "Classifier":
+    def from_bundle(
+        bundle: Bundle, precision: str, backend: Backend, thresholds: ArrayLike | None = None
+    ) -> "Classifier":
         """Load, and where needed build, the engines of a bundle in one precision.
 
         Raises:
@@ -133,7 +140,9 @@ def classify_batch(classifier: Classifier, images: NDArray[np.float32]) -> Decis
         thresholds = {f"threshold_{k}": classifier.thresholds[k : k + 1] for k in range(len(classifier.thresholds))}
         wanted = [spec.name for spec in segment.inputs]
         outputs = engine.run({name: {**tensors, **thresholds}[name] for name in wanted})
-        answered = outputs[f"exit_{index}"] if index < len(classifier.segments) - 1 else np.ones(len(survivors), dtype=bool)
+        answered = (
+            outputs[f"exit_{index}"] if index < len(classifier.segments) - 1 else np.ones(len(survivors), dtype=bool)
+        )
         decisions.exit_index[survivors[answered]] = index
         decisions.confidence[survivors[answered]] = outputs[f"confidence_{index}"][answered]
         decisions.label[survivors[answered]] = outputs[f"label_{index}"][answered]

@@ -42,7 +42,9 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 def progress() -> Progress:
     """Return a progress bar on stderr; it shows only where a person is looking."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr, transient=True, disable=not stderr.is_terminal)
+    return Progress(
+        *columns, TextColumn("{task.fields[note]}"), console=stderr, transient=True, disable=not stderr.is_terminal
+    )
 
 
 def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

@@ -25,9 +25,15 @@ def examine() -> list[Finding]:
     """Look at processor, libraries, GPU, cameras and the engine cache."""
     board = f", {board_model()}" if board_model() else ""
     return [
-        Finding("machine", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}", True, ""),
+        Finding(
+            "machine", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}", True, ""
+        ),
         _library("numpy", needed=True, remedy="pip install numpy"),
-        _library("cv2", needed=True, remedy="pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)"),
+        _library(
+            "cv2",
+            needed=True,
+            remedy="pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)",
+        ),
         _library("onnxruntime", needed=True, remedy="pip install onnxruntime"),
         _library("tensorrt_rtx", needed=False, remedy="pip install tensorrt-rtx, for RTX GPUs"),
         _gpu(),

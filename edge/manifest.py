@@ -166,9 +166,13 @@ def manifest_to_json(manifest: Manifest) -> str:
 def _check(manifest: Manifest, origin: Path) -> None:
     for name, precision in manifest.precisions.items():
         if len(precision.segments) != len(manifest.exits):
-            raise BundleError(f"{origin}: {name} has {len(precision.segments)} segments for {len(manifest.exits)} exits")
+            raise BundleError(
+                f"{origin}: {name} has {len(precision.segments)} segments for {len(manifest.exits)} exits"
+            )
         if len(precision.thresholds.values) != len(manifest.exits) - 1:
-            raise BundleError(f"{origin}: {name} needs one threshold for each of its {len(manifest.exits) - 1} early exits")
+            raise BundleError(
+                f"{origin}: {name} needs one threshold for each of its {len(manifest.exits) - 1} early exits"
+            )
     if not manifest.precisions or not manifest.exits or not manifest.labels:
         raise BundleError(f"{origin}: a manifest needs at least one precision, one exit and one label")
 

@@ -72,7 +72,9 @@ class Pipeline:
         Raises:
             SourceError: the source broke; all frames before that were yielded.
         """
-        threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._capture, self._load)]
+        threads = [
+            threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._capture, self._load)
+        ]
         for thread in threads:
             thread.start()
         try:

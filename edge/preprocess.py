@@ -1,6 +1,6 @@
 """Frame to network input; training evaluates through this very code, so that both ends agree."""
 
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from edge.errors import SourceError
 from edge.manifest import InputSpec
 
-Frame = NDArray[np.uint8] | NDArray[np.float32]
-"""An image (height, width, 3) in BGR or (height, width) in gray, or an array (channels, height, width)."""
+Frame = NDArray[Any]
+"""An 8-bit image, (height, width, 3) in BGR or (height, width) in gray, or an array (channels, height, width)."""
 
 
 class Preprocess(Protocol):
@@ -48,7 +48,7 @@ class ImagePreprocess:
             )
         resized = as_sized(frame, self._spec)
         if self._spec.colour == "gray":
-            gray = resized if resized.ndim == 2 else cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
+            gray: Frame = resized if resized.ndim == 2 else cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
             np.take(self._table[0], gray, out=out[0], mode="clip")
             return
         for channel in range(3):  # out is RGB, frames are BGR
@@ -64,7 +64,7 @@ def as_sized(frame: Frame, spec: InputSpec) -> Frame:
     height, width = round(spec.height * scale), round(spec.width * scale)
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     crop = frame[top : top + height, left : left + width]
-    return cast("Frame", cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR))
+    return cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
 
 
 class ArrayPreprocess:
@@ -79,6 +79,8 @@ class ArrayPreprocess:
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one array of exactly the network's shape."""
         if frame.shape != self._shape:
-            raise SourceError(f"an array has shape {frame.shape}; this network reads (channels, height, width) {self._shape}")
+            raise SourceError(
+                f"an array has shape {frame.shape}; this network reads (channels, height, width) {self._shape}"
+            )
         np.subtract(frame, self._mean, out=out)
         np.divide(out, self._std, out=out)

@@ -32,7 +32,8 @@ def _threshold(value: float) -> str:
 def print_builds(builds: Sequence[Build]) -> None:
     """Print what `edge build` did."""
     rows = [
-        (b.precision, b.segment, "kept" if b.was_cached else f"built in {b.seconds:.1f} s", f"{b.mebibytes:.1f} MiB") for b in builds
+        (b.precision, b.segment, "kept" if b.was_cached else f"built in {b.seconds:.1f} s", f"{b.mebibytes:.1f} MiB")
+        for b in builds
     ]
     print_table("engines", ("precision", "segment", "engine", "size"), rows)
 
@@ -54,7 +55,17 @@ def print_parity(results: Sequence[Parity]) -> None:
         for result in results
         for k, found in enumerate(result.exits)
     ]
-    columns = ("precision", "exit", "accuracy", "trained", "top-1 agrees", "exit agrees", "share", "drift", "logit error")
+    columns = (
+        "precision",
+        "exit",
+        "accuracy",
+        "trained",
+        "top-1 agrees",
+        "exit agrees",
+        "share",
+        "drift",
+        "logit error",
+    )
     print_table(f"engines against the trained network, {results[0].samples} samples", columns, rows)
     for result in results:
         verdict = "passed" if result.passed else "FAILED: " + "; ".join(result.failures)

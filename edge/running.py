@@ -117,6 +117,8 @@ def _record(result: FrameResult, label: str) -> dict[str, Any]:
         "confidence": None if math.isnan(prediction.confidence) else round(prediction.confidence, 6),
         "exit_index": prediction.exit_index,
         "latency_ms": round(result.latency_ms, 4),
+        "capture_ms": round(result.capture_ms, 4),
+        "load_ms": round(result.load_ms, 4),
         "infer_ms": round(result.infer_ms, 4),
         "dropped": result.dropped,
     }

@@ -33,7 +33,9 @@ def open_source(name: str) -> FrameSource:
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
-        raise SourceError(f"there is no video or folder {name}; give a file, a folder, a camera index or a stream address")
+        raise SourceError(
+            f"there is no video or folder {name}; give a file, a folder, a camera index or a stream address"
+        )
     return VideoSource(str(path), name)
 
 
@@ -47,10 +49,14 @@ class VideoSource:
             SourceError: it cannot be opened.
         """
         self._name = name
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a missing camera is our error to report, once
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_SILENT
+        )  # a missing camera is our error to report, once
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
-            hint = "is it plugged in, and is another program using it?" if isinstance(address, int) else "is it a video?"
+            hint = (
+                "is it plugged in, and is another program using it?" if isinstance(address, int) else "is it a video?"
+            )
             raise SourceError(f"{name} cannot be opened; {hint}")
         self.is_live = not Path(str(address)).is_file()
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -71,7 +77,9 @@ class VideoSource:
             raise SourceError(f"{self._name} stopped giving frames after {self._read}; check the cable or the stream")
         if self.frames is None or self._read < self.frames:
             expected = f" of {self.frames}" if self.frames else ""
-            raise SourceError(f"{self._name} ended after {self._read}{expected} frames; the file is damaged or was cut off")
+            raise SourceError(
+                f"{self._name} ended after {self._read}{expected} frames; the file is damaged or was cut off"
+            )
         return None
 
     def close(self) -> None:

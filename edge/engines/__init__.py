@@ -22,12 +22,16 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
             from edge.engines.onnxruntime import OnnxRuntime
 
             if target is not None:
-                raise EngineError(f"onnxruntime builds for this processor only, not for {target!r}; leave out the target")
+                raise EngineError(
+                    f"onnxruntime builds for this processor only, not for {target!r}; leave out the target"
+                )
             return OnnxRuntime(threads)
         if name == "tensorrt-rtx":
             from edge.engines.tensorrt_rtx import TensorRtRtx
 
             return TensorRtRtx(target)
     except ImportError as error:
-        raise EngineError(f"backend {name} needs a library that is not installed ({error}); pip install {name}") from error
+        raise EngineError(
+            f"backend {name} needs a library that is not installed ({error}); pip install {name}"
+        ) from error
     raise EngineError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")

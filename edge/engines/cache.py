@@ -39,7 +39,9 @@ class EngineCache:
         """
         self.root = root or default_root()
         if self.root.exists() and self.root.stat().st_uid != os.getuid():
-            raise EngineError(f"engine cache {self.root} belongs to another user; set EDGE_CACHE to a folder of your own")
+            raise EngineError(
+                f"engine cache {self.root} belongs to another user; set EDGE_CACHE to a folder of your own"
+            )
 
     def built(self, segment: Path, backend: Backend, batch: int | None) -> BuiltEngine:
         """Return a segment's engine, building it where it is missing, damaged or made for anything else.

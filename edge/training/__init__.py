@@ -1,0 +1,1 @@
+"""Images to checkpoint: the only place under `edge` that imports torch."""

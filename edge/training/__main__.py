@@ -26,7 +26,8 @@ def main() -> int:
     rows = [(row["epoch"], f"{row['loss']:.3f}", *(f"{a:.2%}" for a in row["validation_accuracy"])) for row in history]
     exits = len(history[-1]["validation_accuracy"]) if history else 0
     print_table("validation accuracy", ("epoch", "loss", *(f"exit {k}" for k in range(exits))), rows[-5:])
-    print(f"wrote {arguments.output / CHECKPOINT}; next: python -m compile {arguments.output / CHECKPOINT} --output BUNDLE")
+    written = arguments.output / CHECKPOINT
+    print(f"wrote {written}; next: python -m compile {written} --output BUNDLE")
     return PASSED
 
 
@@ -37,10 +38,18 @@ def parser() -> argparse.ArgumentParser:
         description="Train an early-exit network on labelled images. A killed run goes on where it stopped.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    new.add_argument("--output", type=Path, required=True, help="folder for checkpoint.pt, metrics.json and training.png")
-    new.add_argument("--dataset", choices=dataset_names(), default="digits", help="labelled images; `folder` reads your own")
-    new.add_argument("--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class")
-    new.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width the network reads (default: the dataset's)")
+    new.add_argument(
+        "--output", type=Path, required=True, help="folder for checkpoint.pt, metrics.json and training.png"
+    )
+    new.add_argument(
+        "--dataset", choices=dataset_names(), default="digits", help="labelled images; `folder` reads your own"
+    )
+    new.add_argument(
+        "--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
+    )
+    new.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="height and width the network reads (default: the dataset's)"
+    )
     new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
     new.add_argument("--truncated-at", type=int, metavar="EXIT", help="train only the network that ends at this exit")
     new.add_argument("--regime", choices=tuple(REGIMES), default="soft-cgt", help="how much each exit's loss counts")

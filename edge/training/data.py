@@ -17,7 +17,7 @@ SHIFT = 2
 """Training shifts images by up to this many pixels for each 32 of their size."""
 
 
-class PreprocessedImages(Dataset[tuple[Tensor, int]]):
+class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
     """Samples of a dataset as network input with labels."""
 
     def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec, *, augment: bool) -> None:
@@ -32,7 +32,7 @@ class PreprocessedImages(Dataset[tuple[Tensor, int]]):
         """Return the number of samples."""
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Return one sample, float32 of shape (channels, height, width), and its label."""
         index = int(self._indices[position])
         image = np.empty(self._shape, dtype=np.float32)
@@ -42,7 +42,7 @@ class PreprocessedImages(Dataset[tuple[Tensor, int]]):
             tensor = _shifted(tensor)
             if self._images.mirror and torch.rand(()) < 0.5:
                 tensor = tensor.flip(-1)
-        return tensor, int(self._images.labels[index])
+        return tensor, torch.tensor(self._images.labels[index])
 
 
 def batches(dataset: PreprocessedImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -63,7 +63,9 @@ def measured_input(images: LabelledImages, train: NDArray[np.intp]) -> InputSpec
     return InputSpec(images.kind, images.colour, channels, height, width, tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def preprocessed(images: LabelledImages, indices: Sequence[int] | NDArray[np.intp], spec: InputSpec) -> NDArray[np.float32]:
+def preprocessed(
+    images: LabelledImages, indices: Sequence[int] | NDArray[np.intp], spec: InputSpec
+) -> NDArray[np.float32]:
     """Return samples as network input, shape (samples, channels, height, width)."""
     return np.stack(list(_preprocessed(images, indices, spec)))
 

@@ -11,12 +11,15 @@ from edge.training.network import MultiExitNetwork
 
 
 @torch.no_grad()
-def logits_of(network: MultiExitNetwork, loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def logits_of(
+    network: MultiExitNetwork, loader: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return logits, shape (exits, samples, classes), and labels, shape (samples,)."""
     network.eval()
     logits, labels = [], []
     for images, truth in loader:
-        logits.append(torch.stack([outputs.logits.float() for outputs in network(images)]).cpu())
+        on_device = images.to(next(network.parameters()).device)
+        logits.append(torch.stack([outputs.logits.float() for outputs in network(on_device)]).cpu())
         labels.append(truth.cpu())
     return torch.cat(logits, dim=1).numpy(), torch.cat(labels).numpy()
 

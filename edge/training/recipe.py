@@ -41,7 +41,9 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         DataError: the dataset cannot be used.
         CheckpointError: `output` holds a run of other settings.
     """
-    images = images or load_dataset(settings.dataset, Path(settings.data) if settings.data else None, settings.image_size)
+    images = images or load_dataset(
+        settings.dataset, Path(settings.data) if settings.data else None, settings.image_size
+    )
     splits = draw_splits(images, settings.seed)
     spec = measured_input(images, splits["train"])
     training = PreprocessedImages(images, splits["train"], spec, augment=True)
@@ -56,7 +58,7 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         task = bar.add_task("training", total=settings.epochs, completed=len(history), note="")
         for epoch in range(len(history), settings.epochs):
             losses = run.epoch(train_batches, epoch)
-            found = accuracies(*logits_of(network, run.fabric.setup_dataloaders(batches(validation, 500, shuffle=False))))
+            found = accuracies(*logits_of(network, batches(validation, 500, shuffle=False)))
             history.append({"epoch": epoch, **losses, "validation_accuracy": found})
             run.save(history)
             bar.update(task, advance=1, note="validation " + " ".join(f"{a:.1%}" for a in found))
@@ -81,7 +83,7 @@ class TrainingRun:
     def __init__(self, network: MultiExitNetwork, settings: Settings, samples: int, state: Path) -> None:
         """Set up optimiser and schedule: AdamW, one cycle."""
         if settings.batch_size > samples:
-            raise DataError(f"batch size {settings.batch_size} is more than the {samples} training images; make it smaller")
+            raise DataError(f"batch size {settings.batch_size} is more than the {samples} training images; lower it")
         self.fabric = Fabric(accelerator="auto", devices=1)
         self.settings = settings
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub
@@ -102,8 +104,8 @@ class TrainingRun:
         state = read_torch(self._state)
         if state["settings"] != dataclasses.asdict(self.settings):
             raise CheckpointError(
-                f"{self._state} is from an unfinished run with other settings; finish that run, "
-                "choose another output, or delete the file"
+                f"{self._state} is from an unfinished run with other settings; "
+                "finish that run, choose another output, or delete the file"
             )
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -129,7 +131,7 @@ class TrainingRun:
         Raises:
             DataError: the loss is not a number.
         """
-        torch.manual_seed(self.settings.seed * 100_003 + epoch)  # an epoch is the same whether or not the run was killed
+        torch.manual_seed(self.settings.seed * 100_003 + epoch)
         self.network.train()
         sums = {"loss": 0.0, "attention_loss": 0.0}
         count = 0
@@ -137,7 +139,9 @@ class TrainingRun:
             inputs = images.contiguous(memory_format=torch.channels_last)
             loss, attention_loss = objective(self._module(inputs), labels, self.settings)
             if not math.isfinite(loss.item()):
-                raise DataError(f"the loss became {loss.item()} in batch {count} of epoch {epoch}; lower --learning-rate")
+                raise DataError(
+                    f"the loss became {loss.item()} in batch {count} of epoch {epoch}; lower --learning-rate"
+                )
             self._optimizer.zero_grad()
             self.fabric.backward(loss)
             self._optimizer.step()
@@ -159,5 +163,7 @@ def objective(outputs: list[ExitOutputs], labels: Tensor, settings: Settings) ->
 def classification_loss(logits: Tensor, labels: Tensor, regime: Regime) -> Tensor:
     """Return `mean_i sum_e weight_e(i) * cross_entropy(logits_e(i), y_i)`."""
     exits, samples, classes = logits.shape
-    losses = F.cross_entropy(logits.reshape(-1, classes), labels.repeat(exits), reduction="none").reshape(exits, samples)
+    losses = F.cross_entropy(logits.reshape(-1, classes), labels.repeat(exits), reduction="none").reshape(
+        exits, samples
+    )
     return (regime(logits, labels) * losses).sum(dim=0).mean()

@@ -1,15 +1,14 @@
 """Disjoint sets of samples, one for each purpose, with fingerprints that tell whether they are the same again."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
 from edge.manifest import SplitSpec
-from edge.training.datasets import LabelledImages
+from edge.training.datasets import Frames, LabelledImages
 
 SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0.07}
 """Share of all samples for each purpose; training gets the rest."""
@@ -62,12 +61,12 @@ def fingerprint(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
 
 
-def content_digests(frames: Sequence[NDArray[Any]]) -> list[str]:
+def content_digests(frames: Frames) -> list[str]:
     """Return a digest of each frame's content."""
-    return [hashlib.blake2b(np.ascontiguousarray(frame), digest_size=16).hexdigest() for frame in frames]
+    return [hashlib.blake2b(frames[i].tobytes(), digest_size=16).hexdigest() for i in range(len(frames))]
 
 
-def _cut(members: NDArray[np.intp], is_test: NDArray[np.bool_], total: int) -> dict[str, NDArray[np.intp]]:
+def _cut(members: NDArray[np.intp], is_test: NDArray[np.bool_], total: int) -> Splits:
     """Share one class's samples out; an official test split takes its own first."""
     official = is_test.any()
     taken = {"test": members[is_test[members]]} if official else {}

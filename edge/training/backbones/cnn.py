@@ -14,7 +14,9 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         width: Channels that leave the first stage; the following stages have two and four times as many.
     """
     stages = [
-        nn.Sequential(conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2), conv_bn_relu(width, width)),
+        nn.Sequential(
+            conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2), conv_bn_relu(width, width)
+        ),
         nn.Sequential(conv_bn_relu(width, 2 * width), conv_bn_relu(2 * width, 2 * width, stride=2)),
         nn.Sequential(conv_bn_relu(2 * width, 4 * width), conv_bn_relu(4 * width, 4 * width)),
     ]
@@ -22,7 +24,9 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         AttentionHead(
             2 * width,
             classes,
-            refine=nn.Sequential(conv_bn_relu(width, 2 * width, stride=2), conv_bn_relu(2 * width, 2 * width, stride=2)),
+            refine=nn.Sequential(
+                conv_bn_relu(width, 2 * width, stride=2), conv_bn_relu(2 * width, 2 * width, stride=2)
+            ),
             grid=2,
         ),
         AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,22 @@ from edge.errors import DataError
 from edge.preprocess import Frame
 
 
+class Frames(Protocol):
+    """Frames by index: an array of them, or something that reads them from files."""
+
+    def __len__(self) -> int:
+        """Return their number."""
+
+    def __getitem__(self, index: int, /) -> Frame:
+        """Return one frame."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
     """Frames with labels, as they are before any preprocessing."""
 
     name: str
-    frames: Sequence[Frame]
+    frames: Frames
     """As a source would give them; reading one may decode a file."""
     labels: NDArray[np.int64]
     """Classes, shape (samples,)."""

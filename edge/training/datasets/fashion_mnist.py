@@ -25,7 +25,10 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     if image_size not in (None, 28):
         raise DataError(f"Fashion-MNIST has images of 28 pixels, not {image_size}; leave out the image size")
     folder = _folder(path)
-    parts = [(_read(folder, f"{part}-images-idx3-ubyte"), _read(folder, f"{part}-labels-idx1-ubyte")) for part in ("train", "t10k")]
+    parts = [
+        (_read(folder, f"{part}-images-idx3-ubyte"), _read(folder, f"{part}-labels-idx1-ubyte"))
+        for part in ("train", "t10k")
+    ]
     frames = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
     if len(frames) != len(labels):
@@ -68,6 +71,10 @@ def _read(folder: Path, name: str) -> NDArray[np.uint8]:
     header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">i4")
     shape = tuple(int(size) for size in header[1:])
     data = np.frombuffer(content, dtype=np.uint8, offset=min(len(content), 4 * (1 + dimensions)))
-    if len(header) != 1 + dimensions or header[0] != IDX_MAGIC["images" if dimensions == 3 else "labels"] or data.size != np.prod(shape):
+    if (
+        len(header) != 1 + dimensions
+        or header[0] != IDX_MAGIC["images" if dimensions == 3 else "labels"]
+        or data.size != np.prod(shape)
+    ):
         raise DataError(f"{folder / name} is not a whole idx file; bring the dataset again")
     return data.reshape(shape)

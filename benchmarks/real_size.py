@@ -1,0 +1,96 @@
+"""One run at real size: an ImageNet-shaped ResNet-18 at 224x224, fed from a 1080p video through `edge run`."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.demo import stage
+from benchmarks.memory import peak_rss_mb_over_bare
+from benchmarks.results import write_result
+from benchmarks.video import write_video
+from compile.recipe import PRECISIONS
+from edge.bundle import Bundle
+from edge.console import print_table, tracked
+from edge.machine import conditions
+from edge.statistics import latency_from_ms
+
+CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 40, 200
+STAGES = ("capture", "load", "infer", "latency")
+
+
+def run_real_size(folder: Path) -> None:
+    """Train for one epoch on made-up pictures, compile, run a made-up video; accuracy means nothing here.
+
+    Raises:
+        EdgeError: a stage failed.
+    """
+    before = conditions()
+    write_pictures(folder / "pictures")
+    stage("edge.training", "--dataset", "folder", "--data", folder / "pictures", "--image-size", 224, "--backbone",
+          "resnet18", "--epochs", 1, "--batch-size", 16, "--output", folder / "training")  # fmt: skip
+    stage("compile", folder / "training/checkpoint.pt", "--output", folder / "bundle")
+    stage("edge", "build", folder / "bundle")
+    video = folder / "1080p.avi"
+    write_video(video, tracked(moving_pictures(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
+    bundle = Bundle.open(folder / "bundle")
+    result: dict[str, Any] = {"network": "resnet18 224x224", "video": "1920x1080 FFV1", "frames": FRAMES}
+    result["precisions"] = {}
+    for precision in PRECISIONS:
+        result["precisions"][precision] = forced_exits(bundle, precision, video, folder)
+        result["precisions"][precision]["memory"] = peak_rss_mb_over_bare(bundle, precision, video)
+    write_result(folder / "real_size.json", result, before)
+    print_result(result)
+    print(f"wrote {folder / 'real_size.json'}")
+
+
+def forced_exits(bundle: Bundle, precision: str, video: Path, folder: Path) -> dict[str, Any]:
+    """Run the video with every exit forced in turn and return the time of each stage."""
+    early = len(bundle.manifest.exits) - 1
+    found = {}
+    for exit_index in range(early + 1):
+        lines = folder / f"{precision}-exit-{exit_index}.jsonl"
+        thresholds = [word for k in range(early) for word in ("--threshold", 2 if k < exit_index else 0)]
+        stage("edge", "run", bundle.path, "--source", video, "--precision", precision, *thresholds, "--output", lines)
+        records = [json.loads(line) for line in lines.read_text().splitlines()]
+        found[f"exit {exit_index}"] = {
+            name: asdict(latency_from_ms([record[f"{name}_ms"] for record in records])) for name in STAGES
+        }
+    return found
+
+
+def write_pictures(folder: Path) -> None:
+    """Write a folder per class of made-up photographs."""
+    for label in range(CLASSES):
+        (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
+        pictures = moving_pictures(IMAGES_PER_CLASS, height=240, width=320, seed=label)
+        for index, picture in enumerate(pictures):
+            cv2.imwrite(str(folder / f"class-{label}" / f"{index:03}.png"), picture)
+
+
+def moving_pictures(count: int, *, height: int, width: int, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """Yield pictures of soft colour patches with a disc that moves; each seed has its own colours."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (9, 16, 3), dtype=np.uint8)
+    for index in range(count):
+        picture = cv2.resize(np.roll(small, index, axis=1), (width, height), interpolation=cv2.INTER_CUBIC)
+        centre = (int(width * (index % 50) / 50), int(height * (0.3 + 0.1 * seed)))
+        cv2.circle(picture, centre, height // 6, (60 * seed, 255 - 60 * seed, 128), -1)
+        yield picture.astype(np.uint8, copy=False)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print times and memory."""
+    rows = []
+    for precision, found in result["precisions"].items():
+        memory = found["memory"]
+        for name in (name for name in found if name != "memory"):
+            means = (f"{found[name][stage_name]['mean']:.2f}" for stage_name in STAGES)
+            rows.append((precision, name, *means, f"{memory['edge_run_mb']:.0f}", f"{memory['over_bare_mb']:.0f}"))
+    columns = ("precision", "forced", *(f"{name} ms" for name in STAGES), "peak MB", "above bare MB")
+    print_table(f"{result['network']} on {result['video']}, {result['frames']} frames", columns, rows)

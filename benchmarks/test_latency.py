@@ -1,0 +1,30 @@
+"""pytest-benchmark suite: `pytest benchmarks --bundle DIR` times each way to classify the reference samples."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from edge.bench import candidates_of
+from edge.bundle import Bundle
+from edge.engines import backend_named
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make one benchmark for each precision and way to classify."""
+    path = metafunc.config.getoption("--bundle")
+    if path is None:
+        raise pytest.UsageError("the benchmarks need a bundle: pytest benchmarks --bundle DIR")
+    manifest = Bundle.open(Path(path)).manifest
+    ways = ["whole", "early exit", *(f"exit {k} forced" for k in range(len(manifest.exits)))]
+    metafunc.parametrize(("precision", "way"), list(itertools.product(manifest.precisions, ways)))
+
+
+def test_latency(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, precision: str, way: str) -> None:
+    """Time one frame after the other, from the frame being there to the decision being known."""
+    bundle = Bundle.open(Path(request.config.getoption("--bundle")))
+    backend = backend_named(request.config.getoption("--backend"))
+    candidate = candidates_of(bundle, precision, backend)[way]
+    frames = itertools.cycle(bundle.reference().frames)
+    benchmark(lambda: candidate(next(frames)))
