@@ -16,7 +16,8 @@ from benchmarks.report import write_report
 from benchmarks.results import write_result
 from benchmarks.truncated import alone, matched, truncated_bundles, truncated_rows
 from benchmarks.video import write_video
-from compile.recipe import PRECISIONS, training_data
+from compile.material import Material, material_of
+from compile.recipe import PRECISIONS
 from edge.bench import Candidate, Measured, candidates_of, measure
 from edge.bundle import Bundle
 from edge.classifier import Classifier
@@ -25,9 +26,9 @@ from edge.decision import Scores
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EdgeError
 from edge.machine import conditions
+from edge.preprocess import Frame
 from edge.recording import record
-from edge.training.checkpoint import Checkpoint, read_checkpoint
-from edge.training.datasets import LabelledImages
+from edge.training.checkpoint import read_checkpoint
 
 PRECISION = "int8"
 """What the report speaks of: what a Jetson runs. Both precisions are measured."""
@@ -50,15 +51,14 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     stage("compile", checkpoint_path, "--output", bundle_path)
     stage("edge", "build", bundle_path)
     checkpoint, bundle = read_checkpoint(checkpoint_path), Bundle.open(bundle_path)
-    images, splits = training_data(checkpoint, data)
-    frames = [images.frames[int(i)] for i in splits["test"]]
-    labels = images.labels[splits["test"]].tolist()
+    material = material_of(checkpoint, data)
+    frames, labels = material.frames("test"), material.labels("test").tolist()
     write_video(video, tracked(frames, "writing the test images as a video"))
     predictions = folder / "predictions.jsonl"
     stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions)
     stage("edge", "verify", bundle_path)
 
-    measured = measure_all(bundle, checkpoint, images, folder, frames, labels)
+    measured = measure_all(bundle, material, folder, frames, labels)
     scores = {name: record(Classifier.from_bundle(bundle, name, OnnxRuntime()), frames).scores for name in PRECISIONS}
     report: dict[str, Any] = {
         "dataset": dataset,
@@ -99,11 +99,11 @@ def stage(module: str, *arguments: object, quiet: bool = False) -> str:
 
 
 def measure_all(
-    bundle: Bundle, checkpoint: Checkpoint, images: LabelledImages, folder: Path, frames: list[Any], labels: list[int]
+    bundle: Bundle, material: Material, folder: Path, frames: list[Frame], labels: list[int]
 ) -> dict[str, dict[str, Measured]]:
     """Measure the bundle and the networks truncated at each exit, by precision, all taking turns."""
     exits = len(bundle.manifest.exits)
-    rivals = truncated_bundles(checkpoint.settings, exits, folder, images, PRECISIONS)
+    rivals = truncated_bundles(material, exits, folder, PRECISIONS)
     backend = OnnxRuntime()
     measured = {}
     for precision in PRECISIONS:

@@ -5,25 +5,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calibration.thresholds import operating_points
+from compile.material import Material
 from compile.recipe import compile_bundle
 from edge.bench import EarlyExit, Measured
 from edge.bundle import Bundle
 from edge.classifier import Classifier
 from edge.console import say
 from edge.protocols import Backend
-from edge.training.checkpoint import Checkpoint, Settings
-from edge.training.datasets import LabelledImages
 from edge.training.recipe import train
 
 
-def truncated_bundles(
-    settings: Settings, exits: int, folder: Path, images: LabelledImages, precisions: Sequence[str]
-) -> list[Bundle]:
+def truncated_bundles(material: Material, exits: int, folder: Path, precisions: Sequence[str]) -> list[Bundle]:
     """Train and compile the network truncated at each exit, with the same settings otherwise."""
     bundles = []
     for k in range(exits):
         say(f"training the network truncated at exit {k} alone, to compare with")
-        checkpoint: Checkpoint = train(dataclasses.replace(settings, truncated_at=k), folder / f"truncated-{k}", images)
+        settings = dataclasses.replace(material.checkpoint.settings, truncated_at=k)
+        checkpoint = train(settings, folder / f"truncated-{k}", material.images)
         bundles.append(
             compile_bundle(checkpoint, folder / f"truncated-{k}" / "bundle", precisions=precisions, max_drop=0.0)
         )

@@ -1,9 +1,10 @@
 """`python -m compile`: checkpoint to bundle."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
-from compile.recipe import PRECISIONS, compile_bundle, describe
+from compile.recipe import PRECISIONS, compile_bundle
 from edge.console import PASSED, print_json, run_main
 from edge.report import print_bundle
 from edge.training.checkpoint import read_checkpoint
@@ -20,7 +21,7 @@ def main() -> int:
         data=arguments.data,
     )
     if arguments.json:
-        print_json(describe(bundle))
+        print_json({"bundle": str(bundle.path), **dataclasses.asdict(bundle.manifest)})
         return PASSED
     print_bundle(bundle)
     print(f"wrote {bundle.path}; copy it to the device, then: edge build {bundle.path}")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto, helper
 
-from compile.graph import QUANTISERS, Graph
+from compile.graph import QUANTISERS, Graph, exit_count
 from edge.errors import CheckpointError
 
 
@@ -27,7 +27,7 @@ def cut_segments(model: ModelProto) -> list[Segment]:
         CheckpointError: a stage reads around the cut before it, so that segments would not be a chain.
     """
     graph = Graph(model)
-    exits = sum(output.name.startswith("logits_") for output in model.graph.output)
+    exits = exit_count(model)
     handed_over: list[list[str]] = []
     for index in range(exits - 1):
         handed_over.append([border_of(graph, name) for name in _cut_outputs(model, index)])
@@ -45,7 +45,7 @@ def cut_segments(model: ModelProto) -> list[Segment]:
 
 def whole_network(model: ModelProto) -> Segment:
     """Return the network without its early exits: image to the last exit's answer."""
-    exits = sum(output.name.startswith("logits_") for output in model.graph.output)
+    exits = exit_count(model)
     outputs = [f"logits_{exits - 1}", f"confidence_{exits - 1}", f"label_{exits - 1}"]
     return _slice(Graph(model), ["image"], outputs, "the whole network")
 

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from compile.graph import exit_count
+
 LAST_AXIS = "decision_last_axis"
 
 
-def add_decisions(model: ModelProto, exits: int) -> ModelProto:
+def add_decisions(model: ModelProto) -> ModelProto:
     """Return the multi-exit graph with the decision of every exit computed inside.
 
     For exit k: `confidence_k` float32 (batch,) is the highest softmax probability, `label_k` int32 (batch,) the
@@ -19,6 +21,7 @@ def add_decisions(model: ModelProto, exits: int) -> ModelProto:
     decided.CopyFrom(model)
     graph = decided.graph
     graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), LAST_AXIS))
+    exits = exit_count(model)
     for index in range(exits):
         graph.node.extend(_decision_nodes(index, is_last=index == exits - 1))
         graph.output.append(helper.make_tensor_value_info(f"confidence_{index}", TensorProto.FLOAT, ["batch"]))

@@ -82,6 +82,11 @@ class Graph:
         return tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
 
 
+def exit_count(model: ModelProto) -> int:
+    """Return the number of exits of a multi-exit graph."""
+    return sum(output.name.startswith("logits_") for output in model.graph.output)
+
+
 def parameter_count(model: ModelProto) -> int:
     """Return the number of weights, quantisers' scales and zero points left out."""
     scales = {name for node in model.graph.node if node.op_type in QUANTISERS for name in node.input[1:]}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from edge.bundle import Bundle
-from edge.console import tracked
 from edge.engines.cache import EngineCache
 from edge.protocols import Backend
 
@@ -36,7 +35,7 @@ def build_bundle(bundle: Bundle, backend: Backend, *, precisions: Sequence[str] 
     ]
     cache = EngineCache()
     builds = []
-    for precision, file in tracked(wanted, f"building for {backend.name}"):
+    for precision, file in wanted:
         started = perf_counter()
         built = cache.built(bundle.path / file, backend, batch=1)
         size = built.path.stat().st_size / 2**20

@@ -118,6 +118,12 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
+def write_reference(path: Path, reference: Reference) -> None:
+    """Keep reference samples in a file."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **reference._asdict())
+
+
 def write_scores(path: Path, scores: Scores, labels: NDArray[np.int64]) -> None:
     """Keep scores and true labels in a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

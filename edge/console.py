@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
@@ -55,6 +56,14 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
         for item in items:
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Show that something is going on whose length nobody knows."""
+    with progress() as bar:
+        bar.add_task(description, total=None, note="")
+        yield
 
 
 def say(text: str) -> None:

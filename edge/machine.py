@@ -28,8 +28,31 @@ def usable_cores() -> int:
 
 def board_model() -> str | None:
     """Return the name of the board, where the device tree has one, as on a Jetson."""
-    path = Path("/proc/device-tree/model")
-    return path.read_text().rstrip("\0\n") if path.exists() else None
+    return _first_line(Path("/proc/device-tree/model"))
+
+
+def l4t_release() -> str | None:
+    """Return the release of NVIDIA's Linux for Tegra, on a Jetson."""
+    return _first_line(Path("/etc/nv_tegra_release"))
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the NVIDIA GPUs the driver knows."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        found += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+    return found
+
+
+def temperatures_c() -> dict[str, float]:
+    """Return the temperature of each thermal zone that can be read, in degrees Celsius."""
+    found = {}
+    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
+        try:
+            found[(zone / "type").read_text().strip()] = int((zone / "temp").read_text()) / 1000
+        except (OSError, ValueError):  # some zones of a Jetson cannot be read while their part sleeps
+            continue
+    return found
 
 
 def library_versions() -> dict[str, str]:
@@ -49,11 +72,17 @@ def conditions() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": usable_cores(),
         "board": board_model(),
+        "l4t": l4t_release(),
         "system": platform.platform(),
-        "gpu": None,
-        "load_before": round(os.getloadavg()[0], 2),
+        "gpus": gpu_names(),
+        "temperatures_c": temperatures_c(),
+        "load_average": round(os.getloadavg()[0], 2),
         "libraries": library_versions(),
     }
+
+
+def _first_line(path: Path) -> str | None:
+    return path.read_text().splitlines()[0].rstrip("\0") if path.exists() else None
 
 
 def _cpuinfo(field: str) -> str:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.console import busy
 from edge.errors import EngineError
 from edge.files import folder_aside, sha256_of
 from edge.manifest import SegmentSpec
@@ -54,7 +55,8 @@ class EngineCache:
         folder = self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         if _is_intact(folder, key):
             return BuiltEngine(folder / ENGINE, was_cached=True)
-        engine = backend.build(segment, batch)
+        with busy(f"building {segment.parent.name}/{segment.name} for {backend.name}"):
+            engine = backend.build(segment, batch)
         entry = {"key": key, "sha256": hashlib.sha256(engine).hexdigest()}
         with folder_aside(folder) as aside:
             (aside / ENGINE).write_bytes(engine)
@@ -68,16 +70,10 @@ def load_engines(
     backend: Backend,
     *,
     batch: int | None = 1,
-    on_built: Callable[[SegmentSpec, BuiltEngine], None] = lambda segment, built: None,
 ) -> list[Engine]:
     """Return runnable engines for segments in a bundle's folder, building those that the cache lacks."""
     cache = EngineCache()
-    engines = []
-    for segment in segments:
-        built = cache.built(folder / segment.file, backend, batch)
-        on_built(segment, built)
-        engines.append(backend.load(built.path, segment))
-    return engines
+    return [backend.load(cache.built(folder / segment.file, backend, batch).path, segment) for segment in segments]
 
 
 def default_root() -> Path:

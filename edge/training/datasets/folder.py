@@ -1,7 +1,108 @@
+"""Your own images: a folder with a subfolder for each class."""
+
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from edge.console import tracked
+from edge.errors import DataError, SourceError
+from edge.preprocess import Frame
+from edge.sources import IMAGE_SUFFIXES, files_in, read_frame
 from edge.training.datasets import LabelledImages
+
+SIZE = 64
+LAYOUT = "give --data a folder with a subfolder of images for each class"
+
+
+class ImageFiles:
+    """Images that are decoded when they are asked for, as the device decodes them."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Name the files."""
+        self._paths = paths
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self._paths)
+
+    def __getitem__(self, index: int, /) -> Frame:
+        """Return one image, BGR.
+
+        Raises:
+            DataError: the file cannot be decoded.
+        """
+        path = self._paths[index]
+        try:
+            return read_frame(path)
+        except (SourceError, cv2.error) as error:
+            raise DataError(f"{path} cannot be read as an image; remove or replace it") from error
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
-    raise NotImplementedError
+    """Return the images below `path`, read by the network at 64x64 (or `image_size`) pixels in colour.
+
+    Subfolders are classes, in the order of their names; what lies deeper belongs to them too, and what is hidden is
+    left out. Every image is decoded once here, so that a damaged one is found before a long training, not during it.
+
+    Raises:
+        DataError: there is no such folder, it has fewer than two classes, a class has no images, or an image is damaged.
+    """
+    size = SIZE if image_size is None else image_size
+    if size < 1:
+        raise DataError(
+            f"an image size of {size} pixels is not possible; choose a positive one, or leave it out for {SIZE}"
+        )
+    folders = _class_folders(path)
+    found = [_images_in(folder) for folder in folders]
+    paths = [path for members in found for path in members]
+    files = ImageFiles(paths)
+    return LabelledImages(
+        name="folder",
+        frames=files,
+        labels=np.repeat(np.arange(len(folders), dtype=np.int64), [len(members) for members in found]),
+        classes=tuple(folder.name for folder in folders),
+        kind="image",
+        colour="rgb",
+        size=(3, size, size),
+        digests=_checked_digests(files, paths),
+        mirror=True,
+    )
+
+
+def _class_folders(path: Path | None) -> list[Path]:
+    if path is None:
+        raise DataError(f"the dataset 'folder' does not know where your images are; {LAYOUT}")
+    if not path.is_dir():
+        raise DataError(f"there is no folder {path}; {LAYOUT}")
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise DataError(f"{path} has no subfolders; {LAYOUT}")
+    if len(folders) == 1:
+        raise DataError(f"{path} has only one class, {folders[0].name!r}, and a classifier needs two or more; {LAYOUT}")
+    return folders
+
+
+def _images_in(folder: Path) -> list[Path]:
+    paths = [
+        path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path, folder)
+    ]
+    if not paths:
+        raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
+    return paths
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Return whether a file, or a folder it lies in, is hidden, such as `.thumbnails` or the `._` files of macOS."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _checked_digests(files: ImageFiles, paths: Sequence[Path]) -> list[str]:
+    """Decode every image, to find damaged ones, and return a digest of each file."""
+    digests = []
+    for index in tracked(range(len(paths)), "checking images"):
+        files[index]  # raises where the image is damaged
+        digests.append(hashlib.blake2b(paths[index].read_bytes(), digest_size=16).hexdigest())
+    return digests

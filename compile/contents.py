@@ -1,0 +1,65 @@
+"""What goes into a bundle's folder, and how the manifest describes it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from compile.cut import Segment
+from compile.graph import Graph, int8_macs_share, parameter_count, total_macs
+from compile.material import Material
+from edge.bundle import Reference, write_reference
+from edge.console import tracked
+from edge.decision import NEVER
+from edge.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
+from edge.preprocess import as_sized
+from edge.training.data import PreprocessedImages, batches
+from edge.training.evaluate import logits_of
+
+REFERENCE_SAMPLES, REFERENCE_BYTES = 2_000, 32 << 20
+
+
+def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole: Segment) -> PrecisionSpec:
+    """Write the ONNX files of one precision and describe them, with early exits never taken."""
+    (folder / name).mkdir()
+    specs = [write_segment(folder, f"{name}/segment_{k}.onnx", segment) for k, segment in enumerate(segments)]
+    unfitted = Thresholds((NEVER,) * (len(segments) - 1), "accuracy_drop", 0.0, None, samples=0, split="")
+    return PrecisionSpec(
+        tuple(specs), write_segment(folder, f"{name}/whole.onnx", whole), unfitted, f"{name}/scores.npz"
+    )
+
+
+def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
+    """Write one ONNX file and describe it."""
+    onnx.checker.check_model(segment.model)
+    onnx.save(segment.model, folder / file)
+    graph = Graph(segment.model)
+    inputs, outputs = ([graph.spec(name) for name in names] for names in (segment.inputs, segment.outputs))
+    return SegmentSpec(file, tuple(inputs), tuple(outputs), int8_macs_share(segment.model))
+
+
+def write_references(path: Path, material: Material) -> None:
+    """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
+    spec, test = material.checkpoint.input, material.splits["test"]
+    bytes_each = as_sized(material.images.frames[int(test[0])], spec).nbytes
+    count = min(len(test), REFERENCE_SAMPLES, max(1, REFERENCE_BYTES // bytes_each))
+    chosen = test[np.linspace(0, len(test) - 1, count).astype(np.intp)]
+    frames = np.stack([as_sized(material.images.frames[int(index)], spec) for index in chosen])
+    samples = PreprocessedImages(material.images, chosen, spec, augment=False)
+    logits, labels = logits_of(
+        material.checkpoint.network(), tracked(batches(samples, 100, shuffle=False), "reference")
+    )
+    write_reference(path, Reference(frames, labels, logits))
+
+
+def exit_specs(whole: ModelProto, segments: Sequence[Segment]) -> tuple[ExitSpec, ...]:
+    """Return what each exit costs, from the multi-exit graph in fp32 and its segments."""
+    graph = Graph(whole)
+    specs = []
+    for index, segment in enumerate(segments):
+        height, width = graph.spec(f"attention_{index}").shape[-2:]
+        attention = (height, width) if height and width else None
+        specs.append(ExitSpec(total_macs(segment.model), parameter_count(segment.model), attention))
+    return tuple(specs)

@@ -1,0 +1,58 @@
+"""What a bundle is made from: a trained network and the samples it was, and was not, trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import DataError
+from edge.preprocess import Frame
+from edge.training.checkpoint import Checkpoint
+from edge.training.data import preprocessed
+from edge.training.datasets import LabelledImages, load_dataset
+from edge.training.splits import Splits, draw_splits, split_specs
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """A checkpoint with its dataset, split as it was for training."""
+
+    checkpoint: Checkpoint
+    images: LabelledImages
+    splits: Splits
+
+    def frames(self, split: str) -> list[Frame]:
+        """Return a split's samples as a source would give them."""
+        return [self.images.frames[int(index)] for index in self.splits[split]]
+
+    def inputs(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return samples as network input, shape (samples, channels, height, width)."""
+        return preprocessed(self.images, indices, self.checkpoint.input)
+
+    def labels(self, split: str) -> NDArray[Any]:
+        """Return a split's classes, shape (samples,)."""
+        return self.images.labels[self.splits[split]]
+
+
+def material_of(checkpoint: Checkpoint, data: Path | None = None) -> Material:
+    """Return a checkpoint with its dataset; the splits are drawn again and compared with their fingerprints.
+
+    Args:
+        checkpoint: The trained network.
+        data: Folder of the dataset's files, if they moved since training.
+
+    Raises:
+        DataError: the dataset is missing or has changed since.
+    """
+    settings = checkpoint.settings
+    path = data or (Path(settings.data) if settings.data else None)
+    images = load_dataset(settings.dataset, path, settings.image_size)
+    splits = draw_splits(images, settings.seed)
+    if split_specs(images, splits) != checkpoint.splits:
+        raise DataError(
+            f"dataset {settings.dataset!r} is not what the network was trained on (other fingerprints); "
+            "bring back the images as they were, or train again"
+        )
+    return Material(checkpoint, images, splits)
