@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.chain_overhead import chain_overhead
 from benchmarks.memory import peak_rss_mb_over_bare
 from benchmarks.report import write_report
-from benchmarks.results import write_result
+from benchmarks.results import command_line, write_result
 from benchmarks.truncated import alone, matched, truncated_bundles, truncated_rows
 from benchmarks.video import write_video
 from compile.material import Material, material_of
@@ -74,7 +74,8 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     report["verify"] = {"passed": report["verify"]["passed"], "exits": report["verify"]["precisions"][0]["exits"]}
     report["memory"] = peak_rss_mb_over_bare(bundle, PRECISION, video)
     report["peak_rss_mb_over_bare"] = report["memory"]["over_bare_mb"]
-    write_result(folder / "report.json", report, started)
+    report |= {"command": command_line(), "conditions": started}
+    write_result(folder / "report.json", report)
     write_report(folder / "report.html", report, bundle, frames, labels, scores[PRECISION])
     print_summary(report, folder)
 

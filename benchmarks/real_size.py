@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.demo import stage
 from benchmarks.memory import peak_rss_mb_over_bare
-from benchmarks.results import write_result
+from benchmarks.results import command_line, write_result
 from benchmarks.video import write_video
 from compile.recipe import PRECISIONS
 from edge.bundle import Bundle
@@ -44,7 +44,7 @@ def run_real_size(folder: Path) -> None:
     for precision in PRECISIONS:
         result["precisions"][precision] = forced_exits(bundle, precision, video, folder)
         result["precisions"][precision]["memory"] = peak_rss_mb_over_bare(bundle, precision, video)
-    write_result(folder / "real_size.json", result, before)
+    write_result(folder / "real_size.json", result | {"command": command_line(), "conditions": before})
     print_result(result)
     print(f"wrote {folder / 'real_size.json'}")
 

@@ -14,6 +14,6 @@ def command_line() -> str:
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 
-def write_result(path: Path, result: dict[str, Any], conditions: dict[str, Any]) -> None:
-    """Write a result with its conditions and its command."""
-    write_file(path, json.dumps({**result, "command": command_line(), "conditions": conditions}, indent=2) + "\n")
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Write a result as JSON."""
+    write_file(path, json.dumps(result, indent=2) + "\n")

@@ -48,9 +48,8 @@ def write_references(path: Path, material: Material) -> None:
     chosen = test[np.linspace(0, len(test) - 1, count).astype(np.intp)]
     frames = np.stack([as_sized(material.images.frames[int(index)], spec) for index in chosen])
     samples = PreprocessedImages(material.images, chosen, spec, augment=False)
-    logits, labels = logits_of(
-        material.checkpoint.network(), tracked(batches(samples, 100, shuffle=False), "reference")
-    )
+    loader = tracked(batches(samples, 100, shuffle=False), "reference samples")
+    logits, labels = logits_of(material.checkpoint.network(), loader)
     write_reference(path, Reference(frames, labels, logits))
 
 

@@ -1,0 +1,113 @@
+"""Parity finds what it is there to find, and says so with an exit code."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_reference
+from edge.decision import scores_from_logits
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.manifest import manifest_to_json
+from edge.parity import TOLERANCES, compare, verify
+from edge.recording import Recording
+
+
+def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 4, samples)
+    logits = generator.normal(size=(2, samples, 4)).astype(np.float32)
+    logits[:, np.arange(samples), labels] += 2
+    return Reference(np.zeros((samples, 1, 1, 1), np.float32), labels, logits)
+
+
+def recording_of(logits: np.ndarray) -> Recording:
+    return Recording(logits, scores_from_logits(logits))
+
+
+@pytest.fixture
+def tampered_bundle(digits_bundle: Bundle, tmp_path: Path) -> Path:
+    """A bundle whose reference says the trained network computed something else; all hashes are right."""
+    path = tmp_path / "bundle"
+    shutil.copytree(digits_bundle.path, path)
+    reference = digits_bundle.reference()
+    write_reference(path / digits_bundle.manifest.reference, reference._replace(logits=-reference.logits))
+    manifest = dataclasses.replace(digits_bundle.manifest, files=file_hashes(path))
+    (path / MANIFEST).write_text(manifest_to_json(manifest))
+    return path
+
+
+def edge(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_equal_outputs_pass_with_every_figure_at_its_best() -> None:
+    reference = two_exits()
+    parity = compare("fp32", "any", reference, recording_of(reference.logits), [0.6])
+    assert parity.passed
+    for found in parity.exits:
+        assert (found.top1_agreement, found.exit_index_agreement, found.max_abs_logit_error) == (1, 1, 0)
+    assert sum(found.exit_share for found in parity.exits) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda logits: logits + 0.01, "largest logit error is 0.01"),
+        (lambda logits: np.roll(logits, 1, axis=-1), "top-1 agreement is 0"),
+        (lambda logits: logits * 0.1, "exit 0: exit share drift"),
+        (
+            lambda logits: np.where(np.arange(logits.shape[1])[:, None] % 50 == 0, np.nan, logits),
+            "largest logit error is inf",
+        ),
+    ],
+)
+def test_each_kind_of_damage_is_named(damage, words: str) -> None:
+    reference = two_exits()
+    parity = compare("fp32", "any", reference, recording_of(damage(reference.logits).astype(np.float32)), [0.6])
+    assert not parity.passed
+    assert any(words in failure for failure in parity.failures), parity.failures
+
+
+def test_a_damaged_last_exit_is_not_blamed_on_the_first() -> None:
+    reference = two_exits()
+    logits = reference.logits.copy()
+    logits[1] += 1
+    parity = compare("fp32", "any", reference, recording_of(logits), [0.6])
+    assert parity.failures
+    assert all(failure.startswith("exit 1:") for failure in parity.failures)
+
+
+def test_a_bundle_is_within_its_tolerances_in_every_precision(digits_bundle: Bundle) -> None:
+    for precision in digits_bundle.manifest.precisions:
+        parity = verify(digits_bundle, precision, OnnxRuntime())
+        assert parity.passed, parity.failures
+        assert parity.samples == len(digits_bundle.reference().labels)
+    assert set(digits_bundle.manifest.precisions) == set(TOLERANCES)
+
+
+def test_edge_verify_ends_with_1_where_engines_differ(tampered_bundle: Path) -> None:
+    done = edge("edge", "verify", str(tampered_bundle), "--json")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["passed"] is False
+
+
+def test_the_shipped_pytest_checks_pass_and_fail_with_the_bundle(digits_bundle: Bundle, tampered_bundle: Path) -> None:
+    checks = ("pytest", "--pyargs", "edge.parity_checks", "-q", "-p", "no:cacheprovider", "--bundle")
+    good, bad = edge(*checks, str(digits_bundle.path)), edge(*checks, str(tampered_bundle))
+    exits = len(digits_bundle.manifest.exits)
+    assert good.returncode == 0, good.stdout
+    assert f"{2 * (exits + 1)} passed" in good.stdout
+    assert bad.returncode == 1, bad.stdout
+    assert "top-1 agreement" in bad.stdout
+
+
+def test_the_shipped_pytest_checks_ask_for_a_bundle() -> None:
+    done = edge("pytest", "--pyargs", "edge.parity_checks", "-p", "no:cacheprovider")
+    assert done.returncode == 4
+    assert "--bundle DIR" in done.stderr + done.stdout
