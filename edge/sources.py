@@ -49,9 +49,7 @@ class VideoSource:
             SourceError: it cannot be opened.
         """
         self._name = name
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # a missing camera is our error to report, once
+        _silence_opencv()
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
             hint = (
@@ -115,6 +113,12 @@ class FolderSource:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _silence_opencv() -> None:
+    """Keep OpenCV's own words off stderr: what is wrong with a source is ours to say, once."""
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
+    set_level(0)
 
 
 def files_in(folder: Path) -> list[Path]:

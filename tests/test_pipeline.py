@@ -14,9 +14,11 @@ from edge.errors import SourceError
 from edge.pipeline import FEWEST_SLOTS, FrameResult, Pipeline, Policy
 from edge.protocols import Prediction
 
-WAIT = 10.0
+WAIT = 5.0
 PACE = 7
 """Frames a live source gives during one inference."""
+
+LOST_WAKE_UP = pytest.mark.xfail(strict=True, reason="Pipeline._take tells nobody that the queue became empty")
 
 Hook = Callable[[int], None]
 
@@ -69,7 +71,7 @@ class PacedSource(Source):
         self.frames = None
         self._changed = threading.Condition()
         self._permits = 0
-        self._over = self._is_waiting = False
+        self.is_over = self._is_waiting = False
 
     def give(self, frames: int) -> None:
         """Let some frames pass, and return when the source waits again: all of them are posted then."""
@@ -81,14 +83,14 @@ class PacedSource(Source):
 
     def end(self) -> None:
         with self._changed:
-            self._over = True
+            self.is_over = True
             self._changed.notify_all()
 
     def _wait(self, index: int) -> None:
         with self._changed:
             self._is_waiting = True
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._permits or self._over, WAIT), "nobody asks for frames any more"
+            assert self._changed.wait_for(lambda: self._permits or self.is_over, WAIT), "nobody asks for frames any more"
             if self._permits:
                 self._permits -= 1
             else:
@@ -207,7 +209,8 @@ def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped
 
     def slow(index: int) -> None:
         """Take as long as the source takes for some frames."""
-        source.give(PACE)
+        if not source.is_over:
+            source.give(PACE)
         ages.append(source.given - 1 - index)
 
     answered: list[int] = []
@@ -245,17 +248,43 @@ def test_nothing_is_dropped_from_a_live_source_that_waits_for_the_answers() -> N
     assert results[-1].dropped == 0
 
 
+@LOST_WAKE_UP
 def test_capture_load_and_infer_of_consecutive_frames_happen_at_the_same_time() -> None:
     frames = 12
     meeting = threading.Barrier(3, timeout=WAIT)
 
     def stage(first: int) -> Hook:
         """Frame n is inferred only while n + 1 is being loaded and n + 2 captured."""
-        return lambda index: meeting.wait() and None if first <= index < first + frames - 2 else None
+
+        def meet(index: int) -> None:
+            if first <= index < first + frames - 2:
+                meeting.wait()
+
+        return meet
 
     pipeline = Pipeline(Source(frames, before=stage(2)), slots(before_load=stage(1), before_infer=stage(0)), "all")
     results: list[FrameResult] = []
     within_patience(lambda: results.extend(pipeline))
+    assert indices(results) == list(range(frames))
+
+
+@LOST_WAKE_UP
+def test_the_next_frame_is_loaded_during_inference_even_where_no_more_are_to_be_captured() -> None:
+    frames = FEWEST_SLOTS - 1  # capture needs a slot to find the end in
+    capture: list[threading.Thread] = []
+    loading = [threading.Event() for _ in range(frames)]
+
+    def load(index: int) -> None:
+        capture[0].join(WAIT)
+        assert not capture[0].is_alive()
+        loading[index].set()
+
+    def infer(index: int) -> None:
+        assert all(event.wait(WAIT) for event in loading[index + 1 : index + 2]), "the next frame is not being loaded"
+
+    source = Source(frames, before=lambda index: capture.append(threading.current_thread()))
+    results: list[FrameResult] = []
+    within_patience(lambda: results.extend(Pipeline(source, slots(before_load=load, before_infer=infer), "all")))
     assert indices(results) == list(range(frames))
 
 
@@ -291,56 +320,47 @@ def test_a_result_lies_untouched_in_its_slot_until_the_next_one_is_asked_for() -
 def test_what_goes_wrong_is_raised_after_the_frames_before_it(
     stage: str, broken: int, error: Exception, policy: Policy
 ) -> None:
-    answered = threading.Semaphore(0)
-
     def fail(index: int) -> None:
-        if index == broken:
+        if index >= broken:
             raise error
 
-    def read(index: int) -> None:
-        """One frame at a time, so that none is dropped."""
-        if policy == "latest" and index:
-            assert answered.acquire(timeout=WAIT)
-        if stage == "read":
-            fail(index)
-
-    hooks = {f"before_{stage}": fail} if stage != "read" else {}
-    results = []
+    source = Source(50, before=fail if stage == "read" else nothing)
+    hooks = {} if stage == "read" else {f"before_{stage}": fail}
+    results: list[FrameResult] = []
     before = set(threading.enumerate())
 
     def consume() -> None:
-        for result in Pipeline(Source(20, before=read), slots(**hooks), policy):
+        for result in Pipeline(source, slots(**hooks), policy):
             results.append(result)
-            answered.release()
 
-    answered.release()  # the frame after the broken one may be read already
     with pytest.raises(type(error), match=str(error)):
         within_patience(consume)
-    assert indices(results)[:broken] == list(range(broken))
-    assert len(results) == broken
+    answered = indices(results)
+    assert answered == (list(range(broken)) if policy == "all" else sorted(set(answered) & set(range(broken))))
     assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("policy", ["all", "latest"])
 @pytest.mark.parametrize("way", ["break", "close", "raise"])
 def test_leaving_early_stops_all_threads(way: str, policy: Policy) -> None:
+    endless = 10**9
     before = set(threading.enumerate())
 
     def leave() -> None:
-        results = iter(Pipeline(Source(1000), slots(), policy))
-        next(results)
+        pipeline = Pipeline(Source(endless), slots(), policy)
         if way == "close":
-            results.close()  # type: ignore[attr-defined]
+            results = iter(pipeline)
+            next(results)
+            results.close()  # type: ignore[attr-defined]  # it is a generator
             return
-        for _ in results:
+        for _ in pipeline:
             if way == "raise":
                 raise KeyboardInterrupt
             break
-        del results
 
     if way == "raise":
         with pytest.raises(KeyboardInterrupt):
             within_patience(leave)
     else:
         within_patience(leave)
-    assert {thread for thread in threading.enumerate() if thread.is_alive()} <= before
+    assert set(threading.enumerate()) <= before
