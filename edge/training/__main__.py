@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     )
     new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
     new.add_argument("--truncated-at", type=int, metavar="EXIT", help="train only the network that ends at this exit")
-    new.add_argument("--regime", choices=tuple(REGIMES), default="soft-cgt", help="how much each exit's loss counts")
+    new.add_argument("--regime", choices=tuple(REGIMES), default="joint", help="how much each exit's loss counts")
     new.add_argument(
         "--attention-weight", type=float, default=0.3, metavar="ALPHA",
         help="weight of Explanation-Guided Training: early exits look where the last one looks; 0 turns it off",

@@ -48,7 +48,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     left out. Every image is decoded once here, so that a damaged one is found before a long training, not during it.
 
     Raises:
-        DataError: there is no such folder, it has fewer than two classes, a class has no images, or an image is damaged.
+        DataError: there is no such folder, it has fewer than two classes, a class has no images, or one is damaged.
     """
     size = SIZE if image_size is None else image_size
     if size < 1:

@@ -46,7 +46,7 @@ class Patches:
     """The patches around chosen pixels, each a view of the one scene in memory."""
 
     def __init__(self, scene: NDArray[np.float32], centres: NDArray[np.intp], size: int) -> None:
-        """Take a scene (channels, height, width) and its centre pixels (samples, 2); its edges are mirrored outwards."""
+        """Take a scene (channels, height, width), mirrored beyond its edges, and the centre pixels (samples, 2)."""
         reach = size // 2
         self._padded = np.pad(scene, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
         self._padded.flags.writeable = False  # a patch changed in place would change its neighbours
@@ -118,12 +118,12 @@ def _check_scene(cube: NDArray[Any], truth: NDArray[Any]) -> None:
     if cube.ndim != 3 or cube.shape[2] != BANDS or cube.dtype.kind not in "iuf" or not np.isfinite(cube).all():
         raise DataError(
             f"{CUBE} has shape {cube.shape} and type {cube.dtype}; "
-            f"it must be (height, width, {BANDS}) finite numbers: bring the corrected scene, without water absorption bands"
+            f"it must be finite numbers of shape (height, width, {BANDS}): bring the corrected scene, without water bands"
         )
     if truth.shape != cube.shape[:2] or truth.dtype.kind not in "iu":
         raise DataError(
-            f"{TRUTH} has shape {truth.shape} and type {truth.dtype}; it must be whole numbers of shape {cube.shape[:2]}, "
-            "one for each pixel of the scene"
+            f"{TRUTH} has shape {truth.shape} and type {truth.dtype}; "
+            f"it must be whole numbers of shape {cube.shape[:2]}, one for each pixel of the scene"
         )
     if truth.size == 0 or truth.min() < 0 or truth.max() > len(CLASSES) or not truth.any():
         raise DataError(
@@ -134,8 +134,8 @@ def _check_scene(cube: NDArray[Any], truth: NDArray[Any]) -> None:
 def _check_size(size: int, scene: tuple[int, ...]) -> None:
     if size < 1 or size % 2 == 0 or size > min(scene):
         raise DataError(
-            f"patches of {size}x{size} pixels are not possible; choose an odd size, so that a pixel lies in the middle, "
-            f"up to {min(scene)}"
+            f"patches of {size}x{size} pixels are not possible; "
+            f"choose an odd size, so that a pixel lies in the middle, up to {min(scene)}"
         )
 
 
