@@ -161,7 +161,10 @@ class Pipeline:
     def _take(self, queue: deque[_Travel], ended: Callable[[], bool]) -> _Travel | None:
         with self._changed:
             self._changed.wait_for(lambda: queue or ended() or self._stopping)
-            return None if self._stopping or not queue else queue.popleft()
+            if self._stopping or not queue:
+                return None
+            self._changed.notify_all()  # an empty queue is what the load thread waits for
+            return queue.popleft()
 
     def _give(self, queue: deque[_Travel], travel: _Travel) -> None:
         with self._changed:

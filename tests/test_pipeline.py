@@ -18,8 +18,6 @@ WAIT = 5.0
 PACE = 7
 """Frames a live source gives during one inference."""
 
-LOST_WAKE_UP = pytest.mark.xfail(strict=True, reason="Pipeline._take tells nobody that the queue became empty")
-
 Hook = Callable[[int], None]
 
 
@@ -248,7 +246,6 @@ def test_nothing_is_dropped_from_a_live_source_that_waits_for_the_answers() -> N
     assert results[-1].dropped == 0
 
 
-@LOST_WAKE_UP
 def test_capture_load_and_infer_of_consecutive_frames_happen_at_the_same_time() -> None:
     frames = 12
     meeting = threading.Barrier(3, timeout=WAIT)
@@ -268,7 +265,6 @@ def test_capture_load_and_infer_of_consecutive_frames_happen_at_the_same_time() 
     assert indices(results) == list(range(frames))
 
 
-@LOST_WAKE_UP
 def test_the_next_frame_is_loaded_during_inference_even_where_no_more_are_to_be_captured() -> None:
     frames = FEWEST_SLOTS - 1  # capture needs a slot to find the end in
     capture: list[threading.Thread] = []

@@ -22,7 +22,7 @@ class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec, *, augment: bool) -> None:
         """Choose samples; `augment` shifts them a little, and mirrors them where the dataset allows it."""
-        self._images = images
+        self.images = images
         self._indices = indices
         self._preprocess = preprocess_for(spec)
         self._shape = spec.shape
@@ -36,19 +36,18 @@ class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
         """Return one sample, float32 of shape (channels, height, width), and its label."""
         index = int(self._indices[position])
         image = np.empty(self._shape, dtype=np.float32)
-        self._preprocess(self._images.frames[index], image)
+        self._preprocess(self.images.frames[index], image)
         tensor = torch.from_numpy(image)
         if self._augment:
             tensor = _shifted(tensor)
-            if self._images.mirror and torch.rand(()) < 0.5:
+            if self.images.mirror and torch.rand(()) < 0.5:
                 tensor = tensor.flip(-1)
-        return tensor, torch.tensor(self._images.labels[index])
+        return tensor, torch.tensor(self.images.labels[index])
 
 
 def batches(dataset: PreprocessedImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return a loader; samples that must be decoded from files are decoded by other processes."""
-    in_memory = isinstance(dataset._images.frames, np.ndarray)
-    workers = 0 if in_memory else usable_cores()
+    workers = usable_cores() if dataset.images.from_files else 0
     return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=workers)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from edge.console import progress, say
 from edge.errors import CheckpointError, DataError
@@ -55,13 +57,14 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
     history = run.resume()
     train_batches = batches(training, settings.batch_size, shuffle=True)
     with progress() as bar:
-        task = bar.add_task("training", total=settings.epochs, completed=len(history), note="")
+        steps = len(train_batches)
+        task = bar.add_task("training", total=settings.epochs * steps, completed=len(history) * steps, note="")
         for epoch in range(len(history), settings.epochs):
-            losses = run.epoch(train_batches, epoch)
+            losses = run.epoch(train_batches, epoch, on_step=lambda: bar.advance(task))
             found = accuracies(*logits_of(network, batches(validation, 500, shuffle=False)))
             history.append({"epoch": epoch, **losses, "validation_accuracy": found})
             run.save(history)
-            bar.update(task, advance=1, note="validation " + " ".join(f"{a:.1%}" for a in found))
+            bar.update(task, note="validation " + " ".join(f"{a:.1%}" for a in found))
 
     checkpoint = Checkpoint(
         settings=settings,
@@ -125,8 +128,8 @@ class TrainingRun:
         }
         write_torch(self._state, state)
 
-    def epoch(self, loader: Any, epoch: int) -> dict[str, float]:
-        """Train for one epoch and return its mean losses.
+    def epoch(self, loader: DataLoader[Any], epoch: int, on_step: Callable[[], None]) -> dict[str, float]:
+        """Train for one epoch, calling `on_step` after each batch, and return its mean losses.
 
         Raises:
             DataError: the loss is not a number.
@@ -149,6 +152,7 @@ class TrainingRun:
             sums["loss"] += loss.item()
             sums["attention_loss"] += attention_loss.item()
             count += 1
+            on_step()
         return {name: value / count for name, value in sums.items()}
 
 

@@ -40,6 +40,8 @@ class LabelledImages:
     """A digest of each sample's content."""
     official_test: NDArray[np.intp] | None = None
     """Indices of the test split, where the dataset's authors fixed one."""
+    from_files: bool = False
+    """Whether reading a frame decodes a file, which other processes may then do."""
     mirror: bool = False
     """Whether a mirrored image is still of its class, so that training may mirror it."""
 

@@ -68,6 +68,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         colour="rgb",
         size=(3, size, size),
         digests=_checked_digests(files, paths),
+        from_files=True,
         mirror=True,
     )
 

@@ -118,16 +118,18 @@ def _check_scene(cube: NDArray[Any], truth: NDArray[Any]) -> None:
     if cube.ndim != 3 or cube.shape[2] != BANDS or cube.dtype.kind not in "iuf" or not np.isfinite(cube).all():
         raise DataError(
             f"{CUBE} has shape {cube.shape} and type {cube.dtype}; "
-            f"it must be finite numbers of shape (height, width, {BANDS}): bring the corrected scene, without water bands"
+            f"it must be finite numbers of shape (height, width, {BANDS}); bring the scene without its water bands"
         )
     if truth.shape != cube.shape[:2] or truth.dtype.kind not in "iu":
         raise DataError(
             f"{TRUTH} has shape {truth.shape} and type {truth.dtype}; "
             f"it must be whole numbers of shape {cube.shape[:2]}, one for each pixel of the scene"
         )
-    if truth.size == 0 or truth.min() < 0 or truth.max() > len(CLASSES) or not truth.any():
+    values = np.unique(truth)
+    if not values.any() or values[0] < 0 or values[-1] > len(CLASSES):
         raise DataError(
-            f"{TRUTH} must label pixels from 1 to {len(CLASSES)}, and 0 where there is no label; bring it again"
+            f"{TRUTH} holds the labels {', '.join(map(str, values))}; "
+            f"it must label pixels from 1 to {len(CLASSES)}, and with 0 where there is no label: bring it again"
         )
 
 
