@@ -89,7 +89,7 @@ def stage(module: str, *arguments: object, quiet: bool = False) -> str:
     words = [str(argument) for argument in arguments]
     if not quiet:
         shown = ["edge", *words] if module == "edge" else ["python", "-m", module, *words]
-        say(f"\n[bold]$ {shlex.join(shown)}[/bold]")
+        say(f"\n$ {shlex.join(shown)}")
     done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True)
     if not quiet:
         sys.stdout.write(done.stdout)

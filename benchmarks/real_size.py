@@ -18,10 +18,10 @@ from compile.recipe import PRECISIONS
 from edge.bundle import Bundle
 from edge.console import print_table, tracked
 from edge.machine import conditions
+from edge.running import STAGES
 from edge.statistics import latency_from_ms
 
 CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 40, 200
-STAGES = ("capture", "load", "infer", "latency")
 
 
 def run_real_size(folder: Path) -> None:

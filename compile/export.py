@@ -1,15 +1,11 @@
 """Trained network to one multi-exit ONNX graph with fixed names."""
 
-import contextlib
-import io
-import logging
-import warnings
-
 import onnx
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from compile.quiet import quietly
 from edge.errors import CheckpointError
 from edge.manifest import InputSpec
 from edge.training.network import MultiExitNetwork
@@ -40,7 +36,7 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> ModelProto:
         names = _output_names(network, example)
     batch = torch.export.Dim("batch")
     try:
-        with _quietly():
+        with quietly("torch.onnx"):
             program = torch.onnx.export(
                 flat, (example,), dynamo=True, optimize=True, opset_version=OPSET, verbose=False,
                 input_names=["image"], output_names=names, dynamic_shapes=({0: batch},),
@@ -71,21 +67,3 @@ def _output_names(network: MultiExitNetwork, example: Tensor) -> list[str]:
     for index, outputs in enumerate(network(example)):
         names += [f"logits_{index}", f"attention_{index}", *cut_names(index, len(outputs.cut)) * bool(outputs.cut)]
     return names
-
-
-@contextlib.contextmanager
-def _quietly():  # type: ignore[no-untyped-def]  # a generator of nothing
-    """Keep the exporter's progress and its advice about its own inside from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto
 
 from edge.manifest import TensorSpec
+
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
 ELEMENT = {
     onnx.TensorProto.FLOAT: "float32",
@@ -40,10 +41,6 @@ class Graph:
         tensor = self.values[name].type.tensor_type
         shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
         return TensorSpec(name, ELEMENT[tensor.elem_type], shape)
-
-    def constant(self, name: str) -> np.ndarray | None:
-        """Return the value of an initializer, or None where the tensor is computed."""
-        return numpy_helper.to_array(self.initializers[name]) if name in self.initializers else None
 
     def ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
         """Return the nodes that compute `outputs`, in the graph's order, going no further than the tensors `stop`."""
@@ -109,6 +106,3 @@ def total_macs(model: ModelProto) -> int:
     """Return the multiply-accumulates of one image."""
     graph = Graph(model)
     return sum(graph.macs(node) for node in graph.nodes)
-
-
-QUANTISERS = ("QuantizeLinear", "DequantizeLinear")

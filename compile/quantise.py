@@ -1,8 +1,5 @@
 """fp32 graph to int8: explicit symmetric Q/DQ nodes, placed and scaled by NVIDIA ModelOpt on the CPU."""
 
-import contextlib
-import io
-import logging
 import re
 import tempfile
 from pathlib import Path
@@ -14,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from compile.graph import Graph
+from compile.quiet import quietly
 
 FLOAT_HEAD_OPS = ["Mul", "Sigmoid", "ReduceMean", "AveragePool", "Gemm"]
 """What weighs, pools and classifies in a head stays float: INT8 there distorts confidence and saves nothing."""
@@ -29,7 +27,7 @@ def quantise_int8(
         samples: Calibration images as network input, shape (samples, channels, height, width).
         method: How activation ranges are chosen.
     """
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
         from modelopt.onnx.quantization import quantize  # here, because it configures logging when imported
 
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
@@ -60,11 +58,3 @@ def attention_convolutions(model: ModelProto) -> list[str]:
                 node = graph.producer[node.input[0]]
             names.append(node.name)
     return names
-
-
-@contextlib.contextmanager
-def _quietly():  # type: ignore[no-untyped-def]  # a generator of nothing
-    """Keep ModelOpt's log and its progress bars from the user; its errors are exceptions."""
-    logging.getLogger("modelopt").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edge.bundle import Bundle
-from edge.console import FAILED, PASSED, print_json, run_main, tracked
+from edge.console import FAILED, PASSED, at_least, print_json, run_main, tracked
 from edge.engines import BACKENDS, backend_named
 from edge.protocols import Backend
 
@@ -178,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("latest", "all"),
         help="latest: skip frames when late; all: skip none (default: latest for cameras, all for files)",
     )
-    one.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    one.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
     one.add_argument("--output", type=Path, metavar="FILE", help="write one JSON line a frame to FILE")
     _backend(one)
     one = _add(
@@ -224,7 +224,7 @@ def _backend(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--threads",
-        type=int,
+        type=at_least(0),
         default=1,
         metavar="N",
         help="CPU threads a segment runs on, 0: all (default: %(default)s)",

@@ -1,5 +1,6 @@
 """How every command talks: progress on stderr, tables or JSON on stdout, errors as one line and an exit code."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from edge.errors import EdgeError
 
@@ -66,9 +68,21 @@ def busy(description: str) -> Iterator[None]:
         yield
 
 
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Return a type for argparse: whole numbers from `lowest` on."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{value} is less than {lowest}")
+        return value
+
+    return whole_number
+
+
 def say(text: str) -> None:
     """Tell a person what happened; stderr, so that stdout stays clean for results."""
-    stderr.print(text)
+    stderr.print(text, markup=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -77,7 +91,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     stdout.print(table)
 
 

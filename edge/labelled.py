@@ -38,7 +38,7 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], 
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give one with a subfolder for each class")
     paths, labels = [], []
-    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if subfolder.name not in classes:
             raise DataError(f"{subfolder} is named like no label of the bundle; there are {', '.join(classes)}")
         found = files_in(subfolder)

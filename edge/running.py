@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,10 @@ from edge.pipeline import FEWEST_SLOTS, FrameResult, Pipeline, Policy
 from edge.protocols import Backend
 from edge.sources import open_source
 from edge.statistics import LATENCY_COLUMNS, latency_cells, latency_from_ms
+
+STAGES = ("capture", "load", "infer", "latency")
+REMEMBERED_FRAMES = 10_000
+"""Percentiles are of the last frames, so that a camera that runs for weeks does not fill the memory."""
 
 
 def run_source(
@@ -75,7 +80,7 @@ class Summary:
         """Start at nothing."""
         self.frames = self.dropped = 0
         self._exits = np.zeros(exits, dtype=np.int64)
-        self._times: dict[str, list[float]] = {"capture": [], "load": [], "infer": [], "latency": []}
+        self._times: dict[str, deque[float]] = {name: deque(maxlen=REMEMBERED_FRAMES) for name in STAGES}
         self._started = perf_counter()
 
     def add(self, result: FrameResult) -> None:

@@ -13,6 +13,7 @@ from edge.protocols import FrameSource
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def open_source(name: str) -> FrameSource:
@@ -122,8 +123,10 @@ def _silence_opencv() -> None:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return all images and arrays below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*IMAGE_SUFFIXES, ARRAY_SUFFIX))
+    """Return all images and arrays below a folder, sorted; what is hidden, such as `.thumbnails`, is left out."""
+    wanted = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in wanted and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def read_frame(path: Path) -> NDArray[Any]:
@@ -132,12 +135,23 @@ def read_frame(path: Path) -> NDArray[Any]:
     Raises:
         SourceError: the file is damaged or of another kind.
     """
-    if path.suffix.lower() == ARRAY_SUFFIX:
-        try:
-            return np.asarray(np.load(path), dtype=np.float32)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
-    frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    return _read_array(path) if path.suffix.lower() == ARRAY_SUFFIX else _read_image(path)
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(path), dtype=np.float32)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
+
+
+def _read_image(path: Path) -> NDArray[Any]:
+    try:
+        content = path.read_bytes()
+        is_cut_off = content.startswith(JPEG_START) and JPEG_END not in content[-64:]  # OpenCV fills the rest in gray
+        frame = None if is_cut_off else cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        raise SourceError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
     if frame is None:
         raise SourceError(f"{path} cannot be read as an image; remove or replace it")
     return frame

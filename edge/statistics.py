@@ -22,7 +22,7 @@ class Latency:
 
 def latency_from_ms(times_ms: ArrayLike) -> Latency:
     """Sum up times of single frames, in the order they were taken."""
-    times = np.asarray(times_ms, dtype=np.float64)
+    times = np.array(times_ms, dtype=np.float64)
     p50, p95, p99 = np.percentile(times, [50, 95, 99])
     parts = [float(np.median(part)) for part in np.array_split(times, 5) if len(part)]
     spread = (max(parts) - min(parts)) / 2 / p50 if p50 else 0.0

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from edge.console import PASSED, print_json, print_table, run_main
+from edge.console import PASSED, at_least, print_json, print_table, run_main
 from edge.training.backbones import BACKBONES
 from edge.training.checkpoint import Settings
 from edge.training.datasets import dataset_names
@@ -48,19 +48,24 @@ def parser() -> argparse.ArgumentParser:
         "--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
     )
     new.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="height and width the network reads (default: the dataset's)"
+        "--image-size",
+        type=at_least(1),
+        metavar="PIXELS",
+        help="height and width the network reads (default: the dataset's)",
     )
     new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
-    new.add_argument("--truncated-at", type=int, metavar="EXIT", help="train only the network that ends at this exit")
+    new.add_argument(
+        "--truncated-at", type=at_least(0), metavar="EXIT", help="train only the network that ends at this exit"
+    )
     new.add_argument("--regime", choices=tuple(REGIMES), default="joint", help="how much each exit's loss counts")
     new.add_argument(
         "--attention-weight", type=float, default=0.3, metavar="ALPHA",
         help="weight of Explanation-Guided Training: early exits look where the last one looks; 0 turns it off",
     )  # fmt: skip
-    new.add_argument("--epochs", type=int, default=12, help="passes over the training images")
-    new.add_argument("--batch-size", type=int, default=64, help="images a step")
+    new.add_argument("--epochs", type=at_least(1), default=12, help="passes over the training images")
+    new.add_argument("--batch-size", type=at_least(2), default=64, help="images a step")
     new.add_argument("--learning-rate", type=float, default=2e-3, help="highest learning rate of the cycle")
-    new.add_argument("--seed", type=int, default=0, help="of splits, weights and order; same seed, same result")
+    new.add_argument("--seed", type=at_least(0), default=0, help="of splits, weights and order; same seed, same result")
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     return new
 

@@ -21,12 +21,13 @@ class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
     """Samples of a dataset as network input with labels."""
 
     def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec, *, augment: bool) -> None:
-        """Choose samples; `augment` shifts them a little, and mirrors them where the dataset allows it."""
+        """Choose samples; `augment` shifts images a little, and mirrors samples where the dataset allows it."""
         self.images = images
         self._indices = indices
         self._preprocess = preprocess_for(spec)
         self._shape = spec.shape
-        self._augment = augment
+        self._shift = augment and images.kind == "image"  # an array's label may belong to its very centre
+        self._mirror = augment and images.mirror
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -38,10 +39,10 @@ class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
         image = np.empty(self._shape, dtype=np.float32)
         self._preprocess(self.images.frames[index], image)
         tensor = torch.from_numpy(image)
-        if self._augment:
+        if self._shift:
             tensor = _shifted(tensor)
-            if self.images.mirror and torch.rand(()) < 0.5:
-                tensor = tensor.flip(-1)
+        if self._mirror and torch.rand(()) < 0.5:
+            tensor = tensor.flip(-1)
         return tensor, torch.tensor(self.images.labels[index])
 
 
@@ -80,7 +81,7 @@ def _preprocessed(
 
 
 def _shifted(image: Tensor) -> Tensor:
-    """Shift by a random number of pixels; what comes in at the edges is black (the lowest value there is)."""
+    """Shift by a random number of pixels; what comes in at the edges is the image's darkest value."""
     height, width = image.shape[-2:]
     reach = max(1, SHIFT * min(height, width) // 32)
     padded = torch.nn.functional.pad(image, (reach,) * 4, value=float(image.min()))

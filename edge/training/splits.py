@@ -28,22 +28,22 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
     Raises:
         DataError: a class has too few samples.
     """
-    generator = np.random.default_rng(seed)
     is_test = np.zeros(len(images.labels), dtype=bool)
     if images.official_test is not None:
         is_test[images.official_test] = True
-    order = generator.permutation(len(images.labels))
-    order = order[np.argsort(~is_test[order], kind="stable")]  # the test split chooses first
-    distinct = order[np.sort(np.unique([images.digests[i] for i in order], return_index=True)[1])]
+    shares = {name: share for name, share in SHARES.items() if name != "test" or images.official_test is None}
+    distinct = _distinct(images, is_test, seed)
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in ("train", *SHARES)}
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
-        if len(members) < FEWEST_PER_CLASS:
+        official, free = members[is_test[members]], members[~is_test[members]]
+        if len(free) < FEWEST_PER_CLASS or ("test" not in shares and not len(official)):
             raise DataError(
-                f"class {name!r} of {images.name} has {len(members)} distinct images; "
-                f"five splits need at least {FEWEST_PER_CLASS} a class"
+                f"class {name!r} of {images.name} has {len(free)} distinct images to share out and {len(official)} in "
+                f"the dataset's own test split; five splits need at least {FEWEST_PER_CLASS} to share out, and one to test"
             )
-        for purpose, taken in _cut(members, is_test, len(images.labels)).items():
+        splits["test"].append(official)
+        for purpose, taken in _shared_out(free, shares, len(images.labels)).items():
             splits[purpose].append(taken)
     return {purpose: np.sort(np.concatenate(parts)) for purpose, parts in splits.items()}
 
@@ -66,15 +66,18 @@ def content_digests(frames: Frames) -> list[str]:
     return [hashlib.blake2b(frames[i].tobytes(), digest_size=16).hexdigest() for i in range(len(frames))]
 
 
-def _cut(members: NDArray[np.intp], is_test: NDArray[np.bool_], total: int) -> Splits:
-    """Share one class's samples out; an official test split takes its own first."""
-    official = is_test.any()
-    taken = {"test": members[is_test[members]]} if official else {}
-    rest = members[~is_test[members]] if official else members
-    available = len(rest)
-    for purpose, share in SHARES.items():
-        if purpose in taken:
-            continue
-        count = max(1, round(min(share * available, AT_MOST[purpose] * available / total)))
-        taken[purpose], rest = rest[:count], rest[count:]
-    return taken | {"train": rest}
+def _distinct(images: LabelledImages, is_test: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Return the samples in random order, each content once; of equal ones that of the test split stays."""
+    order = np.random.default_rng(seed).permutation(len(images.labels))
+    order = order[np.argsort(~is_test[order], kind="stable")]
+    first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]
+    return order[np.sort(first_seen)]
+
+
+def _shared_out(members: NDArray[np.intp], shares: dict[str, float], total: int) -> Splits:
+    """Cut one class's samples into parts; training gets the rest."""
+    parts, rest = {}, members
+    for purpose, share in shares.items():
+        count = max(1, round(min(share, AT_MOST[purpose] / total) * len(members)))
+        parts[purpose], rest = rest[:count], rest[count:]
+    return parts | {"train": rest}

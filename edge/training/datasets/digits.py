@@ -15,7 +15,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     """Return the digits, resized from 8x8 to 32x32 (or `image_size`) pixels in gray; `path` is not needed."""
     from sklearn.datasets import load_digits
 
-    size = image_size or SIZE
+    size = SIZE if image_size is None else image_size
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     frames = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in images])

@@ -1,6 +1,7 @@
 """Fashion-MNIST (Xiao et al., arXiv 1708.07747): 70,000 gray images of clothes, 28x28, in ten classes."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from edge.training.splits import content_digests
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 TORCHVISION = (Path("data/FashionMNIST/raw"), Path.home() / "data/FashionMNIST/raw")
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-IDX_MAGIC = {"images": 2051, "labels": 2049}
+IDX_MAGIC = {3: 2051, 1: 2049}
+"""First number of a file of 8-bit values, by its dimensions."""
+SIZE = 28
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
@@ -22,17 +25,12 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     Raises:
         DataError: it is in none of these places, or its files are damaged.
     """
-    if image_size not in (None, 28):
-        raise DataError(f"Fashion-MNIST has images of 28 pixels, not {image_size}; leave out the image size")
+    if image_size not in (None, SIZE):
+        raise DataError(f"Fashion-MNIST has images of {SIZE} pixels, not {image_size}; leave out the image size")
     folder = _folder(path)
-    parts = [
-        (_read(folder, f"{part}-images-idx3-ubyte"), _read(folder, f"{part}-labels-idx1-ubyte"))
-        for part in ("train", "t10k")
-    ]
+    parts = [_part(folder, name) for name in ("train", "t10k")]
     frames = np.concatenate([images for images, _ in parts])
     labels = np.concatenate([labels for _, labels in parts]).astype(np.int64)
-    if len(frames) != len(labels):
-        raise DataError(f"{folder} has {len(frames)} images but {len(labels)} labels; bring the dataset again")
     train_count = len(parts[0][0])
     return LabelledImages(
         name="fashion-mnist",
@@ -41,7 +39,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         classes=CLASSES,
         kind="image",
         colour="gray",
-        size=(1, 28, 28),
+        size=(1, SIZE, SIZE),
         digests=content_digests(frames),
         official_test=np.arange(train_count, len(frames)),
         mirror=True,
@@ -60,21 +58,28 @@ def _folder(path: Path | None) -> Path:
     )
 
 
+def _part(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images, labels = _read(folder, f"{name}-images-idx3-ubyte"), _read(folder, f"{name}-labels-idx1-ubyte")
+    if len(images) != len(labels) or images.shape[1:] != (SIZE, SIZE) or labels.max(initial=0) >= len(CLASSES):
+        raise DataError(
+            f"{folder} has {name} images {images.shape} and labels {labels.shape} up to {labels.max(initial=0)}; "
+            f"Fashion-MNIST has as many labels as {SIZE}x{SIZE} images, from 0 to {len(CLASSES) - 1}: bring it again"
+        )
+    return images, labels
+
+
 def _read(folder: Path, name: str) -> NDArray[np.uint8]:
     """Read one idx file, compressed or not."""
     path = folder / f"{name}.gz"
     try:
         content = gzip.decompress(path.read_bytes()) if path.exists() else (folder / name).read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{folder / name} cannot be read ({error}); bring the dataset again") from error
     dimensions = 3 if "images" in name else 1
-    header = np.frombuffer(content[: 4 * (1 + dimensions)], dtype=">i4")
-    shape = tuple(int(size) for size in header[1:])
-    data = np.frombuffer(content, dtype=np.uint8, offset=min(len(content), 4 * (1 + dimensions)))
-    if (
-        len(header) != 1 + dimensions
-        or header[0] != IDX_MAGIC["images" if dimensions == 3 else "labels"]
-        or data.size != np.prod(shape)
-    ):
+    header_bytes = 4 * (1 + dimensions)
+    header = np.frombuffer(content[:header_bytes].ljust(header_bytes, b"\0"), dtype=">i4")
+    values = np.frombuffer(content[header_bytes:], dtype=np.uint8)
+    is_whole = len(content) >= header_bytes and values.size == np.prod(header[1:].astype(np.int64))
+    if header[0] != IDX_MAGIC[dimensions] or not is_whole:
         raise DataError(f"{folder / name} is not a whole idx file; bring the dataset again")
-    return data.reshape(shape)
+    return values.reshape(header[1:])

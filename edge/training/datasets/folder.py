@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.console import tracked
 from edge.errors import DataError, SourceError
@@ -37,8 +37,8 @@ class ImageFiles:
         path = self._paths[index]
         try:
             return read_frame(path)
-        except (SourceError, cv2.error) as error:
-            raise DataError(f"{path} cannot be read as an image; remove or replace it") from error
+        except SourceError as error:
+            raise DataError(str(error)) from error
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
@@ -48,7 +48,8 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     left out. Every image is decoded once here, so that a damaged one is found before a long training, not during it.
 
     Raises:
-        DataError: there is no such folder, it has fewer than two classes, a class has no images, or one is damaged.
+        DataError: there is no such folder, it has fewer than two classes, a class has no images, an image is damaged
+            or in two classes.
     """
     size = SIZE if image_size is None else image_size
     if size < 1:
@@ -59,17 +60,17 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     found = [_images_in(folder) for folder in folders]
     paths = [path for members in found for path in members]
     files = ImageFiles(paths)
+    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(members) for members in found])
     return LabelledImages(
         name="folder",
         frames=files,
-        labels=np.repeat(np.arange(len(folders), dtype=np.int64), [len(members) for members in found]),
+        labels=labels,
         classes=tuple(folder.name for folder in folders),
         kind="image",
         colour="rgb",
         size=(3, size, size),
-        digests=_checked_digests(files, paths),
+        digests=_checked_digests(files, paths, labels),
         from_files=True,
-        mirror=True,
     )
 
 
@@ -87,23 +88,24 @@ def _class_folders(path: Path | None) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    paths = [
-        path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(path, folder)
-    ]
+    paths = [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not paths:
         raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
     return paths
 
 
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Return whether a file, or a folder it lies in, is hidden, such as `.thumbnails` or the `._` files of macOS."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _checked_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[np.int64]) -> list[str]:
+    """Decode every image, to find damaged ones, and return a digest of each file.
 
-
-def _checked_digests(files: ImageFiles, paths: Sequence[Path]) -> list[str]:
-    """Decode every image, to find damaged ones, and return a digest of each file."""
-    digests = []
+    Raises:
+        DataError: an image is damaged, or the same one is in two classes.
+    """
+    digests: list[str] = []
+    first_with: dict[str, int] = {}
     for index in tracked(range(len(paths)), "checking images"):
         files[index]  # raises where the image is damaged
         digests.append(hashlib.blake2b(paths[index].read_bytes(), digest_size=16).hexdigest())
+        first = first_with.setdefault(digests[-1], index)
+        if labels[first] != labels[index]:
+            raise DataError(f"{paths[first]} and {paths[index]} are the same image in two classes; remove one")
     return digests
