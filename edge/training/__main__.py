@@ -51,12 +51,10 @@ def parser() -> argparse.ArgumentParser:
         "--image-size",
         type=at_least(1),
         metavar="PIXELS",
-        help="height and width the network reads (default: the dataset's)",
+        help="size the network reads (default: the dataset's)",
     )
     new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
-    new.add_argument(
-        "--truncated-at", type=at_least(0), metavar="EXIT", help="train only the network that ends at this exit"
-    )
+    new.add_argument("--truncated-at", type=at_least(0), metavar="EXIT", help="train only what ends at this exit")
     new.add_argument("--regime", choices=tuple(REGIMES), default="joint", help="how much each exit's loss counts")
     new.add_argument(
         "--attention-weight", type=float, default=0.3, metavar="ALPHA",
