@@ -40,10 +40,15 @@ def fit_thresholds(
         split: Fingerprint of the split, for the record.
 
     Raises:
-        ThresholdError: `max_drop` is no fraction, or there are no samples.
+        ThresholdError: `max_drop` is no fraction, there are no samples, or the scores are of another network.
     """
     if not 0 <= max_drop < 1:
         raise ThresholdError(f"the accuracy drop to allow is {max_drop}; give a fraction from 0 up to 1, such as 0.005")
+    if scores.confidence.shape != (len(macs), len(truth)) or scores.label.shape != (len(macs), len(truth)):
+        raise ThresholdError(
+            f"the scores are of {scores.confidence.shape} exits and samples, but there are {len(macs)} exits and "
+            f"{len(truth)} labels; record them again with this bundle"
+        )
     within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + 1e-12]
     best = min(within, key=lambda point: (point.macs_ratio, -point.accuracy))
     return Thresholds(best.thresholds, "accuracy_drop", max_drop, None, len(truth), split)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import onnx
 from onnx import ModelProto, NodeProto
@@ -10,7 +11,7 @@ from edge.manifest import TensorSpec
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
-ELEMENT = {
+ELEMENT: dict[int, Literal["float32", "float16", "int8", "int32", "bool"]] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT8: "int8",

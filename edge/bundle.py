@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.contract import contradictions
 from edge.decision import Scores
 from edge.errors import BundleError
 from edge.files import folder_aside, sha256_of, write_file
@@ -48,6 +49,8 @@ class Bundle:
         if not manifest_path.exists():
             raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; make one with `python -m compile`")
         manifest = manifest_from_json(manifest_path.read_text(errors="replace"), manifest_path)
+        for contradiction in contradictions(manifest):
+            raise BundleError(f"{manifest_path}: {contradiction}; compile the bundle again")
         bundle = Bundle(path, manifest)
         bundle._check_files()
         return bundle
@@ -87,7 +90,7 @@ class Bundle:
         named |= {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
         for name in sorted(named | set(manifest.files)):
             file = self.path / name
-            if name not in manifest.files or not file.resolve().is_relative_to(self.path.resolve()):
+            if name not in manifest.files or not _is_inside(file, self.path):
                 raise BundleError(
                     f"{self.path}: {name} is not among the files its manifest vouches for; compile it again"
                 )
@@ -97,6 +100,13 @@ class Bundle:
                 raise BundleError(
                     f"{file} is not the file its manifest names (other sha256); copy the bundle again, whole"
                 )
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError):  # no name a file could have
+        return False
 
 
 @contextmanager
@@ -140,5 +150,5 @@ def read_scores(path: Path) -> tuple[Scores, NDArray[np.int64]]:
     try:
         with np.load(path) as file:
             return Scores(file["confidence"], file["label"]), file["truth"]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged archive raises whatever its damage leads to
         raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,16 +31,18 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     """Run a command's main function and leave with its exit code; what the user can mend is said in one line."""
     try:
         code = main()
+        sys.stdout.flush()
     except EdgeError as error:
         code = _complain(str(error))
     except KeyboardInterrupt:
         stderr.print("interrupted; nothing half-written is left behind")
         code = INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        _give_up_stdout()
         code = PASSED
     except OSError as error:
-        code = _complain(f"{error.strerror or error}: {error.filename or 'no file named'}")
+        code = _complain(f"{error.strerror or error}: {error.filename or 'standard output'}")
+        _give_up_stdout()
     sys.exit(code)
 
 
@@ -80,6 +84,21 @@ def at_least(lowest: int) -> Callable[[str], int]:
     return whole_number
 
 
+def zero_or_more(text: str) -> float:
+    """Parse a finite number from 0 on, for argparse."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{value} is no finite number of 0 or more")
+    return value
+
+
+def above_zero(text: str) -> float:
+    """Parse a finite number above 0, for argparse."""
+    if zero_or_more(text) == 0:
+        raise argparse.ArgumentTypeError("it must be above 0")
+    return float(text)
+
+
 def say(text: str) -> None:
     """Tell a person what happened; stderr, so that stdout stays clean for results."""
     stderr.print(text, markup=False)
@@ -103,3 +122,11 @@ def print_json(data: Any) -> None:
 def _complain(message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return WRONG_INPUT
+
+
+def _give_up_stdout() -> None:
+    """Drop what stdout could not take, so that Python does not try, and fail, again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,7 +42,8 @@ def checked_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     Raises:
         ThresholdError: a value is NaN, infinite or negative, or their number is wrong.
     """
-    thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
+    with np.errstate(over="ignore"):  # what overflows is infinite, which is refused below
+        thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
     if len(thresholds) != exits - 1:
         raise ThresholdError(
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"

@@ -1,7 +1,9 @@
 """Writing that leaves either the old content or the new, never half of it."""
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +26,10 @@ def file_aside(path: Path) -> Iterator[Path]:
     """Give a file to write; where the block ends well it takes the place of `path`, else it is removed.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; `path` is as it was.
+        OSError: the disk is full, the folder cannot be written, or `path` is a device; it is as it was.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "exists and is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     descriptor, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".partial", dir=path.parent)
@@ -54,17 +58,19 @@ def folder_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     aside = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".partial", dir=path.parent))
+    retired = aside.with_suffix(".retired")
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
-        retired = aside.with_suffix(".retired")
         if path.exists():
             os.replace(path, retired)
         os.replace(aside, path)
-        shutil.rmtree(retired, ignore_errors=True)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
+        if retired.exists():
+            os.replace(retired, path)
         raise
+    _remove(retired)
 
 
 def sha256_of(path: Path) -> str:
@@ -82,14 +88,23 @@ def _prefix(path: Path) -> str:
 
 def _sweep(path: Path) -> None:
     """Clear away what killed writers of `path` left behind; what a living process fills is left alone."""
-    for leftover in path.parent.glob(f".{path.name}.*"):
-        owner = leftover.name.removeprefix(f".{path.name}.").split(".")[0]
-        if not owner.isdigit() or Path(f"/proc/{owner}").exists():
+    name = re.compile(rf"\.{re.escape(path.name)}\.(?P<owner>\d+)\.\w+\.(?P<kind>partial|retired)")
+    for leftover in path.parent.iterdir():
+        match = name.fullmatch(leftover.name)
+        if match is None or Path(f"/proc/{match['owner']}").exists():
             continue
-        if leftover.suffix == ".retired" and not path.exists():
+        if match["kind"] == "retired" and not path.exists():
             os.replace(leftover, path)  # killed between the two renames: the old content is still whole
-        elif leftover.suffix in (".retired", ".partial"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        else:
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

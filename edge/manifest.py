@@ -2,17 +2,14 @@
 
 import dataclasses
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from edge.errors import BundleError
+from edge.strict_json import decode
 
 MANIFEST_VERSION = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +17,8 @@ class TensorSpec:
     """A named tensor that goes in or out of a segment."""
 
     name: str
-    dtype: str
-    """NumPy's name of the element type, such as `float32`."""
+    dtype: Literal["float32", "float16", "int8", "int32", "bool"]
+    """NumPy's name of the element type."""
     shape: tuple[int | None, ...]
     """Sizes; None is the batch."""
 
@@ -135,14 +132,14 @@ class Manifest:
 
 
 def manifest_from_json(text: str, origin: Path) -> Manifest:
-    """Read a manifest.
+    """Read a manifest's fields; whether they fit together is `edge.contract`'s to say.
 
     Raises:
         BundleError: the text is not JSON, of another version, or its fields are not the manifest's.
     """
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{origin} is not valid JSON ({error}); copy or compile the bundle again") from error
     version = data.get("version") if isinstance(data, dict) else None
     if version != MANIFEST_VERSION:
@@ -151,68 +148,11 @@ def manifest_from_json(text: str, origin: Path) -> Manifest:
             "compile the bundle again, or install the version that made it"
         )
     try:
-        manifest: Manifest = _decode(Manifest, data, "manifest")
+        return decode(Manifest, data, "manifest")
     except ValueError as error:
         raise BundleError(f"{origin}: {error}; compile the bundle again, or install the version that made it") from None
-    _check(manifest, origin)
-    return manifest
 
 
 def manifest_to_json(manifest: Manifest) -> str:
     """Write a manifest as JSON that `manifest_from_json` reads back."""
     return json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"
-
-
-def _check(manifest: Manifest, origin: Path) -> None:
-    for name, precision in manifest.precisions.items():
-        if len(precision.segments) != len(manifest.exits):
-            raise BundleError(
-                f"{origin}: {name} has {len(precision.segments)} segments for {len(manifest.exits)} exits"
-            )
-        if len(precision.thresholds.values) != len(manifest.exits) - 1:
-            raise BundleError(
-                f"{origin}: {name} needs one threshold for each of its {len(manifest.exits) - 1} early exits"
-            )
-    if not manifest.precisions or not manifest.exits or not manifest.labels:
-        raise BundleError(f"{origin}: a manifest needs at least one precision, one exit and one label")
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """Turn parsed JSON into `kind`, refusing anything that does not fit exactly."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(typing.cast("type[Any]", kind), value, where)
-    if kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        inner = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None else _decode(inner[0], value, where)
-    if origin is Literal:
-        return _expect(value in arguments, value, where, f"one of {', '.join(map(repr, arguments))}")
-    if origin is tuple:
-        _expect(isinstance(value, list), value, where, "a list")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        _expect(len(kinds) == len(value), value, where, f"{len(kinds)} values")
-        return tuple(_decode(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is dict:
-        _expect(isinstance(value, dict), value, where, "an object")
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    return _expect(type(value) is kind, value, where, f"of type {kind.__name__}")
-
-
-def _decode_dataclass(kind: type[T], value: Any, where: str) -> T:
-    _expect(isinstance(value, dict), value, where, "an object")
-    hints = typing.get_type_hints(kind)
-    for name in sorted(set(value) - set(hints)):
-        raise ValueError(f"unknown field {where}.{name}")
-    for name in sorted(set(hints) - set(value)):
-        raise ValueError(f"missing field {where}.{name}")
-    return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
-
-
-def _expect(condition: bool, value: Any, where: str, expected: str) -> Any:
-    if not condition:
-        raise ValueError(f"{where} is {value!r}, expected {expected}")
-    return value

@@ -41,7 +41,8 @@ class ImagePreprocess:
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one 8-bit BGR or gray image of any size."""
-        if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3):
+        is_picture = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)
+        if frame.dtype != np.uint8 or not is_picture or not frame.size:
             raise SourceError(
                 f"a frame has shape {frame.shape} and type {frame.dtype}; "
                 "this network reads 8-bit images, BGR (height, width, 3) or gray (height, width)"
@@ -61,7 +62,7 @@ def as_sized(frame: Frame, spec: InputSpec) -> Frame:
     if spec.kind == "array" or frame.shape[:2] == (spec.height, spec.width):
         return frame
     scale = min(frame.shape[0] / spec.height, frame.shape[1] / spec.width)
-    height, width = round(spec.height * scale), round(spec.width * scale)
+    height, width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     crop = frame[top : top + height, left : left + width]
     return cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)

@@ -59,6 +59,7 @@ def run_source(
                 line = json.dumps(_record(result, label)) + "\n" if writers else ""
                 for writer in writers:
                     writer.write(line)
+                    writer.flush()  # whoever reads along sees each frame as it is answered
                 summary.add(result)
                 note = f"{label} {result.prediction.confidence:.0%} at exit {result.prediction.exit_index}"
                 bar.update(task, advance=1, note=note)
@@ -109,8 +110,12 @@ def _lines(to_stdout: bool, output: Path | None) -> Iterator[list[TextIO]]:
     if output is None:
         yield writers
         return
-    with output.open("w", buffering=1) as file:
-        yield [*writers, file]
+    try:
+        with output.open("w") as file:
+            yield [*writers, file]
+    except OSError as error:
+        error.filename = error.filename or str(output)  # a full disk does not say which file it was
+        raise
 
 
 def _record(result: FrameResult, label: str) -> dict[str, Any]:

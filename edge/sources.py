@@ -1,5 +1,6 @@
 """Where frames come from: camera, video file, network stream or folder, behind one way to name them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from edge.protocols import FrameSource
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+HIGHEST_CAMERA = 2**31 - 1
 
 
 def open_source(name: str) -> FrameSource:
@@ -26,18 +28,18 @@ def open_source(name: str) -> FrameSource:
     Raises:
         SourceError: it is not there or gives no frames.
     """
-    if name.isdigit():
-        return VideoSource(int(name), f"camera {name}")
+    if name.isascii() and name.isdigit():
+        return VideoSource(min(int(name), HIGHEST_CAMERA), f"camera {name}")
     if "://" in name or name.startswith("/dev/"):
         return VideoSource(name, name)
     path = Path(name)
-    if path.is_dir():
-        return FolderSource(path)
-    if not path.is_file():
+    if name and path.is_dir():
+        return FileSource(files_in(path), name)
+    if not name or not path.is_file():
         raise SourceError(
             f"there is no video or folder {name}; give a file, a folder, a camera index or a stream address"
         )
-    return VideoSource(str(path), name)
+    return FileSource([path], name) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(str(path), name)
 
 
 class VideoSource:
@@ -53,10 +55,7 @@ class VideoSource:
         _silence_opencv()
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
-            hint = (
-                "is it plugged in, and is another program using it?" if isinstance(address, int) else "is it a video?"
-            )
-            raise SourceError(f"{name} cannot be opened; {hint}")
+            raise SourceError(f"{name} cannot be opened; {_hint(address)}")
         self.is_live = not Path(str(address)).is_file()
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frames = None if self.is_live or count <= 0 else count
@@ -74,10 +73,9 @@ class VideoSource:
             return frame
         if self.is_live:
             raise SourceError(f"{self._name} stopped giving frames after {self._read}; check the cable or the stream")
-        if self.frames is None or self._read < self.frames:
-            expected = f" of {self.frames}" if self.frames else ""
+        if self._read < (self.frames or 0):
             raise SourceError(
-                f"{self._name} ended after {self._read}{expected} frames; the file is damaged or was cut off"
+                f"{self._name} ended after {self._read} of {self.frames} frames; the file is damaged or was cut off"
             )
         return None
 
@@ -86,22 +84,21 @@ class VideoSource:
         self._capture.release()
 
 
-class FolderSource:
-    """A folder of images or arrays, in the order of their paths."""
+class FileSource:
+    """Images or arrays, one file each."""
 
     is_live = False
 
-    def __init__(self, folder: Path) -> None:
-        """List the files.
+    def __init__(self, paths: Sequence[Path], name: str) -> None:
+        """Take the files in the order they are to be read; `name` is what messages call them.
 
         Raises:
-            SourceError: the folder has none.
+            SourceError: there are none.
         """
-        self.paths: Sequence[Path] = files_in(folder)
-        if not self.paths:
-            raise SourceError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays")
-        self.frames: int | None = len(self.paths)
-        self._next = iter(self.paths)
+        if not paths:
+            raise SourceError(f"{name} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays")
+        self.frames: int | None = len(paths)
+        self._next = iter(paths)
 
     def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
         """Return the next image, BGR, or array; None after the last one.
@@ -116,8 +113,15 @@ class FolderSource:
         """Nothing to let go of."""
 
 
+def _hint(address: int | str) -> str:
+    if isinstance(address, int) or address.startswith("/dev/"):
+        return "is it plugged in, and is another program using it?"
+    return "is the address right, and is somebody sending?" if "://" in address else "is it a video?"
+
+
 def _silence_opencv() -> None:
-    """Keep OpenCV's own words off stderr: what is wrong with a source is ours to say, once."""
+    """Keep OpenCV's and FFmpeg's own words off stderr: what is wrong with a source is ours to say, once."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
     set_level(0)
 
@@ -140,15 +144,19 @@ def read_frame(path: Path) -> NDArray[Any]:
 
 def _read_array(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path), dtype=np.float32)
-    except (OSError, ValueError) as error:
+        array = np.load(path)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"its elements are {array.dtype}")
+        return np.asarray(array, dtype=np.float32)
+    except (OSError, ValueError, EOFError) as error:
         raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
 
 
 def _read_image(path: Path) -> NDArray[Any]:
     try:
         content = path.read_bytes()
-        is_cut_off = content.startswith(JPEG_START) and JPEG_END not in content[-64:]  # OpenCV fills the rest in gray
+        # OpenCV would fill the rest of a photo that is cut off in gray. A thumbnail's end comes before the last scan.
+        is_cut_off = content.startswith(JPEG_START) and JPEG_END not in content[max(content.rfind(JPEG_SCAN), 0) :]
         frame = None if is_cut_off else cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error) as error:
         raise SourceError(f"{path} cannot be read as an image ({error}); remove or replace it") from error

@@ -1,7 +1,8 @@
 """Tiny networks, whose weights are random but always the same, and what compiling makes of them."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from compile.contents import write_precision
 from compile.cut import Segment, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
 from compile.quantise import quantise_int8
-from compile.contents import write_precision
 from edge.manifest import InputSpec, PrecisionSpec
+from edge.training.backbones import build_network
 from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
 
 CHANNELS, SIZE, CLASSES, WIDTH = 3, 12, 4, 16
@@ -64,9 +66,9 @@ def five_exit_network() -> MultiExitNetwork:
 def tied_network() -> MultiExitNetwork:
     """Return a network whose first and last head rank classes 1 and 2 alike, before all others, whatever the image."""
     network = tiny_cnn()
-    for head in (network.heads[0], network.heads[-1]):
+    for head, others in ((network.heads[0], 0.5), (network.heads[-1], 0.25)):
         nn.init.zeros_(head.classify.weight)
-        head.classify.bias.data = torch.tensor([0.5, 1.0, 1.0, 0.25])
+        head.classify.bias.data = torch.tensor([others, 1.0, 1.0, others])
     return network
 
 
@@ -146,7 +148,7 @@ def random_images(count: int, seed: int = 0, shape: tuple[int, int, int] = INPUT
     return np.random.default_rng(seed).normal(0.3, 1, (count, *shape)).astype(np.float32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def multi_exit_graph(name: str, precision: str) -> ModelProto:
     """Return one of `NETWORKS` as exported and, where asked for, quantised. Copy it before you change it."""
     if precision == "fp32":
@@ -154,7 +156,16 @@ def multi_exit_graph(name: str, precision: str) -> ModelProto:
     return quantise_int8(multi_exit_graph(name, "fp32"), random_images(32, seed=1), method="max")
 
 
-@lru_cache(maxsize=None)
+@cache
+def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -> ModelProto:
+    """Return a backbone of the project with ten classes as `multi_exit_graph` does one of `NETWORKS`."""
+    if precision == "fp32":
+        spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
+        return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), shape), spec)
+    return quantise_int8(built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape), method="max")
+
+
+@cache
 def compiled(name: str, precision: str) -> Compiled:
     """Return one of `NETWORKS` compiled. Copy what you want to change."""
     return decided_and_cut(multi_exit_graph(name, precision))

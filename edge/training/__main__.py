@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from edge.console import PASSED, at_least, print_json, print_table, run_main
+from edge.console import PASSED, above_zero, at_least, print_json, print_table, run_main, zero_or_more
 from edge.training.backbones import BACKBONES
 from edge.training.checkpoint import Settings
 from edge.training.datasets import dataset_names
@@ -57,12 +57,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--truncated-at", type=at_least(0), metavar="EXIT", help="train only what ends at this exit")
     new.add_argument("--regime", choices=tuple(REGIMES), default="joint", help="how much each exit's loss counts")
     new.add_argument(
-        "--attention-weight", type=float, default=0.3, metavar="ALPHA",
+        "--attention-weight", type=zero_or_more, default=0.3, metavar="ALPHA",
         help="weight of Explanation-Guided Training: early exits look where the last one looks; 0 turns it off",
     )  # fmt: skip
     new.add_argument("--epochs", type=at_least(1), default=12, help="passes over the training images")
     new.add_argument("--batch-size", type=at_least(2), default=64, help="images a step")
-    new.add_argument("--learning-rate", type=float, default=2e-3, help="highest learning rate of the cycle")
+    new.add_argument("--learning-rate", type=above_zero, default=2e-3, help="highest learning rate of the cycle")
     new.add_argument("--seed", type=at_least(0), default=0, help="of splits, weights and order; same seed, same result")
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     return new

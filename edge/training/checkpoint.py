@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from edge.errors import CheckpointError
 from edge.files import write_file
 from edge.manifest import InputSpec, SplitSpec
+from edge.strict_json import decode
 from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 
@@ -94,16 +96,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} has checkpoint version {version!r}, this installation reads {CHECKPOINT_VERSION}; train again"
         )
     try:
-        return Checkpoint(
-            settings=Settings(**data["settings"]),
-            input=InputSpec(**data["input"]),
-            classes=tuple(data["classes"]),
-            splits={name: SplitSpec(**spec) for name, spec in data["splits"].items()},
-            metrics=data["metrics"],
-            weights=data["weights"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} lacks or adds a field ({error}); train again") from error
+        return decode(Checkpoint, {name: value for name, value in data.items() if name != "version"}, "checkpoint")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; train again, or install the version that made it") from None
 
 
 def write_torch(path: Path, data: dict[str, Any]) -> None:
@@ -122,6 +117,9 @@ def read_torch(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}; train one with `python -m edge.training`")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and runtime errors, depending on where the damage is
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); train again") from error

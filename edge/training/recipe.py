@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from edge.console import progress, say
 from edge.errors import CheckpointError, DataError
 from edge.files import write_file
+from edge.manifest import InputSpec
 from edge.training.attention import attention_consistency_loss
 from edge.training.backbones import build_network
 from edge.training.checkpoint import Checkpoint, Settings, read_torch, write_checkpoint, write_torch
@@ -53,6 +54,7 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
 
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, len(images.classes), settings.truncated_at)
+    _check_size(network, settings, spec)
     run = TrainingRun(network, settings, len(training), output / STATE)
     history = run.resume()
     train_batches = batches(training, settings.batch_size, shuffle=True)
@@ -78,6 +80,17 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
     write_file(output / METRICS, json.dumps({"settings": dataclasses.asdict(settings), **checkpoint.metrics}, indent=2))
     (output / STATE).unlink(missing_ok=True)
     return checkpoint
+
+
+def _check_size(network: MultiExitNetwork, settings: Settings, spec: InputSpec) -> None:
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *spec.shape))
+    except RuntimeError as error:
+        raise DataError(
+            f"{settings.backbone} cannot read inputs of {spec.height}x{spec.width} pixels ({error}); "
+            "choose a larger --image-size"
+        ) from error
 
 
 class TrainingRun:

@@ -40,7 +40,7 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
         if len(free) < FEWEST_PER_CLASS or ("test" not in shares and not len(official)):
             raise DataError(
                 f"class {name!r} of {images.name} has {len(free)} distinct images to share out, and {len(official)} in "
-                f"a test split of the dataset's own; at least {FEWEST_PER_CLASS} to share out are needed, and one to test"
+                f"a test split of the dataset's own; it needs {FEWEST_PER_CLASS} to share out, and one to test"
             )
         splits["test"].append(official)
         for purpose, taken in _shared_out(free, shares, len(images.labels)).items():
