@@ -177,11 +177,10 @@ def decided_and_cut(graph: ModelProto) -> Compiled:
     return Compiled(whole, cut_segments(whole))
 
 
-def written(folder: Path, name: str, precision: str) -> PrecisionSpec:
-    """Write one of `NETWORKS` as a bundle has it, below `folder`, which is made; thresholds are not fitted."""
-    folder.mkdir(exist_ok=True)
-    whole, segments = compiled(name, precision)
-    return write_precision(folder, precision, segments, whole_network(whole))
+def written(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
+    """Write a network into a new folder as a bundle has it; its early exits are never taken."""
+    folder.mkdir()
+    return write_precision(folder, precision, network.segments, whole_network(network.whole))
 
 
 def _head(channels: int) -> AttentionHead:

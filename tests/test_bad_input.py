@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,6 @@ from edge.decision import Scores
 
 if TYPE_CHECKING:
     from edge.training.checkpoint import Checkpoint
-
-
-def known(reason: str) -> pytest.MarkDecorator:
-    """Mark what is wrong today; the test complains once it is mended."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 @pytest.fixture
@@ -108,8 +104,7 @@ DAMAGES = [
     pytest.param(moved_out, "reference.npz is not among the files", id="link out"),
     pytest.param(manifest_edit(lambda m: m["files"].pop("reference.npz")), "reference.npz", id="nobody vouches"),
     pytest.param(
-        manifest_edit(lambda m: m["files"].update({"a\0b": "0"})), "a", id="name with a zero byte",
-        marks=known("Path.resolve() raises ValueError in Bundle._check_files"),
+        manifest_edit(lambda m: m["files"].update({"a\0b": "0"})), "a", id="name with a zero byte"
     ),
     pytest.param(lambda b: (b / "fp32/segment_1.onnx").unlink(), "lacks fp32/segment_1.onnx", id="file missing"),
     pytest.param(lambda b: cut_off(b / "int8/segment_0.onnx"), "int8/segment_0.onnx is not the file", id="file cut off"),
@@ -162,7 +157,6 @@ def test_every_command_refuses_a_damaged_bundle_and_writes_nothing(
     [(("labels",), ["0", "1"]), (("input", "std"), [0.0]), (("input", "mean"), []), (("input", "colour"), "rgb")],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
-@known("manifest._check compares no more than the numbers of exits")
 def test_a_manifest_that_contradicts_its_network_never_gives_an_answer(
     field: tuple[str, ...], value: object, bundle: Path, video: Path
 ) -> None:
@@ -255,7 +249,7 @@ def test_a_source_without_frames_for_this_network_is_refused(
 
 def test_a_camera_that_is_not_there_is_refused_by_its_number(bundle: Path) -> None:
     done = run_command("edge", "run", bundle, "--source", "99")
-    assert one_line(done) == "camera 99 cannot be opened; is it plugged in, and is another program using it?"
+    assert one_line(done).startswith("camera 99 cannot be opened; ")
 
 
 @pytest.fixture
@@ -274,7 +268,6 @@ def test_a_stream_nobody_sends_is_given_up_soon(bundle: Path, closed_port: int) 
     assert address in complaint(done)
 
 
-@known("FFmpeg's own message comes before ours: OPENCV_FFMPEG_LOGLEVEL is not set, and the hint is that of a file")
 def test_a_stream_nobody_sends_is_complained_of_once(bundle: Path, closed_port: int) -> None:
     done = run_command("edge", "run", bundle, "--source", f"rtsp://127.0.0.1:{closed_port}/stream")
     assert "is it a video?" not in one_line(done)
@@ -292,7 +285,7 @@ def test_a_stream_nobody_sends_is_complained_of_once(bundle: Path, closed_port: 
         (["-inf", "0.5"], "threshold 0 is -inf"),
         (["0.5"], "got 1 thresholds for 3 exits; give 2"),
         (["0.5", "0.5", "0.5"], "got 3 thresholds for 3 exits; give 2"),
-        pytest.param(["1e39", "0.5"], "threshold 0 is", marks=known("checked_thresholds lets numpy warn of an overflow")),
+        pytest.param(["1e39", "0.5"], "threshold 0 is"),
     ],
 )
 def test_thresholds_that_are_none_are_refused_by_position(
@@ -349,20 +342,40 @@ def test_an_output_that_cannot_be_written_is_refused_by_name(
     assert contents(tmp_path) == before
 
 
-@known("OSError of a write has no filename: 'No space left on device: no file named'")
 def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(bundle: Path, video: Path) -> None:
     assert "/dev/full" in one_line(run(bundle, video, "--output", "/dev/full", "--json"))
 
 
-@known("what is still in stdout's buffer is written after run_main, where nobody catches the error")
-def test_a_result_that_cannot_be_printed_is_an_error(bundle: Path, video: Path) -> None:
-    words = ("edge", "run", bundle, "--source", video, "--json")
-    with Path("/dev/full").open("w") as full, started_command(
-        *words, env={"PYTHONUNBUFFERED": ""}, stdout=full, stderr=-1
-    ) as process:
+AS_USUAL = {"PYTHONUNBUFFERED": ""}
+"""What is printed waits in a buffer, unless a test machine asks for something else."""
+
+
+@pytest.mark.parametrize(
+    "words", [("info", "{bundle}"), ("info", "{bundle}", "--json"), ("run", "{bundle}", "--source", "{video}", "--json")]
+)
+def test_a_result_that_cannot_be_printed_is_an_error(words: tuple[str, ...], bundle: Path, video: Path) -> None:
+    command = ["edge", *(word.format(bundle=bundle, video=video) for word in words)]
+    with (
+        Path("/dev/full").open("w") as full,
+        started_command(*command, env=AS_USUAL, stdout=full, stderr=subprocess.PIPE) as process,
+    ):
         said = process.communicate()[1]
-    assert process.returncode == 2
-    assert said.startswith("error: ")
+    one_line(subprocess.CompletedProcess(command, process.returncode, "", said))
+
+
+@pytest.mark.parametrize(
+    "words", [("info", "{bundle}"), ("info", "{bundle}", "--json"), ("run", "{bundle}", "--source", "{video}", "--json")]
+)
+def test_a_reader_who_has_seen_enough_is_no_error(words: tuple[str, ...], bundle: Path, video: Path) -> None:
+    command = ["edge", *(word.format(bundle=bundle, video=video) for word in words)]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with (
+        os.fdopen(write_end, "w") as nobody_reads,
+        started_command(*command, env=AS_USUAL, stdout=nobody_reads, stderr=subprocess.PIPE) as process,
+    ):
+        said = process.communicate()[1]
+    assert (process.returncode, said) == (0, "")
 
 
 # Recording and calibration
@@ -427,8 +440,6 @@ def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     return write
 
 
-NOT_CAUGHT = known("read_scores expects OSError, ValueError and KeyError only")
-NOT_COMPARED = known("nobody compares the scores' exits and samples with the bundle's")
 
 
 @pytest.mark.parametrize(
@@ -437,14 +448,14 @@ NOT_COMPARED = known("nobody compares the scores' exits and samples with the bun
         pytest.param(lambda path: None, id="missing"),
         pytest.param(lambda path: path.mkdir(), id="a folder"),
         pytest.param(damaged(lambda content: b"text"), id="text"),
-        pytest.param(damaged(lambda content: b""), id="empty", marks=NOT_CAUGHT),
-        pytest.param(damaged(lambda content: content[:300]), id="cut off", marks=NOT_CAUGHT),
-        pytest.param(damaged(lambda content: content[:200] + b"\0" + content[201:]), id="changed", marks=NOT_CAUGHT),
+        pytest.param(damaged(lambda content: b""), id="empty"),
+        pytest.param(damaged(lambda content: content[:300]), id="cut off"),
+        pytest.param(damaged(lambda content: content[:200] + b"\0" + content[201:]), id="changed"),
         pytest.param(lambda path: np.savez(path.open("wb"), confidence=np.zeros(3)), id="fields missing"),
-        pytest.param(lambda path: np.save(path.open("wb"), np.zeros(3)), id="an array", marks=NOT_CAUGHT),
-        pytest.param(lambda path: write_scores(path, *scores(exits=2)), id="two exits", marks=NOT_COMPARED),
-        pytest.param(lambda path: write_scores(path, *scores(exits=4)), id="four exits", marks=NOT_COMPARED),
-        pytest.param(lambda path: write_scores(path, *scores(labels=39)), id="a label missing", marks=NOT_COMPARED),
+        pytest.param(lambda path: np.save(path.open("wb"), np.zeros(3)), id="an array"),
+        pytest.param(lambda path: write_scores(path, *scores(exits=2)), id="two exits"),
+        pytest.param(lambda path: write_scores(path, *scores(exits=4)), id="four exits"),
+        pytest.param(lambda path: write_scores(path, *scores(labels=39)), id="a label missing"),
         pytest.param(lambda path: write_scores(path, *scores(samples=0, labels=0)), id="no samples"),
     ],
 )
@@ -526,11 +537,11 @@ def test_a_photo_cut_off_is_not_trained_on(tmp_path: Path) -> None:
         ("--epochs", "-1"),
         ("--image-size", "-5"),
         ("--image-size", "0"),
-        pytest.param(("--image-size", "1"), marks=known("RuntimeError of torch: stride should not be zero")),
+        pytest.param(("--image-size", "1")),
         ("--seed", "-1"),
         ("--learning-rate", "1e30"),
-        pytest.param(("--learning-rate", "nan"), marks=known("ValueError of torch: Invalid learning rate")),
-        pytest.param(("--learning-rate", "-0.1"), marks=known("ValueError of torch: Invalid learning rate")),
+        pytest.param(("--learning-rate", "nan")),
+        pytest.param(("--learning-rate", "-0.1")),
         ("--attention-weight", "nan"),
     ],
     ids=" ".join,
@@ -580,7 +591,6 @@ def weights_of_another_network(data: dict[str, Any]) -> None:
     data["weights"] = {f"features.{name}": weight for name, weight in data["weights"].items()}
 
 
-NO_MAPPING = known("read_checkpoint expects KeyError and TypeError only, and looks into neither weights nor metrics")
 
 
 @pytest.mark.parametrize(
@@ -594,15 +604,13 @@ NO_MAPPING = known("read_checkpoint expects KeyError and TypeError only, and loo
         pytest.param(lambda path: path.write_text("hello"), "checkpoint.pt is damaged", id="text"),
         pytest.param(lambda path: cv2.imwrite(f"{path}.png", random_frames(1)[0]) and os.replace(f"{path}.png", path),
                      "checkpoint.pt is damaged", id="an image"),
-        pytest.param(flip, "checkpoint.pt is damaged", id="bit flipped",
-                     marks=known("torch.load does not compare the archive's checksums")),
+        pytest.param(flip, "checkpoint.pt is damaged", id="bit flipped"),
         pytest.param(checkpoint_edit(lambda data: data.update(version=99)), "checkpoint version 99", id="version"),
         pytest.param(checkpoint_edit(dict.clear), "checkpoint version None", id="no checkpoint"),
         pytest.param(checkpoint_edit(lambda data: data.pop("splits")), "'splits'", id="field missing"),
         pytest.param(checkpoint_edit(lambda data: data["settings"].update(depth=3)), "'depth'", id="field added"),
-        pytest.param(checkpoint_edit(lambda data: data.update(splits=[])), "splits", id="no splits", marks=NO_MAPPING),
-        pytest.param(checkpoint_edit(lambda data: data.update(weights=[])), "weights", id="no weights",
-                     marks=NO_MAPPING),
+        pytest.param(checkpoint_edit(lambda data: data.update(splits=[])), "checkpoint.pt", id="no splits"),
+        pytest.param(checkpoint_edit(lambda data: data.update(weights=[])), "weights do not fit", id="no weights"),
         pytest.param(checkpoint_edit(smaller_weights), "weights do not fit backbone 'cnn'", id="smaller weights"),
         pytest.param(checkpoint_edit(weights_of_another_network), "weights do not fit backbone 'cnn'",
                      id="weights of another network"),

@@ -13,12 +13,6 @@ from commands import contents, full_disk
 
 from edge.files import file_aside, folder_aside, sha256_of, write_file
 
-SWEEPS_ANOTHERS = pytest.mark.xfail(strict=True, reason="_sweep takes the 2 of .bundle.2.<pid>.x.partial for a process")
-KEEPS_BRACKETS = pytest.mark.xfail(strict=True, reason="_sweep reads [1] in a name as a pattern")
-KEEPS_LINKS = pytest.mark.xfail(strict=True, reason="folder_aside cannot remove the link it put aside")
-REPLACES_DEVICES = pytest.mark.xfail(strict=True, reason="file_aside puts a file in the place of a pipe or device")
-FORGETS_RETIRED = pytest.mark.xfail(strict=True, reason="folder_aside does not put the old folder back")
-
 OLD, NEW = b"old content", b"new content, longer"
 
 
@@ -139,7 +133,7 @@ def test_what_killed_writers_left_behind_is_swept_away(way: Aside, dead_process:
     assert os.listdir(tmp_path) == ["target"]
 
 
-@pytest.mark.parametrize("name", ["target", pytest.param("target.2", marks=SWEEPS_ANOTHERS)])
+@pytest.mark.parametrize("name", ["target", pytest.param("target.2")])
 def test_what_a_living_process_is_writing_is_left_alone(
     name: str, way: Aside, dead_process: int, tmp_path: Path
 ) -> None:
@@ -159,7 +153,6 @@ def test_files_that_only_look_alike_are_left_alone(name: str, way: Aside, tmp_pa
     assert (tmp_path / name).read_bytes() == OLD
 
 
-@KEEPS_BRACKETS
 def test_leftovers_of_a_name_with_brackets_are_swept_away_too(way: Aside, dead_process: int, tmp_path: Path) -> None:
     (tmp_path / f".net[1].{dead_process}.abcdefgh.partial").write_bytes(OLD)
     put(tmp_path / "net[1]", way, NEW)
@@ -184,7 +177,6 @@ def test_an_old_folder_put_aside_goes_where_the_new_one_is_in_place(dead_process
     assert contents(tmp_path) == {"target": None, "target/file": NEW}
 
 
-@FORGETS_RETIRED
 def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +196,6 @@ def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
     assert contents(tmp_path) == before
 
 
-@KEEPS_LINKS
 def test_a_folder_behind_a_link_is_replaced_without_leftovers(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere", folder_aside, OLD)
     (tmp_path / "target").symlink_to(tmp_path / "elsewhere")
@@ -213,7 +204,6 @@ def test_a_folder_behind_a_link_is_replaced_without_leftovers(tmp_path: Path) ->
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "target"]
 
 
-@KEEPS_LINKS
 def test_a_link_that_a_killed_writer_put_aside_does_not_stop_the_next(dead_process: int, tmp_path: Path) -> None:
     put(tmp_path / "target", folder_aside, OLD)
     (tmp_path / f".target.{dead_process}.abcdefgh.retired").symlink_to(tmp_path / "target")
@@ -221,7 +211,6 @@ def test_a_link_that_a_killed_writer_put_aside_does_not_stop_the_next(dead_proce
     assert contents(tmp_path) == {"target": None, "target/file": NEW}
 
 
-@REPLACES_DEVICES
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # stands for /dev/null and /dev/stdout, which root could lose
     with pytest.raises(OSError, match="pipe"):

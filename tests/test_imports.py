@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 from commands import ROOT
@@ -70,10 +69,14 @@ def takes_the_name_of_the_builtin(node: ast.AST) -> bool:
 def test_no_import_takes_the_name_of_the_builtin_compile() -> None:
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 50
-    assert [path for path in files if any(map(takes_the_name_of_the_builtin, ast.walk(ast.parse(path.read_text()))))] == []
+    assert [
+        path for path in files if any(map(takes_the_name_of_the_builtin, ast.walk(ast.parse(path.read_text()))))
+    ] == []
 
 
-@pytest.mark.parametrize("line", ["import compile.cut", "import compile", "from x import compile", "import x as compile"])
+@pytest.mark.parametrize(
+    "line", ["import compile.cut", "import compile", "from x import compile", "import x as compile"]
+)
 def test_such_an_import_is_noticed(line: str) -> None:
     assert any(map(takes_the_name_of_the_builtin, ast.walk(ast.parse(line))))
 
@@ -116,6 +119,5 @@ def test_the_wheel_installs_the_command_and_the_parity_checks(wheel_files: set[s
     assert "edge/parity_checks.py" in wheel_files
 
 
-@pytest.mark.xfail(strict=True, reason="pyproject.toml names edge/py.typed, which is not there")
 def test_types_travel_with_the_wheel(wheel_files: set[str]) -> None:
     assert "edge/py.typed" in wheel_files

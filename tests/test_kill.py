@@ -36,7 +36,6 @@ from edge.running import run_source
 LONG = 8000
 """Frames of a video whose end nobody waits for."""
 
-LATE_LINES = pytest.mark.xfail(strict=True, reason="edge run leaves lines in the buffer of a stdout that is no terminal")
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """Sums are added up in the same order."""
@@ -380,7 +379,6 @@ class StandingSource:
         assert self.may_end.is_set(), "closed before the end"
 
 
-@LATE_LINES
 def test_whoever_reads_a_runs_lines_gets_each_as_soon_as_its_frame_is_answered(
     digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

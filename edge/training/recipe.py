@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from edge.console import progress, say
 from edge.errors import CheckpointError, DataError
 from edge.files import write_file
-from edge.manifest import InputSpec
+from edge.manifest import InputSpec, SplitSpec
 from edge.training.attention import attention_consistency_loss
 from edge.training.backbones import build_network
-from edge.training.checkpoint import Checkpoint, Settings, read_torch, write_checkpoint, write_torch
+from edge.training.checkpoint import Checkpoint, Settings, read_checkpoint, read_torch, write_checkpoint, write_torch
 from edge.training.data import PreprocessedImages, batches, measured_input
 from edge.training.datasets import LabelledImages, load_dataset
 from edge.training.evaluate import accuracies, logits_of
@@ -31,7 +31,7 @@ CHECKPOINT, STATE, METRICS = "checkpoint.pt", "state.pt", "metrics.json"
 
 
 def train(settings: Settings, output: Path, images: LabelledImages | None = None) -> Checkpoint:
-    """Train a network, or go on where a killed run of the same settings stopped.
+    """Train a network, go on where a killed run of the same settings stopped, or return what a finished one left.
 
     `output` gets `checkpoint.pt`, `metrics.json` and, while training, `state.pt`.
 
@@ -48,6 +48,8 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         settings.dataset, Path(settings.data) if settings.data else None, settings.image_size
     )
     splits = draw_splits(images, settings.seed)
+    if finished := _finished(output / CHECKPOINT, settings, split_specs(images, splits)):
+        return finished
     spec = measured_input(images, splits["train"])
     training = PreprocessedImages(images, splits["train"], spec, augment=True)
     validation = PreprocessedImages(images, splits["validation"], spec, augment=False)
@@ -79,6 +81,19 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
     write_checkpoint(output / CHECKPOINT, checkpoint)
     write_file(output / METRICS, json.dumps({"settings": dataclasses.asdict(settings), **checkpoint.metrics}, indent=2))
     (output / STATE).unlink(missing_ok=True)
+    return checkpoint
+
+
+def _finished(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
+    """Return the checkpoint of a finished run, if it is of the same settings, the same data and this code's network."""
+    try:
+        checkpoint = read_checkpoint(path)
+        checkpoint.network()
+    except CheckpointError:
+        return None
+    if checkpoint.settings != settings or checkpoint.splits != splits:
+        return None
+    say(f"{path} is the finished run of these settings; delete it to train again")
     return checkpoint
 
 
