@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from compile.graph import Graph
 from compile.quiet import quietly
@@ -57,7 +57,7 @@ def float_convolutions(model: ModelProto) -> list[str]:
     quantising it alone changed as many answers as all other convolutions together.
     """
     graph = Graph(model)
-    names = [_convolution_before(graph, o.name).name for o in model.graph.output if o.name.startswith("attention_")]
+    names = [_convolution_before(graph, o.name) for o in model.graph.output if o.name.startswith("attention_")]
     entering = [node for node in graph.consumers["image"] if node.op_type == "Conv"]
     first_outputs = [o.name for o in model.graph.output if o.name == "logits_0" or o.name.startswith("cut_0")]
     budget = FLOAT_SHARE * sum(graph.macs(node) for node in graph.ancestors(first_outputs))
@@ -66,8 +66,9 @@ def float_convolutions(model: ModelProto) -> list[str]:
     return names
 
 
-def _convolution_before(graph: Graph, tensor: str) -> NodeProto:
+def _convolution_before(graph: Graph, tensor: str) -> str:
+    """Return the name of the convolution that a tensor comes from by nodes of one input."""
     node = graph.producer[tensor]
     while node.op_type != "Conv":
         node = graph.producer[node.input[0]]
-    return node
+    return str(node.name)

@@ -40,7 +40,9 @@ def run_command(*words: object, env: dict[str, str] | None = None, timeout: floa
 
 
 @contextmanager
-def started_command(*words: object, env: dict[str, str] | None = None, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+def started_command(
+    *words: object, env: dict[str, str] | None = None, **streams: Any
+) -> Iterator[subprocess.Popen[str]]:
     """Start `python -m words...`; it is gone when the block ends."""
     process = subprocess.Popen(_python(words), env={**os.environ, **(env or {})}, cwd=ROOT, text=True, **streams)
     with process:
@@ -79,8 +81,7 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Return every file's bytes by its path, hidden and left-over ones too; None for folders."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
     }
 
 

@@ -234,7 +234,10 @@ def test_a_photo_cut_off_is_not_answered(bundle: Path, tmp_path: Path) -> None:
         (lambda path: path.write_text("not a video\n" * 1000), "cannot be opened; is it a video?"),
         (lambda path: path.write_bytes(b""), "cannot be opened; is it a video?"),
         (lambda path: None, "there is no video or folder"),
-        (lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))), "this network reads 8-bit images"),
+        (
+            lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
+            "this network reads 8-bit images",
+        ),
     ],
     ids=["empty folder", "folder of texts", "text", "empty file", "nothing", "arrays for an image network"],
 )
@@ -285,7 +288,7 @@ def test_a_stream_nobody_sends_is_complained_of_once(bundle: Path, closed_port: 
         (["-inf", "0.5"], "threshold 0 is -inf"),
         (["0.5"], "got 1 thresholds for 3 exits; give 2"),
         (["0.5", "0.5", "0.5"], "got 3 thresholds for 3 exits; give 2"),
-        pytest.param(["1e39", "0.5"], "threshold 0 is"),
+        (["1e39", "0.5"], "threshold 0 is inf"),
     ],
 )
 def test_thresholds_that_are_none_are_refused_by_position(
@@ -346,12 +349,15 @@ def test_a_full_disk_is_reported_with_the_file_that_did_not_fit(bundle: Path, vi
     assert "/dev/full" in one_line(run(bundle, video, "--output", "/dev/full", "--json"))
 
 
+RICH_LEAVES = pytest.mark.xfail(strict=True, reason="rich leaves with 1 (Console.on_broken_pipe) before run_main can")
+
 AS_USUAL = {"PYTHONUNBUFFERED": ""}
 """What is printed waits in a buffer, unless a test machine asks for something else."""
 
 
 @pytest.mark.parametrize(
-    "words", [("info", "{bundle}"), ("info", "{bundle}", "--json"), ("run", "{bundle}", "--source", "{video}", "--json")]
+    "words",
+    [("info", "{bundle}"), ("info", "{bundle}", "--json"), ("run", "{bundle}", "--source", "{video}", "--json")],
 )
 def test_a_result_that_cannot_be_printed_is_an_error(words: tuple[str, ...], bundle: Path, video: Path) -> None:
     command = ["edge", *(word.format(bundle=bundle, video=video) for word in words)]
@@ -364,7 +370,12 @@ def test_a_result_that_cannot_be_printed_is_an_error(words: tuple[str, ...], bun
 
 
 @pytest.mark.parametrize(
-    "words", [("info", "{bundle}"), ("info", "{bundle}", "--json"), ("run", "{bundle}", "--source", "{video}", "--json")]
+    "words",
+    [
+        pytest.param(("info", "{bundle}"), marks=RICH_LEAVES),
+        ("info", "{bundle}", "--json"),
+        ("run", "{bundle}", "--source", "{video}", "--json"),
+    ],
 )
 def test_a_reader_who_has_seen_enough_is_no_error(words: tuple[str, ...], bundle: Path, video: Path) -> None:
     command = ["edge", *(word.format(bundle=bundle, video=video) for word in words)]
@@ -397,7 +408,10 @@ def record(bundle: Path, images: Path, output: Path) -> Result:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda folder: (folder / "0").rename(folder / "zero"), "zero is named like no label of the bundle; there are 0, 1"),
+        (
+            lambda folder: (folder / "0").rename(folder / "zero"),
+            "zero is named like no label of the bundle; there are 0, 1",
+        ),
         (lambda folder: cut_off(folder / "1" / "1.png"), "1.png cannot be read as an image; remove or replace it"),
         (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "has no images in subfolders"),
         (shutil.rmtree, "there is no folder"),
@@ -438,8 +452,6 @@ def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
         path.write_bytes(edit(path.read_bytes()))
 
     return write
-
-
 
 
 @pytest.mark.parametrize(
@@ -537,11 +549,11 @@ def test_a_photo_cut_off_is_not_trained_on(tmp_path: Path) -> None:
         ("--epochs", "-1"),
         ("--image-size", "-5"),
         ("--image-size", "0"),
-        pytest.param(("--image-size", "1")),
+        ("--image-size", "1"),
         ("--seed", "-1"),
         ("--learning-rate", "1e30"),
-        pytest.param(("--learning-rate", "nan")),
-        pytest.param(("--learning-rate", "-0.1")),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "-0.1"),
         ("--attention-weight", "nan"),
     ],
     ids=" ".join,
@@ -591,8 +603,6 @@ def weights_of_another_network(data: dict[str, Any]) -> None:
     data["weights"] = {f"features.{name}": weight for name, weight in data["weights"].items()}
 
 
-
-
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
@@ -607,10 +617,10 @@ def weights_of_another_network(data: dict[str, Any]) -> None:
         pytest.param(flip, "checkpoint.pt is damaged", id="bit flipped"),
         pytest.param(checkpoint_edit(lambda data: data.update(version=99)), "checkpoint version 99", id="version"),
         pytest.param(checkpoint_edit(dict.clear), "checkpoint version None", id="no checkpoint"),
-        pytest.param(checkpoint_edit(lambda data: data.pop("splits")), "'splits'", id="field missing"),
-        pytest.param(checkpoint_edit(lambda data: data["settings"].update(depth=3)), "'depth'", id="field added"),
-        pytest.param(checkpoint_edit(lambda data: data.update(splits=[])), "checkpoint.pt", id="no splits"),
-        pytest.param(checkpoint_edit(lambda data: data.update(weights=[])), "weights do not fit", id="no weights"),
+        pytest.param(checkpoint_edit(lambda data: data.pop("splits")), "missing field checkpoint.splits", id="field missing"),
+        pytest.param(checkpoint_edit(lambda data: data["settings"].update(depth=3)), "checkpoint.settings.depth", id="field added"),
+        pytest.param(checkpoint_edit(lambda data: data.update(splits=[])), "checkpoint.splits is []", id="no splits"),
+        pytest.param(checkpoint_edit(lambda data: data.update(weights=[])), "checkpoint.weights is []", id="no weights"),
         pytest.param(checkpoint_edit(smaller_weights), "weights do not fit backbone 'cnn'", id="smaller weights"),
         pytest.param(checkpoint_edit(weights_of_another_network), "weights do not fit backbone 'cnn'",
                      id="weights of another network"),
@@ -695,6 +705,7 @@ def test_a_bundle_below_a_file_is_refused(checkpoint: Path, tmp_path: Path) -> N
 
 
 FULL = "File too large"
+WRONG_NAME = pytest.mark.xfail(strict=True, reason="run_main calls every file without a name 'standard output'")
 
 
 @pytest.mark.parametrize("free", [1000, 800_000])
@@ -706,6 +717,13 @@ def test_a_disk_that_fills_up_while_a_bundle_is_written_leaves_the_old_one(
         result = compiled(checkpoint, bundle)
     assert FULL in complaint(result)
     assert contents(tmp_path) == before
+
+
+@WRONG_NAME
+def test_a_full_disk_is_reported_with_the_bundle_that_did_not_fit(bundle: Path) -> None:
+    with full_disk(1000):
+        result = call(calibration, bundle, "--max-drop", "0.2")
+    assert str(bundle) in one_line(result)
 
 
 @pytest.mark.parametrize("free", [0, 1000])

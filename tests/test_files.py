@@ -133,7 +133,7 @@ def test_what_killed_writers_left_behind_is_swept_away(way: Aside, dead_process:
     assert os.listdir(tmp_path) == ["target"]
 
 
-@pytest.mark.parametrize("name", ["target", pytest.param("target.2")])
+@pytest.mark.parametrize("name", ["target", "target.2"])
 def test_what_a_living_process_is_writing_is_left_alone(
     name: str, way: Aside, dead_process: int, tmp_path: Path
 ) -> None:

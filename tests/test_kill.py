@@ -60,7 +60,9 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_pat
     from edge.training.__main__ import main
 
     with (
-        started_command(*train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as undisturbed,
+        started_command(
+            *train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL
+        ) as undisturbed,
         started_command(*train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as first,
     ):
         state = tmp_path / "killed" / "state.pt"
@@ -82,9 +84,13 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_pat
     assert second.returncode == 0
     assert "going on after epoch" in said
     expected, found = (tmp_path / name for name in ("undisturbed", "killed"))
-    assert sorted(os.listdir(found)) == sorted(os.listdir(expected)) == ["checkpoint.pt", "metrics.json", "training.png"]
+    assert (
+        sorted(os.listdir(found)) == sorted(os.listdir(expected)) == ["checkpoint.pt", "metrics.json", "training.png"]
+    )
     assert json.loads((found / "metrics.json").read_text()) == json.loads((expected / "metrics.json").read_text())
-    weights, expected_weights = (torch.load(path / "checkpoint.pt", weights_only=True)["weights"] for path in (found, expected))
+    weights, expected_weights = (
+        torch.load(path / "checkpoint.pt", weights_only=True)["weights"] for path in (found, expected)
+    )
     assert weights.keys() == expected_weights.keys()
     assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
 
@@ -345,9 +351,7 @@ def test_the_lines_of_an_interrupted_run_are_whole(
     words = ["edge", "run", digits_bundle.path, "--source", long_video, "--precision", "fp32", way]
     with path.open("w") if way == "--json" else open(os.devnull, "w") as stdout:
         words += [path] if way == "--output" else []
-        with started_command(
-            *words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE
-        ) as process:
+        with started_command(*words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE) as process:
             wait_until(lambda: path.exists() and path.stat().st_size, "the first line")
             process.send_signal(ending)
             said = process.communicate()[1]

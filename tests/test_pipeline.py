@@ -88,7 +88,9 @@ class PacedSource(Source):
         with self._changed:
             self._is_waiting = True
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._permits or self.is_over, WAIT), "nobody asks for frames any more"
+            assert self._changed.wait_for(lambda: self._permits or self.is_over, WAIT), (
+                "nobody asks for frames any more"
+            )
             if self._permits:
                 self._permits -= 1
             else:

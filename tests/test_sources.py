@@ -1,5 +1,7 @@
 """Frames from folders and videos: which, in what order, and exactly as they were stored."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from commands import random_frames, write_video
+from commands import PATIENCE, ROOT, random_frames, write_video
 from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.protocols import FrameSource
 from edge.sources import files_in, open_source, read_frame
+
+NOT_CAUGHT = pytest.mark.xfail(strict=True, reason="_read_array: BadZipFile, and an archive has no dtype")
 
 
 def all_frames(source: FrameSource) -> list[NDArray[Any]]:
@@ -134,8 +138,8 @@ def test_a_video_cut_off_gives_its_whole_frames_and_then_an_error(share: float, 
         ("99", "camera 99 cannot be opened"),
         ("/dev/video99", "/dev/video99 cannot be opened"),
         pytest.param("", "give a file, a folder, a camera index or a stream", id="no name"),
-        pytest.param("²", "there is no video or folder"),
-        pytest.param("9" * 20, "cannot be opened"),
+        ("²", "there is no video or folder"),
+        ("9" * 20, "cannot be opened"),
     ],
 )
 def test_a_source_that_is_not_there_is_refused_by_name(
@@ -163,7 +167,7 @@ def test_an_image_cut_off_is_refused_by_name(suffix: str, share: float, tmp_path
         read_frame(tmp_path / f"cut{suffix}")
 
 
-@pytest.mark.parametrize("trailer", [b"", b"\0" * 10, pytest.param(b"SEFT" * 100)])
+@pytest.mark.parametrize("trailer", [b"", b"\0" * 10, b"SEFT" * 100])
 def test_a_photo_with_something_after_its_end_is_read(trailer: bytes, tmp_path: Path) -> None:
     content = image_bytes(".jpg")
     (tmp_path / "photo.jpg").write_bytes(content + trailer)
@@ -197,6 +201,21 @@ def test_a_file_that_holds_no_array_is_refused_by_name(write: Callable[[Path], N
     write(path)
     with pytest.raises(SourceError, match=r"array\.npy is no array of numbers .*; remove or replace it"):
         read_frame(path)
+
+
+@NOT_CAUGHT
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_an_archive_named_like_an_array_is_refused(share: float, tmp_path: Path) -> None:
+    """In a process of its own: numpy forgets to close such a file where it is damaged."""
+    path = tmp_path / "archive.npy"
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    script = "import sys, pathlib, edge.sources; edge.sources.read_frame(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is no array of numbers")
 
 
 def test_a_damaged_image_is_reported_in_its_turn_and_not_before(tmp_path: Path) -> None:
