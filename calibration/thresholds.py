@@ -121,4 +121,7 @@ def _best_threshold(confidence: NDArray[np.float32], gain: NDArray[np.float64]) 
     if not len(ranked) or total.max() <= 0:
         return NEVER
     last = int(total.argmax())
-    return 0.0 if last == len(ranked) - 1 else float((ranked[last] + ranked[last + 1]) / 2)
+    if last == len(ranked) - 1:
+        return 0.0
+    middle = (ranked[last] + ranked[last + 1]) / 2
+    return float(middle if middle > ranked[last + 1] else ranked[last])  # neighbouring numbers have no middle

@@ -13,12 +13,14 @@ from edge.errors import CheckpointError
 
 
 class Evaluator:
-    """A model in ONNX Runtime as it is, for any batch size."""
+    """A model in ONNX Runtime as it is written, for any batch size."""
 
     def __init__(self, model: ModelProto) -> None:
         """Open a session."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # As the graph is written: an optimiser may fuse across what is a border between segments, and round elsewhere.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

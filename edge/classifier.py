@@ -133,11 +133,11 @@ def classify_batch(classifier: Classifier, images: NDArray[np.float32]) -> Decis
         np.zeros(samples, dtype=np.intp), np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.int32)
     )
     survivors = np.arange(samples)
+    thresholds = {f"threshold_{k}": value for k, value in enumerate(classifier.thresholds[:, None])}
     tensors: Mapping[str, NDArray[Any]] = {"image": images}
     for index, (segment, engine) in enumerate(zip(classifier.segments, classifier.engines, strict=True)):
         if not len(survivors):
             break
-        thresholds = {f"threshold_{k}": classifier.thresholds[k : k + 1] for k in range(len(classifier.thresholds))}
         wanted = [spec.name for spec in segment.inputs]
         outputs = engine.run({name: {**tensors, **thresholds}[name] for name in wanted})
         answered = (

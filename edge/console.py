@@ -23,8 +23,17 @@ PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 WIDTH_WITHOUT_TERMINAL = 150
 
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `run_main`."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich is handling, rather than end the process."""
+        raise
+
+
+stdout = _Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
+stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run_main(main: Callable[[], int]) -> NoReturn:
@@ -48,9 +57,13 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 
 def progress() -> Progress:
     """Return a progress bar on stderr; it shows only where a person is looking."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(
-        *columns, TextColumn("{task.fields[note]}"), console=stderr, transient=True, disable=not stderr.is_terminal
+        *columns,
+        TextColumn("{task.fields[note]}", markup=False),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
     )
 
 
@@ -106,7 +119,7 @@ def say(text: str) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table on stdout."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

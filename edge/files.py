@@ -39,8 +39,9 @@ def file_aside(path: Path) -> Iterator[Path]:
         os.fsync(descriptor)
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         aside.unlink(missing_ok=True)
+        _name(error, path)
         raise
     finally:
         os.close(descriptor)
@@ -65,10 +66,11 @@ def folder_aside(path: Path) -> Iterator[Path]:
         if path.exists():
             os.replace(path, retired)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         _remove(aside)
         if retired.exists():
             os.replace(retired, path)
+        _name(error, path)
         raise
     _remove(retired)
 
@@ -105,6 +107,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say which file did not fit: what a full disk raises does not."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _umask() -> int:

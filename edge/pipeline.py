@@ -40,6 +40,10 @@ class FrameResult(NamedTuple):
     """Where the frame and its tensors lie, until the next result is asked for."""
 
 
+STUCK_S = 1.0
+"""A source that hangs in a read, as a stream that went silent, is not waited for longer than this."""
+
+
 class _Travel:
     """A slot with the times of the frame in it."""
 
@@ -89,7 +93,7 @@ class Pipeline:
                 self._stopping = True
                 self._changed.notify_all()
             for thread in threads:
-                thread.join()
+                thread.join(timeout=STUCK_S)
         if self._error is not None:
             raise self._error
 

@@ -56,9 +56,9 @@ class VideoSource:
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
             raise SourceError(f"{name} cannot be opened; {_hint(address)}")
-        self.is_live = not Path(str(address)).is_file()
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.frames = None if self.is_live or count <= 0 else count
+        self.is_live = count <= 0 and not Path(str(address)).is_file()
+        self.frames = count if count > 0 else None
         self._read = 0
 
     def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
@@ -144,11 +144,12 @@ def read_frame(path: Path) -> NDArray[Any]:
 
 def _read_array(path: Path) -> NDArray[Any]:
     try:
-        array = np.load(path)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
         if array.dtype.kind not in "biuf":
             raise ValueError(f"its elements are {array.dtype}")
         return np.asarray(array, dtype=np.float32)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
 
 

@@ -161,7 +161,8 @@ def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -
     """Return a backbone of the project with ten classes as `multi_exit_graph` does one of `NETWORKS`."""
     if precision == "fp32":
         spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
-        return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), shape), spec)
+        small = (shape[0], min(shape[1], 64), min(shape[2], 64))
+        return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), small), spec)
     return quantise_int8(built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape), method="max")
 
 

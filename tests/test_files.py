@@ -84,9 +84,14 @@ def test_an_exception_in_the_block_leaves_everything_as_it_was(
     if was_there:
         put(target, way, OLD)
     before = contents(tmp_path)
-    with pytest.raises(type(error)), way(target) as aside:
-        fill(aside, NEW)
-        raise error
+
+    def fail() -> None:
+        with way(target) as aside:
+            fill(aside, NEW)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert contents(tmp_path) == before
 
 

@@ -89,10 +89,8 @@ def wheel_files(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
         pytest.skip("setuptools is older than pyproject.toml asks for")
     folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(
-        ROOT, folder / "checkout",
-        ignore=lambda at, names: [n for n in names if n.startswith(".") or n in ("runs", "build", "dist", "__pycache__")],
-    )  # fmt: skip
+    left_out = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "checkout", ignore=left_out)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run(
         [*command, "--wheel-dir", folder, folder / "checkout"],

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from commands import (
     PATIENCE,
@@ -105,6 +106,34 @@ def test_a_damaged_state_of_a_killed_training_is_refused_by_name(damage: str, tm
     message = complaint(call(main, *train_words(tmp_path)[1:]))
     assert f"{state} is damaged" in message
     assert contents(tmp_path) == before
+
+
+def test_a_training_whose_images_changed_since_it_was_interrupted_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.training.__main__ import main
+    from edge.training.recipe import TrainingRun
+
+    images = tmp_path / "images"
+    for index, frame in enumerate(random_frames(24)):
+        (images / str(index % 2)).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(images / str(index % 2) / f"{index}.png"), frame)
+    words = ("--dataset", "folder", "--data", images, "--batch-size", 4, "--epochs", 2, "--output", tmp_path / "run")
+    epoch = TrainingRun.epoch
+
+    def interrupted(run: TrainingRun, loader: Any, number: int, **others: Any) -> dict[str, float]:
+        if number == 1:
+            raise KeyboardInterrupt
+        return epoch(run, loader, number, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "epoch", interrupted)
+        assert call(main, *words).code == INTERRUPTED
+    before = contents(tmp_path / "run")
+    assert list(before) == ["state.pt"]
+    cv2.imwrite(str(images / "0" / "0.png"), random_frames(1, seed=9)[0])
+    assert "state.pt" in complaint(call(main, *words))
+    assert contents(tmp_path / "run") == before
 
 
 # Compiling

@@ -205,12 +205,14 @@ def test_capture_runs_no_further_ahead_than_there_are_slots() -> None:
 
 def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped() -> None:
     source = PacedSource()
+    moment = threading.Event()
     ages = []
 
     def slow(index: int) -> None:
-        """Take as long as the source takes for some frames."""
-        if not source.is_over:
-            source.give(PACE)
+        """Take as long as the source takes for some frames, each of which may be loaded before the next."""
+        for _ in range(0 if source.is_over else PACE):
+            source.give(1)
+            moment.wait(0.003)
         ages.append(source.given - 1 - index)
 
     answered: list[int] = []

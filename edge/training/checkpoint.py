@@ -122,4 +122,4 @@ def read_torch(path: Path) -> Any:
                 raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and runtime errors, depending on where the damage is
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__}); train again") from error
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__}); delete it and train again") from error

@@ -48,7 +48,8 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         settings.dataset, Path(settings.data) if settings.data else None, settings.image_size
     )
     splits = draw_splits(images, settings.seed)
-    if finished := _finished(output / CHECKPOINT, settings, split_specs(images, splits)):
+    fingerprints = split_specs(images, splits)
+    if finished := _finished(output / CHECKPOINT, settings, fingerprints):
         return finished
     spec = measured_input(images, splits["train"])
     training = PreprocessedImages(images, splits["train"], spec, augment=True)
@@ -57,7 +58,7 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, len(images.classes), settings.truncated_at)
     _check_size(network, settings, spec)
-    run = TrainingRun(network, settings, len(training), output / STATE)
+    run = TrainingRun(network, settings, fingerprints, output / STATE)
     history = run.resume()
     train_batches = batches(training, settings.batch_size, shuffle=True)
     with progress() as bar:
@@ -74,7 +75,7 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         settings=settings,
         input=spec,
         classes=images.classes,
-        splits=split_specs(images, splits),
+        splits=fingerprints,
         metrics={"history": history},
         weights={name: tensor.cpu() for name, tensor in network.state_dict().items()},
     )
@@ -111,8 +112,11 @@ def _check_size(network: MultiExitNetwork, settings: Settings, spec: InputSpec) 
 class TrainingRun:
     """A network with its optimiser, and the state that lets a killed run go on as if it had not been."""
 
-    def __init__(self, network: MultiExitNetwork, settings: Settings, samples: int, state: Path) -> None:
+    def __init__(
+        self, network: MultiExitNetwork, settings: Settings, splits: dict[str, SplitSpec], state: Path
+    ) -> None:
         """Set up optimiser and schedule: AdamW, one cycle."""
+        samples = splits["train"].samples
         if settings.batch_size > samples:
             raise DataError(f"batch size {settings.batch_size} is more than the {samples} training images; lower it")
         self.fabric = Fabric(accelerator="auto", devices=1)
@@ -123,19 +127,23 @@ class TrainingRun:
         steps = max(1, settings.epochs * (samples // settings.batch_size))
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
         self._state = state
+        self._origin = {
+            "settings": dataclasses.asdict(settings),
+            "splits": {k: v.fingerprint for k, v in splits.items()},
+        }
 
     def resume(self) -> list[dict[str, Any]]:
         """Take over the state of a killed run, if there is one, and return its history.
 
         Raises:
-            CheckpointError: the state belongs to other settings.
+            CheckpointError: the state belongs to other settings or other images.
         """
         if not self._state.exists():
             return []
         state = read_torch(self._state)
-        if state["settings"] != dataclasses.asdict(self.settings):
+        if {name: state.get(name) for name in self._origin} != self._origin:
             raise CheckpointError(
-                f"{self._state} is from an unfinished run with other settings; "
+                f"{self._state} is from an unfinished run with other settings or other images; "
                 "finish that run, choose another output, or delete the file"
             )
         self.network.load_state_dict(state["network"])
@@ -148,7 +156,7 @@ class TrainingRun:
     def save(self, history: list[dict[str, Any]]) -> None:
         """Keep the state after an epoch."""
         state = {
-            "settings": dataclasses.asdict(self.settings),
+            **self._origin,
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),

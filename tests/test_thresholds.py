@@ -1,0 +1,309 @@
+"""Fitted thresholds keep the bound they promise, and save nearly what can be saved within it."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from calibration.samples import FEWEST, stratified
+from calibration.thresholds import OperatingPoint, describe, fit_thresholds, operating_points
+from edge.decision import NEVER, Scores, checked_thresholds
+from edge.errors import DataError, ThresholdError
+from edge.manifest import Thresholds
+
+CLASSES = 4
+Labels = NDArray[np.int64]
+
+
+def random_scores(exits: int, samples: int, seed: int, levels: int | None = None) -> tuple[Scores, Labels]:
+    """Return scores that are the more often right the deeper the exit and the surer it is, and the true labels.
+
+    Args:
+        exits: How many exits.
+        samples: How many samples.
+        seed: Of everything random.
+        levels: How many different confidences there may be, to force ties; None for any number.
+    """
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(0, CLASSES, samples)
+    difficulty = generator.normal(size=samples)
+    reach = np.linspace(0.5, 2, exits)[:, None]
+    right = difficulty + generator.normal(0, 0.5, (exits, samples)) < reach
+    margin = reach - difficulty + generator.normal(0, 0.7, (exits, samples))
+    confidence = 1 / (1 + np.exp(-margin))
+    if levels is not None:
+        confidence = np.round(confidence * levels) / levels
+    wrong = (truth + generator.integers(1, CLASSES, (exits, samples))) % CLASSES
+    return Scores(confidence.astype(np.float32), np.where(right, truth, wrong).astype(np.int32)), truth
+
+
+def costs(exits: int) -> list[int]:
+    """Return the multiply-accumulates of segments, each dearer than the one before."""
+    return [2 + 3 * k for k in range(exits)]
+
+
+def fitted(scores: Scores, truth: Labels, max_drop: float) -> tuple[Thresholds, OperatingPoint]:
+    """Return fitted thresholds, and what they do to the scores they were fitted to."""
+    macs = costs(len(scores.label))
+    thresholds = fit_thresholds(scores, truth, macs, max_drop=max_drop, split="these")
+    return thresholds, describe(scores, truth, macs, checked_thresholds(thresholds.values, exits=len(macs)))
+
+
+def all_right(exits: int, samples: int) -> tuple[NDArray[np.int32], Labels]:
+    return np.ones((exits, samples), dtype=np.int32), np.ones(samples, dtype=np.int64)
+
+
+@given(
+    exits=st.sampled_from([2, 3, 5]),
+    samples=st.integers(1, 60),
+    seed=st.integers(0, 2**32 - 1),
+    levels=st.sampled_from([None, 1, 4]),
+    max_drop=st.sampled_from([0.0, 0.003, 0.02, 0.1, 0.5]),
+    missing=st.floats(0, 0.5),
+)
+def test_the_accuracy_lost_is_never_more_than_was_allowed(
+    exits: int, samples: int, seed: int, levels: int | None, max_drop: float, missing: float
+) -> None:
+    scores, truth = random_scores(exits, samples, seed, levels)
+    scores.confidence[np.random.default_rng(seed).random(scores.confidence.shape) < missing] = np.nan
+    thresholds, point = fitted(scores, truth, max_drop)
+    final = float((scores.label[-1] == truth).mean())
+    assert point.accuracy >= final - max_drop - 1e-9
+    assert point.accuracy_drop == pytest.approx(final - point.accuracy)
+    assert point.macs_ratio <= 1
+    assert sum(point.exit_shares) == pytest.approx(1)
+    assert (thresholds.bound, thresholds.samples, thresholds.split) == (max_drop, samples, "these")
+
+
+@settings(max_examples=25)
+@given(exits=st.sampled_from([2, 3, 5]), seed=st.integers(0, 2**32 - 1))
+def test_the_more_accuracy_may_be_lost_the_less_is_computed(exits: int, seed: int) -> None:
+    scores, truth = random_scores(exits, 50, seed)
+    ratios = [fitted(scores, truth, max_drop)[1].macs_ratio for max_drop in (0.0, 0.01, 0.05, 0.2, 0.99)]
+    assert ratios == sorted(ratios, reverse=True)
+    assert ratios[-1] < 1
+
+
+@pytest.mark.parametrize("max_drop", [0.0, 0.01])
+@pytest.mark.parametrize("perfect", [0, 1, 2])
+def test_an_early_exit_that_is_always_right_is_always_taken(perfect: int, max_drop: float) -> None:
+    scores, truth = random_scores(4, 80, seed=0)
+    scores.label[perfect:] = truth
+    scores.label[:perfect] = (truth + 1) % CLASSES  # what comes before it is always wrong
+    _, point = fitted(scores, truth, max_drop)
+    expected = [0.0] * 4
+    expected[perfect] = 1.0
+    assert list(point.exit_shares) == expected
+    assert point.accuracy == 1
+
+
+def test_an_early_exit_that_is_always_wrong_is_never_taken_but_where_the_last_is_wrong_too() -> None:
+    scores, truth = random_scores(2, 80, seed=0)
+    scores.label[0] = (truth + 1) % CLASSES
+    _, point = fitted(scores, truth, max_drop=0.0)
+    assert point.accuracy == (scores.label[1] == truth).mean()
+
+
+def test_a_network_with_one_exit_has_no_thresholds() -> None:
+    thresholds, point = fitted(*random_scores(1, 40, seed=0), max_drop=0.0)
+    assert thresholds.values == ()
+    assert (point.macs_ratio, point.exit_shares) == (1, (1.0,))
+
+
+def candidates(confidence: NDArray[np.float32]) -> list[float]:
+    """Return every threshold that makes a difference."""
+    return [0.0, *np.unique(confidence).tolist(), NEVER]
+
+
+def least_computed(scores: Scores, truth: Labels, max_drop: float) -> float:
+    """Return the smallest share of computation within the bound, all combinations of thresholds tried."""
+    points = (
+        describe(scores, truth, costs(len(scores.label)), np.array(thresholds, dtype=np.float32))
+        for thresholds in itertools.product(*map(candidates, scores.confidence[:-1]))
+    )
+    return min(point.macs_ratio for point in points if point.accuracy_drop <= max_drop + 1e-12)
+
+
+@pytest.mark.parametrize("max_drop", [0.0, 0.01, 0.05])
+def test_trying_all_pairs_of_thresholds_saves_little_more(max_drop: float) -> None:
+    """Only trade-offs on the convex hull are tried, so something is left: here up to 10 %, on average 3 %."""
+    left = []
+    for seed in range(8):
+        scores, truth = random_scores(3, 200, seed, levels=32)
+        left.append(fitted(scores, truth, max_drop)[1].macs_ratio - least_computed(scores, truth, max_drop))
+    assert min(left) > -1e-9
+    assert max(left) <= 0.1
+    assert sum(left) / len(left) <= 0.03
+
+
+def test_with_one_early_exit_every_trade_off_on_the_convex_hull_is_found() -> None:
+    scores, truth = random_scores(2, 200, seed=1)
+    found = operating_points(scores, truth, costs(2))
+    possible = [
+        describe(scores, truth, costs(2), np.array([threshold], np.float32))
+        for threshold in candidates(scores.confidence[0])
+    ]
+    for price in np.geomspace(0.01, 1, 20):
+
+        def worth(point: OperatingPoint, price: float = price) -> float:
+            return point.accuracy - price * point.macs_ratio
+
+        assert max(map(worth, found)) >= max(map(worth, possible)) - 0.002
+
+
+@pytest.mark.parametrize(
+    ("right", "share"),
+    [
+        pytest.param(20, 1.0, id="all right: all leave"),
+        pytest.param(15, 0.0, id="some wrong: none leave, not even the right ones"),
+    ],
+)
+def test_samples_of_one_confidence_leave_together_or_not_at_all(right: int, share: float) -> None:
+    label, truth = all_right(2, 20)
+    label[0, right:] = 0
+    confidence = np.full((2, 20), 0.7, dtype=np.float32)
+    _, point = fitted(Scores(confidence, label), truth, max_drop=0.1)
+    assert point.exit_shares[0] == share
+
+
+def test_ties_below_the_best_threshold_do_not_hide_it() -> None:
+    label, truth = all_right(2, 20)
+    confidence = np.repeat(np.array([[0.9, 0.8], [1.0, 1.0]], dtype=np.float32), 10, axis=1)
+    label[0, 15:] = 0  # of the ten samples at 0.8, the right ones come first
+    thresholds, point = fitted(Scores(confidence, label), truth, max_drop=0.0)
+    assert point.exit_shares == (0.5, 0.5)
+    assert 0.8 < thresholds.values[0] <= 0.9
+
+
+def test_an_exit_is_judged_by_the_samples_that_get_that_far() -> None:
+    label, truth = all_right(3, 50)
+    confidence = np.full((3, 50), 0.5, dtype=np.float32)
+    easy, middling, hard = slice(0, 30), slice(30, 40), slice(40, 50)
+    confidence[0, easy], label[0, middling], label[0, hard] = 0.9, 0, 0
+    confidence[1, easy], label[1, easy] = 0.8, 0  # exit 1 is sure and wrong, but only of what exit 0 has answered
+    confidence[1, hard], label[1, 47:] = 0.3, 0
+    _, point = fitted(Scores(confidence, label), truth, max_drop=0.0)
+    assert point.exit_shares == (0.6, 0.2, 0.2)
+    assert point.accuracy == 1
+
+
+@pytest.mark.parametrize(
+    "surer",
+    [
+        0.99999994,
+        0.9999999,
+    ],
+)
+def test_a_threshold_fits_between_neighbouring_confidences(surer: float) -> None:
+    label, truth = all_right(2, 10)
+    label[0, 5:] = 0
+    confidence = np.ones((2, 10), dtype=np.float32)
+    confidence[0, :5], confidence[0, 5:] = surer, np.nextafter(np.float32(surer), np.float32(0))
+    _, point = fitted(Scores(confidence, label), truth, max_drop=0.0)
+    assert point.exit_shares == (0.5, 0.5)
+
+
+@given(share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+def test_samples_without_a_confidence_go_on_and_do_not_disturb_the_others(share: float, seed: int) -> None:
+    scores, truth = random_scores(2, 60, seed)
+    missing = np.random.default_rng(seed).random(60) < share
+    scores.label[0] = np.where(missing, (truth + 1) % CLASSES, truth)  # right wherever it has a confidence
+    scores.label[1] = truth
+    scores.confidence[0, missing] = np.nan
+    _, point = fitted(scores, truth, max_drop=0.0)
+    assert point.exit_shares[0] == pytest.approx(1 - missing.mean())
+    assert point.accuracy == 1
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 1.0, 1.5, math.nan, math.inf])
+def test_an_accuracy_drop_that_is_no_fraction_is_refused(max_drop: float) -> None:
+    scores, truth = random_scores(2, 10, seed=0)
+    with pytest.raises(ThresholdError, match=f"the accuracy drop to allow is {max_drop}; give a fraction"):
+        fit_thresholds(scores, truth, costs(2), max_drop=max_drop, split="")
+
+
+def test_without_samples_there_is_nothing_to_fit() -> None:
+    nothing = Scores(np.zeros((2, 0), dtype=np.float32), np.zeros((2, 0), dtype=np.int32))
+    with pytest.raises(ThresholdError, match="no samples to fit thresholds to; record scores"):
+        fit_thresholds(nothing, np.zeros(0, dtype=np.int64), costs(2), max_drop=0.01, split="")
+
+
+@pytest.mark.parametrize(("exits", "samples"), [(3, 20), (2, 19)])
+def test_scores_of_another_network_or_other_samples_are_refused(exits: int, samples: int) -> None:
+    scores, _ = random_scores(exits, samples, seed=0)
+    with pytest.raises(ThresholdError, match="2 exits and 20 labels"):
+        fit_thresholds(scores, np.zeros(20, dtype=np.int64), costs(2), max_drop=0.01, split="")
+
+
+@settings(max_examples=50)
+@given(exits=st.sampled_from([2, 3, 5]), seed=st.integers(0, 2**32 - 1))
+def test_operating_points_go_from_no_early_exits_to_all_at_the_first(exits: int, seed: int) -> None:
+    scores, truth = random_scores(exits, 40, seed)
+    points = operating_points(scores, truth, costs(exits))
+    never, always = (0.0,) * (exits - 1) + (1.0,), (1.0,) + (0.0,) * (exits - 1)
+    shares = [point.exit_shares for point in points]
+    assert shares[0] == never
+    assert always in shares
+    assert len({point.thresholds for point in points}) == len(points)
+    for point in points:
+        assert point == describe(scores, truth, costs(exits), np.array(point.thresholds, dtype=np.float32))
+
+
+@pytest.mark.parametrize("exits", [2, 3, 5])
+def test_no_operating_point_is_clearly_worse_than_another_in_both_accuracy_and_computation(exits: int) -> None:
+    """Except the first, without early exits, which is always among them."""
+    scores, truth = random_scores(exits, 200, seed=3)
+    points = operating_points(scores, truth, costs(exits))[1:]
+    for one, other in itertools.permutations(points, 2):
+        assert not (other.accuracy > one.accuracy + 1 / 200 and other.macs_ratio < one.macs_ratio - 0.02)
+
+
+def test_what_a_point_does_is_described_by_hand_counted_numbers() -> None:
+    scores = Scores(
+        np.array([[0.9, 0.4, 0.6, np.nan], [0.8, 0.8, 0.8, 0.8]], dtype=np.float32),
+        np.array([[1, 1, 2, 3], [1, 2, 1, 3]], dtype=np.int32),
+    )
+    point = describe(scores, np.array([1, 2, 1, 3]), [1, 3], np.array([0.6], dtype=np.float32))
+    assert point == OperatingPoint(
+        thresholds=(float(np.float32(0.6)),),
+        accuracy=0.75,
+        accuracy_drop=0.25,
+        macs_ratio=(2 * 0.25 + 2 * 1) / 4,
+        exit_shares=(0.5, 0.5),
+    )
+
+
+SIZES = {0: 30, 1: 10, 2: 3}
+"""Samples of each class among the candidates."""
+LABELS = np.concatenate([np.full(size, label) for label, size in SIZES.items()] + [np.full(50, 1)]).astype(np.int64)
+CANDIDATES = np.arange(sum(SIZES.values()))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(3, [1, 1, 1]), (9, [3, 3, 3]), (23, [10, 10, 3]), (30, [17, 10, 3]), (43, [30, 10, 3]), (500, [30, 10, 3])],
+)
+def test_classes_take_turns_until_they_run_out(count: int, expected: list[int]) -> None:
+    chosen = stratified(CANDIDATES, LABELS, count, seed=0)
+    assert np.bincount(LABELS[chosen], minlength=3).tolist() == expected
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert set(chosen.tolist()) <= set(CANDIDATES.tolist())
+
+
+def test_the_choice_within_a_class_depends_on_the_seed_only() -> None:
+    first, again, other = (stratified(CANDIDATES, LABELS, 9, seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("candidates", [0, 1, FEWEST - 1])
+def test_too_few_images_to_measure_ranges_on_are_refused(candidates: int) -> None:
+    with pytest.raises(DataError, match=f"needs at least 32 images, the split has {candidates}; bring more"):
+        stratified(CANDIDATES[:candidates], LABELS, candidates, seed=0)
+
+
+def test_32_images_are_enough() -> None:
+    assert len(stratified(CANDIDATES[:FEWEST], LABELS, 500, seed=0)) == FEWEST == 32
