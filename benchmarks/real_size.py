@@ -21,7 +21,7 @@ from edge.machine import conditions
 from edge.running import STAGES
 from edge.statistics import latency_from_ms
 
-CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 40, 200
+CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 120, 200
 
 
 def run_real_size(folder: Path) -> None:

@@ -57,14 +57,9 @@ def run_main(main: Callable[[], int]) -> NoReturn:
 
 def progress() -> Progress:
     """Return a progress bar on stderr; it shows only where a person is looking."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(
-        *columns,
-        TextColumn("{task.fields[note]}", markup=False),
-        console=stderr,
-        transient=True,
-        disable=not stderr.is_terminal,
-    )
+    description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
+    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from networks import (
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
-from compile.check import assert_chain_equals_whole
+from compile.check import Evaluator, assert_chain_equals_whole
 from compile.cut import Segment, assert_faithful, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import NEWEST_IR, OPSET, export_onnx
@@ -49,25 +48,8 @@ def cuts(name: str, k: int) -> list[str]:
     return [pattern.format(k=k) for pattern in CUTS.get(name, ["cut_{k}"])]
 
 
-class AsWritten:
-    """A model run node by node as its file says: an optimiser that sees more of a graph may round differently."""
-
-    def __init__(self, model: ModelProto) -> None:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-
-    def __call__(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        inputs, outputs = self._session.get_inputs(), [tensor.name for tensor in self._session.get_outputs()]
-        values = self._session.run(outputs, {tensor.name: tensors[tensor.name] for tensor in inputs})
-        return dict(zip(outputs, values, strict=True))
-
-
 def in_a_row(segments: Sequence[Segment]) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
-    evaluate = [AsWritten(segment.model) for segment in segments]
+    evaluate = [Evaluator(segment.model) for segment in segments]
 
     def run(given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         tensors = dict(given)
@@ -111,7 +93,7 @@ def copied(segment: Segment) -> Segment:
 @pytest.mark.parametrize("batch", [1, 5])
 def test_segments_in_a_row_compute_the_whole_graph_bit_for_bit(name: str, precision: str, batch: int) -> None:
     whole, segments = compiled(name, precision)
-    evaluate, evaluate_chain = AsWritten(whole), in_a_row(segments)
+    evaluate, evaluate_chain = Evaluator(whole), in_a_row(segments)
     for seed, threshold in product(range(3), (0.0, 0.35, 2.0)):
         images = random_images(batch, seed) * np.float32(10.0 ** (seed - 1))
         thresholds = {f"threshold_{k}": np.array([threshold], np.float32) for k in range(len(segments) - 1)}
@@ -201,7 +183,7 @@ def test_the_network_without_early_exits_gives_the_last_exits_answer(precision: 
     whole, segments = compiled("residual", precision)
     alone = whole_network(whole)
     images = random_images(3)
-    found = AsWritten(alone.model)({"image": images})
+    found = Evaluator(alone.model)({"image": images})
     expected = in_a_row(segments)({"image": images, **{f"threshold_{k}": np.ones(1, np.float32) for k in (0, 1)}})
     assert alone.inputs == ["image"]
     assert list(found) == ["logits_2", "confidence_2", "label_2"]
@@ -331,6 +313,7 @@ def test_one_changed_weight_in_any_segment_is_found_before_the_bundle_is_written
 
 
 def test_a_network_whose_cut_feeds_an_addition_passes_the_check_of_the_compiler() -> None:
+    """It would not if the check let ONNX Runtime fuse that addition into a convolution where it sees both."""
     assert_chain_equals_whole(*compiled("residual", "fp32"), random_images(16))
 
 

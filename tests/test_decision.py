@@ -90,6 +90,7 @@ def test_one_float32_below_the_threshold_is_not_enough() -> None:
     ("values", "exits", "complaint"),
     [
         ([math.nan], 2, "threshold 0 is nan; give a finite number of 0 or more"),
+        ([1e300], 2, "threshold 0 is inf"),
         ([0.5, math.inf], 3, "threshold 1 is inf; give a finite number of 0 or more"),
         ([-math.inf], 2, "threshold 0 is -inf"),
         ([0.5, 0.5, -0.1], 4, "threshold 2 is -0.1"),

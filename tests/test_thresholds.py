@@ -191,13 +191,7 @@ def test_an_exit_is_judged_by_the_samples_that_get_that_far() -> None:
     assert point.accuracy == 1
 
 
-@pytest.mark.parametrize(
-    "surer",
-    [
-        0.99999994,
-        0.9999999,
-    ],
-)
+@pytest.mark.parametrize("surer", [0.99999994, 0.9999999])
 def test_a_threshold_fits_between_neighbouring_confidences(surer: float) -> None:
     label, truth = all_right(2, 10)
     label[0, 5:] = 0
