@@ -31,8 +31,9 @@ def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
 
     Of equal logits the first class wins. A NaN among the logits makes the confidence NaN.
     """
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probability = shifted / shifted.sum(axis=-1, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits make NaN, as they do in an engine
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probability = shifted / shifted.sum(axis=-1, keepdims=True)
     return Scores(probability.max(axis=-1), logits.argmax(axis=-1).astype(np.int32))
 
 

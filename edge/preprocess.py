@@ -83,5 +83,9 @@ class ArrayPreprocess:
             raise SourceError(
                 f"an array has shape {frame.shape}; this network reads (channels, height, width) {self._shape}"
             )
+        if not np.isfinite(frame).all():
+            raise SourceError(
+                "an array holds NaN or infinite numbers, of which a quantised network would make an answer"
+            )
         np.subtract(frame, self._mean, out=out)
         np.divide(out, self._std, out=out)

@@ -20,21 +20,22 @@ class Recording(NamedTuple):
 
 
 def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
-    """Run all exits on each frame; the classifier's thresholds are left as they are."""
-    slot = classifier.new_slot()
+    """Run all exits on each frame, on the classifier's engines but with thresholds that are never reached."""
     exits = range(len(classifier.segments))
+    all_run = Classifier(
+        input_spec=classifier.input_spec,
+        precision=classifier.precision,
+        engines=classifier.engines,
+        thresholds=[NEVER] * (len(exits) - 1),
+    )
+    slot = all_run.new_slot()
     logits, confidence, label = [], [], []
-    thresholds = classifier.thresholds
-    classifier.set_thresholds([NEVER] * (len(exits) - 1))
-    try:
-        for frame in frames:
-            slot.frame = frame
-            slot.load()
-            slot.infer()
-            logits.append([slot.tensors[f"logits_{k}"][0].copy() for k in exits])
-            confidence.append([slot.tensors[f"confidence_{k}"][0] for k in exits])
-            label.append([slot.tensors[f"label_{k}"][0] for k in exits])
-    finally:
-        classifier.set_thresholds(thresholds)
+    for frame in frames:
+        slot.frame = frame
+        slot.load()
+        slot.infer()
+        logits.append([slot.tensors[f"logits_{k}"][0].copy() for k in exits])
+        confidence.append([slot.tensors[f"confidence_{k}"][0] for k in exits])
+        label.append([slot.tensors[f"label_{k}"][0] for k in exits])
     scores = Scores(np.array(confidence, dtype=np.float32).T, np.array(label, dtype=np.int32).T)
     return Recording(np.array(logits, dtype=np.float32).swapaxes(0, 1), scores)
