@@ -101,7 +101,8 @@ def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> Se
     outside = sorted(read - made - set(inputs) - set(graph.initializers))
     if outside:
         raise CheckpointError(
-            f"{what} reads {', '.join(outside)} around the cut before it; a stage may read only what the one before it made"
+            f"{what} reads {', '.join(outside)} around the cut before it; "
+            "a stage may read only what the one before it made"
         )
     source = graph.model
     sliced = helper.make_graph(
