@@ -159,8 +159,8 @@ def _read_image(path: Path) -> NDArray[Any]:
         # OpenCV would fill the rest of a photo that is cut off in gray. A thumbnail's end comes before the last scan.
         is_cut_off = content.startswith(JPEG_START) and JPEG_END not in content[max(content.rfind(JPEG_SCAN), 0) :]
         frame = None if is_cut_off else cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
-        raise SourceError(f"{path} cannot be read as an image ({error}); remove or replace it") from error
+    except (OSError, cv2.error):
+        frame = None
     if frame is None:
         raise SourceError(f"{path} cannot be read as an image; remove or replace it")
     return frame

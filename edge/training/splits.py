@@ -37,11 +37,13 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
         official, free = members[is_test[members]], members[~is_test[members]]
-        if len(free) < FEWEST_PER_CLASS or ("test" not in shares and not len(official)):
+        if len(free) < FEWEST_PER_CLASS:
             raise DataError(
-                f"class {name!r} of {images.name} has {len(free)} distinct images to share out, and {len(official)} in "
-                f"a test split of the dataset's own; it needs {FEWEST_PER_CLASS} to share out, and one to test"
+                f"class {name!r} of {images.name} has {len(free)} distinct images to share out; "
+                f"the splits need at least {FEWEST_PER_CLASS} of each class"
             )
+        if "test" not in shares and not len(official):
+            raise DataError(f"class {name!r} of {images.name} is not in its test split; nothing could be said of it")
         splits["test"].append(official)
         for purpose, taken in _shared_out(free, shares, len(images.labels)).items():
             splits[purpose].append(taken)
