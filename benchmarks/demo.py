@@ -33,7 +33,7 @@ from edge.training.checkpoint import read_checkpoint
 PRECISION = "int8"
 """What the report speaks of: what a Jetson runs. Both precisions are measured."""
 TRAINING = {
-    "digits": ["--regime", "soft-cgt", "--epochs", "12", "--batch-size", "32"],
+    "digits": ["--regime", "soft-cgt", "--epochs", "6", "--batch-size", "32"],
     "fashion-mnist": ["--regime", "joint", "--epochs", "8", "--batch-size", "128"],
 }
 

@@ -425,6 +425,16 @@ def test_copies_do_not_count_towards_what_a_class_needs() -> None:
         draw_splits(labelled([0] * 20 + [1] * 18, [*range(20), *(100 + i // 2 for i in range(18))]), seed=0)
 
 
+def test_images_of_the_official_test_do_not_count_towards_what_a_class_needs() -> None:
+    with pytest.raises(DataError, match=r"class 'class 1' of pixels has 2 distinct images.*at least 10"):
+        draw_splits(labelled([0] * 30 + [1] * 30, official_test=[*range(20, 30), *range(32, 60)]), seed=0)
+
+
+def test_a_class_the_official_test_does_not_have_is_refused() -> None:
+    with pytest.raises(DataError, match="class 'class 1' of pixels is not in its test split"):
+        draw_splits(labelled([0] * 30 + [1] * 30, official_test=range(20, 30)), seed=0)
+
+
 def test_a_class_nobody_has_seen_is_refused() -> None:
     with pytest.raises(DataError, match="class 'class 1' of pixels has 0 distinct images"):
         draw_splits(labelled([0] * 20 + [2] * 20), seed=0)
