@@ -178,7 +178,7 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
             name_of = f"truncated at exit {row['exit']}, trained alone"
             speed = f"{latency['whole']['mean'] / row['latency_ms_mean']:.2f}x"
             rows.append((name, name_of, f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", speed, ""))
-            same = f"  early exits at that accuracy: {row['early_exit_speedup']:.2f}x as fast"
+            same = f"  early exits fitted to that accuracy: {row['early_exit_speedup']:.2f}x as fast"
             rows.append(
                 (name, same, f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}", "", "")
             )

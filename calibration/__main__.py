@@ -44,10 +44,15 @@ def parser() -> argparse.ArgumentParser:
     new = argparse.ArgumentParser(
         prog="python -m calibration",
         description="Refit a bundle's thresholds: the largest saving that costs at most the accuracy you allow.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     new.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
-    new.add_argument("--max-drop", type=float, default=0.003, metavar="FRACTION", help="accuracy early exits may cost")
+    new.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.003,
+        metavar="FRACTION",
+        help="accuracy early exits may cost (default: %(default)s)",
+    )
     new.add_argument("--precision", help="precision to refit (default: all)")
     new.add_argument(
         "--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)"

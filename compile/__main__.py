@@ -33,14 +33,19 @@ def parser() -> argparse.ArgumentParser:
     new = argparse.ArgumentParser(
         prog="python -m compile",
         description="Turn a checkpoint into a bundle: ONNX segments, fitted thresholds and reference samples.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
     new.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
     new.add_argument(
         "--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)"
     )
-    new.add_argument("--max-drop", type=float, default=0.003, metavar="FRACTION", help="accuracy early exits may cost")
+    new.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.003,
+        metavar="FRACTION",
+        help="accuracy early exits may cost (default: %(default)s)",
+    )
     new.add_argument(
         "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
     )

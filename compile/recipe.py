@@ -28,7 +28,7 @@ from edge.training.checkpoint import Checkpoint
 PRECISIONS = ("fp32", "int8")
 REFERENCE = "reference.npz"
 CHECKED_SAMPLES = 16
-TOOLS = ("torch", "onnx", "onnxruntime", "nvidia-modelopt")
+TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
 
 
 def compile_bundle(
@@ -54,7 +54,7 @@ def compile_bundle(
             whole = export_onnx(checkpoint.network(), checkpoint.input)
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
         specs = {}
-        for precision in precisions:
+        for precision in dict.fromkeys(precisions):
             model = whole if precision == "fp32" else quantised(whole, material)
             cut = cut_and_written(folder, precision, model, material)
             specs[precision] = fitted(folder, precision, cut, exits, material, max_drop)

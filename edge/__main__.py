@@ -50,11 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify frames of a camera, video or folder."""
     from edge.running import run_source
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle, backend = Bundle.open(arguments.bundle), chosen_backend(arguments)
     return run_source(
         bundle,
-        precision=arguments.precision or default_precision(bundle),
-        backend=chosen_backend(arguments),
+        precision=arguments.precision or default_precision(bundle, backend),
+        backend=backend,
         source=arguments.source,
         thresholds=arguments.threshold,
         policy=arguments.policy,
@@ -85,8 +85,9 @@ def record(arguments: argparse.Namespace) -> int:
     from edge.labelled import record_folder
 
     bundle = Bundle.open(arguments.bundle)
-    precision = arguments.precision or default_precision(bundle)
-    count = record_folder(bundle, precision, chosen_backend(arguments), arguments.images, arguments.output)
+    backend = chosen_backend(arguments)
+    precision = arguments.precision or default_precision(bundle, backend)
+    count = record_folder(bundle, precision, backend, arguments.images, arguments.output)
     if arguments.json:
         print_json({"scores": str(arguments.output), "precision": precision, "samples": count})
     else:
@@ -144,9 +145,10 @@ def chosen_backend(arguments: argparse.Namespace) -> Backend:
     return backend_named(arguments.backend, threads=arguments.threads, target=getattr(arguments, "target", None))
 
 
-def default_precision(bundle: Bundle) -> str:
-    """Return int8 where the bundle has it, else its first precision."""
-    return "int8" if "int8" in bundle.manifest.precisions else next(iter(bundle.manifest.precisions))
+def default_precision(bundle: Bundle, backend: Backend) -> str:
+    """Return what is fastest on a backend, where the bundle has it: ONNX Runtime emulates this int8 in float."""
+    fastest = "fp32" if backend.name == "onnxruntime" else "int8"
+    return fastest if fastest in bundle.manifest.precisions else next(iter(bundle.manifest.precisions))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,12 +161,12 @@ def parser() -> argparse.ArgumentParser:
     one = _add(verbs, "build", build, "build every segment's engine, kept in this user's cache")
     _backend(one)
     one.add_argument(
-        "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: this machine's)"
+        "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: all from Ampere on)"
     )
     one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
     one = _add(verbs, "run", run, "classify a camera, video or folder")
     one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
-    one.add_argument("--precision", help="precision to run (default: int8 where there is one)")
+    one.add_argument("--precision", help="precision to run (default: the fastest on the backend)")
     one.add_argument(
         "--threshold",
         type=float,
@@ -195,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
         help="one subfolder per class, named like the bundle's labels",
     )
     one.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
-    one.add_argument("--precision", help="precision to record (default: int8 where there is one)")
+    one.add_argument("--precision", help="precision to record (default: the fastest on the backend)")
     _backend(one)
     one = _add(verbs, "bench", bench, "latency of each exit, the real mix, and the whole network as one engine")
     one.add_argument("--precision", action="append", help="precision to measure; repeatable (default: all)")

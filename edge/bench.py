@@ -113,8 +113,10 @@ def measure(
             candidate.exits[:] = 0
     times: dict[str, list[float]] = {name: [] for name in candidates}
     answers: dict[str, list[int]] = {name: [] for name in candidates}
+    turns = list(candidates.items())
     for frame in itertools.chain(warm_up, frames):
-        for name, candidate in candidates.items():
+        turns = [*turns[1:], turns[0]]  # who comes first finds the frame in no cache
+        for name, candidate in turns:
             started = perf_counter_ns()
             answer = candidate(frame)
             times[name].append((perf_counter_ns() - started) / 1e6)

@@ -102,6 +102,15 @@ class Bundle:
                 )
 
 
+def _is_bundle(path: Path) -> bool:
+    """Return whether a folder's manifest is one of ours: other things have a `manifest.json` too."""
+    try:
+        manifest_from_json((path / MANIFEST).read_text(), path)
+    except (OSError, ValueError, BundleError):
+        return False
+    return True
+
+
 def _is_inside(file: Path, folder: Path) -> bool:
     try:
         return file.resolve().is_relative_to(folder.resolve())
@@ -116,7 +125,7 @@ def bundle_writer(path: Path) -> Iterator[Path]:
     Raises:
         BundleError: `path` holds something that is no bundle, which is not overwritten.
     """
-    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not _is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
         raise BundleError(f"{path} exists and is no bundle; choose another output or move it away")
     with folder_aside(path) as aside:
         yield aside

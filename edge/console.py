@@ -43,6 +43,8 @@ def run_main(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except EdgeError as error:
         code = _complain(str(error))
+    except ModuleNotFoundError as error:
+        code = _complain(f"{error}; `edge doctor` says what is missing and how to bring it")
     except KeyboardInterrupt:
         stderr.print("interrupted; nothing half-written is left behind")
         code = INTERRUPTED

@@ -1,6 +1,7 @@
 """Writing that leaves either the old content or the new, never half of it."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -73,6 +74,18 @@ def folder_aside(path: Path) -> Iterator[Path]:
         _name(error, path)
         raise
     _remove(retired)
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that lock this folder waiting; a killed one gives its lock up."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

@@ -4,8 +4,8 @@
                  ▲                                                      │
                  └──────────────────── free slots ◀─────────────────────┘
 
-A frame travels in a slot, whose buffers are made once. With the policy `all`, a full mailbox makes the capture
-wait; with `latest`, a newer frame takes the place of one that nobody has taken up yet, which is counted as dropped.
+A frame travels in a slot, whose buffers are made once. With the policy `all`, capture waits where no slot is
+free; with `latest`, a newer frame takes the place of one that nobody has taken up yet, which is counted as dropped.
 """
 
 import threading

@@ -1,14 +1,19 @@
 """Tables about bundles and results."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from edge.bench import Measured
-from edge.building import Build
-from edge.bundle import Bundle
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from edge.console import print_table
-from edge.doctor import Finding
-from edge.parity import Parity
 from edge.statistics import LATENCY_COLUMNS, latency_cells
+
+if TYPE_CHECKING:  # a table needs none of what the results were made with, and `edge doctor` may find it missing
+    from edge.bench import Measured
+    from edge.building import Build
+    from edge.bundle import Bundle
+    from edge.doctor import Finding
+    from edge.parity import Parity
 
 
 def print_bundle(bundle: Bundle) -> None:

@@ -1,6 +1,7 @@
 """Where frames come from: camera, video file, network stream or folder, behind one way to name them."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 HIGHEST_CAMERA = 2**31 - 1
+SHORT = 0.95
+"""Share of the announced frames up to which a video counts as cut off."""
 
 
 def open_source(name: str) -> FrameSource:
@@ -52,6 +55,7 @@ class VideoSource:
             SourceError: it cannot be opened.
         """
         self._name = name
+        self._reading = threading.Lock()
         _silence_opencv()
         self._capture = cv2.VideoCapture(address)
         if not self._capture.isOpened():
@@ -67,21 +71,24 @@ class VideoSource:
         Raises:
             SourceError: a camera stopped, or a file ended before its announced number of frames.
         """
-        found, frame = self._capture.read(out)
+        with self._reading:
+            found, frame = self._capture.read(out)
         if found:
             self._read += 1
             return frame
         if self.is_live:
             raise SourceError(f"{self._name} stopped giving frames after {self._read}; check the cable or the stream")
-        if self._read < (self.frames or 0):
+        if self._read <= SHORT * (self.frames or 0):  # containers announce an estimate, a frame more or less
             raise SourceError(
                 f"{self._name} ended after {self._read} of {self.frames} frames; the file is damaged or was cut off"
             )
         return None
 
     def close(self) -> None:
-        """Let go of the device or file."""
-        self._capture.release()
+        """Let go of the device or file; one that hangs in a read is left to the end of the process."""
+        if self._reading.acquire(timeout=1):
+            self._capture.release()
+            self._reading.release()
 
 
 class FileSource:

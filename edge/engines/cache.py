@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.console import busy
 from edge.errors import EngineError
-from edge.files import folder_aside, sha256_of
+from edge.files import folder_aside, folder_locked, sha256_of
 from edge.manifest import SegmentSpec
 from edge.protocols import Backend, Engine
 
@@ -55,13 +55,19 @@ class EngineCache:
         folder = self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         if _is_intact(folder, key):
             return BuiltEngine(folder / ENGINE, was_cached=True)
+        with folder_locked(self.root):
+            if _is_intact(folder, key):  # another process built it meanwhile
+                return BuiltEngine(folder / ENGINE, was_cached=True)
+            self._build(segment, backend, batch, folder, key)
+        return BuiltEngine(folder / ENGINE, was_cached=False)
+
+    def _build(self, segment: Path, backend: Backend, batch: int | None, folder: Path, key: dict[str, str]) -> None:
         with busy(f"building {segment.parent.name}/{segment.name} for {backend.name}"):
             engine = backend.build(segment, batch)
         entry = {"key": key, "sha256": hashlib.sha256(engine).hexdigest()}
         with folder_aside(folder) as aside:
             (aside / ENGINE).write_bytes(engine)
             (aside / ENTRY).write_text(json.dumps(entry, indent=2))
-        return BuiltEngine(folder / ENGINE, was_cached=False)
 
 
 def load_engines(

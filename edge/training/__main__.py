@@ -36,13 +36,15 @@ def parser() -> argparse.ArgumentParser:
     new = argparse.ArgumentParser(
         prog="python -m edge.training",
         description="Train an early-exit network on labelled images. A killed run goes on where it stopped.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     new.add_argument(
         "--output", type=Path, required=True, help="folder for checkpoint.pt, metrics.json and training.png"
     )
     new.add_argument(
-        "--dataset", choices=dataset_names(), default="digits", help="labelled images; `folder` reads your own"
+        "--dataset",
+        choices=dataset_names(),
+        default="digits",
+        help="labelled images; `folder` reads your own (default: %(default)s)",
     )
     new.add_argument(
         "--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
@@ -53,17 +55,37 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="size the network reads (default: the dataset's)",
     )
-    new.add_argument("--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train")
+    new.add_argument(
+        "--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train (default: %(default)s)"
+    )
     new.add_argument("--truncated-at", type=at_least(0), metavar="EXIT", help="train only what ends at this exit")
-    new.add_argument("--regime", choices=tuple(REGIMES), default="joint", help="how much each exit's loss counts")
+    new.add_argument(
+        "--regime",
+        choices=tuple(REGIMES),
+        default="joint",
+        help="how much each exit's loss counts (default: %(default)s)",
+    )
     new.add_argument(
         "--attention-weight", type=zero_or_more, default=0.3, metavar="ALPHA",
-        help="weight of Explanation-Guided Training: early exits look where the last one looks; 0 turns it off",
+        help="weight of Explanation-Guided Training, early exits look where the last one looks; 0: off "
+        "(default: %(default)s)",
     )  # fmt: skip
-    new.add_argument("--epochs", type=at_least(1), default=12, help="passes over the training images")
-    new.add_argument("--batch-size", type=at_least(2), default=64, help="images a step")
-    new.add_argument("--learning-rate", type=above_zero, default=2e-3, help="highest learning rate of the cycle")
-    new.add_argument("--seed", type=at_least(0), default=0, help="of splits, weights and order; same seed, same result")
+    new.add_argument(
+        "--epochs", type=at_least(1), default=12, help="passes over the training images (default: %(default)s)"
+    )
+    new.add_argument("--batch-size", type=at_least(2), default=64, help="images a step (default: %(default)s)")
+    new.add_argument(
+        "--learning-rate",
+        type=above_zero,
+        default=2e-3,
+        help="highest learning rate of the cycle (default: %(default)s)",
+    )
+    new.add_argument(
+        "--seed",
+        type=at_least(0),
+        default=0,
+        help="of splits, weights and order (default: %(default)s)",
+    )
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     return new
 

@@ -56,7 +56,7 @@ def measured_input(images: LabelledImages, train: NDArray[np.intp]) -> InputSpec
     """Return the network's input with the mean and standard deviation of (at most 2,000) training samples."""
     channels, height, width = images.size
     plain = InputSpec(images.kind, images.colour, channels, height, width, (0.0,) * channels, (1.0,) * channels)
-    some = train[:: max(1, len(train) // 2000)]
+    some = train[:: -(-len(train) // 2000)]
     values = np.stack(list(_preprocessed(images, some, plain)))
     mean = values.mean(axis=(0, 2, 3), dtype=np.float64)
     std = np.maximum(values.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
