@@ -94,7 +94,7 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
 
 
 def latency_figure(report: dict[str, Any]) -> Figure:
-    """Draw p50 with p95 of every exit forced, the real mix and the whole network."""
+    """Draw mean and p95 of every exit forced, the real mix and the whole network."""
     latency = report["latency_ms"]
     named = {f"exit {k} forced": value for k, value in enumerate(latency["exits"])}
     named |= {"early exits, real mix": latency["early_exit"], "whole network": latency["whole"]}

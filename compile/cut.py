@@ -64,7 +64,7 @@ def border_of(graph: Graph, cut: str) -> str:
 def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
     """Check that slicing lost nothing: the promises of the segment contract.
 
-    Every node and weight is in exactly one segment (quantisers at a border may be on both sides), and every
+    Every node and weight is in exactly one segment (quantisers and scalars at a border may be on both sides), and every
     convolution that is quantised in the whole is quantised in its segment.
 
     Raises:

@@ -41,12 +41,7 @@ class EarlyExit:
 
     def __init__(self, classifier: Classifier, thresholds: Sequence[float] | None = None) -> None:
         """Give the chain a slot of its own."""
-        self._classifier = Classifier(
-            input_spec=classifier.input_spec,
-            precision=classifier.precision,
-            engines=classifier.engines,
-            thresholds=classifier.thresholds if thresholds is None else thresholds,
-        )
+        self._classifier = classifier.with_thresholds(classifier.thresholds if thresholds is None else thresholds)
         self.exits = np.zeros(len(classifier.engines), dtype=np.int64)
 
     def __call__(self, frame: Frame) -> int:

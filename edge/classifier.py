@@ -55,6 +55,14 @@ class Classifier:
         engines = load_engines(bundle.path, spec.segments, backend)
         return Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines, thresholds=thresholds)
 
+    def with_thresholds(self, values: ArrayLike) -> "Classifier":
+        """Return a classifier on the same engines with thresholds of its own.
+
+        Raises:
+            ThresholdError: they are NaN, infinite, negative or too few or many.
+        """
+        return Classifier(input_spec=self.input_spec, precision=self.precision, engines=self.engines, thresholds=values)
+
     def set_thresholds(self, values: ArrayLike) -> None:
         """Use other thresholds from the next frame on; frames already loaded keep theirs.
 

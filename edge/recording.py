@@ -22,13 +22,7 @@ class Recording(NamedTuple):
 def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
     """Run all exits on each frame, on the classifier's engines but with thresholds that are never reached."""
     exits = range(len(classifier.segments))
-    all_run = Classifier(
-        input_spec=classifier.input_spec,
-        precision=classifier.precision,
-        engines=classifier.engines,
-        thresholds=[NEVER] * (len(exits) - 1),
-    )
-    slot = all_run.new_slot()
+    slot = classifier.with_thresholds([NEVER] * (len(exits) - 1)).new_slot()
     logits, confidence, label = [], [], []
     for frame in frames:
         slot.frame = frame

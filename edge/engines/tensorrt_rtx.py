@@ -10,6 +10,7 @@ from edge.manifest import SegmentSpec
 from edge.protocols import Engine
 
 WORKSPACE_BYTES = 1 << 30
+ANY_TARGET = "ampere and later"
 
 
 class TensorRtRtx:
@@ -28,7 +29,7 @@ class TensorRtRtx:
 
     def device_key(self) -> dict[str, str]:
         """Return what an engine depends on: the library's version and the GPUs it is for."""
-        return {"version": str(trt.__version__), "target": self.target or "ampere and later"}
+        return {"version": str(trt.__version__), "target": self.target or ANY_TARGET}
 
     def build(self, segment: Path, batch: int | None) -> bytes:
         """Return the segment as a serialised engine."""
@@ -45,12 +46,13 @@ class TensorRtRtx:
         if self._capability is not None:
             config.num_compute_capabilities = 1
             config.set_compute_capability(self._capability, 0)
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
             raise EngineError(
-                f"TensorRT-RTX {trt.__version__} cannot build {segment} for {self.target}: {log.last_error}"
+                f"TensorRT-RTX {trt.__version__} cannot build {segment} "
+                f"for {self.target or ANY_TARGET}: {log.last_error}"
             )
-        return bytes(plan)
+        return bytes(engine)
 
     def load(self, engine: Path, spec: SegmentSpec) -> Engine:
         """Refuse: there is no CUDA runtime to run it with yet."""
