@@ -34,7 +34,7 @@ PRECISION = "int8"
 """What the report speaks of: what a Jetson runs. Both precisions are measured."""
 TRAINING = {
     "digits": ["--regime", "soft-cgt", "--epochs", "6", "--batch-size", "32"],
-    "fashion-mnist": ["--regime", "joint", "--epochs", "8", "--batch-size", "128"],
+    "fashion-mnist": ["--regime", "joint", "--epochs", "12", "--batch-size", "128"],
 }
 
 

@@ -28,6 +28,6 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
     heads = [
         AttentionHead(2 * width, classes, refine=first, grid=2),
         AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2),
-        AttentionHead(4 * width, classes),
+        AttentionHead(4 * width, classes, grid=2),
     ]
     return MultiExitNetwork(stages, heads)
