@@ -1,5 +1,6 @@
 """Images as a lossless video, so that frame i is image i."""
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,11 +16,11 @@ def write_video(path: Path, frames: Iterable[Frame]) -> None:
     """Write 8-bit images of one size with the lossless codec FFV1.
 
     Raises:
-        DataError: this build of OpenCV cannot write it.
+        DataError: this build of OpenCV cannot write it, or there are no images.
     """
     writer: cv2.VideoWriter | None = None
-    with file_aside(path) as aside:
-        target = aside.with_suffix(path.suffix)  # OpenCV chooses the container by the suffix
+    with file_aside(path) as aside, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        target = Path(folder) / path.name  # OpenCV chooses the container by the suffix
         for frame in frames:
             picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if frame.ndim == 2 else np.ascontiguousarray(frame)
             if writer is None:
@@ -28,6 +29,7 @@ def write_video(path: Path, frames: Iterable[Frame]) -> None:
                 if not writer.isOpened():
                     raise DataError("this OpenCV cannot write FFV1 video; pip install opencv-python-headless")
             writer.write(picture)
-        if writer is not None:
-            writer.release()
+        if writer is None:
+            raise DataError(f"there are no images to write to {path}")
+        writer.release()
         target.replace(aside)

@@ -8,11 +8,13 @@ import onnx
 from onnx import ModelProto
 
 from compile.cut import Segment
+from compile.export import NEWEST_IR, OPSET
 from compile.graph import Graph, int8_macs_share, parameter_count, total_macs
 from compile.material import Material
 from edge.bundle import Reference, write_reference
 from edge.console import tracked
 from edge.decision import NEVER
+from edge.errors import BundleError
 from edge.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
 from edge.preprocess import as_sized
 from edge.training.data import PreprocessedImages, batches
@@ -33,11 +35,21 @@ def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole:
 
 def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
     """Write one ONNX file and describe it."""
+    _check_versions(segment.model, file)
     onnx.checker.check_model(segment.model)
     onnx.save(segment.model, folder / file)
     graph = Graph(segment.model)
     inputs, outputs = ([graph.spec(name) for name in names] for names in (segment.inputs, segment.outputs))
     return SegmentSpec(file, tuple(inputs), tuple(outputs), int8_macs_share(segment.model))
+
+
+def _check_versions(model: ModelProto, file: str) -> None:
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    if opset > OPSET or model.ir_version > NEWEST_IR:
+        raise BundleError(
+            f"{file} came out with ONNX opset {opset} and IR version {model.ir_version}, which not every device reads; "
+            f"install the tool versions of constraints.txt, they keep to opset {OPSET} and IR version {NEWEST_IR}"
+        )
 
 
 def write_references(path: Path, material: Material) -> None:

@@ -124,6 +124,7 @@ def bench(arguments: argparse.Namespace) -> int:
         )
     else:
         print_bench(results)
+        print(f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads")
     return PASSED
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os.path
 from pathlib import Path
 
 from edge.console import PASSED, above_zero, at_least, print_json, print_table, run_main, zero_or_more
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         help="labelled images; `folder` reads your own (default: %(default)s)",
     )
     new.add_argument(
-        "--data", metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
+        "--data", type=os.path.abspath, metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
     )
     new.add_argument(
         "--image-size",

@@ -79,21 +79,27 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
         metrics={"history": history},
         weights={name: tensor.cpu() for name, tensor in network.state_dict().items()},
     )
-    write_checkpoint(output / CHECKPOINT, checkpoint)
     write_file(output / METRICS, json.dumps({"settings": dataclasses.asdict(settings), **checkpoint.metrics}, indent=2))
+    write_checkpoint(output / CHECKPOINT, checkpoint)  # last: where it is, the run is finished
     (output / STATE).unlink(missing_ok=True)
     return checkpoint
 
 
 def _finished(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
-    """Return the checkpoint of a finished run, if it is of the same settings, the same data and this code's network."""
+    """Return the checkpoint of a finished run, if there is one that can be read.
+
+    Raises:
+        CheckpointError: it is of other settings or other data.
+    """
     try:
         checkpoint = read_checkpoint(path)
         checkpoint.network()
     except CheckpointError:
         return None
     if checkpoint.settings != settings or checkpoint.splits != splits:
-        return None
+        raise CheckpointError(
+            f"{path} is a finished run of other settings or other images; choose another --output, or delete it"
+        )
     say(f"{path} is the finished run of these settings; delete it to train again")
     return checkpoint
 
