@@ -13,6 +13,9 @@ from edge.manifest import Thresholds
 PRICES = np.concatenate([np.zeros(1), np.geomspace(1e-4, 10, 120)])
 """Accuracy given for all of the network's computation that are tried; each gives one operating point."""
 
+STEPS = 200
+"""From one trade-off to the next, where neither is at the budget."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
@@ -52,6 +55,33 @@ def fit_thresholds(
     within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + 1e-12]
     best = min(within, key=lambda point: (point.macs_ratio, -point.accuracy))
     return Thresholds(best.thresholds, "accuracy_drop", max_drop, None, len(truth), split)
+
+
+def within_budget(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], macs_ratio: float) -> OperatingPoint:
+    """Return the most accurate point found whose mean multiply-accumulates are at most this share of the last exit's.
+
+    Between the two neighbouring trade-offs that lie below and above the budget, thresholds are moved in small steps
+    from one to the other.
+
+    Raises:
+        ThresholdError: the first exit alone costs more, or there are no samples.
+    """
+    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.macs_ratio)
+    cheapest = describe(scores, truth, macs, np.zeros(len(macs) - 1, dtype=np.float32))
+    if cheapest.macs_ratio > macs_ratio:
+        raise ThresholdError(
+            f"a budget of {macs_ratio:.0%} of the network's computation is too small: "
+            f"its first exit alone takes {cheapest.macs_ratio:.0%}"
+        )
+    affordable = [cheapest, *(point for point in points if point.macs_ratio <= macs_ratio)]
+    dearer = [point for point in points if point.macs_ratio > macs_ratio][:1]
+    for point in dearer:
+        near, far = (np.minimum(one.thresholds, 1.0) for one in (affordable[-1], point))
+        for step in np.linspace(0, 1, STEPS)[1:]:
+            between = (near + step * (far - near)).astype(np.float32)
+            affordable.append(describe(scores, truth, macs, between))
+    within = [point for point in affordable if point.macs_ratio <= macs_ratio]
+    return max(within, key=lambda point: (point.accuracy, -point.macs_ratio))
 
 
 def operating_points(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int]) -> list[OperatingPoint]:

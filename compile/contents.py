@@ -59,8 +59,8 @@ def write_references(path: Path, material: Material) -> None:
     count = min(len(test), REFERENCE_SAMPLES, max(1, REFERENCE_BYTES // bytes_each))
     chosen = test[np.linspace(0, len(test) - 1, count).astype(np.intp)]
     frames = np.stack([as_sized(material.images.frames[int(index)], spec) for index in chosen])
-    samples = PreprocessedImages(material.images, chosen, spec, augment=False)
-    loader = tracked(batches(samples, 100, shuffle=False), "reference samples")
+    samples = PreprocessedImages(material.images, chosen, spec)
+    loader = tracked(batches(samples, 100), "reference samples")
     logits, labels = logits_of(material.checkpoint.network(), loader)
     write_reference(path, Reference(frames, labels, logits))
 

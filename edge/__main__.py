@@ -124,7 +124,9 @@ def bench(arguments: argparse.Namespace) -> int:
         )
     else:
         print_bench(results)
-        print(f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads")
+        print(
+            f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads"
+        )
     return PASSED
 
 

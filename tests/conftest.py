@@ -27,8 +27,8 @@ def _own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
     """Return the three-exit CNN after two epochs on small digits: mostly right, and seldom sure."""
-    from edge.training.checkpoint import Settings
     from edge.training.recipe import train
+    from edge.training.settings import Settings
 
     settings = Settings(
         dataset="digits",

@@ -20,7 +20,7 @@ from compile.export import export_onnx
 from compile.quantise import quantise_int8
 from edge.manifest import InputSpec, PrecisionSpec
 from edge.training.backbones import build_network
-from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
 CHANNELS, SIZE, CLASSES, WIDTH = 3, 12, 4, 16
 """ModelOpt leaves convolutions with fewer than 16 channels in float."""
@@ -42,25 +42,25 @@ def tiny_cnn() -> MultiExitNetwork:
         conv_bn_relu(WIDTH, WIDTH, stride=2),
         conv_bn_relu(WIDTH, 2 * WIDTH),
     ]
-    return MultiExitNetwork(stages, [_head(WIDTH), _head(WIDTH), _head(2 * WIDTH)])
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH), _head(WIDTH), _head(2 * WIDTH)])
 
 
 def residual_network() -> MultiExitNetwork:
     """Return stages that add what they read to what they make of it: their cut feeds a convolution and an Add."""
     stages = [conv_bn_relu(CHANNELS, WIDTH), Residual(), nn.Sequential(Residual(), Residual())]
-    return MultiExitNetwork(stages, [_head(WIDTH) for _ in stages])
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
 def two_tensor_network() -> MultiExitNetwork:
     """Return stages that hand on two tensors, a fine and a coarse one, both of which the next stage reads."""
     stages = [Fork(), Exchange(), Join()]
-    return MultiExitNetwork(stages, [_head(WIDTH) for _ in stages])
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
 def five_exit_network() -> MultiExitNetwork:
     """Return five stages."""
     stages = [conv_bn_relu(CHANNELS, WIDTH)] + [conv_bn_relu(WIDTH, WIDTH) for _ in range(4)]
-    return MultiExitNetwork(stages, [_head(WIDTH) for _ in stages])
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
 def tied_network() -> MultiExitNetwork:

@@ -33,7 +33,7 @@ from compile.decision_ops import add_decisions
 from compile.export import NEWEST_IR, OPSET, export_onnx
 from compile.graph import QUANTISERS, Graph, int8_macs_share, parameter_count, total_macs
 from edge.errors import CheckpointError
-from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
@@ -243,7 +243,7 @@ def test_a_stage_that_reads_around_the_cut_before_it_is_refused(
 ) -> None:
     memory = Remembering(keep)
     heads = [AttentionHead(WIDTH, 4), AttentionHead(WIDTH, 4)]
-    network = MultiExitNetwork([memory, Recalling(memory)], heads).eval()
+    network = MultiExitNetwork(Stages([memory, Recalling(memory)]), heads).eval()
     with pytest.raises(CheckpointError, match=complaint):
         decided_and_cut(export_onnx(network, INPUT))
 
@@ -264,7 +264,7 @@ def test_a_stage_that_hands_on_a_tensor_it_read_is_refused() -> None:
 
     def build() -> MultiExitNetwork:
         stages = [conv_bn_relu(CHANNELS, WIDTH), Dense(1), Dense(2)]
-        return MultiExitNetwork(stages, [AttentionHead(WIDTH, 4) for _ in stages])
+        return MultiExitNetwork(Stages(stages), [AttentionHead(WIDTH, 4) for _ in stages])
 
     with pytest.raises(CheckpointError, match="around"):
         decided_and_cut(export_onnx(settled(build), INPUT))

@@ -81,8 +81,7 @@ def test_fashion_mnist_is_read_from_its_four_files(tmp_path: Path, compressed: b
     (train, train_labels), (test, test_labels) = clothes(200, 0), clothes(50, 1)
     np.testing.assert_array_equal([images.frames[i] for i in range(250)], [*train, *test])
     np.testing.assert_array_equal(images.labels, [*train_labels, *test_labels])
-    assert images.official_test is not None
-    np.testing.assert_array_equal(images.official_test, range(200, 250))
+    np.testing.assert_array_equal(images.fixed_splits["test"], range(200, 250))
 
 
 def test_fashion_mnist_is_found_where_torchvision_put_it_below_the_folder(tmp_path: Path) -> None:
@@ -379,7 +378,7 @@ def labelled(
         colour="gray",
         size=(1, 1, 1),
         digests=[f"{content:06}" for content in (range(len(labels)) if contents is None else contents)],
-        official_test=None if official_test is None else np.array(official_test, dtype=np.intp),
+        fixed_splits={} if official_test is None else {"test": np.array(official_test, dtype=np.intp)},
     )
 
 

@@ -9,10 +9,11 @@ import torch
 from edge.errors import CheckpointError, DataError
 from edge.training.attention import attention_consistency_loss
 from edge.training.backbones import build_network
-from edge.training.checkpoint import Settings, read_checkpoint
+from edge.training.checkpoint import read_checkpoint
 from edge.training.network import AttentionHead, pool_to_grid
 from edge.training.recipe import CHECKPOINT, classification_loss, objective, train
 from edge.training.regimes import joint, soft_cgt
+from edge.training.settings import Settings
 
 SETTINGS = Settings(
     dataset="digits", data=None, image_size=12, backbone="cnn", truncated_at=None, regime="soft-cgt",

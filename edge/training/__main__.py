@@ -6,12 +6,13 @@ import os.path
 from pathlib import Path
 
 from edge.console import PASSED, above_zero, at_least, print_json, print_table, run_main, zero_or_more
+from edge.training.attention import ATTENTION_LOSSES
 from edge.training.backbones import BACKBONES
-from edge.training.checkpoint import Settings
 from edge.training.datasets import dataset_names
 from edge.training.plots import write_training_plot
 from edge.training.recipe import CHECKPOINT, train
 from edge.training.regimes import REGIMES
+from edge.training.settings import Settings
 
 
 def main() -> int:
@@ -48,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
         help="labelled images; `folder` reads your own (default: %(default)s)",
     )
     new.add_argument(
-        "--data", type=os.path.abspath, metavar="DIR", help="where the dataset's files are; for `folder`: one subfolder per class"
+        "--data",
+        type=os.path.abspath,
+        metavar="DIR",
+        help="where the dataset's files are; for `folder`: one subfolder per class",
     )
     new.add_argument(
         "--image-size",
@@ -57,8 +61,16 @@ def parser() -> argparse.ArgumentParser:
         help="size the network reads (default: the dataset's)",
     )
     new.add_argument(
-        "--backbone", choices=tuple(BACKBONES), default="cnn", help="network to train (default: %(default)s)"
+        "--backbone",
+        default="cnn",
+        metavar="NAME",
+        help=f"network to train: {', '.join(BACKBONES)}, or timm:NAME, timm:NAME:STAGES for one of timm's with exits "
+        "after its last three, or those, feature stages (default: %(default)s)",
     )
+    new.add_argument(
+        "--pretrained", type=os.path.abspath, metavar="FILE",
+        help="weights to start from: a checkpoint of this backbone, or a timm model's .safetensors or .pth",
+    )  # fmt: skip
     new.add_argument("--truncated-at", type=at_least(0), metavar="EXIT", help="train only what ends at this exit")
     new.add_argument(
         "--regime",
@@ -72,14 +84,29 @@ def parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )  # fmt: skip
     new.add_argument(
+        "--attention-loss",
+        choices=tuple(ATTENTION_LOSSES),
+        default="cosine",
+        help="what it asks of the maps (default: %(default)s)",
+    )
+    new.add_argument(
+        "--distillation-weight", type=zero_or_more, default=0.0, metavar="WEIGHT",
+        help="how much early exits learn from the last one's answers; 0: not at all (default: %(default)s)",
+    )  # fmt: skip
+    new.add_argument(
         "--epochs", type=at_least(1), default=12, help="passes over the training images (default: %(default)s)"
     )
-    new.add_argument("--batch-size", type=at_least(2), default=64, help="images a step (default: %(default)s)")
+    new.add_argument(
+        "--batch-size", type=at_least(2), default=64, help="images a step, over all processes (default: %(default)s)"
+    )
     new.add_argument(
         "--learning-rate",
         type=above_zero,
         default=2e-3,
         help="highest learning rate of the cycle (default: %(default)s)",
+    )
+    new.add_argument(
+        "--mixed-precision", action="store_true", help="most arithmetic in bfloat16: faster where the device has it"
     )
     new.add_argument(
         "--seed",

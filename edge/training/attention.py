@@ -1,23 +1,70 @@
-"""Explanation-Guided Training (arXiv 2601.08891): early exits must look where the final exit looks."""
+"""Explanation-Guided Training (arXiv 2601.08891): early exits must look where the final exit looks.
 
-from collections.abc import Sequence
+Every loss takes one attention map an exit, shape (batch, 1, height, width), resizes early maps to the final one's
+size, and stops the gradient at the final map: without that it drifts towards the shallow ones.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
+AttentionLoss = Callable[[Sequence[Tensor]], Tensor]
 
-def attention_consistency_loss(maps: Sequence[Tensor]) -> Tensor:
-    """Return how far the early exits' attention maps point away from the final one's, 0 for the same direction.
 
-    `mean_{k<K} (1 - cos(resize(A_k), stopgrad(A_K)))`. The gradient stops at the final map: without that it drifts
-    towards the shallow ones.
+def cosine_loss(maps: Sequence[Tensor]) -> Tensor:
+    """Return `mean_{k<K} (1 - cos(A_k, stopgrad(A_K)))`: 0 for maps of one direction, the paper's loss.
 
-    Args:
-        maps: One map an exit, shape (batch, 1, height, width); sizes may differ, early maps are resized.
+    Maps are never negative, so even unlike ones are near: two uniform maps agree fully, whatever they should show.
     """
-    final = maps[-1].detach()
-    losses = []
-    for early in maps[:-1]:
-        resized = F.interpolate(early, size=final.shape[-2:], mode="bilinear", align_corners=False)
-        losses.append(1 - F.cosine_similarity(resized.flatten(1), final.flatten(1), dim=1).mean())
+    return _mean_over_early(maps, lambda early, final: 1 - F.cosine_similarity(early, final, dim=1).mean())
+
+
+def centred_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
+    """Return the mean of `cosine_loss` and of the same with each map's mean taken away.
+
+    The second half is what uniform maps cannot satisfy: a map without contrast has no direction.
+    """
+
+    def distance(early: Tensor, final: Tensor) -> Tensor:
+        raw = F.cosine_similarity(early, final, dim=1)
+        centred = F.cosine_similarity(_centred(early), _centred(final), dim=1)
+        return 1 - (raw + centred).mean() / 2
+
+    return _mean_over_early(maps, distance)
+
+
+def divergence_loss(maps: Sequence[Tensor]) -> Tensor:
+    """Return `mean_{k<K} KL(stopgrad(A_K) || A_k)`, each map scaled to a sum of 1."""
+
+    def distance(early: Tensor, final: Tensor) -> Tensor:
+        return F.kl_div(_distribution(early).log(), _distribution(final), reduction="batchmean")
+
+    return _mean_over_early(maps, distance)
+
+
+ATTENTION_LOSSES: dict[str, AttentionLoss] = {
+    "cosine": cosine_loss,
+    "centred-cosine": centred_cosine_loss,
+    "divergence": divergence_loss,
+}
+
+
+def flat_maps(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return every map at the final one's size, flattened to (batch, pixels)."""
+    size = maps[-1].shape[-2:]
+    return [F.interpolate(one, size=size, mode="bilinear", align_corners=False).flatten(1) for one in maps]
+
+
+def _mean_over_early(maps: Sequence[Tensor], distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    *early, final = flat_maps(maps)
+    losses = [distance(one, final.detach()) for one in early]
     return sum(losses, start=final.new_zeros(())) / max(len(losses), 1)
+
+
+def _centred(maps: Tensor) -> Tensor:
+    return maps - maps.mean(dim=1, keepdim=True)
+
+
+def _distribution(maps: Tensor) -> Tensor:
+    return (maps + 1e-6) / (maps + 1e-6).sum(dim=1, keepdim=True)

@@ -15,28 +15,9 @@ from edge.manifest import InputSpec, SplitSpec
 from edge.strict_json import decode
 from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
+from edge.training.settings import Settings
 
-CHECKPOINT_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the user chose for a training run."""
-
-    dataset: str
-    data: str | None
-    """Folder of the dataset's files, where the user named one."""
-    image_size: int | None
-    backbone: str
-    truncated_at: int | None
-    """The only exit of a network that ends there; None for the whole network with all its exits."""
-    regime: str
-    attention_weight: float
-    """Weight of the attention consistency loss; 0 leaves it out."""
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
+CHECKPOINT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

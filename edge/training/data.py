@@ -1,63 +1,83 @@
 """Frames to training tensors, through the very preprocessing the device uses."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from edge.machine import usable_cores
 from edge.manifest import InputSpec
 from edge.preprocess import preprocess_for
 from edge.training.datasets import LabelledImages
 
-SHIFT = 2
-"""Training shifts images by up to this many pixels for each 32 of their size."""
+Batch = tuple[Tensor, Tensor]
+"""Images, float32 of shape (batch, channels, height, width), and labels, shape (batch,)."""
 
 
-class PreprocessedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Samples of a dataset as network input with labels."""
+class PreprocessedImages(Dataset[Batch]):
+    """Samples of a dataset as network input with labels.
 
-    def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec, *, augment: bool) -> None:
-        """Choose samples; `augment` shifts images a little, and mirrors samples where the dataset allows it."""
-        self.images = images
+    Frames that are in memory are preprocessed once, those in files whenever they are asked for.
+    """
+
+    def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec) -> None:
+        """Choose samples."""
+        self.from_files = images.from_files
+        self._images = images
         self._indices = indices
-        self._preprocess = preprocess_for(spec)
-        self._shape = spec.shape
-        self._shift = augment and images.kind == "image"  # an array's label may belong to its very centre
-        self._mirror = augment and images.mirror
+        self._spec = spec
+        self._labels = torch.from_numpy(images.labels[indices])
+        self._inputs = None if images.from_files else torch.from_numpy(preprocessed(images, indices, spec))
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self._indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return one sample, float32 of shape (channels, height, width), and its label."""
-        index = int(self._indices[position])
-        image = np.empty(self._shape, dtype=np.float32)
-        self._preprocess(self.images.frames[index], image)
-        tensor = torch.from_numpy(image)
-        if self._shift:
-            tensor = _shifted(tensor)
-        if self._mirror and torch.rand(()) < 0.5:
-            tensor = tensor.flip(-1)
-        return tensor, torch.tensor(self.images.labels[index])
+    def __getitem__(self, position: int) -> Batch:
+        """Return one sample and its label."""
+        images, labels = self.__getitems__([position])
+        return images[0], labels[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> Batch:
+        """Return several samples as one batch."""
+        chosen = torch.as_tensor(positions)
+        if self._inputs is None:
+            images = torch.from_numpy(preprocessed(self._images, self._indices[chosen.numpy()], self._spec))
+        else:
+            images = self._inputs[chosen]
+        return images, self._labels[chosen]
 
 
-def batches(dataset: PreprocessedImages, batch_size: int, *, shuffle: bool) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return a loader; samples that must be decoded from files are decoded by other processes."""
-    workers = usable_cores() if dataset.images.from_files else 0
-    return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=workers)
+def batches(dataset: PreprocessedImages, batch_size: int) -> DataLoader[Batch]:
+    """Return all samples in order."""
+    return DataLoader(dataset, batch_size, collate_fn=_as_it_is, num_workers=_workers(dataset))
+
+
+def training_batches(
+    dataset: PreprocessedImages, batch_size: int, seed: int, process: int = 0, processes: int = 1
+) -> DataLoader[Batch]:
+    """Return this process's part of each batch, in another order each epoch; an incomplete last batch is left out.
+
+    Call `sampler.set_epoch` before each epoch. All processes together see what one process would.
+    """
+    order: DistributedSampler[Batch] = DistributedSampler(
+        dataset, num_replicas=processes, rank=process, shuffle=True, seed=seed, drop_last=True
+    )
+    return DataLoader(
+        dataset, batch_size // processes, sampler=order, drop_last=True, collate_fn=_as_it_is,
+        num_workers=_workers(dataset),
+    )  # fmt: skip
 
 
 def measured_input(images: LabelledImages, train: NDArray[np.intp]) -> InputSpec:
     """Return the network's input with the mean and standard deviation of (at most 2,000) training samples."""
     channels, height, width = images.size
     plain = InputSpec(images.kind, images.colour, channels, height, width, (0.0,) * channels, (1.0,) * channels)
-    some = train[:: -(-len(train) // 2000)]
-    values = np.stack(list(_preprocessed(images, some, plain)))
+    values = preprocessed(images, train[:: -(-len(train) // 2000)], plain)
     mean = values.mean(axis=(0, 2, 3), dtype=np.float64)
     std = np.maximum(values.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
     return InputSpec(images.kind, images.colour, channels, height, width, tuple(mean.tolist()), tuple(std.tolist()))
@@ -67,23 +87,17 @@ def preprocessed(
     images: LabelledImages, indices: Sequence[int] | NDArray[np.intp], spec: InputSpec
 ) -> NDArray[np.float32]:
     """Return samples as network input, shape (samples, channels, height, width)."""
-    return np.stack(list(_preprocessed(images, indices, spec)))
-
-
-def _preprocessed(
-    images: LabelledImages, indices: Sequence[int] | NDArray[np.intp], spec: InputSpec
-) -> Iterator[NDArray[np.float32]]:
+    out = np.empty((len(indices), *spec.shape), dtype=np.float32)
     preprocess = preprocess_for(spec)
-    for index in indices:
-        out = np.empty(spec.shape, dtype=np.float32)
-        preprocess(images.frames[int(index)], out)
-        yield out
+    for position, index in enumerate(indices):
+        preprocess(images.frames[int(index)], out[position])
+    return out
 
 
-def _shifted(image: Tensor) -> Tensor:
-    """Shift by a random number of pixels; what comes in at the edges is the image's darkest value."""
-    height, width = image.shape[-2:]
-    reach = max(1, SHIFT * min(height, width) // 32)
-    padded = torch.nn.functional.pad(image, (reach,) * 4, value=float(image.min()))
-    top, left = torch.randint(0, 2 * reach + 1, (2,)).tolist()
-    return padded[:, top : top + height, left : left + width]
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _workers(dataset: PreprocessedImages) -> int:
+    """Files are decoded by other processes."""
+    return usable_cores() if dataset.from_files else 0

@@ -62,53 +62,66 @@ def pool_to_grid(features: Tensor, grid: int) -> Tensor:
     return F.avg_pool2d(features, window, stride).flatten(1)
 
 
-class MultiExitNetwork(nn.Module):
-    """A backbone in consecutive stages with an exit head after each.
+class Backbone(nn.Module):
+    """The feature extractor: from an image to the tensors each of its stages hands on.
 
-    Stage k takes the tensors stage k-1 returned (stage 0: the image) and returns one tensor or a tuple of them;
-    these tensors are cut k. Head k reads the first of them.
+    Any part of a stage may be shared with the one before: the network is cut as a graph, not as modules.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], heads: Sequence[nn.Module]) -> None:
-        """Join built stages with built heads, one head a stage."""
+    def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return what each stage hands on, for an image of shape (batch, channels, height, width)."""
+        raise NotImplementedError
+
+    def truncated(self, stage: int) -> "Backbone":
+        """Return the backbone that ends with this stage and returns what that one hands on only."""
+        raise NotImplementedError
+
+
+class Stages(Backbone):
+    """A backbone of consecutive modules: stage k takes the tensors stage k-1 returned (stage 0: the image)."""
+
+    def __init__(self, stages: Sequence[nn.Module], *, only_last: bool = False) -> None:
+        """Chain stages, each returning one tensor or a tuple of them; `only_last` hands on what the last returns."""
         super().__init__()
-        if len(stages) != len(heads) or not stages:
-            raise ValueError(f"a network needs one head a stage, got {len(stages)} stages and {len(heads)} heads")
         self.stages = nn.ModuleList(stages)
+        self._only_last = only_last
+
+    def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
+        """Run the stages in order."""
+        handed_on = []
+        tensors: tuple[Tensor, ...] = (image,)
+        for stage in self.stages:
+            produced = stage(*tensors)
+            tensors = produced if isinstance(produced, tuple) else (produced,)
+            handed_on.append(tensors)
+        return handed_on[-1:] if self._only_last else handed_on
+
+    def truncated(self, stage: int) -> "Stages":
+        """Return the stages up to this one, seen as one."""
+        return Stages(list(self.stages)[: stage + 1], only_last=True)
+
+
+class MultiExitNetwork(nn.Module):
+    """A backbone with an exit head after each stage, which reads the first tensor that stage hands on."""
+
+    def __init__(self, backbone: Backbone, heads: Sequence[nn.Module]) -> None:
+        """Join a backbone with one head a stage."""
+        super().__init__()
+        self.backbone = backbone
         self.heads = nn.ModuleList(heads)
 
     def forward(self, image: Tensor) -> list[ExitOutputs]:
         """Run every exit; `image` has shape (batch, channels, height, width)."""
-        outputs = []
-        tensors: tuple[Tensor, ...] = (image,)
-        for index, (stage, head) in enumerate(zip(self.stages, self.heads, strict=True)):
-            produced = stage(*tensors)
-            tensors = produced if isinstance(produced, tuple) else (produced,)
+        outputs: list[ExitOutputs] = []
+        for tensors, head in zip(self.backbone(image), self.heads, strict=True):
             logits, attention = head(tensors[0])
-            is_last = index == len(self.stages) - 1
+            is_last = len(outputs) == len(self.heads) - 1
             outputs.append(ExitOutputs(logits, attention, () if is_last else tensors))
         return outputs
 
     def truncated(self, exit_index: int) -> "MultiExitNetwork":
         """Return the network that ends at this exit and has no other: what a user without early exits would train."""
-        stages = StageChain(list(self.stages)[: exit_index + 1])
-        return MultiExitNetwork([stages], [self.heads[exit_index]])
-
-
-class StageChain(nn.Module):
-    """Several stages run as one."""
-
-    def __init__(self, stages: Sequence[nn.Module]) -> None:
-        """Chain stages, each taking what the one before it returned."""
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run the stages in order."""
-        for stage in self.stages:
-            produced = stage(*tensors)
-            tensors = produced if isinstance(produced, tuple) else (produced,)
-        return tensors
+        return MultiExitNetwork(self.backbone.truncated(exit_index), [self.heads[exit_index]])
 
 
 def conv_bn_relu(channels: int, width: int, stride: int = 1) -> nn.Sequential:

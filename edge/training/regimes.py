@@ -1,34 +1,124 @@
-"""Training regimes: how much each exit's loss counts for each sample.
+"""Training regimes: which exits learn from which samples, and when.
 
-A regime takes the logits of all exits, shape (exits, batch, classes), and the labels, shape (batch,), and returns
-weights, shape (exits, batch), through which no gradient flows.
+A regime is a sequence of phases. In each, a weighing function takes the logits of all exits, shape
+(exits, batch, classes), the labels, shape (batch,), and the progress through the phase, from 0 to 1; it returns the
+weight of each exit's loss for each sample, shape (exits, batch), through which no gradient flows.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Regime = Callable[[Tensor, Tensor], Tensor]
+Weigh = Callable[[Tensor, Tensor, float], Tensor]
+Gate = Callable[[Tensor, Tensor], Tensor]
+"""Takes one exit's logits, (batch, classes), and the labels; returns how far it fails on each sample, from 0 to 1."""
 
 
-def joint(logits: Tensor, labels: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the training with one aim."""
+
+    weigh: Weigh
+    share: float = 1.0
+    """Of all epochs."""
+    frozen: bool = False
+    """Whether backbone and last exit stay as they are, and only early exits learn."""
+    guided: bool = True
+    """Whether early exits follow the last one, as far as the settings ask for it: where it looks, what it answers."""
+
+
+def every_exit(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
     """Every exit counts fully for every sample: the plain sum of losses."""
     return torch.ones(logits.shape[:2], device=logits.device)
 
 
-def soft_cgt(logits: Tensor, labels: Tensor, leak: float = 0.3) -> Tensor:
-    """Confidence-Gated Training, soft form (arXiv 2509.17885): deeper exits count where earlier ones fail.
+def last_exit(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    """Only the last exit learns: the network without early exits."""
+    weights = torch.zeros(logits.shape[:2], device=logits.device)
+    weights[-1] = 1
+    return weights
 
-    `gate_e = prod_{k<e} (1 - p_k(y))` with p_k(y) the probability exit k gives the true class, and
-    `weight_e = leak + (1 - leak) * gate_e`, so that the weight of exit 0 is 1. The leak is ours: without it the
-    deep exits starve as soon as the first exit fits the training set.
+
+def early_exits(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    """All exits but the last learn."""
+    return 1 - last_exit(logits, labels, progress)
+
+
+def shallow_deep(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    """Shallow-Deep Networks (Kaya et al. 2019): early exits count little at first, deeper ones come to count more.
+
+    `weight_k = min(c_k, 0.01 + progress * c_k)` with `c_k` rising in equal steps to 0.9 at the last early exit; the
+    paper's 0.15, 0.3 ... 0.9 for its six. The last exit counts fully.
     """
-    with torch.no_grad():
-        probability = logits.softmax(dim=-1)
-        true_class = probability.gather(-1, labels.expand(len(logits), -1).unsqueeze(-1)).squeeze(-1)
-        failed = torch.cat([torch.ones_like(true_class[:1]), 1 - true_class[:-1]])
-        return leak + (1 - leak) * failed.cumprod(dim=0)
+    exits = len(logits)
+    highest = 0.9 * torch.arange(1, exits, device=logits.device) / max(exits - 1, 1)
+    weights = torch.cat([torch.minimum(highest, 0.01 + progress * highest), highest.new_ones(1)])
+    return weights.unsqueeze(1).expand(logits.shape[:2])
 
 
-REGIMES: dict[str, Regime] = {"joint": joint, "soft-cgt": soft_cgt}
+def confidence_gated(gate: Gate, *, warm_up: float = 0.0, leak: float = 0.0, level: bool = False) -> Weigh:
+    """Return Confidence-Gated Training (arXiv 2509.17885): deeper exits learn where all earlier ones fail.
+
+    `weight_e = prod_{k<e} gate_k`, so that the weight of exit 0 is 1. What follows is ours, and off by default: as
+    soon as the first exit fits the training images, a plain gate leaves the deep exits nothing to learn from.
+
+    Args:
+        gate: How far one exit fails.
+        warm_up: Share of the phase in which every exit counts fully.
+        leak: Weight that solved samples keep: `leak + (1 - leak) * weight_e`.
+        level: Scale each exit's weights to a mean of 1 over the batch: the gate then says *which* samples an exit
+            learns from, not how much it learns.
+    """
+
+    def weigh(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+        with torch.no_grad():
+            if progress < warm_up:
+                return every_exit(logits, labels, progress)
+            passed_on = torch.stack([gate(exit_logits, labels) for exit_logits in logits[:-1]])
+            weights = torch.cat([torch.ones_like(passed_on[:1]), passed_on]).cumprod(dim=0)
+            if level:
+                weights = weights / weights.mean(dim=1, keepdim=True).clamp_min(0.01)
+            return leak + (1 - leak) * weights
+
+    return weigh
+
+
+def unsolved(logits: Tensor, labels: Tensor, threshold: float = 0.9) -> Tensor:
+    """HardCGT's gate: 0 where the exit is right with at least this confidence, else 1."""
+    confidence, answer = logits.softmax(dim=-1).max(dim=-1)
+    return 1 - ((answer == labels) & (confidence >= threshold)).float()
+
+
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """SoftCGT's gate: `1 - p(y)`, the probability the exit does not give the true class."""
+    return 1 - true_class_probability(logits, labels)
+
+
+def steep_residual(logits: Tensor, labels: Tensor, threshold: float = 0.9, steepness: float = 20.0) -> Tensor:
+    """SoftCGT's gate as its authors coded it: `1 - sigmoid(steepness * (p(y) - threshold))`.
+
+    Their steepness of 1 does not gate: it passes 0.71 of an unsolved sample on and 0.48 of a solved one. With 20 it
+    is 1.00 and 0.12.
+    """
+    return 1 - torch.sigmoid(steepness * (true_class_probability(logits, labels) - threshold))
+
+
+def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the probability each sample's true class is given, shape (batch,)."""
+    return logits.softmax(dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+REGIMES: dict[str, tuple[Phase, ...]] = {
+    "joint": (Phase(every_exit),),
+    "disjoint": (Phase(last_exit, 0.5, guided=False), Phase(early_exits, 0.5, frozen=True)),
+    "mixed": (Phase(last_exit, 0.5, guided=False), Phase(every_exit, 0.5)),
+    "sdn": (Phase(shallow_deep),),
+    "hard-cgt": (Phase(confidence_gated(unsolved, warm_up=0.25, leak=0.1)),),
+    "soft-cgt": (Phase(confidence_gated(residual, warm_up=0.25, level=True)),),
+    "soft-cgt-steep": (Phase(confidence_gated(steep_residual, warm_up=0.25, leak=0.1)),),
+    "hard-cgt-plain": (Phase(confidence_gated(unsolved)),),
+    "soft-cgt-plain": (Phase(confidence_gated(residual)),),
+}
+"""The `-plain` ones are the papers' formulas as they stand."""

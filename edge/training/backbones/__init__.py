@@ -4,10 +4,17 @@ from collections.abc import Callable
 
 from edge.errors import CheckpointError
 from edge.training.backbones.cnn import build_cnn
-from edge.training.backbones.resnet import build_resnet18
+from edge.training.backbones.mobilenet import build_mobilenet
+from edge.training.backbones.resnet import build_resnet18, build_resnet18_cifar
+from edge.training.backbones.timm import PREFIX, build_timm
 from edge.training.network import MultiExitNetwork
 
-BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {"cnn": build_cnn, "resnet18": build_resnet18}
+BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {
+    "cnn": build_cnn,
+    "resnet18": build_resnet18,
+    "resnet18-cifar": build_resnet18_cifar,
+    "mobilenet": build_mobilenet,
+}
 """Functions from image channels and number of classes to a network."""
 
 
@@ -17,11 +24,14 @@ def build_network(backbone: str, channels: int, classes: int, truncated_at: int 
     Raises:
         CheckpointError: there is no such backbone or exit.
     """
-    if backbone not in BACKBONES:
-        raise CheckpointError(f"unknown backbone {backbone!r}; there are {', '.join(BACKBONES)}")
-    network = BACKBONES[backbone](channels, classes)
+    if backbone.startswith(PREFIX):
+        network = build_timm(backbone, channels, classes)
+    elif backbone in BACKBONES:
+        network = BACKBONES[backbone](channels, classes)
+    else:
+        raise CheckpointError(f"unknown backbone {backbone!r}; there are {', '.join(BACKBONES)} and timm:NAME")
     if truncated_at is None:
         return network
-    if not 0 <= truncated_at < len(network.stages):
-        raise CheckpointError(f"{backbone} has exits 0 to {len(network.stages) - 1}, none with index {truncated_at}")
+    if not 0 <= truncated_at < len(network.heads):
+        raise CheckpointError(f"{backbone} has exits 0 to {len(network.heads) - 1}, none with index {truncated_at}")
     return network.truncated(truncated_at)

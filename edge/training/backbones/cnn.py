@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
 
 def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
@@ -30,4 +30,4 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2),
         AttentionHead(4 * width, classes, grid=2),
     ]
-    return MultiExitNetwork(stages, heads)
+    return MultiExitNetwork(Stages(stages), heads)

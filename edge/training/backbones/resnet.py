@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.training.network import AttentionHead, MultiExitNetwork, conv_bn_relu
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
 
 class ResidualBlock(nn.Module):
@@ -24,13 +24,23 @@ class ResidualBlock(nn.Module):
 
 
 def build_resnet18(channels: int, classes: int) -> MultiExitNetwork:
-    """Return ResNet-18 with exits after its first, second and fourth group of blocks, with the ImageNet stem."""
+    """Return ResNet-18 with the ImageNet stem, which shrinks the image fourfold: for inputs from about 96 pixels."""
     stem = nn.Sequential(
         nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False),
         nn.BatchNorm2d(64),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
     )
+    return _resnet18(stem, classes)
+
+
+def build_resnet18_cifar(channels: int, classes: int) -> MultiExitNetwork:
+    """Return ResNet-18 with the CIFAR stem, which leaves the image its size: for inputs of about 32 pixels."""
+    return _resnet18(conv_bn_relu(channels, 64), classes)
+
+
+def _resnet18(stem: nn.Module, classes: int) -> MultiExitNetwork:
+    """Join a stem with the four groups of blocks, and exits after the first, the second and the fourth."""
     stages = [
         nn.Sequential(stem, _group(64, 64, stride=1)),
         _group(64, 128, stride=2),
@@ -41,7 +51,7 @@ def build_resnet18(channels: int, classes: int) -> MultiExitNetwork:
         AttentionHead(128, classes, refine=conv_bn_relu(128, 128, stride=2), grid=2),
         AttentionHead(512, classes),
     ]
-    return MultiExitNetwork(stages, heads)
+    return MultiExitNetwork(Stages(stages), heads)
 
 
 def _group(channels: int, width: int, stride: int) -> nn.Sequential:

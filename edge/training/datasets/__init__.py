@@ -1,7 +1,7 @@
 """Labelled images from wherever they come; one file per dataset."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,8 +38,8 @@ class LabelledImages:
     """Channels, height and width the network is to read."""
     digests: Sequence[str]
     """A digest of each sample's content."""
-    official_test: NDArray[np.intp] | None = None
-    """Indices of the test split, where the dataset's authors fixed one."""
+    fixed_splits: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
+    """Indices of the splits that are not to be drawn, such as the test split of the dataset's authors."""
     from_files: bool = False
     """Whether reading a frame decodes a file, which other processes may then do."""
     mirror: bool = False
@@ -78,6 +78,8 @@ def _loaders() -> dict[str, Loader]:
     return {
         "digits": digits.load,
         "fashion-mnist": fashion_mnist.load,
+        "fashion-mnist-small": fashion_mnist.load_small,
         "indian-pines": indian_pines.load,
+        "indian-pines-disjoint": indian_pines.load_disjoint,
         "folder": folder.load,
     }

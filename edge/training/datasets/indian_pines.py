@@ -4,13 +4,15 @@ The AVIRIS sensor saw 145x145 pixels in 200 usable bands; 10,249 of them are lab
 (Baumgardner et al., doi 10.4231/R7RX991C). A sample is a patch of the scene, and its class that of the pixel in the
 middle.
 
-Splits are drawn at random, as most papers on this scene draw them, and that flatters: patches of neighbouring pixels
-overlap, so a test patch shares pixels, and often its whole field, with training patches. Read accuracies here as a
-comparison of exits within one scene, not as what to expect of another one. A spatially disjoint split comes later.
+`load` has its splits drawn at random, as most papers on this scene draw them, and that flatters: patches of
+neighbouring pixels overlap, so a test patch shares pixels, and often its whole field, with training patches.
+`load_disjoint` tells what is left where no pixel of a test patch has been trained on.
 """
 
+import copy
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +41,11 @@ CLASSES = (
     "Stone-Steel-Towers",
 )
 BANDS, CHANNELS = 200, 40
-SIZE = 9
+SIZE, DISJOINT_SIZE = 9, 5
+TRAINING, FITTING, TEST, LEFT_OUT = range(4)
+FEWEST_TESTED = 20
+PART_ENDS = (0.5, 0.7)
+"""Where, in the order of a class's pixels, training ends and fitting ends."""
 
 
 class Patches:
@@ -50,17 +56,23 @@ class Patches:
         reach = size // 2
         self._padded = np.pad(scene, ((0, 0), (reach, reach), (reach, reach)), mode="reflect")
         self._padded.flags.writeable = False  # a patch changed in place would change its neighbours
-        self._corners = centres  # the padding moves each centre by just what lies between a patch's centre and corner
+        self.centres = centres
         self._size = size
 
     def __len__(self) -> int:
         """Return the number of patches."""
-        return len(self._corners)
+        return len(self.centres)
 
     def __getitem__(self, index: int, /) -> NDArray[np.float32]:
         """Return one patch, (channels, size, size)."""
-        top, left = self._corners[index]
+        top, left = self.centres[index]  # the padding moves a centre by what lies between a patch's centre and corner
         return self._padded[:, top : top + self._size, left : left + self._size]
+
+    def some(self, indices: NDArray[np.intp]) -> "Patches":
+        """Return some of the patches, sharing the scene."""
+        fewer = copy.copy(self)
+        fewer.centres = self.centres[indices]
+        return fewer
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
@@ -94,6 +106,55 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         digests=content_digests(patches),
         mirror=True,  # seen from above, a field has no left and right
     )
+
+
+def load_disjoint(path: Path | None, image_size: int | None) -> LabelledImages:
+    """Return patches whose splits share no pixel: those of train and INT8 calibration, of fitting, and of test.
+
+    The pixels of each class, in rows or columns, whichever it spreads over more, go to training (the first half),
+    fitting (a fifth: a third of it for validation, the rest for thresholds) and test. Where a patch overlaps one
+    of an earlier part it is left out, and so are the four classes of which next to no test patch remains. Patches
+    are 5x5: of 9x9 ones too few would remain.
+
+    Raises:
+        DataError: as `load` does.
+    """
+    whole = load(path, DISJOINT_SIZE if image_size is None else image_size)
+    patches = cast(Patches, whole.frames)
+    part = _parts(patches.centres, whole.labels, whole.size[1])
+    tested = np.bincount(whole.labels[part == TEST], minlength=len(CLASSES)) >= FEWEST_TESTED
+    chosen = np.flatnonzero(tested[whole.labels] & (part != LEFT_OUT))
+    classes = np.flatnonzero(tested)
+    fitting = np.flatnonzero(part[chosen] == FITTING)
+    return dataclasses.replace(
+        whole,
+        name="indian-pines-disjoint",
+        frames=patches.some(chosen),
+        labels=np.searchsorted(classes, whole.labels[chosen]),
+        classes=tuple(CLASSES[label] for label in classes),
+        digests=[whole.digests[int(index)] for index in chosen],
+        fixed_splits={
+            "test": np.flatnonzero(part[chosen] == TEST),
+            "validation": fitting[::3],
+            "thresholds": np.setdiff1d(fitting, fitting[::3]),
+        },
+    )
+
+
+def _parts(centres: NDArray[np.intp], labels: NDArray[np.int64], size: int) -> NDArray[np.intp]:
+    """Return the part of the scene each pixel belongs to, such that patches of different parts share no pixel."""
+    part = np.empty(len(labels), dtype=np.intp)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        spread = np.ptp(centres[members], axis=0)
+        order = members[np.argsort(centres[members, int(spread[1] > spread[0])], kind="stable")]
+        part[order] = np.searchsorted(PART_ENDS, (np.arange(len(order)) + 0.5) / len(order))
+    for later in (FITTING, TEST):
+        others = centres[part < later]
+        for index in np.flatnonzero(part == later):
+            if (np.abs(others - centres[index]).max(axis=1) < size).any():
+                part[index] = LEFT_OUT
+    return part
 
 
 def _packaged() -> tuple[NDArray[Any], NDArray[Any]]:

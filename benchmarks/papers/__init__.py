@@ -1,0 +1,57 @@
+"""The claims of Confidence-Gated and Explanation-Guided Training, measured again beside their rivals."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from benchmarks.papers.claims import claims_of
+from benchmarks.papers.figures import write_figures
+from benchmarks.papers.grid import full_grid, name_of, quick_grid
+from benchmarks.papers.judge import judge
+from benchmarks.results import command_line, write_result
+from edge.console import print_table, say
+from edge.machine import conditions
+from edge.training.datasets import load_dataset
+from edge.training.recipe import train
+from edge.training.settings import Settings
+
+
+def run_papers(folder: Path, *, quick: bool) -> None:
+    """Train what is not trained yet, judge every network, and write `papers.json` and figures into `folder`.
+
+    Raises:
+        EdgeError: a stage failed; it has said why.
+    """
+    runs = quick_grid() if quick else full_grid()
+    train_all(runs, folder)
+    rows = judge_all(runs, folder)
+    claims = claims_of(rows)
+    result = {"command": command_line(), "conditions": conditions(), "claims": claims, "rows": rows}
+    write_result(folder / "papers.json", result)
+    write_figures(folder, rows)
+    columns = ("claim", "asked for", "measured", "holds")
+    cells = [(one["claim"], one["asked_for"], one["measured"], "yes" if one["holds"] else "NO") for one in claims]
+    print_table("the papers' claims, means over seeds", columns, cells)
+    say(f"every row is in {folder / 'papers.json'}, the figures beside it")
+
+
+def train_all(runs: Sequence[Settings], folder: Path) -> None:
+    """Train each run, or keep what it left when it was finished."""
+    for dataset, members in groupby(runs, key=lambda run: run.dataset):
+        images = load_dataset(dataset)
+        for run in members:
+            say(f"training {name_of(run)}")
+            train(run, folder / name_of(run), images)
+
+
+def judge_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of all runs, those of one dataset, backbone and seed side by side."""
+
+    def group(run: Settings) -> tuple[str, str, int]:
+        return run.dataset, run.backbone, run.seed
+
+    rows = []
+    for _, members in groupby(sorted(runs, key=group), key=group):
+        rows += judge(list(members), folder)
+    return rows

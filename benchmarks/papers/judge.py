@@ -1,0 +1,138 @@
+"""A group of networks trained on the same images, judged: thresholds from their own split, then the test split once.
+
+A group shares dataset, backbone and seed. Its networks are measured side by side, taking turns frame by frame.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.papers.gradcam import agreement_with_gradcam
+from benchmarks.papers.grid import name_of
+from benchmarks.papers.metrics import confidence_of, decided
+from calibration.thresholds import OperatingPoint, fit_thresholds, within_budget
+from compile.material import Material, material_of
+from compile.recipe import compile_bundle
+from edge.bench import Candidate, EarlyExit, WholeNetwork, measure
+from edge.bundle import Bundle
+from edge.classifier import Classifier
+from edge.console import tracked
+from edge.decision import NEVER, Scores, decide, scores_from_logits
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.training.checkpoint import Checkpoint, read_checkpoint
+from edge.training.data import PreprocessedImages, batches
+from edge.training.evaluate import answers_of
+from edge.training.explain import consistency, faithfulness
+from edge.training.recipe import CHECKPOINT
+from edge.training.settings import Settings
+
+BUDGETS = (0.3, 0.5, 0.7)
+MAX_DROP = 0.005
+TIMED_FRAMES, EXPLAINED_IMAGES = 1000, 512
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One network of a group, before its latency is known."""
+
+    run: Settings
+    bundle: Bundle
+    points: dict[str, tuple[float, ...]]
+    """Thresholds by the name of the operating point."""
+    test: Scores
+    facts: dict[str, Any]
+    """What holds whatever the thresholds: how good each exit is, and how well it explains itself."""
+
+
+def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each network of a group and each of its operating points."""
+    checkpoints = [read_checkpoint(folder / name_of(run) / CHECKPOINT) for run in group]
+    material = material_of(checkpoints[0])
+    judged = [_judged(one, material, folder / name_of(one.settings) / "bundle") for one in checkpoints]
+    reference = next(one for one in judged if one.run.truncated_at is None)
+    speedups = _speedups(judged, reference, material)
+    macs = sum(exit_.macs for exit_ in reference.bundle.manifest.exits)
+    truth = material.labels("test")
+    return [
+        _row(one, point, truth, macs) | {"speedup_measured": speedups[f"{index} {point}"]}
+        for index, one in enumerate(judged)
+        for point in one.points
+    ]
+
+
+def _judged(checkpoint: Checkpoint, material: Material, path: Path) -> Judged:
+    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), max_drop=MAX_DROP)
+    network = checkpoint.network()
+    test = PreprocessedImages(material.images, material.splits["test"], checkpoint.input)
+    answers = answers_of(network, tracked(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
+    scores = scores_from_logits(answers.logits)
+    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, min(len(test), EXPLAINED_IMAGES)).astype(int).tolist())
+    found = consistency(answers.maps)
+    facts: dict[str, Any] = {
+        **confidence_of(scores, answers.labels),
+        **dataclasses.asdict(faithfulness(network, images)),
+        "gradcam_agreement": agreement_with_gradcam(network, images),
+        "consistency_raw": found.raw,
+        "consistency_centred": found.centred,
+        "consistency_shuffled": found.shuffled,
+        "map_entropy": found.entropy,
+    }
+    return Judged(checkpoint.settings, bundle, _operating_points(bundle), scores, facts)
+
+
+def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
+    """Return the thresholds to judge a network at, all from the threshold-fitting split."""
+    scores, truth = bundle.scores(PRECISION)
+    macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    never = (NEVER,) * (len(macs) - 1)
+    if len(macs) == 1:
+        return {"alone": never}
+    points = {"whole": never}
+    points["drop 0.005"] = fit_thresholds(scores, truth, macs, max_drop=MAX_DROP, split="").values
+    for budget in BUDGETS:
+        point: OperatingPoint = within_budget(scores, truth, macs, budget)
+        points[f"macs {budget}"] = point.thresholds
+    return points
+
+
+def _speedups(judged: Sequence[Judged], reference: Judged, material: Material) -> Mapping[str, float]:
+    """Return how much faster than the whole network each operating point is, measured with exits really taken."""
+    backend = OnnxRuntime()
+    candidates: dict[str, Candidate] = {"whole": WholeNetwork(reference.bundle, PRECISION, backend)}
+    for index, one in enumerate(judged):
+        classifier = Classifier.from_bundle(one.bundle, PRECISION, backend)
+        for point, thresholds in one.points.items():
+            candidates[f"{index} {point}"] = EarlyExit(classifier, thresholds)
+    test = material.splits["test"]
+    chosen = test[np.linspace(0, len(test) - 1, min(len(test), TIMED_FRAMES)).astype(np.intp)]
+    frames = [material.images.frames[int(index)] for index in chosen]
+    measured = measure(candidates, tracked(frames, "measuring"), None)
+    whole = measured.pop("whole").latency_ms.mean
+    return {name: whole / found.latency_ms.mean for name, found in measured.items()}
+
+
+def _row(one: Judged, point: str, truth: np.ndarray, whole_macs: int) -> dict[str, Any]:
+    exits = one.bundle.manifest.exits
+    decisions = decide(one.test, np.asarray(one.points[point], dtype=np.float32))
+    cost = np.cumsum([exit_.macs for exit_ in exits])
+    run = one.run
+    return {
+        "dataset": run.dataset,
+        "backbone": run.backbone,
+        "regime": "truncated" if run.truncated_at is not None else run.regime,
+        "truncated_at": run.truncated_at,
+        "alpha": run.attention_weight,
+        "attention_loss": run.attention_loss if run.attention_weight else None,
+        "epochs": run.epochs,
+        "seed": run.seed,
+        "operating_point": point,
+        "thresholds": one.points[point],
+        **decided(decisions, truth, len(exits)),
+        "macs_ratio": float(cost[decisions.exit_index].mean() / whole_macs),
+        **one.facts,
+    }
