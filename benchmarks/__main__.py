@@ -24,6 +24,14 @@ def real_size(arguments: argparse.Namespace) -> int:
     return PASSED
 
 
+def papers(arguments: argparse.Namespace) -> int:
+    """Measure the claims of the two training papers again."""
+    from benchmarks.papers import run_papers
+
+    run_papers(arguments.output, quick=arguments.quick)
+    return PASSED
+
+
 def main() -> int:
     """Do what the command line says."""
     arguments = parser().parse_args()
@@ -53,6 +61,18 @@ def parser() -> argparse.ArgumentParser:
         help="folder for everything (default: %(default)s)",
     )
     one.set_defaults(verb=real_size)
+    one = verbs.add_parser(
+        "papers", help="Confidence-Gated and Explanation-Guided Training against their rivals, claim by claim"
+    )
+    one.add_argument("--quick", action="store_true", help="few epochs and one seed: minutes instead of hours")
+    one.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/papers"),
+        metavar="DIR",
+        help="folder for everything; finished networks in it are kept (default: %(default)s)",
+    )
+    one.set_defaults(verb=papers)
     return new
 
 
