@@ -1,5 +1,7 @@
 """Trained network to one multi-exit ONNX graph with fixed names."""
 
+import copy
+
 import onnx
 import torch
 from onnx import ModelProto
@@ -46,6 +48,7 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> ModelProto:
     assert program is not None  # noqa: S101 - for mypy: dynamo=True always returns a program
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
+    _share_no_constants(model, {f"network.{name}" for name in network.state_dict()})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -60,6 +63,23 @@ class _FlatOutputs(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs = self.network(image)
         return tuple(tensor for out in outputs for tensor in (out.logits.float(), out.attention, *out.cut))
+
+
+def _share_no_constants(model: ModelProto, parameters: set[str]) -> None:
+    """Give every reader of a constant a copy of its own.
+
+    The exporter merges equal constants of the whole network; a segment must hold all it reads.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in parameters}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in constants:
+                own = copy.deepcopy(constants[name])
+                own.name = node.input[index] = f"{node.name}.{index}.{name}"
+                model.graph.initializer.append(own)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in constants]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _output_names(network: MultiExitNetwork, example: Tensor) -> list[str]:

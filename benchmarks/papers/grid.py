@@ -8,12 +8,12 @@ from edge.training.settings import Settings
 
 ALPHA = 0.3
 """Weight of Explanation-Guided Training, the one its paper found best."""
-GUIDANCE = "centred-cosine"
+GUIDANCE = "cosine"
 RIVALS = ("joint", "disjoint", "mixed", "sdn", "hard-cgt-plain", "soft-cgt-plain", "hard-cgt", "soft-cgt-steep")
 OURS = "soft-cgt"
 EXITS = 3
 
-FASHION = Settings(dataset="fashion-mnist", epochs=12, batch_size=128)
+FASHION = Settings(dataset="fashion-mnist", epochs=12, batch_size=128, mixed_precision=True)
 PINES = Settings(dataset="indian-pines", epochs=60, batch_size=64)
 DISJOINT = Settings(dataset="indian-pines-disjoint", epochs=60, batch_size=64)
 SMALL = Settings(dataset="fashion-mnist-small", epochs=60, batch_size=32)
