@@ -6,8 +6,8 @@ from itertools import product
 
 from edge.training.settings import Settings
 
-ALPHA = 0.3
-"""Weight of Explanation-Guided Training, the one its paper found best."""
+ALPHA = 1.0
+"""Weight of Explanation-Guided Training. Its paper found 0.3 best; on these maps 0.3 closes a third of the gap."""
 GUIDANCE = "cosine"
 RIVALS = ("joint", "disjoint", "mixed", "sdn", "hard-cgt-plain", "soft-cgt-plain", "hard-cgt", "soft-cgt-steep")
 OURS = "soft-cgt"

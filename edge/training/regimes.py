@@ -58,7 +58,7 @@ def shallow_deep(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
     return weights.unsqueeze(1).expand(logits.shape[:2])
 
 
-def confidence_gated(gate: Gate, *, warm_up: float = 0.0, leak: float = 0.0, level: bool = False) -> Weigh:
+def confidence_gated(gate: Gate, *, warm_up: float = 0.0, leak: float = 0.0) -> Weigh:
     """Return Confidence-Gated Training (arXiv 2509.17885): deeper exits learn where all earlier ones fail.
 
     `weight_e = prod_{k<e} gate_k`, so that the weight of exit 0 is 1. What follows is ours, and off by default: as
@@ -68,18 +68,14 @@ def confidence_gated(gate: Gate, *, warm_up: float = 0.0, leak: float = 0.0, lev
         gate: How far one exit fails.
         warm_up: Share of the phase in which every exit counts fully.
         leak: Weight that solved samples keep: `leak + (1 - leak) * weight_e`.
-        level: Scale each exit's weights to a mean of 1 over the batch: the gate then says *which* samples an exit
-            learns from, not how much it learns.
     """
 
     def weigh(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
         with torch.no_grad():
             if progress < warm_up:
                 return every_exit(logits, labels, progress)
-            passed_on = torch.stack([gate(exit_logits, labels) for exit_logits in logits[:-1]])
-            weights = torch.cat([torch.ones_like(passed_on[:1]), passed_on]).cumprod(dim=0)
-            if level:
-                weights = weights / weights.mean(dim=1, keepdim=True).clamp_min(0.01)
+            passed_on = [gate(exit_logits, labels) for exit_logits in logits[:-1]]
+            weights = torch.stack([torch.ones_like(logits[0, :, 0]), *passed_on]).cumprod(dim=0)
             return leak + (1 - leak) * weights
 
     return weigh
@@ -116,7 +112,7 @@ REGIMES: dict[str, tuple[Phase, ...]] = {
     "mixed": (Phase(last_exit, 0.5, guided=False), Phase(every_exit, 0.5)),
     "sdn": (Phase(shallow_deep),),
     "hard-cgt": (Phase(confidence_gated(unsolved, warm_up=0.25, leak=0.1)),),
-    "soft-cgt": (Phase(confidence_gated(residual, warm_up=0.25, level=True)),),
+    "soft-cgt": (Phase(confidence_gated(residual, warm_up=0.25, leak=0.5)),),
     "soft-cgt-steep": (Phase(confidence_gated(steep_residual, warm_up=0.25, leak=0.1)),),
     "hard-cgt-plain": (Phase(confidence_gated(unsolved)),),
     "soft-cgt-plain": (Phase(confidence_gated(residual)),),
