@@ -31,17 +31,7 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
     from edge.training.settings import Settings
 
     settings = Settings(
-        dataset="digits",
-        data=None,
-        image_size=16,
-        backbone="cnn",
-        truncated_at=None,
-        regime="joint",
-        attention_weight=0.1,
-        epochs=2,
-        batch_size=32,
-        learning_rate=3e-3,
-        seed=0,
+        dataset="digits", image_size=16, attention_weight=0.1, epochs=2, batch_size=32, learning_rate=3e-3
     )
     return train(settings, tmp_path_factory.mktemp("training"))
 

@@ -1,4 +1,4 @@
-"""Training sees frames through the device's own preprocessing, and augmentation shows it nothing that is not there."""
+"""Training sees frames through the device's own preprocessing, shared out among processes without loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch.utils.data import DataLoader
 
 from edge.manifest import InputSpec
 from edge.preprocess import preprocess_for
-from edge.training.data import PreprocessedImages, _shifted, batches, measured_input, preprocessed
+from edge.training.data import Batch, PreprocessedImages, batches, measured_input, preprocessed, training_batches
 from edge.training.datasets import LabelledImages
 
 SAMPLES = 24
@@ -46,27 +46,6 @@ def scaled_only(images: LabelledImages) -> InputSpec:
     return InputSpec(images.kind, images.colour, *images.size, (0.0,) * channels, (1.0,) * channels)
 
 
-def shown(images: LabelledImages, position: int, times: int) -> list[Tensor]:
-    """Return what training is shown of one sample again and again."""
-    torch.manual_seed(0)
-    dataset = PreprocessedImages(images, EVERY, scaled_only(images), augment=True)
-    return [dataset[position][0] for _ in range(times)]
-
-
-def shifts(image: NDArray[np.float32], reach: int) -> list[NDArray[np.float32]]:
-    """Return an image moved by every number of pixels up to `reach`, its lowest value coming in at the edges."""
-    moved = []
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            one = np.roll(image, (down, right), axis=(1, 2))
-            rows, columns = np.indices(image.shape[1:])
-            height, width = image.shape[1:]
-            outside = (rows < down) | (rows >= height + down) | (columns < right) | (columns >= width + right)
-            one[:, outside] = image.min()
-            moved.append(one)
-    return moved
-
-
 both_kinds = pytest.mark.parametrize("make", [pictures, arrays])
 
 
@@ -79,7 +58,7 @@ def test_training_reads_frames_as_the_device_does(make: Callable[[], LabelledIma
     for out, index in zip(expected, chosen, strict=True):
         preprocess_for(spec)(images.frames[index], out)
     np.testing.assert_array_equal(preprocessed(images, chosen, spec), expected)
-    dataset = PreprocessedImages(images, np.array(chosen), spec, augment=False)
+    dataset = PreprocessedImages(images, np.array(chosen), spec)
     np.testing.assert_array_equal([dataset[position][0] for position in range(3)], expected)
 
 
@@ -114,75 +93,141 @@ def test_red_comes_first_in_the_network_and_last_in_a_frame() -> None:
     assert spec.mean[0] > spec.mean[1] > spec.mean[2]
 
 
+# Samples
+
+
 @both_kinds
-@pytest.mark.parametrize("mirror", [False, True])
-def test_augmentation_keeps_shape_and_labels(make: Callable[[], LabelledImages], mirror: bool) -> None:
-    images = dataclasses.replace(make(), mirror=mirror)
+@pytest.mark.parametrize("from_files", [False, True], ids=["in memory", "from files"])
+def test_several_samples_at_once_are_the_same_ones_stacked(
+    make: Callable[[], LabelledImages], from_files: bool
+) -> None:
+    images = dataclasses.replace(make(), from_files=from_files)
     chosen = np.array([7, 2, 21, 4])
-    dataset = PreprocessedImages(images, chosen, scaled_only(images), augment=True)
-    for _ in range(10):
-        for position, index in enumerate(chosen):
-            tensor, label = dataset[position]
-            assert tensor.shape == images.size
-            assert tensor.dtype == torch.float32
-            assert int(label) == images.labels[index]
+    dataset = PreprocessedImages(images, chosen, measured_input(images, EVERY))
+    assert len(dataset) == 4
+    positions = [3, 0, 0, 2]
+    tensors, labels = dataset.__getitems__(positions)
+    assert tensors.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert torch.equal(tensors, torch.stack([dataset[position][0] for position in positions]))
+    assert torch.equal(labels, torch.stack([dataset[position][1] for position in positions]))
+    np.testing.assert_array_equal(labels, images.labels[chosen[positions]])
 
 
-def test_augmentation_does_not_touch_the_frames() -> None:
-    images = dataclasses.replace(arrays(), mirror=True)
+def test_frames_in_memory_are_preprocessed_once_and_those_in_files_whenever_they_are_asked_for() -> None:
+    reads: list[int] = []
+    frames = np.array(pictures().frames)
+
+    class Counting:
+        def __len__(self) -> int:
+            return SAMPLES
+
+        def __getitem__(self, index: int) -> NDArray[np.uint8]:
+            reads.append(index)
+            return frames[index]
+
+    for from_files, expected in ((False, [5, 3]), (True, [5, 5, 3])):
+        images = dataclasses.replace(pictures(), frames=Counting(), from_files=from_files)
+        dataset = PreprocessedImages(images, np.array([5, 3]), scaled_only(images))
+        dataset.__getitems__([0])
+        dataset.__getitems__([0, 1])
+        assert reads == expected
+        reads.clear()
+
+
+@both_kinds
+def test_changing_a_batch_in_place_changes_neither_the_samples_nor_the_frames(
+    make: Callable[[], LabelledImages],
+) -> None:
+    images = make()
     before = np.array(images.frames)
-    shown(images, 0, times=20)
+    dataset = PreprocessedImages(images, EVERY, scaled_only(images))
+    for position in (0, 1):
+        given, label = dataset.__getitems__([position])
+        kept, kept_label = given.clone(), label.clone()
+        given.zero_()
+        label.fill_(9)
+        again, again_label = dataset.__getitems__([position])
+        assert torch.equal(again, kept)
+        assert torch.equal(again_label, kept_label)
     np.testing.assert_array_equal(images.frames, before)
 
 
-@pytest.mark.parametrize("mirror", [False, True])
-def test_images_are_mirrored_only_where_the_dataset_allows_it(mirror: bool) -> None:
-    images = dataclasses.replace(pictures(), mirror=mirror)
-    upright = shifts(preprocessed(images, [3], scaled_only(images))[0], reach=1)
-    mirrored = [image[:, :, ::-1] for image in upright]
-    seen = [tensor.numpy() for tensor in shown(images, 3, times=40)]
-    as_is = [is_among(image, upright) for image in seen]
-    turned = [is_among(image, mirrored) for image in seen]
-    assert all(one or other for one, other in zip(as_is, turned, strict=True))
-    assert any(as_is)
-    assert any(turned) == mirror
-
-
-def test_mirroring_and_shifting_need_to_be_asked_for() -> None:
-    images = dataclasses.replace(pictures(), mirror=True)
-    dataset = PreprocessedImages(images, EVERY, scaled_only(images), augment=False)
-    assert all(torch.equal(dataset[0][0], dataset[0][0]) for _ in range(20))
-
-
-@pytest.mark.parametrize(("size", "reach"), [((9, 9), 1), ((32, 32), 2), ((32, 48), 2), ((64, 64), 4)])
-def test_a_shifted_image_is_the_original_moved_by_a_few_pixels(size: tuple[int, int], reach: int) -> None:
-    torch.manual_seed(0)
-    image = torch.arange(2.0 * size[0] * size[1]).reshape(2, *size) - 100
-    possible = shifts(image.numpy(), reach)
-    seen = [_shifted(image).numpy() for _ in range(30)]
-    assert all(is_among(one, possible) for one in seen)
-    assert len({one.tobytes() for one in seen}) > 5
-
-
-def is_among(image: NDArray[np.float32], others: list[NDArray[np.float32]]) -> bool:
-    return any(np.array_equal(image, other) for other in others)
+# Batches
 
 
 @pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in others"])
-def test_batches_hold_each_sample_once_and_in_order_unless_shuffled(from_files: bool) -> None:
+def test_batches_hold_each_sample_once_and_in_order(from_files: bool) -> None:
     images = dataclasses.replace(pictures(), from_files=from_files)
     spec = scaled_only(images)
-    loaded = list(batches(PreprocessedImages(images, EVERY, spec, augment=False), 10, shuffle=False))
+    loaded = list(batches(PreprocessedImages(images, EVERY, spec), 10))
     assert [len(labels) for _, labels in loaded] == [10, 10, 4]
     np.testing.assert_array_equal(torch.cat([labels for _, labels in loaded]), images.labels)
     np.testing.assert_array_equal(torch.cat([tensors for tensors, _ in loaded]), preprocessed(images, EVERY, spec))
 
 
-def test_shuffled_batches_keep_each_label_with_its_sample() -> None:
-    torch.manual_seed(0)
-    images = pictures()
+def numbered(samples: int = SAMPLES) -> PreprocessedImages:
+    """Return samples whose only pixel and whose label is their number."""
+    frames = np.arange(samples, dtype=np.float32).reshape(samples, 1, 1, 1)
+    images = labelled(frames, "array", None, (1, 1, 1))
+    images = dataclasses.replace(images, labels=np.arange(samples), classes=tuple(map(str, range(samples))))
+    return PreprocessedImages(images, np.arange(samples), scaled_only(images))
+
+
+def epoch_of(loader: DataLoader[Batch], epoch: int) -> list[list[int]]:
+    """Return the numbers of the samples in each batch."""
+    loader.sampler.set_epoch(epoch)
+    found = []
+    for tensors, labels in loader:
+        assert tensors.flatten().tolist() == labels.tolist(), "a label is not with its sample"
+        found.append(labels.tolist())
+    assert len(found) == len(loader)
+    return found
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(24, 8), (24, 10), (25, 8), (25, 24), (31, 2)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_shows_each_sample_once_but_for_an_incomplete_last_batch(
+    samples: int, batch_size: int, processes: int
+) -> None:
+    parts = [
+        epoch_of(training_batches(numbered(samples), batch_size, 5, process, processes), 0)
+        for process in range(processes)
+    ]
+    for part in parts:
+        assert [len(batch) for batch in part] == [batch_size // processes] * (samples // batch_size)
+    shown = [number for part in parts for batch in part for number in batch]
+    assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "processes"), [(24, 8, 2), (24, 10, 2), (25, 8, 2), (27, 6, 3), (31, 12, 3), (31, 4, 4)]
+)
+def test_processes_together_see_what_one_alone_would(samples: int, batch_size: int, processes: int) -> None:
+    for epoch in range(3):
+        alone = epoch_of(training_batches(numbered(samples), batch_size, 5), epoch)
+        shares = [
+            epoch_of(training_batches(numbered(samples), batch_size, 5, process, processes), epoch)
+            for process in range(processes)
+        ]
+        together = [sorted(number for part in parts for number in part) for parts in zip(*shares, strict=True)]
+        assert together == [sorted(batch) for batch in alone]
+
+
+def test_every_epoch_and_every_seed_has_an_order_of_its_own_that_comes_again() -> None:
+    loader = training_batches(numbered(), 8, seed=5)
+    first, second = epoch_of(loader, 0), epoch_of(loader, 1)
+    assert first != second
+    assert first != sorted(first)
+    assert epoch_of(training_batches(numbered(), 8, seed=5), 1) == second
+    assert epoch_of(training_batches(numbered(), 8, seed=6), 0) != first
+
+
+@pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in others"])
+def test_shuffled_batches_keep_each_label_with_its_sample(from_files: bool) -> None:
+    images = dataclasses.replace(pictures(), from_files=from_files)
     spec = scaled_only(images)
-    loaded = list(batches(PreprocessedImages(images, EVERY, spec, augment=False), 8, shuffle=True))
+    loaded = list(training_batches(PreprocessedImages(images, EVERY, spec), 8, seed=0))
     order = {tensor.tobytes(): index for index, tensor in enumerate(preprocessed(images, EVERY, spec))}
     seen = [
         (order[tensor.numpy().tobytes()], int(label)) for batch in loaded for tensor, label in zip(*batch, strict=True)

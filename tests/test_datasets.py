@@ -1,6 +1,8 @@
 """Datasets are what their files say, unusable ones are refused before any training, and splits never share a sample."""
 
+import dataclasses
 import gzip
+import itertools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from edge.errors import DataError
 from edge.preprocess import as_sized
 from edge.training.data import measured_input, preprocessed
 from edge.training.datasets import LabelledImages, dataset_names, fashion_mnist, load_dataset
+from edge.training.datasets.indian_pines import Patches
 from edge.training.splits import draw_splits, split_specs
 
 PURPOSES = {"train", "validation", "calibration", "thresholds", "test"}
@@ -25,9 +28,10 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 
 
 def test_an_unknown_dataset_is_refused_with_the_names_of_those_there_are() -> None:
-    with pytest.raises(DataError, match=r"'mnist'.*digits, fashion-mnist, indian-pines, folder"):
+    names = ("digits", "fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint", "folder")
+    with pytest.raises(DataError, match=f"'mnist'.*{', '.join(names)}"):
         load_dataset("mnist")
-    assert set(dataset_names()) == {"digits", "fashion-mnist", "indian-pines", "folder"}
+    assert dataset_names() == names
 
 
 # Digits
@@ -66,9 +70,9 @@ def clothes(samples: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint
     return generator.integers(0, 256, (samples, 28, 28), dtype=np.uint8), np.arange(samples, dtype=np.uint8) % 10
 
 
-def write_fashion_mnist(folder: Path, *, compressed: bool = False) -> None:
+def write_fashion_mnist(folder: Path, *, compressed: bool = False, train: int = 200, test: int = 50) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for part, (frames, labels) in {"train": clothes(200, 0), "t10k": clothes(50, 1)}.items():
+    for part, (frames, labels) in {"train": clothes(train, 0), "t10k": clothes(test, 1)}.items():
         for name, content in (("images-idx3", idx_images(frames)), ("labels-idx1", idx_labels(labels))):
             path = folder / f"{part}-{name}-ubyte{'.gz' if compressed else ''}"
             path.write_bytes(gzip.compress(content) if compressed else content)
@@ -144,6 +148,64 @@ def test_more_images_than_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / TRAIN_LABELS).write_bytes(idx_labels(clothes(199, 0)[1]))
     with pytest.raises(DataError, match=r"train images \(200, 28, 28\) and labels \(199,\)"):
         load_dataset("fashion-mnist", tmp_path)
+
+
+# A small part of Fashion-MNIST
+
+
+@pytest.fixture(scope="module")
+def plenty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with more clothes of every class than the small dataset takes."""
+    folder = tmp_path_factory.mktemp("clothes")
+    write_fashion_mnist(folder, train=2400, test=1700)
+    return folder
+
+
+def test_the_small_fashion_mnist_has_nine_classes_and_as_many_images_to_train_as_to_test(plenty: Path) -> None:
+    images = load_dataset("fashion-mnist-small", plenty)
+    assert images.name == "fashion-mnist-small"
+    assert images.classes == fashion_mnist.CLASSES[:9]
+    assert np.bincount(images.labels).tolist() == [216 + 152] * 9
+    assert len(images.frames) == len(images.digests) == len(images.labels)
+    sizes = {purpose: len(indices) for purpose, indices in draw_splits(images, seed=0).items()}
+    assert sum(sizes.values()) == len(images.labels)
+    assert sizes["test"] == 9 * 152 == 1368
+    assert sizes["train"] == pytest.approx(1360, rel=0.02)
+    assert min(sizes.values()) >= 100
+
+
+def test_the_small_fashion_mnist_is_the_first_images_of_each_class_of_the_whole(plenty: Path) -> None:
+    whole, small = load_dataset("fashion-mnist", plenty), load_dataset("fashion-mnist-small", plenty)
+    is_test = np.zeros(len(small.labels), dtype=bool)
+    is_test[small.fixed_splits["test"]] = True
+    was_test = np.arange(len(whole.labels)) >= 2400
+    for label in range(9):
+        for mine, theirs, count in ((~is_test, ~was_test, 216), (is_test, was_test, 152)):
+            chosen = np.flatnonzero(mine & (small.labels == label))
+            first = np.flatnonzero(theirs & (whole.labels == label))[:count]
+            np.testing.assert_array_equal(np.asarray(small.frames)[chosen], np.asarray(whole.frames)[first])
+            assert contents_of(small, chosen) == contents_of(whole, first)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_small_fashion_mnist_tests_on_images_of_the_official_test_only(plenty: Path, seed: int) -> None:
+    images = load_dataset("fashion-mnist-small", plenty)
+    official = {frame.tobytes() for frame in clothes(1700, 1)[0]}
+    for purpose, indices in draw_splits(images, seed).items():
+        assert all((images.frames[int(i)].tobytes() in official) == (purpose == "test") for i in indices)
+        assert set(images.labels[indices]) == set(range(9))
+
+
+def test_the_small_fashion_mnist_takes_what_there_is(tmp_path: Path) -> None:
+    write_fashion_mnist(tmp_path)
+    images = load_dataset("fashion-mnist-small", tmp_path)
+    assert np.bincount(images.labels).tolist() == [20 + 5] * 9
+    assert len(images.fixed_splits["test"]) == 9 * 5
+
+
+def test_a_missing_small_fashion_mnist_is_told_how_to_bring(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"apt-get install dataset-fashion-mnist"):
+        load_dataset("fashion-mnist-small", tmp_path)
 
 
 # Indian Pines
@@ -256,6 +318,94 @@ def test_labels_that_do_not_fit_the_scene_are_refused(tmp_path: Path, truth: NDA
     np.save(tmp_path / "Indian_pines_gt.npy", truth)
     with pytest.raises(DataError, match=complaint):
         load_dataset("indian-pines", tmp_path)
+
+
+# Indian Pines with splits that share no pixel
+
+
+@pytest.fixture(scope="module")
+def disjoint() -> LabelledImages:
+    return load_dataset("indian-pines-disjoint")
+
+
+def patches_of(images: LabelledImages) -> Patches:
+    assert isinstance(images.frames, Patches)
+    return images.frames
+
+
+def pixels_of(images: LabelledImages, indices: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which pixels of the scene are in any of the patches, mirrored edges and all, shape (pixels,)."""
+    numbers = np.arange(145 * 145, dtype=np.float32).reshape(1, 145, 145)  # a scene whose values say where they are
+    patches = Patches(numbers, patches_of(images).centres, images.size[1])
+    seen = np.zeros(145 * 145, dtype=bool)
+    for index in indices:
+        seen[patches[int(index)].astype(np.intp).ravel()] = True
+    return seen
+
+
+def test_patches_of_splits_drawn_at_random_share_most_pixels(indian_pines: LabelledImages) -> None:
+    """Which is what the other splits are for, and shows that shared pixels would be noticed."""
+    splits = draw_splits(indian_pines, seed=0)
+    train, test = (pixels_of(indian_pines, splits[purpose]) for purpose in ("train", "test"))
+    assert (train & test).sum() > 0.9 * test.sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_pixel_of_a_test_patch_is_in_a_patch_of_any_other_split(disjoint: LabelledImages, seed: int) -> None:
+    splits = draw_splits(disjoint, seed)
+    pixels = {purpose: pixels_of(disjoint, indices) for purpose, indices in splits.items()}
+    assert set(pixels) == PURPOSES
+    for purpose in PURPOSES - {"test"}:
+        assert not (pixels["test"] & pixels[purpose]).any()
+    for fitting, training in itertools.product(("validation", "thresholds"), ("train", "calibration")):
+        assert not (pixels[fitting] & pixels[training]).any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_class_of_disjoint_splits_has_samples_to_learn_and_to_be_judged_by(
+    disjoint: LabelledImages, seed: int
+) -> None:
+    splits = draw_splits(disjoint, seed)
+    assert len(disjoint.classes) == 12
+    counts = {purpose: np.bincount(disjoint.labels[indices], minlength=12) for purpose, indices in splits.items()}
+    assert counts["test"].min() >= 20
+    assert counts["train"].min() >= 20
+    assert counts["calibration"].min() >= 1
+    assert min(counts["thresholds"].sum(), counts["validation"].sum()) >= 200
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_disjoint_splits_are_the_same_whatever_the_seed(disjoint: LabelledImages, seed: int) -> None:
+    splits = draw_splits(disjoint, seed)
+    for purpose in ("validation", "thresholds", "test"):
+        np.testing.assert_array_equal(splits[purpose], disjoint.fixed_splits[purpose])
+    shared_out = np.sort(np.concatenate([splits["train"], splits["calibration"]]))
+    taken = np.concatenate([*disjoint.fixed_splits.values()])
+    np.testing.assert_array_equal(shared_out, np.setdiff1d(np.arange(len(disjoint.labels)), taken))
+
+
+def test_a_disjoint_patch_is_that_of_the_whole_scene_with_the_class_of_its_middle(disjoint: LabelledImages) -> None:
+    whole = load_dataset("indian-pines", image_size=5)
+    assert (disjoint.size, disjoint.name) == ((40, 5, 5), "indian-pines-disjoint")
+    where = {tuple(centre): index for index, centre in enumerate(patches_of(whole).centres.tolist())}
+    centres = patches_of(disjoint).centres.tolist()
+    assert len(centres) == len(disjoint.frames) == len(disjoint.labels) == len(disjoint.digests)
+    assert len(set(map(tuple, centres))) == len(centres)
+    for index, centre in enumerate(centres):
+        same = where[tuple(centre)]
+        assert disjoint.classes[disjoint.labels[index]] == whole.classes[whole.labels[same]]
+        assert disjoint.digests[index] == whole.digests[same]
+    for index in (0, 700, len(centres) - 1):
+        np.testing.assert_array_equal(disjoint.frames[index], whole.frames[where[tuple(centres[index])]])
+
+
+def test_larger_patches_share_no_pixel_either(disjoint: LabelledImages) -> None:
+    larger = load_dataset("indian-pines-disjoint", image_size=7)
+    assert larger.size == (40, 7, 7)
+    assert len(larger.labels) < len(disjoint.labels)  # a wider strip between the parts is left out
+    splits = draw_splits(larger, seed=0)
+    pixels = {purpose: pixels_of(larger, indices) for purpose, indices in splits.items()}
+    assert not any((pixels["test"] & pixels[purpose]).any() for purpose in PURPOSES - {"test"})
 
 
 # A folder of one's own
@@ -470,6 +620,28 @@ def test_an_official_test_split_stays_as_its_authors_made_it(seed: int) -> None:
     splits = draw_splits(images, seed)
     np.testing.assert_array_equal(splits["test"], range(150, 200))
     assert sorted(np.concatenate(list(splits.values()))) == list(range(200))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_a_dataset_fixes_stay_as_they_are_and_the_others_are_drawn_from_the_rest(seed: int) -> None:
+    fixed = {"thresholds": np.arange(40, 70), "validation": np.arange(10), "test": np.arange(150, 200)}
+    images = dataclasses.replace(labelled([0, 1] * 100), fixed_splits=fixed)
+    splits = draw_splits(images, seed)
+    for purpose, indices in fixed.items():
+        np.testing.assert_array_equal(splits[purpose], indices)
+    rest = [*range(10, 40), *range(70, 150)]
+    assert sorted([*splits["train"], *splits["calibration"]]) == rest
+    assert len(splits["calibration"]) == pytest.approx(0.08 * len(rest), abs=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_copies_in_two_fixed_splits_the_one_in_the_test_split_stays(seed: int) -> None:
+    contents = [*range(150), *range(10), *range(200, 240)]  # ten of the test images are validation images, too
+    fixed = {"validation": np.arange(20), "test": np.arange(150, 200)}
+    images = dataclasses.replace(labelled([0, 1] * 100, contents), fixed_splits=fixed)
+    splits = draw_splits(images, seed)
+    np.testing.assert_array_equal(splits["test"], range(150, 200))
+    np.testing.assert_array_equal(splits["validation"], range(10, 20))
 
 
 @pytest.mark.parametrize("seed", range(3))

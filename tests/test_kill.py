@@ -85,9 +85,8 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_pat
     assert second.returncode == 0
     assert "going on after epoch" in said
     expected, found = (tmp_path / name for name in ("undisturbed", "killed"))
-    assert (
-        sorted(os.listdir(found)) == sorted(os.listdir(expected)) == ["checkpoint.pt", "metrics.json", "training.png"]
-    )
+    written = ["checkpoint.pt", "metrics.json", "tensorboard", "training.png"]
+    assert sorted(os.listdir(found)) == sorted(os.listdir(expected)) == written
     assert json.loads((found / "metrics.json").read_text()) == json.loads((expected / "metrics.json").read_text())
     weights, expected_weights = (
         torch.load(path / "checkpoint.pt", weights_only=True)["weights"] for path in (found, expected)
@@ -112,7 +111,7 @@ def test_a_training_whose_images_changed_since_it_was_interrupted_does_not_go_on
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edge.training.__main__ import main
-    from edge.training.recipe import TrainingRun
+    from edge.training.run import TrainingRun
 
     images = tmp_path / "images"
     for index, frame in enumerate(random_frames(24)):
@@ -121,16 +120,16 @@ def test_a_training_whose_images_changed_since_it_was_interrupted_does_not_go_on
     words = ("--dataset", "folder", "--data", images, "--batch-size", 4, "--epochs", 2, "--output", tmp_path / "run")
     epoch = TrainingRun.epoch
 
-    def interrupted(run: TrainingRun, loader: Any, number: int, **others: Any) -> dict[str, float]:
+    def interrupted(run: TrainingRun, number: int, **others: Any) -> dict[str, Any]:
         if number == 1:
             raise KeyboardInterrupt
-        return epoch(run, loader, number, **others)
+        return epoch(run, number, **others)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingRun, "epoch", interrupted)
         assert call(main, *words).code == INTERRUPTED
     before = contents(tmp_path / "run")
-    assert list(before) == ["state.pt"]
+    assert {Path(name).parts[0] for name in before} == {"state.pt", "tensorboard"}
     cv2.imwrite(str(images / "0" / "0.png"), random_frames(1, seed=9)[0])
     assert "state.pt" in complaint(call(main, *words))
     assert contents(tmp_path / "run") == before

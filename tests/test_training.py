@@ -1,85 +1,28 @@
-"""Regimes weigh samples as their formulas say; attention is guided without touching the final map."""
+"""Images to checkpoint: the same settings give the same network, and its curves can be looked at."""
 
+import copy
 import dataclasses
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from edge.errors import CheckpointError, DataError
-from edge.training.attention import attention_consistency_loss
-from edge.training.backbones import build_network
-from edge.training.checkpoint import read_checkpoint
+from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.network import AttentionHead, pool_to_grid
-from edge.training.recipe import CHECKPOINT, classification_loss, objective, train
-from edge.training.regimes import joint, soft_cgt
+from edge.training.recipe import CHECKPOINT, CURVES, METRICS, STATE, train
+from edge.training.run import TrainingRun
 from edge.training.settings import Settings
 
-SETTINGS = Settings(
-    dataset="digits", data=None, image_size=12, backbone="cnn", truncated_at=None, regime="soft-cgt",
-    attention_weight=0.3, epochs=1, batch_size=64, learning_rate=2e-3, seed=3,
-)  # fmt: skip
+SETTINGS = Settings(dataset="digits", image_size=12, regime="soft-cgt", epochs=3, batch_size=64, seed=3)
+LOSSES = ("loss", "classification_loss", "attention_loss", "distillation_loss")
 
 
-def random_logits(exits: int = 3, samples: int = 5, classes: int = 4) -> torch.Tensor:
-    return torch.randn(exits, samples, classes, generator=torch.Generator().manual_seed(0))
-
-
-def test_joint_is_the_plain_sum_of_losses() -> None:
-    logits, labels = random_logits(), torch.tensor([0, 1, 2, 3, 0])
-    plain = sum(torch.nn.functional.cross_entropy(one, labels) for one in logits)
-    torch.testing.assert_close(classification_loss(logits, labels, joint), plain)
-
-
-def test_soft_cgt_weighs_deeper_exits_by_how_far_all_earlier_ones_fail() -> None:
-    logits, labels = random_logits(), torch.tensor([0, 1, 2, 3, 0])
-    probability = logits.softmax(-1)[:, range(5), labels]
-    weights = soft_cgt(logits, labels, leak=0.0)
-    torch.testing.assert_close(weights[0], torch.ones(5))
-    torch.testing.assert_close(weights[1], 1 - probability[0])
-    torch.testing.assert_close(weights[2], (1 - probability[0]) * (1 - probability[1]))
-
-
-def test_the_leak_keeps_deep_exits_learning_from_samples_solved_early() -> None:
-    logits = torch.zeros(3, 1, 4)
-    logits[0, 0, 2] = 100.0  # the first exit is sure and right
-    weights = soft_cgt(logits, torch.tensor([2]), leak=0.3)
-    torch.testing.assert_close(weights[:, 0], torch.tensor([1.0, 0.3, 0.3]))
-
-
-def test_no_gradient_flows_through_the_gate() -> None:
-    logits = random_logits().requires_grad_()
-    assert not soft_cgt(logits, torch.tensor([0, 1, 2, 3, 0])).requires_grad
-
-
-def test_attention_guidance_moves_early_maps_and_never_the_final_one() -> None:
-    maps = [torch.rand(2, 1, size, size, requires_grad=True) for size in (8, 4, 4)]
-    attention_consistency_loss(maps).backward()
-    assert maps[0].grad is not None
-    assert maps[0].grad.abs().sum() > 0
-    assert maps[1].grad is not None
-    assert maps[1].grad.abs().sum() > 0
-    assert maps[2].grad is None
-
-
-def test_attention_loss_is_zero_for_maps_of_one_direction_and_one_for_disjoint_maps() -> None:
-    final = torch.rand(2, 1, 4, 4)
-    assert attention_consistency_loss([2 * final, final]).item() == pytest.approx(0, abs=1e-6)
-    left, right = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
-    left[..., 0], right[..., 1] = 1, 1
-    assert attention_consistency_loss([left, right]).item() == pytest.approx(1)
-
-
-def test_a_network_with_one_exit_has_no_attention_loss() -> None:
-    assert attention_consistency_loss([torch.rand(2, 1, 4, 4)]).item() == 0
-
-
-def test_the_objective_adds_attention_by_its_weight() -> None:
-    outputs = build_network("cnn", channels=1, classes=4).eval()(torch.randn(2, 1, 12, 12))
-    labels = torch.tensor([0, 3])
-    without, attention = objective(outputs, labels, dataclasses.replace(SETTINGS, attention_weight=0.0))
-    with_it, _ = objective(outputs, labels, dataclasses.replace(SETTINGS, attention_weight=0.5))
-    torch.testing.assert_close(with_it, without + 0.5 * attention)
+# Networks
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 7, 8])
@@ -92,44 +35,172 @@ def test_pooling_to_a_grid_covers_every_pixel(size: int) -> None:
     assert bool((features.grad > 0).all())
 
 
-def test_a_head_that_attends_nowhere_says_nothing_of_the_image() -> None:
-    head = AttentionHead(channels=8, classes=3)
-    torch.nn.init.constant_(head.attend.bias, -100.0)
-    logits, attention = head(torch.randn(2, 8, 4, 4))
-    assert attention.max() < 1e-6
-    torch.testing.assert_close(logits[0], logits[1])
+def test_a_map_has_contrast_and_a_middle_whatever_the_size_of_the_scores() -> None:
+    torch.manual_seed(0)
+    head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
+    maps = []
+    for scale in (1.0, 0.1, 100.0):
+        with torch.no_grad():
+            weighed = copy.deepcopy(head)
+            weighed.attend.weight.mul_(scale)
+            maps.append(weighed(features)[1])
+    for one in maps:
+        torch.testing.assert_close(one, maps[0], atol=0.01, rtol=0)
+        assert (one.std(dim=(1, 2, 3)) > 0.2).all()
 
 
-@pytest.mark.parametrize("exit_index", [0, 1, 2])
-def test_a_truncated_network_computes_what_the_whole_one_says_at_that_exit(exit_index: int) -> None:
-    network = build_network("cnn", channels=1, classes=4).eval()
-    image = torch.randn(2, 1, 12, 12)
-    [only] = network.truncated(exit_index)(image)
-    torch.testing.assert_close(only.logits, network(image)[exit_index].logits, rtol=0, atol=0)
+def test_a_map_depends_on_its_own_image_only() -> None:
+    torch.manual_seed(0)
+    head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
+    together = head(features)[1]
+    for index in range(4):
+        torch.testing.assert_close(head(features[index : index + 1])[1][0], together[index])
 
 
-def test_unknown_backbones_and_exits_are_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"unknown backbone 'vgg'.*cnn"):
-        build_network("vgg", 1, 10)
-    with pytest.raises(CheckpointError, match="none with index 3"):
-        build_network("cnn", 1, 10, truncated_at=3)
+def test_features_alike_everywhere_are_attended_alike_everywhere() -> None:
+    _, attention = AttentionHead(channels=8, classes=3)(torch.randn(2, 8, 1, 1).expand(-1, -1, 4, 4))
+    torch.testing.assert_close(attention, torch.full((2, 1, 4, 4), 0.5), atol=1e-3, rtol=0)
 
 
-def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
-    first, second = (train(SETTINGS, tmp_path / name) for name in ("first", "second"))
-    assert first.metrics == second.metrics
-    for name, weight in first.weights.items():
-        assert torch.equal(weight, second.weights[name]), name
-    again = read_checkpoint(tmp_path / "first" / CHECKPOINT)
-    assert again.settings == SETTINGS
-    assert again.splits == first.splits
+def test_a_head_says_nothing_of_what_it_does_not_attend_to() -> None:
+    head = AttentionHead(channels=2, classes=3)
+    with torch.no_grad():
+        head.attend.weight.copy_(torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1))  # where the first channel is high
+    features = torch.zeros(2, 2, 6, 6)
+    features[:, 0] = -1.0
+    features[:, 0, 0, 0] = 1.0
+    logits, attention = head(features)
+    assert attention[0, 0, 0, 0] > 0.99 > 0.5 > attention[0, 0, 3, 3]
+    with torch.no_grad():
+        pooled = (features * attention).mean(dim=(2, 3))
+        torch.testing.assert_close(logits, head.classify(pooled))
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training leaves."""
+    output = tmp_path_factory.mktemp("training") / "run"
+    train(SETTINGS, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return read_checkpoint(folder / CHECKPOINT)
+
+
+def test_the_same_seed_gives_the_same_network(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    again = train(SETTINGS, tmp_path)
+    assert again.metrics == checkpoint.metrics
+    assert again.splits == checkpoint.splits
+    assert again.weights.keys() == checkpoint.weights.keys()
+    for name, weight in again.weights.items():
+        assert torch.equal(weight, checkpoint.weights[name]), name
+
+
+def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
+    assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, CURVES}
+    assert checkpoint.settings == SETTINGS
+    metrics = json.loads((folder / METRICS).read_text())
+    assert metrics == {"settings": dataclasses.asdict(SETTINGS), "history": checkpoint.metrics["history"]}
+    history = metrics["history"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert all(len(row["validation_accuracy"]) == len(row["exit_weights"]) == 3 for row in history)
+    assert max(history[-1]["validation_accuracy"]) > 0.5
+
+
+def test_a_finished_training_is_given_back_and_one_of_other_settings_refused(
+    folder: Path, checkpoint: Checkpoint
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = train(SETTINGS, folder)
+    assert (again.settings, again.metrics, again.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
+    with pytest.raises(CheckpointError, match="is a finished run of other settings"):
+        train(dataclasses.replace(SETTINGS, seed=4), folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_settings_need_no_more_than_a_dataset_and_only_go_by_name() -> None:
+    assert Settings(dataset="digits").regime == "joint"
+    with pytest.raises(TypeError):
+        Settings("digits")
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss became .* in batch .* of epoch 0"):
-        train(dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path)
+        train(dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path / "run")
+    assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_a_batch_larger_than_the_training_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="batch size 5000 is more than"):
-        train(dataclasses.replace(SETTINGS, batch_size=5000), tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"batch_size": 5000}, "batch size 5000 is more than"),
+        ({"regime": "disjoint", "epochs": 1}, "'disjoint' has 2 phases and needs an epoch for each; 1 are too few"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=what):
+        train(dataclasses.replace(SETTINGS, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# Curves
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows: each curve's steps and values."""
+    accumulator = EventAccumulator(str(folder / CURVES))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def expected_curves(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    per_exit = {
+        f"{name}/exit {k}": [(row["epoch"], row[name][k]) for row in history]
+        for name in ("validation_accuracy", "exit_weights")
+        for k in range(3)
+    }
+    return per_exit | {name: [(row["epoch"], row[name]) for row in history] for name in LOSSES}
+
+
+def assert_shown(folder: Path, history: list[dict[str, Any]]) -> None:
+    shown, expected = curves(folder), expected_curves(history)
+    assert shown.keys() == expected.keys()
+    for tag, points in expected.items():
+        assert [step for step, _ in shown[tag]] == [step for step, _ in points], tag
+        assert [value for _, value in shown[tag]] == pytest.approx([value for _, value in points]), tag
+
+
+def test_curves_show_each_loss_and_each_exits_accuracy_and_weight(folder: Path, checkpoint: Checkpoint) -> None:
+    assert_shown(folder, checkpoint.metrics["history"])
+
+
+@pytest.mark.parametrize("moment", ["in an epoch", "after an epoch was shown and before it was saved"])
+def test_a_resumed_training_shows_no_epoch_twice(
+    moment: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted = "_step" if moment == "in an epoch" else "save"
+    go_on = getattr(TrainingRun, interrupted)
+
+    def end(run: TrainingRun, *given: Any) -> Any:
+        if (tmp_path / STATE).exists():
+            raise KeyboardInterrupt
+        return go_on(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, interrupted, end)
+        with pytest.raises(KeyboardInterrupt):
+            train(SETTINGS, tmp_path)
+    time.sleep(1.01 - time.time() % 1)  # events are read in the order of the seconds in their files' names
+    assert len(curves(tmp_path)["loss"]) == (1 if moment == "in an epoch" else 2)
+    resumed = train(SETTINGS, tmp_path)
+    assert resumed.metrics == checkpoint.metrics
+    assert_shown(tmp_path, resumed.metrics["history"])

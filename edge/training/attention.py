@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_CONTRAST = 1e-3
+"""Length of a centred map below which it is taken for uniform, and its direction for rounding."""
+
 AttentionLoss = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -28,7 +31,7 @@ def centred_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
 
     def distance(early: Tensor, final: Tensor) -> Tensor:
         raw = F.cosine_similarity(early, final, dim=1)
-        centred = F.cosine_similarity(_centred(early), _centred(final), dim=1)
+        centred = F.cosine_similarity(_centred(early), _centred(final), dim=1, eps=NO_CONTRAST)
         return 1 - (raw + centred).mean() / 2
 
     return _mean_over_early(maps, distance)

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Curves:
@@ -16,16 +19,17 @@ class Curves:
             first_epoch: The epoch to begin with.
             writes: Whether this process is the one that writes.
         """
-        self._writer = None
-        if writes:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
-
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
+        self._folder, self._first_epoch, self._writes = folder, first_epoch, writes
+        self._writer: SummaryWriter | None = None
 
     def add(self, epoch: int, found: dict[str, Any]) -> None:
         """Add an epoch: single numbers as they are, lists as one number an exit."""
-        if self._writer is None:
+        if not self._writes:
             return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._first_epoch)
         for name, value in found.items():
             for exit_index, one in enumerate(value if isinstance(value, list) else [value]):
                 tag = f"{name}/exit {exit_index}" if isinstance(value, list) else name

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 CONTRAST = 2.0
 """Standard deviation of attention scores over an image's positions."""
 
@@ -48,7 +47,7 @@ class AttentionHead(nn.Module):
         """
         super().__init__()
         self.refine = refine or nn.Identity()
-        self.attend = nn.Conv2d(channels, 1, kernel_size=1)
+        self.attend = nn.Conv2d(channels, 1, kernel_size=1, bias=False)  # which standardising would take away
         self.grid = grid
         self.classify = nn.Linear(channels * grid * grid, classes)
 

@@ -38,7 +38,7 @@ def objective(
     attention = ATTENTION_LOSSES[settings.attention_loss](maps)
     distillation = distillation_loss(logits)
     total = classification
-    if phase.guided:
+    if phase.learners != "last":
         total = total + settings.attention_weight * attention + settings.distillation_weight * distillation
     return Loss(total, classification, attention, distillation, weights.mean(dim=1))
 

@@ -32,7 +32,7 @@ def train(settings: Settings, output: Path, images: LabelledImages | None = None
     """Train a network, go on where a killed run of the same settings stopped, or return what a finished one left.
 
     `output` gets `checkpoint.pt`, `metrics.json`, curves for TensorBoard and, while training, `state.pt`. Under
-    `torchrun`, every process calls this, and the first one writes.
+    `torchrun`, every process calls this, the first one writes, and all of them must see `output`.
 
     Args:
         settings: What to train on what, and how.

@@ -7,6 +7,7 @@ weight of each exit's loss for each sample, shape (exits, batch), through which 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +24,8 @@ class Phase:
     weigh: Weigh
     share: float = 1.0
     """Of all epochs."""
-    frozen: bool = False
-    """Whether backbone and last exit stay as they are, and only early exits learn."""
-    guided: bool = True
-    """Whether early exits follow the last one, as far as the settings ask for it: where it looks, what it answers."""
+    learners: Literal["all", "early", "last"] = "all"
+    """What learns: everything, only the heads of early exits, or only the backbone and the last exit's head."""
 
 
 def every_exit(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
@@ -108,8 +107,8 @@ def true_class_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 REGIMES: dict[str, tuple[Phase, ...]] = {
     "joint": (Phase(every_exit),),
-    "disjoint": (Phase(last_exit, 0.5, guided=False), Phase(early_exits, 0.5, frozen=True)),
-    "mixed": (Phase(last_exit, 0.5, guided=False), Phase(every_exit, 0.5)),
+    "disjoint": (Phase(last_exit, 0.5, "last"), Phase(early_exits, 0.5, "early")),
+    "mixed": (Phase(last_exit, 0.5, "last"), Phase(every_exit, 0.5)),
     "sdn": (Phase(shallow_deep),),
     "hard-cgt": (Phase(confidence_gated(unsolved, warm_up=0.25, leak=0.1)),),
     "soft-cgt": (Phase(confidence_gated(residual, warm_up=0.25, leak=0.5)),),

@@ -5,11 +5,11 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge.console import say
 from edge.errors import CheckpointError, DataError
@@ -44,11 +44,17 @@ class TrainingRun:
         processes = self.fabric.world_size
         if settings.batch_size > len(samples):
             raise DataError(f"batch size {settings.batch_size} is more than the {len(samples)} training images")
-        if settings.batch_size % processes:
-            raise DataError(f"batch size {settings.batch_size} cannot be shared out to {processes} processes")
+        if settings.batch_size % processes or settings.batch_size < 2 * processes:
+            raise DataError(
+                f"batch size {settings.batch_size} cannot be shared out to {processes} processes; "
+                "choose a multiple of their number that leaves each two images or more"
+            )
         self.settings = settings
+        if processes > 1 and self.fabric.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub
-        self.phase_ends = phase_ends(REGIMES[settings.regime], settings)
+        self._phases = REGIMES[settings.regime if len(network.heads) > 1 else "joint"]
+        self.phase_ends = phase_ends(self._phases, settings)
         self._augment = augmentation
         self._batches = training_batches(
             samples, settings.batch_size, settings.seed, self.fabric.global_rank, processes
@@ -111,7 +117,9 @@ class TrainingRun:
         first, end = (0, *self.phase_ends)[index], self.phase_ends[index]
         torch.manual_seed((self.settings.seed * 100_003 + epoch) * self.fabric.world_size + self.fabric.global_rank)
         self._batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # a DistributedSampler
-        self._learn_in_train_mode()
+        self.network.train()
+        for module in self._resting():
+            module.eval()  # its normalisations keep their statistics, too
         parts: list[Tensor] = []
         for step, (images, labels) in enumerate(self._batches):
             progress = (epoch - first + step / self.steps) / (end - first)
@@ -122,7 +130,7 @@ class TrainingRun:
                 )
             parts.append(torch.cat([torch.stack(loss[:4]).detach(), loss.exit_weights]))
             on_step()
-        means = torch.stack(parts).mean(dim=0).tolist()
+        means = cast(Tensor, self.fabric.all_reduce(torch.stack(parts).mean(dim=0), reduce_op="mean")).tolist()
         names = ("loss", "classification_loss", "attention_loss", "distillation_loss")
         return dict(zip(names, means[:4], strict=True)) | {"exit_weights": means[4:]}
 
@@ -144,12 +152,12 @@ class TrainingRun:
 
         AdamW, one cycle of the learning rate.
         """
-        phase = REGIMES[self.settings.regime][index]
-        if phase is self._phase:
+        if self._phases[index] is self._phase:
             return
-        self._phase = phase
-        for module in (self.network.backbone, self.network.heads[-1]):
-            module.requires_grad_(not phase.frozen)
+        self._phase = self._phases[index]
+        self.network.requires_grad_(True)
+        for module in self._resting():
+            module.requires_grad_(False)
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.05)
@@ -157,13 +165,12 @@ class TrainingRun:
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(1, epochs * self.steps))
         self._module, self._optimizer = self.fabric.setup(self.network, optimizer)
 
-    def _learn_in_train_mode(self) -> None:
-        """What is frozen keeps the statistics of its normalisations, too."""
-        assert self._phase is not None  # noqa: S101 - for mypy
-        self.network.train()
-        if self._phase.frozen:
-            self.network.backbone.eval()
-            self.network.heads[-1].eval()
+    def _resting(self) -> Sequence[nn.Module]:
+        """Return the parts of the network that stay as they are in this phase."""
+        assert self._phase is not None  # noqa: S101 - for mypy: an epoch enters its phase first
+        *early, last = self.network.heads
+        resting: dict[str, list[nn.Module]] = {"all": [], "early": [self.network.backbone, last], "last": early}
+        return resting[self._phase.learners]
 
 
 def fabric_for(settings: Settings) -> Fabric:

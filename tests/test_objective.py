@@ -1,0 +1,224 @@
+"""The objective adds its parts by their weights; early exits follow the last one, which follows nobody."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edge.training.attention import (
+    ATTENTION_LOSSES,
+    AttentionLoss,
+    centred_cosine_loss,
+    cosine_loss,
+    divergence_loss,
+)
+from edge.training.backbones import build_network
+from edge.training.network import ExitOutputs
+from edge.training.objective import TEMPERATURE, classification_loss, distillation_loss, objective
+from edge.training.regimes import REGIMES, Phase, every_exit, last_exit
+from edge.training.settings import Settings
+
+SETTINGS = Settings(dataset="none", attention_weight=0.5, distillation_weight=0.25)
+JOINT = Phase(every_exit)
+
+every_attention_loss = pytest.mark.parametrize("loss", ATTENTION_LOSSES.values(), ids=ATTENTION_LOSSES)
+
+
+def random_logits(exits: int = 3, samples: int = 5, classes: int = 4) -> Tensor:
+    return torch.randn(exits, samples, classes, generator=torch.Generator().manual_seed(0))
+
+
+def random_maps(*sizes: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(2, 1, size, size, generator=generator).requires_grad_() for size in sizes]
+
+
+def uniform_map(value: float, size: int = 7) -> Tensor:
+    return torch.full((2, 1, size, size), value)
+
+
+# Attention
+
+
+@every_attention_loss
+def test_attention_guidance_moves_early_maps_and_never_the_final_one(loss: AttentionLoss) -> None:
+    maps = random_maps(8, 4, 4)
+    loss(maps).backward()
+    for early in maps[:-1]:
+        assert early.grad is not None
+        assert early.grad.abs().sum() > 0
+    assert maps[-1].grad is None
+
+
+@every_attention_loss
+def test_a_network_with_one_exit_has_no_attention_loss(loss: AttentionLoss) -> None:
+    assert loss(random_maps(4)).item() == 0
+
+
+@every_attention_loss
+def test_the_attention_loss_is_zero_for_equal_maps_and_the_mean_over_early_exits(loss: AttentionLoss) -> None:
+    early, other, final = random_maps(4, 4, 4)
+    assert loss([final, final]).item() == pytest.approx(0, abs=1e-6)
+    each = (loss([early, final]) + loss([other, final])) / 2
+    torch.testing.assert_close(loss([early, other, final]), each)
+    torch.testing.assert_close(loss([early, final, final]), loss([early, final]) / 2)
+
+
+@every_attention_loss
+def test_following_the_attention_loss_brings_early_maps_to_the_final_one(loss: AttentionLoss) -> None:
+    early, final = random_maps(4, 4)
+    before = loss([early, final])
+    [slope] = torch.autograd.grad(before, [early])
+    assert loss([early - 0.05 * slope, final]) < before
+
+
+@pytest.mark.parametrize("loss", [cosine_loss, centred_cosine_loss, divergence_loss])
+def test_maps_of_one_direction_do_not_differ_whatever_their_strength(loss: AttentionLoss) -> None:
+    [final] = random_maps(4)
+    assert loss([0.5 * final, final]).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_cosine_loss_is_one_for_disjoint_maps() -> None:
+    left, right = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
+    left[..., 0], right[..., 1] = 1, 1
+    assert cosine_loss([left, right]).item() == pytest.approx(1)
+    assert centred_cosine_loss([left, right]).item() == pytest.approx(1.5)
+
+
+def test_the_divergence_is_that_of_the_final_map_from_the_early_one() -> None:
+    early, final = torch.tensor([0.4, 0.4, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    expected = (final * (final / early).log()).sum()
+    found = divergence_loss([one.reshape(1, 1, 2, 2) for one in (early, final)])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.5, 0.7, 0.999, 1.0])
+def test_collapsing_to_uniform_maps_does_not_pay_under_centred_cosine(value: float) -> None:
+    """Not even where rounding leaves a uniform map a trace of contrast."""
+    for size in (3, 5, 7, 14):
+        [shaped], uniform = random_maps(size), uniform_map(value, size)
+        for maps in ([uniform, uniform], [uniform, shaped], [shaped, uniform]):
+            assert centred_cosine_loss(maps).item() >= 0.5 - 1e-6, size
+
+
+def test_collapsing_to_uniform_maps_does_pay_under_the_papers_cosine() -> None:
+    assert cosine_loss([uniform_map(0.3), uniform_map(0.8)]).item() == pytest.approx(0, abs=1e-6)
+
+
+@every_attention_loss
+@pytest.mark.parametrize("score", [-20.0, -1.0, 0.1, 2.0, 20.0])
+def test_a_map_without_contrast_gives_no_gradient_that_would_throw_the_network_off(
+    loss: AttentionLoss, score: float
+) -> None:
+    scores = torch.full((2, 1, 7, 7), score, requires_grad=True)
+    loss([scores.sigmoid(), *random_maps(7)]).backward()
+    assert scores.grad is not None
+    assert scores.grad.norm() < 1000
+
+
+@every_attention_loss
+def test_early_maps_are_resized_to_the_final_ones_size(loss: AttentionLoss) -> None:
+    final = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).reshape(1, 1, 2, 2)
+    larger = final.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert loss([larger, final]).item() == pytest.approx(0, abs=1e-6)
+
+
+# Distillation
+
+
+def test_distillation_moves_early_answers_and_never_the_last_one() -> None:
+    logits = [one.clone().requires_grad_() for one in random_logits()]
+    distillation_loss(torch.stack(logits)).backward()
+    for early in logits[:-1]:
+        assert early.grad is not None
+        assert early.grad.abs().sum() > 0
+    assert logits[-1].grad is not None
+    assert bool((logits[-1].grad == 0).all())
+
+
+def test_distillation_is_the_softened_divergence_of_the_last_answer_from_each_early_one() -> None:
+    logits = random_logits()
+    *early, last = (logits / TEMPERATURE).softmax(dim=-1)
+    each = [(last * (last / one).log()).sum(dim=-1).mean() for one in early]
+    torch.testing.assert_close(distillation_loss(logits), TEMPERATURE**2 * (each[0] + each[1]) / 2)
+    assert distillation_loss(logits[-1:].expand(3, -1, -1)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_network_with_one_exit_has_no_distillation_loss() -> None:
+    assert distillation_loss(random_logits(exits=1)).item() == 0
+
+
+# All together
+
+
+def network_outputs(samples: int = 4) -> tuple[list[ExitOutputs], Tensor]:
+    torch.manual_seed(0)
+    outputs = build_network("cnn", channels=1, classes=4).eval()(torch.randn(samples, 1, 12, 12))
+    return outputs, torch.arange(samples) % 4
+
+
+def test_each_samples_loss_counts_by_its_weight() -> None:
+    logits, labels = random_logits(), torch.tensor([0, 1, 2, 3, 0])
+    weights = torch.rand(3, 5)
+    each = torch.stack([F.cross_entropy(one, labels, reduction="none") for one in logits])
+    torch.testing.assert_close(classification_loss(logits, labels, weights), (weights * each).sum() / 5)
+
+
+@pytest.mark.parametrize("attention_loss", ATTENTION_LOSSES)
+def test_the_objective_adds_attention_and_distillation_by_their_weights(attention_loss: str) -> None:
+    outputs, labels = network_outputs()
+    loss = objective(outputs, labels, dataclasses.replace(SETTINGS, attention_loss=attention_loss), JOINT, 0.0)
+    assert loss.attention > 0
+    assert loss.distillation > 0
+    torch.testing.assert_close(loss.total, loss.classification + 0.5 * loss.attention + 0.25 * loss.distillation)
+    maps = [one.attention for one in outputs]
+    torch.testing.assert_close(loss.attention, ATTENTION_LOSSES[attention_loss](maps))
+    torch.testing.assert_close(loss.distillation, distillation_loss(torch.stack([one.logits for one in outputs])))
+
+
+def test_a_phase_of_the_last_exit_alone_leaves_out_attention_and_distillation() -> None:
+    outputs, labels = network_outputs()
+    loss = objective(outputs, labels, SETTINGS, Phase(every_exit, learners="last"), 0.0)
+    torch.testing.assert_close(loss.total, loss.classification, rtol=0, atol=0)
+
+
+def test_only_the_last_exits_loss_counts_in_the_first_phase_of_disjoint_and_mixed() -> None:
+    for regime in ("disjoint", "mixed"):
+        outputs, labels = network_outputs()
+        loss = objective(outputs, labels, SETTINGS, REGIMES[regime][0], 0.0)
+        torch.testing.assert_close(loss.total, F.cross_entropy(outputs[-1].logits, labels))
+
+
+def test_the_objective_asks_the_regime_with_the_progress_of_the_phase() -> None:
+    outputs, labels = network_outputs()
+    seen = []
+
+    def weigh(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+        seen.append((logits.requires_grad, progress))
+        return last_exit(logits, labels, progress)
+
+    loss = objective(outputs, labels, SETTINGS, Phase(weigh), 0.75)
+    assert seen == [(False, 0.75)]
+    torch.testing.assert_close(loss.exit_weights, torch.tensor([0.0, 0.0, 1.0]))
+
+
+def test_the_gradient_of_the_objective_is_the_weighted_one_of_each_exit() -> None:
+    """No path leads around the gate: soft CGT's weights are constants, whatever logits they came from."""
+    logits = random_logits().requires_grad_()
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    attention = torch.ones(5, 1, 2, 2)
+    phase = REGIMES["soft-cgt-plain"][0]
+    outputs = [ExitOutputs(one, attention, ()) for one in logits]
+    objective(outputs, labels, Settings(dataset="none", attention_weight=0.0), phase, 0.0).total.backward()
+    wrong = logits.detach().softmax(dim=-1) - F.one_hot(labels, 4)
+    weights = phase.weigh(logits.detach(), labels, 0.0)
+    torch.testing.assert_close(logits.grad, weights.unsqueeze(-1) * wrong / 5)
+
+
+def test_the_attention_of_half_precision_networks_is_compared_in_full() -> None:
+    outputs, labels = network_outputs()
+    halves = [ExitOutputs(one.logits.bfloat16(), one.attention.bfloat16(), ()) for one in outputs]
+    loss = objective(halves, labels, SETTINGS, JOINT, 0.0)
+    assert {part.dtype for part in loss} == {torch.float32}
