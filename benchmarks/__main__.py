@@ -28,7 +28,8 @@ def papers(arguments: argparse.Namespace) -> int:
     """Measure the claims of the two training papers again."""
     from benchmarks.papers import run_papers
 
-    run_papers(arguments.output, quick=arguments.quick)
+    folder = Path("runs/papers-quick" if arguments.quick else "runs/papers")
+    run_papers(arguments.output or folder, quick=arguments.quick)
     return PASSED
 
 
@@ -68,9 +69,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--output",
         type=Path,
-        default=Path("runs/papers"),
         metavar="DIR",
-        help="folder for everything; finished networks in it are kept (default: %(default)s)",
+        help="folder for everything; finished networks in it are kept (default: runs/papers...)",
     )
     one.set_defaults(verb=papers)
     return new

@@ -13,6 +13,7 @@ from edge.manifest import Thresholds
 PRICES = np.concatenate([np.zeros(1), np.geomspace(1e-4, 10, 120)])
 """Accuracy given for all of the network's computation that are tried; each gives one operating point."""
 
+ROUNDING = 1e-12
 STEPS = 200
 """From one trade-off to the next, where neither is at the budget."""
 
@@ -52,7 +53,7 @@ def fit_thresholds(
             f"the scores are of {scores.confidence.shape} exits and samples, but there are {len(macs)} exits and "
             f"{len(truth)} labels; record them again with this bundle"
         )
-    within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + 1e-12]
+    within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + ROUNDING]
     best = min(within, key=lambda point: (point.macs_ratio, -point.accuracy))
     return Thresholds(best.thresholds, "accuracy_drop", max_drop, None, len(truth), split)
 
@@ -66,22 +67,21 @@ def within_budget(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int],
     Raises:
         ThresholdError: the first exit alone costs more, or there are no samples.
     """
-    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.macs_ratio)
+    limit = macs_ratio + ROUNDING
     cheapest = describe(scores, truth, macs, np.zeros(len(macs) - 1, dtype=np.float32))
-    if cheapest.macs_ratio > macs_ratio:
+    if cheapest.macs_ratio > limit:
         raise ThresholdError(
             f"a budget of {macs_ratio:.0%} of the network's computation is too small: "
             f"its first exit alone takes {cheapest.macs_ratio:.0%}"
         )
-    affordable = [cheapest, *(point for point in points if point.macs_ratio <= macs_ratio)]
-    dearer = [point for point in points if point.macs_ratio > macs_ratio][:1]
-    for point in dearer:
-        near, far = (np.minimum(one.thresholds, 1.0) for one in (affordable[-1], point))
+    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.macs_ratio)
+    tried = [cheapest, *(point for point in points if point.macs_ratio <= limit)]
+    for dearer in [point for point in points if point.macs_ratio > limit][:1]:
+        near, far = (np.minimum(point.thresholds, 1.0) for point in (tried[-1], dearer))
         for step in np.linspace(0, 1, STEPS)[1:]:
-            between = (near + step * (far - near)).astype(np.float32)
-            affordable.append(describe(scores, truth, macs, between))
-    within = [point for point in affordable if point.macs_ratio <= macs_ratio]
-    return max(within, key=lambda point: (point.accuracy, -point.macs_ratio))
+            tried.append(describe(scores, truth, macs, (near + step * (far - near)).astype(np.float32)))
+    affordable = [point for point in tried if point.macs_ratio <= limit]
+    return max(affordable, key=lambda point: (point.accuracy, -point.macs_ratio))
 
 
 def operating_points(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int]) -> list[OperatingPoint]:

@@ -38,8 +38,8 @@ def run_papers(folder: Path, *, quick: bool) -> None:
 
 def train_all(runs: Sequence[Settings], folder: Path) -> None:
     """Train each run, or keep what it left when it was finished."""
-    for dataset, members in groupby(runs, key=lambda run: run.dataset):
-        images = load_dataset(dataset)
+    for (dataset, data, size), members in groupby(runs, key=lambda run: (run.dataset, run.data, run.image_size)):
+        images = load_dataset(dataset, Path(data) if data else None, size)
         for run in members:
             say(f"training {name_of(run)}")
             train(run, folder / name_of(run), images)

@@ -25,7 +25,7 @@ def load_pretrained(network: MultiExitNetwork, path: Path) -> str:
     own = network.state_dict()
     taken = {}
     for name, tensor in own.items():
-        candidate = found.get(name, found.get(name.removeprefix("backbone.model.")))
+        candidate = found.get(name, found.get(name.removeprefix("backbone.model.model.")))
         if candidate is not None and candidate.shape == tensor.shape:
             taken[name] = candidate
     backbone = [name for name, _ in network.named_parameters() if name.startswith("backbone.")]

@@ -105,7 +105,7 @@ def _fresh_network(settings: Settings, spec: InputSpec, classes: int) -> MultiEx
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(2, *spec.shape))
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:  # timm asserts sizes
         raise DataError(
             f"{settings.backbone} cannot read inputs of {spec.height}x{spec.width} pixels ({error}); "
             "choose a larger --image-size"

@@ -38,7 +38,7 @@ class Features(Backbone):
         """Return the model up to this stage, with the same weights."""
         shorter = Features(self._name, self._channels, self._stages[: stage + 1], only_last=True)
         shorter.model.load_state_dict(self.model.state_dict(), strict=False)
-        return shorter
+        return shorter.train(self.training)
 
 
 def build_timm(backbone: str, channels: int, classes: int) -> MultiExitNetwork:
@@ -56,7 +56,7 @@ def build_timm(backbone: str, channels: int, classes: int) -> MultiExitNetwork:
 
 def _chosen_stages(backbone: str, chosen: str) -> list[int]:
     numbers = chosen.split(",")
-    stages = [int(number) for number in numbers if number.isdigit()]
+    stages = [int(number) for number in numbers if number.isdecimal()]
     if len(stages) != len(numbers) or stages != sorted(set(stages)) or len(stages) < 2:
         raise CheckpointError(
             f"{backbone!r} should end in the feature stages to put exits after, two or more in rising order, "
@@ -82,8 +82,10 @@ def _created(name: str, channels: int, stages: Sequence[int] | None) -> nn.Modul
         near = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
         raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; near it: {near}")
     try:
-        model: nn.Module = timm.create_model(name, features_only=True, in_chans=channels, out_indices=stages)
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        model: nn.Module = timm.create_model(
+            name, features_only=True, feature_cls="getter", in_chans=channels, out_indices=stages
+        )
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"timm's {name} cannot hand on features of stages {stages}: {error or type(error).__name__}; "
             f"`timm.create_model({name!r}, features_only=True).feature_info` says which it has"
