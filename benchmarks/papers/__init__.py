@@ -9,6 +9,7 @@ from benchmarks.papers.claims import claims_of
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.grid import full_grid, name_of, quick_grid
 from benchmarks.papers.judge import judge
+from benchmarks.papers.tables import print_tables
 from benchmarks.results import command_line, write_result
 from edge.console import print_table, say
 from edge.machine import conditions
@@ -30,6 +31,7 @@ def run_papers(folder: Path, *, quick: bool) -> None:
     result = {"command": command_line(), "conditions": conditions(), "claims": claims, "rows": rows}
     write_result(folder / "papers.json", result)
     write_figures(folder, rows)
+    print_tables(rows)
     columns = ("claim", "asked for", "measured", "holds")
     cells = [(one["claim"], one["asked_for"], one["measured"], "yes" if one["holds"] else "NO") for one in claims]
     print_table("the papers' claims, means over seeds", columns, cells)
