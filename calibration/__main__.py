@@ -23,7 +23,9 @@ def main() -> int:
         split = bundle.precision(name).thresholds.split
         scores, truth = read_scores(arguments.scores) if arguments.scores else bundle.scores(name)
         origin = f"recorded: {arguments.scores.name}" if arguments.scores else split
-        fitted[name] = fit_thresholds(scores, truth, macs, max_drop=arguments.max_drop, split=origin)
+        fitted[name] = fit_thresholds(
+            scores, truth, macs, max_drop=arguments.max_drop, confidence_level=arguments.confidence, split=origin
+        )
         point = describe(scores, truth, macs, checked_thresholds(fitted[name].values, exits=len(macs)))
         values = " ".join(f"{value:.4f}" for value in point.thresholds)
         rows.append((name, values, f"{point.accuracy:.2%}", f"{point.accuracy_drop:.2%}", f"{point.macs_ratio:.1%}"))
@@ -53,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FRACTION",
         help="accuracy early exits may cost (default: %(default)s)",
     )
+    new.add_argument(
+        "--confidence", type=float, metavar="LEVEL",
+        help="probability, such as 0.99, with which other images are to keep to that (default: only the samples the "
+        "thresholds are fitted to)",
+    )  # fmt: skip
     new.add_argument("--precision", help="precision to refit (default: all)")
     new.add_argument(
         "--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,36 +27,54 @@ class OperatingPoint:
     accuracy: float
     accuracy_drop: float
     """Accuracy of the last exit answering everything, minus `accuracy`."""
+    drop_error: float
+    """Standard error of that."""
     macs_ratio: float
     """Mean multiply-accumulates, as a share of those of the last exit."""
     exit_shares: tuple[float, ...]
 
 
 def fit_thresholds(
-    scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], *, max_drop: float, split: str
+    scores: Scores,
+    truth: NDArray[np.int64],
+    macs: Sequence[int],
+    *,
+    max_drop: float,
+    confidence_level: float | None = None,
+    split: str,
 ) -> Thresholds:
     """Return the thresholds with the largest saving whose accuracy drop on these samples is at most `max_drop`.
+
+    With a confidence level, it is the upper bound of the drop's normal confidence interval that stays within. Samples
+    are paired, so that what both answer alike adds nothing to its width; and the doubt is shared out among all the
+    trade-offs to choose from, since the one that looks cheapest may only have been lucky on these samples.
 
     Args:
         scores: Every exit's confidence and label on the threshold-fitting split, recorded from what will run.
         truth: True labels, shape (samples,).
         macs: Multiply-accumulates of each segment.
         max_drop: Largest accuracy lost against the last exit answering everything, as a fraction.
+        confidence_level: Probability with which the drop on other samples is to stay within, such as 0.99.
         split: Fingerprint of the split, for the record.
 
     Raises:
-        ThresholdError: `max_drop` is no fraction, there are no samples, or the scores are of another network.
+        ThresholdError: `max_drop` or the confidence level is no fraction, there are no samples, or the scores are of
+            another network.
     """
     if not 0 <= max_drop < 1:
         raise ThresholdError(f"the accuracy drop to allow is {max_drop}; give a fraction from 0 up to 1, such as 0.005")
+    if confidence_level is not None and not 0.5 <= confidence_level < 1:
+        raise ThresholdError(f"the confidence level is {confidence_level}; give one from 0.5 up to 1, such as 0.99")
     if scores.confidence.shape != (len(macs), len(truth)) or scores.label.shape != (len(macs), len(truth)):
         raise ThresholdError(
             f"the scores are of {scores.confidence.shape} exits and samples, but there are {len(macs)} exits and "
             f"{len(truth)} labels; record them again with this bundle"
         )
-    within = [point for point in operating_points(scores, truth, macs) if point.accuracy_drop <= max_drop + ROUNDING]
+    points = operating_points(scores, truth, macs)
+    reach = NormalDist().inv_cdf(1 - (1 - confidence_level) / len(points)) if confidence_level else 0.0
+    within = [point for point in points if point.accuracy_drop + reach * point.drop_error <= max_drop + ROUNDING]
     best = min(within, key=lambda point: (point.macs_ratio, -point.accuracy))
-    return Thresholds(best.thresholds, "accuracy_drop", max_drop, None, len(truth), split)
+    return Thresholds(best.thresholds, "accuracy_drop", max_drop, confidence_level, len(truth), split)
 
 
 def within_budget(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], macs_ratio: float) -> OperatingPoint:
@@ -111,13 +130,15 @@ def describe(
 ) -> OperatingPoint:
     """Return what thresholds do to recorded scores."""
     decisions = decide(scores, thresholds)
-    accuracy = float((decisions.label == truth).mean())
+    right, right_whole = decisions.label == truth, scores.label[-1] == truth
+    lost = right_whole.astype(np.float64) - right
     cost = np.cumsum(macs) / np.sum(macs)
     shares = np.bincount(decisions.exit_index, minlength=len(macs)) / len(truth)
     return OperatingPoint(
         thresholds=tuple(thresholds.tolist()),
-        accuracy=accuracy,
-        accuracy_drop=float((scores.label[-1] == truth).mean()) - accuracy,
+        accuracy=float(right.mean()),
+        accuracy_drop=float(lost.mean()),
+        drop_error=float(lost.std() / np.sqrt(len(lost))),
         macs_ratio=float(cost[decisions.exit_index].mean()),
         exit_shares=tuple(shares.tolist()),
     )

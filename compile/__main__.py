@@ -18,6 +18,7 @@ def main() -> int:
         arguments.output,
         precisions=arguments.precision or PRECISIONS,
         max_drop=arguments.max_drop,
+        confidence_level=arguments.confidence,
         data=arguments.data,
     )
     if arguments.json:
@@ -46,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FRACTION",
         help="accuracy early exits may cost (default: %(default)s)",
     )
+    new.add_argument(
+        "--confidence", type=float, metavar="LEVEL",
+        help="probability, such as 0.99, with which other images are to keep to that (default: only the samples the "
+        "thresholds are fitted to)",
+    )  # fmt: skip
     new.add_argument(
         "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
     )

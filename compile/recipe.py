@@ -19,6 +19,7 @@ from compile.quantise import quantise_int8
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_scores
 from edge.classifier import Classifier
 from edge.console import busy, tracked
+from edge.decision import Scores
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
@@ -32,7 +33,13 @@ TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt
 
 
 def compile_bundle(
-    checkpoint: Checkpoint, output: Path, *, precisions: Sequence[str], max_drop: float, data: Path | None = None
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    precisions: Sequence[str],
+    max_drop: float,
+    confidence_level: float | None = None,
+    data: Path | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle at `output`.
 
@@ -41,6 +48,7 @@ def compile_bundle(
         output: Where the bundle goes; an older bundle there is replaced once the new one is whole.
         precisions: Which of `PRECISIONS` to include.
         max_drop: Accuracy the thresholds may lose on the threshold-fitting split, as a fraction.
+        confidence_level: Probability with which they are to lose no more on other images, if it is asked for.
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
@@ -56,8 +64,17 @@ def compile_bundle(
         specs = {}
         for precision in dict.fromkeys(precisions):
             model = whole if precision == "fp32" else quantised(whole, material)
-            cut = cut_and_written(folder, precision, model, material)
-            specs[precision] = fitted(folder, precision, cut, exits, material, max_drop)
+            spec = cut_and_written(folder, precision, model, material)
+            scores = scored(folder, precision, spec, material)
+            thresholds = fit_thresholds(
+                scores,
+                material.labels("thresholds"),
+                [exit_.macs for exit_ in exits],
+                max_drop=max_drop,
+                confidence_level=confidence_level,
+                split=material.checkpoint.splits["thresholds"].fingerprint,
+            )
+            specs[precision] = dataclasses.replace(spec, thresholds=thresholds)
         write_references(folder / REFERENCE, material)
         write_manifest(folder, checkpoint, exits, specs)
     return Bundle.open(output)
@@ -79,18 +96,13 @@ def cut_and_written(folder: Path, precision: str, model: ModelProto, material: M
     return write_precision(folder, precision, segments, whole_network(decided))
 
 
-def fitted(
-    folder: Path, precision: str, spec: PrecisionSpec, exits: Sequence[ExitSpec], material: Material, max_drop: float
-) -> PrecisionSpec:
-    """Record what the segments say of the threshold-fitting split, as they will run, and fit thresholds to that."""
+def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material) -> Scores:
+    """Record what the segments say of the threshold-fitting split, as they will run."""
     engines = load_engines(folder, spec.segments, OnnxRuntime())
     classifier = Classifier(input_spec=material.checkpoint.input, precision=spec, engines=engines)
-    frames, truth = material.frames("thresholds"), material.labels("thresholds")
-    scores = record(classifier, tracked(frames, f"{precision}: scoring")).scores
-    write_scores(folder / spec.scores, scores, truth)
-    split = material.checkpoint.splits["thresholds"].fingerprint
-    thresholds = fit_thresholds(scores, truth, [exit_.macs for exit_ in exits], max_drop=max_drop, split=split)
-    return dataclasses.replace(spec, thresholds=thresholds)
+    scores = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring")).scores
+    write_scores(folder / spec.scores, scores, material.labels("thresholds"))
+    return scores
 
 
 def write_manifest(

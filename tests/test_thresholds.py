@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -266,9 +267,31 @@ def test_what_a_point_does_is_described_by_hand_counted_numbers() -> None:
         thresholds=(float(np.float32(0.6)),),
         accuracy=0.75,
         accuracy_drop=0.25,
+        drop_error=math.sqrt(3) / 8,
         macs_ratio=(2 * 0.25 + 2 * 1) / 4,
         exit_shares=(0.5, 0.5),
     )
+
+
+def test_confidence_keeps_the_upper_bound_of_the_drop_within_whichever_trade_off_is_chosen() -> None:
+    scores, truth = random_scores(3, 2000, seed=5)
+    points = operating_points(scores, truth, costs(3))
+    fitted = fit_thresholds(scores, truth, costs(3), max_drop=0.02, confidence_level=0.99, split="s")
+    assert fitted.confidence_level == 0.99
+    reach = NormalDist().inv_cdf(1 - 0.01 / len(points))
+    within = [one for one in points if one.accuracy_drop + reach * one.drop_error <= 0.02 + 1e-12]
+    assert fitted.values == min(within, key=lambda one: one.macs_ratio).thresholds
+    chosen = describe(scores, truth, costs(3), np.array(fitted.values, dtype=np.float32))
+    bold = fit_thresholds(scores, truth, costs(3), max_drop=0.02, split="s")
+    assert bold.confidence_level is None
+    assert chosen.macs_ratio > describe(scores, truth, costs(3), np.array(bold.values, dtype=np.float32)).macs_ratio
+
+
+@pytest.mark.parametrize("level", [0.49, 1.0, -0.1, math.nan])
+def test_a_confidence_level_that_is_none_is_refused(level: float) -> None:
+    scores, truth = random_scores(2, 50, seed=0)
+    with pytest.raises(ThresholdError, match="confidence level is"):
+        fit_thresholds(scores, truth, costs(2), max_drop=0.02, confidence_level=level, split="s")
 
 
 SIZES = {0: 30, 1: 10, 2: 3}
