@@ -86,6 +86,7 @@ def within_budget(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int],
     Raises:
         ThresholdError: the first exit alone costs more, or there are no samples.
     """
+    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.macs_ratio)
     limit = macs_ratio + ROUNDING
     cheapest = describe(scores, truth, macs, np.zeros(len(macs) - 1, dtype=np.float32))
     if cheapest.macs_ratio > limit:
@@ -93,7 +94,6 @@ def within_budget(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int],
             f"a budget of {macs_ratio:.0%} of the network's computation is too small: "
             f"its first exit alone takes {cheapest.macs_ratio:.0%}"
         )
-    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.macs_ratio)
     tried = [cheapest, *(point for point in points if point.macs_ratio <= limit)]
     for dearer in [point for point in points if point.macs_ratio > limit][:1]:
         near, far = (np.minimum(point.thresholds, 1.0) for point in (tried[-1], dearer))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from edge.manifest import TensorSpec
 
@@ -86,12 +86,17 @@ def exit_count(model: ModelProto) -> int:
 
 
 def parameter_count(model: ModelProto) -> int:
-    """Return the number of weights, quantisers' scales and zero points left out."""
+    """Return the number of weights.
+
+    Quantisers' scales and zero points are left out, and the ones a normalisation without weights multiplies by.
+    """
     scales = {name for node in model.graph.node if node.op_type in QUANTISERS for name in node.input[1:]}
     return sum(
         math.prod(tensor.dims)
         for tensor in model.graph.initializer
-        if tensor.name not in scales and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        if tensor.name not in scales
+        and tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        and not (numpy_helper.to_array(tensor) == 1).all()
     )
 
 

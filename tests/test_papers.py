@@ -266,12 +266,12 @@ def test_at_larger_budgets_gating_must_gain(budget: str, gain: float, expected: 
 @pytest.mark.parametrize(("lost", "expected"), [(0.0049, True), (-0.0049, True), (0.0051, False), (-0.0051, False)])
 def test_guidance_must_neither_cost_nor_gain_half_a_point(lost: float, expected: bool) -> None:
     rows = changed(rows_of("fashion-mnist"), {"accuracy": 0.9 - lost}, alpha=ALPHA, operating_point="whole")
-    assert holds(rows, "paired 95 % interval") == expected
+    assert holds(rows, "paired 95 % interval of accuracy") == expected
 
 
 def test_an_interval_that_reaches_too_far_does_not_hold_whatever_its_middle() -> None:
     rows = spread_over_seeds(rows_of("fashion-mnist"), "accuracy", 0.9, 0.02, alpha=ALPHA, operating_point="whole")
-    assert not holds(rows, "paired 95 % interval")
+    assert not holds(rows, "paired 95 % interval of accuracy")
 
 
 each_guided = pytest.mark.parametrize("dataset", ["fashion-mnist", "fashion-mnist-small"])

@@ -117,7 +117,7 @@ def accuracy_of_guided(found: Rows) -> Claim:
     low, high = interval(np.concatenate(differences))
     holds = low >= -0.005 and high <= 0.005
     return Claim(
-        "EGT against none: 95 % interval of accuracy", "within ±0.5 points", f"{low:+.2%} to {high:+.2%}", holds
+        "EGT against none: paired 95 % interval of accuracy", "within ±0.5 points", f"{low:+.2%} to {high:+.2%}", holds
     )
 
 
