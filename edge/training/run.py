@@ -43,7 +43,9 @@ class TrainingRun:
         self.fabric = fabric_for(settings)
         processes = self.fabric.world_size
         if settings.batch_size > len(samples):
-            raise DataError(f"batch size {settings.batch_size} is more than the {len(samples)} training images")
+            raise DataError(
+                f"batch size {settings.batch_size} is more than the {len(samples)} training images; lower it"
+            )
         if settings.batch_size % processes or settings.batch_size < 2 * processes:
             raise DataError(
                 f"batch size {settings.batch_size} cannot be shared out to {processes} processes; "
