@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from calibration.arguments import add_bound_arguments
 from calibration.thresholds import describe, fit_thresholds
 from edge.bundle import Bundle, read_scores
 from edge.console import PASSED, print_json, print_table, run_main
@@ -48,18 +49,7 @@ def parser() -> argparse.ArgumentParser:
         description="Refit a bundle's thresholds: the largest saving that costs at most the accuracy you allow.",
     )
     new.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
-    new.add_argument(
-        "--max-drop",
-        type=float,
-        default=0.003,
-        metavar="FRACTION",
-        help="accuracy early exits may cost (default: %(default)s)",
-    )
-    new.add_argument(
-        "--confidence", type=float, metavar="LEVEL",
-        help="probability, such as 0.99, with which other images are to keep to that (default: only the samples the "
-        "thresholds are fitted to)",
-    )  # fmt: skip
+    add_bound_arguments(new)
     new.add_argument("--precision", help="precision to refit (default: all)")
     new.add_argument(
         "--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)"

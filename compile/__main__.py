@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from calibration.arguments import add_bound_arguments
 from compile.recipe import PRECISIONS, compile_bundle
 from edge.console import PASSED, print_json, run_main
 from edge.report import print_bundle
@@ -40,18 +41,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)"
     )
-    new.add_argument(
-        "--max-drop",
-        type=float,
-        default=0.003,
-        metavar="FRACTION",
-        help="accuracy early exits may cost (default: %(default)s)",
-    )
-    new.add_argument(
-        "--confidence", type=float, metavar="LEVEL",
-        help="probability, such as 0.99, with which other images are to keep to that (default: only the samples the "
-        "thresholds are fitted to)",
-    )  # fmt: skip
+    add_bound_arguments(new)
     new.add_argument(
         "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
     )

@@ -84,8 +84,9 @@ def _trained(run: TrainingRun, validation: PreprocessedImages, output: Path) -> 
                 found["validation_accuracy"] = accuracies(
                     *logits_of(run.network, batches(validation, VALIDATION_BATCH))
                 )
-                curves.add(epoch, found)
-                bar.update(task, note="validation " + " ".join(f"{one:.1%}" for one in found["validation_accuracy"]))
+            found = run.fabric.broadcast(found)
+            curves.add(epoch, found)
+            bar.update(task, note="validation " + " ".join(f"{one:.1%}" for one in found["validation_accuracy"]))
             history.append({"epoch": epoch, **found})
             run.save(history)
     return history

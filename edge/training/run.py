@@ -61,7 +61,7 @@ class TrainingRun:
         self._batches = training_batches(
             samples, settings.batch_size, settings.seed, self.fabric.global_rank, processes
         )
-        self._phase: Phase | None = None
+        self._index = -1  # of the phase; none is begun
         self._state = state
         self._origin = {
             "settings": dataclasses.asdict(settings),
@@ -137,9 +137,8 @@ class TrainingRun:
         return dict(zip(names, means[:4], strict=True)) | {"exit_weights": means[4:]}
 
     def _step(self, images: Tensor, labels: Tensor, progress: float) -> Loss:
-        assert self._phase is not None  # noqa: S101 - for mypy: an epoch enters its phase first
         inputs = self._augment(images).contiguous(memory_format=torch.channels_last)
-        loss = objective(self._module(inputs), labels, self.settings, self._phase, progress)
+        loss = objective(self._module(inputs), labels, self.settings, self._phases[self._index], progress)
         self._optimizer.zero_grad()
         self.fabric.backward(loss.total)
         self._optimizer.step()
@@ -154,9 +153,9 @@ class TrainingRun:
 
         AdamW, one cycle of the learning rate.
         """
-        if self._phases[index] is self._phase:
+        if index == self._index:
             return
-        self._phase = self._phases[index]
+        self._index = index
         self.network.requires_grad_(True)
         for module in self._resting():
             module.requires_grad_(False)
@@ -169,10 +168,9 @@ class TrainingRun:
 
     def _resting(self) -> Sequence[nn.Module]:
         """Return the parts of the network that stay as they are in this phase."""
-        assert self._phase is not None  # noqa: S101 - for mypy: an epoch enters its phase first
         *early, last = self.network.heads
         resting: dict[str, list[nn.Module]] = {"all": [], "early": [self.network.backbone, last], "last": early}
-        return resting[self._phase.learners]
+        return resting[self._phases[self._index].learners]
 
 
 def fabric_for(settings: Settings) -> Fabric:

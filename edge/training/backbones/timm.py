@@ -1,7 +1,7 @@
 """Any backbone of timm that can hand on features, such as `timm:mobilenetv3_small_100`, with exits where you want them.
 
 `timm:NAME` puts exits after the last three of the model's feature stages, `timm:NAME:1,3,4` after those. timm needs
-torchvision; neither is installed unless you ask for it: `pip install early-exit[timm]`.
+torchvision; neither is installed unless you ask for it, with the extra `timm`.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def _created(name: str, channels: int, stages: Sequence[int] | None) -> nn.Modul
     except (ImportError, RuntimeError) as error:  # a torchvision of another build than torch fails with the latter
         raise CheckpointError(
             f"timm cannot be used here ({error}); install it with a torchvision that fits this torch: "
-            "pip install early-exit[timm]"
+            "pip install timm torchvision"
         ) from error
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
