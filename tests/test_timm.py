@@ -294,7 +294,7 @@ def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str
 
 def test_where_timm_is_not_installed_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(CheckpointError, match=r"timm cannot be used here .*pip install early-exit\[timm\]"):
+    with pytest.raises(CheckpointError, match=r"timm cannot be used here .*pip install timm torchvision"):
         build_network("timm:resnet18", 3, CLASSES)
 
 
