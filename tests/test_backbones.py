@@ -11,7 +11,13 @@ from edge.training.backbones import BACKBONES, build_network
 from edge.training.backbones.mobilenet import InvertedResidual
 from edge.training.network import MultiExitNetwork, Stages
 
-SHAPES = {"cnn": (1, 28, 28), "resnet18": (3, 96, 96), "resnet18-cifar": (3, 32, 32), "mobilenet": (3, 64, 64)}
+SHAPES = {
+    "cnn": (1, 28, 28),
+    "cnn-small": (1, 28, 28),
+    "resnet18": (3, 96, 96),
+    "resnet18-cifar": (3, 32, 32),
+    "mobilenet": (3, 64, 64),
+}
 """Inputs of about the size each backbone is made for, small ones."""
 EXITS, CLASSES = 3, 10
 
@@ -102,7 +108,7 @@ def test_an_exit_that_is_not_there_is_refused_with_those_there_are(backbone: str
 
 
 def test_an_unknown_backbone_is_refused_with_the_names_of_those_there_are() -> None:
-    with pytest.raises(CheckpointError, match=r"'vgg'; there are cnn, resnet18, .*mobilenet and timm:NAME"):
+    with pytest.raises(CheckpointError, match=r"'vgg'; there are cnn, cnn-small, resnet18, .*mobilenet and timm:NAME"):
         build_network("vgg", 3, CLASSES)
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from edge.training.attention import (
     ATTENTION_LOSSES,
+    GUARD,
     AttentionLoss,
-    centred_cosine_loss,
     cosine_loss,
     divergence_loss,
+    guarded_cosine_loss,
 )
 from edge.training.backbones import build_network
 from edge.training.network import ExitOutputs
@@ -74,7 +75,7 @@ def test_following_the_attention_loss_brings_early_maps_to_the_final_one(loss: A
     assert loss([early - 0.05 * slope, final]) < before
 
 
-@pytest.mark.parametrize("loss", [cosine_loss, centred_cosine_loss, divergence_loss])
+@pytest.mark.parametrize("loss", [cosine_loss, divergence_loss])
 def test_maps_of_one_direction_do_not_differ_whatever_their_strength(loss: AttentionLoss) -> None:
     [final] = random_maps(4)
     assert loss([0.5 * final, final]).item() == pytest.approx(0, abs=1e-5)
@@ -84,7 +85,6 @@ def test_the_cosine_loss_is_one_for_disjoint_maps() -> None:
     left, right = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)
     left[..., 0], right[..., 1] = 1, 1
     assert cosine_loss([left, right]).item() == pytest.approx(1)
-    assert centred_cosine_loss([left, right]).item() == pytest.approx(1.5)
 
 
 def test_the_divergence_is_that_of_the_final_map_from_the_early_one() -> None:
@@ -95,12 +95,18 @@ def test_the_divergence_is_that_of_the_final_map_from_the_early_one() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.5, 0.7, 0.999, 1.0])
-def test_collapsing_to_uniform_maps_does_not_pay_under_centred_cosine(value: float) -> None:
-    """Not even where rounding leaves a uniform map a trace of contrast."""
-    for size in (3, 5, 7, 14):
-        [shaped], uniform = random_maps(size), uniform_map(value, size)
-        for maps in ([uniform, uniform], [uniform, shaped], [shaped, uniform]):
-            assert centred_cosine_loss(maps).item() >= 0.5 - 1e-6, size
+def test_an_early_map_that_opens_everywhere_pays_for_its_lack_of_contrast_where_it_is_guarded(value: float) -> None:
+    [final], uniform = random_maps(7), uniform_map(value)
+    penalty = guarded_cosine_loss([uniform, final]) - cosine_loss([uniform, final])
+    assert penalty.item() == pytest.approx(GUARD, abs=1e-3)
+
+
+@pytest.mark.parametrize("contrast", [0.25, 0.5, 1.0, 1.5])
+def test_the_guard_asks_for_as_much_contrast_as_the_final_map_has_and_for_no_more(contrast: float) -> None:
+    [final] = random_maps(7)
+    early = 0.5 + contrast * (final - final.mean(dim=(2, 3), keepdim=True))
+    penalty = guarded_cosine_loss([early, final]) - cosine_loss([early, final])
+    assert penalty.item() == pytest.approx(GUARD * max(0.0, 1 - contrast), abs=1e-6)
 
 
 def test_collapsing_to_uniform_maps_does_pay_under_the_papers_cosine() -> None:

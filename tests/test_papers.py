@@ -17,7 +17,7 @@ from benchmarks.papers import judge_all, train_all
 from benchmarks.papers.claims import BUDGETS, WITHIN, claims_of
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.gradcam import agreement_with_gradcam
-from benchmarks.papers.grid import ALPHA, OURS, full_grid, name_of, quick_grid
+from benchmarks.papers.grid import ALPHA, BACKBONE, OURS, full_grid, name_of, quick_grid
 from benchmarks.papers.metrics import calibration_error, confidence_of, decided, failure_auroc
 from benchmarks.papers.rows import interval, spread
 from benchmarks.results import write_result
@@ -157,7 +157,7 @@ def test_the_full_grid_repeats_each_run_for_each_seed_and_has_what_the_claims_co
     once = [dataclasses.replace(run, seed=0) for run in runs if run.seed == 1]
     assert all(run in runs for run in once)
     for dataset in ("fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint"):
-        mine = [run for run in runs if (run.dataset, run.backbone, run.seed) == (dataset, "cnn", 2)]
+        mine = [run for run in runs if (run.dataset, run.backbone, run.seed) == (dataset, BACKBONE, 2)]
         plain = {run.regime for run in mine if not run.attention_weight and run.truncated_at is None}
         assert {run.regime for run in mine if run.attention_weight} == {"joint", OURS} <= plain
         assert sorted(run.truncated_at for run in mine if run.truncated_at is not None) == [0, 1, 2]
@@ -195,7 +195,7 @@ def rows_of(dataset: str, seeds: int = 3) -> list[Row]:
         for k in range(3)
     ]
     common: Row = {
-        "dataset": dataset, "backbone": "cnn", "accuracy": 0.9, "macro_f1": 0.9, "precision": 0.9, "recall": 0.9,
+        "dataset": dataset, "backbone": BACKBONE, "accuracy": 0.9, "macro_f1": 0.9, "precision": 0.9, "recall": 0.9,
         "exit_shares": [0.5, 0.3, 0.2], "macs_ratio": 0.5, "speedup_measured": 1.0, "consistency_raw": [0.8, 0.8],
         "consistency_centred": [0.2, 0.2], "map_entropy": [0.9, 0.9, 0.9], "deletion": [0.3, 0.3, 0.3],
         "insertion": [0.7, 0.7, 0.7],

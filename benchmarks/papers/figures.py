@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.grid import BACKBONE
 from edge.files import write_file
 
 Row = dict[str, Any]
@@ -16,7 +17,7 @@ Row = dict[str, Any]
 def write_figures(folder: Path, rows: Sequence[Row]) -> None:
     """Write `DATASET.png` for each dataset: accuracy against mean multiply-accumulates, means over seeds."""
     for dataset, members in groupby(sorted(rows, key=lambda row: str(row["dataset"])), key=lambda row: row["dataset"]):
-        chosen = [row for row in members if row["backbone"] == "cnn"]
+        chosen = [row for row in members if row["backbone"] == BACKBONE]
         if chosen:
             write_file(folder / f"{dataset}.png", _trade_offs(dataset, chosen))
 

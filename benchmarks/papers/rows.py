@@ -6,14 +6,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.papers.grid import BACKBONE
+
 Row = dict[str, Any]
 Value = Callable[[Row], float]
 
 
 class Rows:
-    """Rows of the CNN, whose values pair up by seed."""
+    """Rows of one backbone, whose values pair up by seed."""
 
-    def __init__(self, rows: Sequence[Row], backbone: str = "cnn") -> None:
+    def __init__(self, rows: Sequence[Row], backbone: str = BACKBONE) -> None:
         """Take the rows of one backbone."""
         self._rows = sorted((row for row in rows if row["backbone"] == backbone), key=lambda row: row["seed"])
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NO_CONTRAST = 1e-3
-"""Length of a centred map below which it is taken for uniform, and its direction for rounding."""
+"""Standard deviation of a map below which it is taken for uniform."""
+GUARD = 0.1
 
 AttentionLoss = Callable[[Sequence[Tensor]], Tensor]
 
@@ -23,16 +24,17 @@ def cosine_loss(maps: Sequence[Tensor]) -> Tensor:
     return _mean_over_early(maps, lambda early, final: 1 - F.cosine_similarity(early, final, dim=1).mean())
 
 
-def centred_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
-    """Return the mean of `cosine_loss` and of the same with each map's mean taken away.
+def guarded_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
+    """Return `cosine_loss` and 0.1 times what early maps lack of the final one's contrast, 1 for a uniform map.
 
-    The second half is what uniform maps cannot satisfy: a map without contrast has no direction.
+    Contrast is the standard deviation over positions, `mean_{k<K} relu(1 - std(A_k) / std(stopgrad(A_K)))`: an early
+    map cannot come near the final one by opening everywhere.
     """
 
     def distance(early: Tensor, final: Tensor) -> Tensor:
-        raw = F.cosine_similarity(early, final, dim=1)
-        centred = F.cosine_similarity(_centred(early), _centred(final), dim=1, eps=NO_CONTRAST)
-        return 1 - (raw + centred).mean() / 2
+        cosine = F.cosine_similarity(early, final, dim=1).mean()
+        lack = F.relu(1 - early.std(dim=1) / final.std(dim=1).clamp_min(NO_CONTRAST)).mean()
+        return 1 - cosine + GUARD * lack
 
     return _mean_over_early(maps, distance)
 
@@ -48,7 +50,7 @@ def divergence_loss(maps: Sequence[Tensor]) -> Tensor:
 
 ATTENTION_LOSSES: dict[str, AttentionLoss] = {
     "cosine": cosine_loss,
-    "centred-cosine": centred_cosine_loss,
+    "guarded-cosine": guarded_cosine_loss,
     "divergence": divergence_loss,
 }
 
@@ -63,10 +65,6 @@ def _mean_over_early(maps: Sequence[Tensor], distance: Callable[[Tensor, Tensor]
     *early, final = flat_maps(maps)
     losses = [distance(one, final.detach()) for one in early]
     return sum(losses, start=final.new_zeros(())) / max(len(losses), 1)
-
-
-def _centred(maps: Tensor) -> Tensor:
-    return maps - maps.mean(dim=1, keepdim=True)
 
 
 def _distribution(maps: Tensor) -> Tensor:
