@@ -51,6 +51,14 @@ def test_every_exit_yields_logits_a_map_and_all_but_the_last_a_cut(backbone: str
     assert [len(one.cut) for one in outputs] == [1, 1, 0]
 
 
+@pytest.mark.parametrize("backbone", ["cnn", "cnn-small"])
+@pytest.mark.parametrize("size", [5, 8])
+def test_the_cnns_read_patches_of_a_few_pixels_and_survive_compiling(backbone: str, size: int) -> None:
+    shape = (30, size, size)
+    whole, segments = decided_and_cut(built_in_graph(backbone, shape, "fp32"))
+    assert_chain_equals_whole(whole, segments, random_images(3, shape=shape))
+
+
 @each_backbone
 def test_every_weight_learns(backbone: str) -> None:
     network = build_network(backbone, SHAPES[backbone][0], CLASSES)

@@ -63,6 +63,8 @@ def pool_to_grid(features: Tensor, grid: int) -> Tensor:
     """Average over `grid` x `grid` windows, which overlap where the size is no multiple; return (batch, values)."""
     if grid == 1:
         return features.mean(dim=(2, 3))
+    if features.shape[-2:] == (1, 1):  # every window sees all there is
+        return features.expand(-1, -1, grid, grid).flatten(1)
     stride = [size // grid for size in features.shape[-2:]]
     window = [size - (grid - 1) * step for size, step in zip(features.shape[-2:], stride, strict=True)]
     return F.avg_pool2d(features, window, stride).flatten(1)
