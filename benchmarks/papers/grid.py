@@ -30,7 +30,8 @@ def full_grid(seeds: Sequence[int] = (0, 1, 2)) -> list[Settings]:
         *regimes_of(DISJOINT, ("joint", "hard-cgt", OURS), seeds),
         *regimes_of(SMALL, ("joint", OURS), seeds),
     ]
-    return [*runs, *regimes_of(RESNET, ("joint", OURS), seeds[:1], truncated=False)]
+    short = (replace(RESNET, seed=seeds[0], regime=regime, attention_weight=0.0) for regime in ("joint", OURS))
+    return [*runs, *short]
 
 
 def quick_grid() -> list[Settings]:
