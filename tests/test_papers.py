@@ -445,7 +445,7 @@ def test_gradcam_leaves_the_network_as_it_was() -> None:
 
 # Real networks
 
-JOINT = Settings(dataset="digits", image_size=16, epochs=2, batch_size=64, attention_weight=0.0)
+JOINT = Settings(dataset="digits", backbone=BACKBONE, image_size=16, epochs=2, batch_size=64, attention_weight=0.0)
 GROUP = [dataclasses.replace(JOINT, truncated_at=1, epochs=1), JOINT]
 NEEDED = {
     "accuracy", "macro_f1", "precision", "recall", "exit_shares", "macs_ratio", "consistency_raw",
@@ -473,7 +473,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
 def test_every_operating_point_of_every_network_has_a_row(judged: Judged) -> None:
     found = [(row["regime"], row["truncated_at"], row["operating_point"]) for row in judged.rows]
     assert sorted(found, key=str) == sorted([("truncated", 1, "alone"), *(("joint", None, p) for p in POINTS)], key=str)
-    assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", "cnn", 0) for row in judged.rows)
+    assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", BACKBONE, 0) for row in judged.rows)
 
 
 def test_every_row_says_all_that_is_needed_in_json(judged: Judged, tmp_path: Path) -> None:
