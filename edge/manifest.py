@@ -73,12 +73,15 @@ class Thresholds:
     """One threshold for each exit but the last, and what was asked of them when they were fitted."""
 
     values: tuple[float, ...]
-    risk: Literal["accuracy_drop"]
-    """What was bounded: the accuracy lost against the last exit answering everything."""
-    bound: float
-    """The bound, as a fraction of all samples."""
+    bounded: Literal["accuracy_gap", "disagreement", "mean_macs", "mean_ms"]
+    """What was to stay within the limit: the share of answers lost against the last exit answering everything, of
+    answers that are not its own, or the mean cost."""
+    limit: float
+    """Of samples as a fraction; of the network's multiply-accumulates as a fraction; or milliseconds."""
+    method: Literal["betting", "hoeffding-bentkus", "expectation", "none"]
+    """How it was shown to hold for samples the thresholds were not fitted to: see `calibration.risk`."""
     confidence_level: float | None
-    """Probability with which the bound holds beyond the split; None: fitted to the split, nothing promised."""
+    """Probability with which it was, for methods that have one."""
     samples: int
     """Size of the split they were fitted on."""
     split: str
