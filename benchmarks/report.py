@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from calibration.thresholds import describe, operating_points
+from calibration.operating_points import describe, operating_points
 from edge.bundle import Bundle
 from edge.classifier import Classifier
 from edge.decision import NEVER, Scores, checked_thresholds
@@ -75,15 +75,16 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     precision = report["precision"]
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     truth = np.array(labels)
-    fitted = operating_points(*bundle.scores(precision), macs)
+    recorded = bundle.scores(precision)
+    fitted = operating_points(recorded.scores, recorded.truth, macs)
     curve = [describe(scores, truth, macs, checked_thresholds(point.thresholds, len(macs))) for point in fitted]
-    curve.sort(key=lambda point: point.macs_ratio)
+    curve.sort(key=lambda point: point.cost_ratio)
     chosen = describe(scores, truth, macs, checked_thresholds(report["thresholds"], len(macs)))
     cost = np.cumsum(macs) / np.sum(macs)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([p.macs_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
-    axes.plot(chosen.macs_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
+    axes.plot([p.cost_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
+    axes.plot(chosen.cost_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
     axes.plot(cost, [row["accuracy"] for row in report["truncated"]], "s", color=GREY, label="truncated, trained alone")
     axes.set(
         xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation"

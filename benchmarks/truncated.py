@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibration.thresholds import operating_points
+from calibration.operating_points import operating_points
+from calibration.thresholds import Promise
 from compile.material import Material
 from compile.recipe import compile_bundle
 from edge.bench import EarlyExit, Measured
@@ -14,6 +15,9 @@ from edge.console import say
 from edge.protocols import Backend
 from edge.training.recipe import train
 
+NOTHING = Promise(limit=0.0, method="none")
+"""A network with one exit has no thresholds to promise anything of."""
+
 
 def truncated_bundles(material: Material, exits: int, folder: Path, precisions: Sequence[str]) -> list[Bundle]:
     """Train and compile the network truncated at each exit, with the same settings otherwise."""
@@ -22,9 +26,8 @@ def truncated_bundles(material: Material, exits: int, folder: Path, precisions: 
         say(f"training the network truncated at exit {k} alone, to compare with")
         settings = dataclasses.replace(material.checkpoint.settings, truncated_at=k)
         checkpoint = train(settings, folder / f"truncated-{k}", material.images)
-        bundles.append(
-            compile_bundle(checkpoint, folder / f"truncated-{k}" / "bundle", precisions=precisions, max_drop=0.0)
-        )
+        path = folder / f"truncated-{k}" / "bundle"
+        bundles.append(compile_bundle(checkpoint, path, precisions=precisions, promise=NOTHING))
     return bundles
 
 
@@ -38,13 +41,12 @@ def matched(bundle: Bundle, rival: Bundle, precision: str, backend: Backend) -> 
 
     Thresholds are the cheapest ones at least as accurate as the rival there; where none is, the most accurate ones.
     """
-    scores, truth = bundle.scores(precision)
-    rival_scores, rival_truth = rival.scores(precision)
-    goal = float((rival_scores.label[-1] == rival_truth).mean())
-    points = operating_points(scores, truth, [exit_.macs for exit_ in bundle.manifest.exits])
+    ours, theirs = bundle.scores(precision), rival.scores(precision)
+    goal = float((theirs.scores.label[-1] == theirs.truth).mean())
+    points = operating_points(ours.scores, ours.truth, [exit_.macs for exit_ in bundle.manifest.exits])
     reaching = [point for point in points if point.accuracy >= goal]
     best = (
-        min(reaching, key=lambda point: point.macs_ratio) if reaching else max(points, key=lambda point: point.accuracy)
+        min(reaching, key=lambda point: point.cost_ratio) if reaching else max(points, key=lambda point: point.accuracy)
     )
     return EarlyExit(Classifier.from_bundle(bundle, precision, backend), best.thresholds)
 

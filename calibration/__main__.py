@@ -4,53 +4,73 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from calibration.arguments import add_bound_arguments
-from calibration.thresholds import describe, fit_thresholds
-from edge.bundle import Bundle, read_scores
+from calibration.arguments import add_promise_arguments, promise_of
+from calibration.budget import fit_to_macs, fit_to_ms, measured_costs
+from calibration.operating_points import OperatingPoint, describe
+from calibration.origin import scores_to_fit
+from calibration.temperature import fit_temperatures
+from calibration.thresholds import fit_thresholds
+from edge.bundle import Bundle
 from edge.console import PASSED, print_json, print_table, run_main
 from edge.decision import checked_thresholds
+from edge.manifest import Thresholds
+from edge.scores import LabelledScores
 
 
 def main() -> int:
     """Refit as the command line says."""
     arguments = parser().parse_args()
     bundle = Bundle.open(arguments.bundle)
-    if arguments.scores and not arguments.precision:
-        parser().error("--scores are of one precision: name it with --precision")
-    names = [arguments.precision] if arguments.precision else list(bundle.manifest.precisions)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
-    fitted, rows = {}, []
-    for name in names:
-        split = bundle.precision(name).thresholds.split
-        scores, truth = read_scores(arguments.scores) if arguments.scores else bundle.scores(name)
-        origin = f"recorded: {arguments.scores.name}" if arguments.scores else split
-        fitted[name] = fit_thresholds(
-            scores, truth, macs, max_drop=arguments.max_drop, confidence_level=arguments.confidence, split=origin
-        )
-        point = describe(scores, truth, macs, checked_thresholds(fitted[name].values, exits=len(macs)))
-        values = " ".join(f"{value:.4f}" for value in point.thresholds)
-        rows.append((name, values, f"{point.accuracy:.2%}", f"{point.accuracy_drop:.2%}", f"{point.macs_ratio:.1%}"))
-    bundle.with_thresholds(fitted)
+    refitted, rows = {}, []
+    for name, recorded, split in scores_to_fit(bundle, arguments.scores, arguments.precision):
+        thresholds = fit(name, recorded, macs, arguments, split)
+        temperatures = fit_temperatures(recorded.logits, recorded.truth)
+        refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=thresholds, temperatures=temperatures)
+        values = checked_thresholds(thresholds.values, exits=len(macs))
+        rows.append((name, *cells(describe(recorded.scores, recorded.truth, macs, values))))
+    bundle.with_precisions(refitted)
     if arguments.json:
-        print_json({name: dataclasses.asdict(thresholds) for name, thresholds in fitted.items()})
+        print_json({name: dataclasses.asdict(spec.thresholds) for name, spec in refitted.items()})
     else:
-        print_table(
-            "thresholds, on the samples they were fitted to",
-            ("precision", "thresholds", "accuracy", "drop", "mean MACs"),
-            rows,
-        )
+        columns = ("precision", "thresholds", "accuracy", "drop", "mean MACs")
+        print_table("thresholds, on the samples they were fitted to", columns, rows)
     return PASSED
+
+
+def fit(name: str, recorded: LabelledScores, macs: list[int], arguments: argparse.Namespace, split: str) -> Thresholds:
+    """Return one precision's thresholds, within a budget where one was given, else with a promise."""
+    if arguments.mean_macs is not None:
+        return fit_to_macs(recorded.scores, recorded.truth, macs, arguments.mean_macs, split)
+    if arguments.mean_ms is not None:
+        costs_ms = measured_costs(arguments.bench, name, exits=len(macs))
+        return fit_to_ms(recorded.scores, recorded.truth, costs_ms, arguments.mean_ms, split)
+    return fit_thresholds(recorded.scores, recorded.truth, macs, promise_of(arguments), split)
+
+
+def cells(point: OperatingPoint) -> tuple[str, ...]:
+    """Return a row of the table."""
+    values = " ".join(f"{value:.4f}" for value in point.thresholds)
+    return values, f"{point.accuracy:.2%}", f"{point.accuracy_gap:.2%}", f"{point.cost_ratio:.1%}"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     new = argparse.ArgumentParser(
         prog="python -m calibration",
-        description="Refit a bundle's thresholds: the largest saving that costs at most the accuracy you allow.",
+        description="Refit a bundle's thresholds: the largest saving at the risk you allow, or the most accurate ones "
+        "within a budget.",
     )
     new.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
-    add_bound_arguments(new)
-    new.add_argument("--precision", help="precision to refit (default: all)")
+    add_promise_arguments(new)
+    group = new.add_argument_group("or a budget, with no promise")
+    budget = group.add_mutually_exclusive_group()
+    budget.add_argument(
+        "--mean-macs", type=float, metavar="SHARE", help="mean multiply-accumulates, as a share of the whole network's"
+    )
+    budget.add_argument("--mean-ms", type=float, metavar="MS", help="mean latency, by what --bench measured")
+    group.add_argument("--bench", type=Path, metavar="FILE", help="what `edge bench BUNDLE --json` printed")
+    new.add_argument("--precision", help="precision to refit (default: all there are scores of)")
     new.add_argument(
         "--scores", type=Path, metavar="FILE", help="scores of `edge record` (default: those in the bundle)"
     )

@@ -30,8 +30,10 @@ class OperatingPoint:
     exit_shares: tuple[float, ...]
 
 
-def within_budget(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], cost_ratio: float) -> OperatingPoint:
-    """Return the most accurate point found whose mean multiply-accumulates are at most this share of the last exit's.
+def within_budget(
+    scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], cost_ratio: float
+) -> OperatingPoint:
+    """Return the most accurate point found whose mean cost is at most this share of the last exit's.
 
     Between the two neighbouring trade-offs that lie below and above the budget, thresholds are moved in small steps
     from one to the other.
@@ -44,7 +46,7 @@ def within_budget(scores: Scores, truth: NDArray[np.int64], costs: Sequence[floa
     cheapest = describe(scores, truth, costs, np.zeros(len(costs) - 1, dtype=np.float32))
     if cheapest.cost_ratio > limit:
         raise ThresholdError(
-            f"a budget of {cost_ratio:.0%} of the network's computation is too small: "
+            f"a budget of {cost_ratio:.0%} of the whole network's cost is too small: "
             f"its first exit alone takes {cheapest.cost_ratio:.0%}"
         )
     tried = [cheapest, *(point for point in points if point.cost_ratio <= limit)]

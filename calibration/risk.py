@@ -27,12 +27,14 @@ Losses = NDArray[np.float64]
 
 def accuracy_gap(scores: Scores, decisions: Decisions, truth: NDArray[np.int64]) -> Losses:
     """Return 1 where early exits lose an answer the last exit has right, -1 where they save one, else 0."""
-    return (scores.label[-1] == truth).astype(np.float64) - (decisions.label == truth)
+    lost: Losses = np.subtract(scores.label[-1] == truth, decisions.label == truth, dtype=np.float64)
+    return lost
 
 
 def disagreement(scores: Scores, decisions: Decisions, truth: NDArray[np.int64]) -> Losses:
     """Return 1 where the answer is not the last exit's, else 0."""
-    return (decisions.label != scores.label[-1]).astype(np.float64)
+    other: Losses = np.not_equal(decisions.label, scores.label[-1]).astype(np.float64)
+    return other
 
 
 ROUNDING = 1e-12

@@ -111,13 +111,13 @@ def _path(
     """Return thresholds from exits never taken to the first always taken."""
     if promise.shared:
         return [np.full(len(costs) - 1, value, dtype=np.float32) for value in (NEVER, *SHARED_GRID)]
-    last = scores.label[-1].astype(np.int64)
-    return [np.asarray(point.thresholds, dtype=np.float32) for point in operating_points(scores, last, costs)]
+    # Trading agreement with the last exit, not accuracy, keeps early points of the path harmless: an answer early exits
+    # seem to save here may be luck.
+    wanted = truth if promise.method == "none" else scores.label[-1].astype(np.int64)
+    return [np.asarray(point.thresholds, dtype=np.float32) for point in operating_points(scores, wanted, costs)]
 
 
-def _losses(
-    scores: Scores, truth: NDArray[np.int64], path: Sequence[NDArray[np.float32]], promise: Promise
-) -> Losses:
+def _losses(scores: Scores, truth: NDArray[np.int64], path: Sequence[NDArray[np.float32]], promise: Promise) -> Losses:
     """Return what every point of the path loses of every sample, shape (points, samples)."""
     return np.stack([RISKS[promise.risk](scores, decide(scores, point), truth) for point in path])
 

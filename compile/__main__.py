@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from calibration.arguments import add_bound_arguments
+from calibration.arguments import add_promise_arguments, promise_of
 from compile.recipe import PRECISIONS, compile_bundle
 from edge.console import PASSED, print_json, run_main
 from edge.report import print_bundle
@@ -18,8 +18,7 @@ def main() -> int:
         read_checkpoint(arguments.checkpoint),
         arguments.output,
         precisions=arguments.precision or PRECISIONS,
-        max_drop=arguments.max_drop,
-        confidence_level=arguments.confidence,
+        promise=promise_of(arguments),
         data=arguments.data,
     )
     if arguments.json:
@@ -41,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)"
     )
-    add_bound_arguments(new)
+    add_promise_arguments(new)
     new.add_argument(
         "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
     )

@@ -27,9 +27,13 @@ def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole:
     """Write the ONNX files of one precision and describe them, with early exits never taken."""
     (folder / name).mkdir()
     specs = [write_segment(folder, f"{name}/segment_{k}.onnx", segment) for k, segment in enumerate(segments)]
-    unfitted = Thresholds((NEVER,) * (len(segments) - 1), "accuracy_drop", 0.0, None, samples=0, split="")
+    unfitted = Thresholds((NEVER,) * (len(segments) - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
     return PrecisionSpec(
-        tuple(specs), write_segment(folder, f"{name}/whole.onnx", whole), unfitted, f"{name}/scores.npz"
+        tuple(specs),
+        write_segment(folder, f"{name}/whole.onnx", whole),
+        unfitted,
+        temperatures=(1.0,) * len(segments),
+        scores=f"{name}/scores.npz",
     )
 
 

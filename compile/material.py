@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import DataError
 from edge.preprocess import Frame
+from edge.scores import Digests, short_digests
 from edge.training.checkpoint import Checkpoint
 from edge.training.data import preprocessed
 from edge.training.datasets import LabelledImages, load_dataset
@@ -34,6 +35,10 @@ class Material:
     def labels(self, split: str) -> NDArray[Any]:
         """Return a split's classes, shape (samples,)."""
         return self.images.labels[self.splits[split]]
+
+    def digests(self, split: str) -> Digests:
+        """Return the digests of a split's samples, shape (samples,)."""
+        return short_digests(self.images.digests[int(index)] for index in self.splits[split])
 
 
 def material_of(checkpoint: Checkpoint, data: Path | None = None) -> Material:

@@ -8,7 +8,8 @@ from pathlib import Path
 from onnx import ModelProto
 
 from calibration.samples import stratified
-from calibration.thresholds import fit_thresholds
+from calibration.temperature import fit_temperatures
+from calibration.thresholds import Promise, fit_thresholds
 from compile.check import assert_chain_equals_whole
 from compile.contents import exit_specs, write_precision, write_references
 from compile.cut import cut_segments, whole_network
@@ -16,18 +17,19 @@ from compile.decision_ops import add_decisions
 from compile.export import export_onnx
 from compile.material import Material, material_of
 from compile.quantise import quantise_int8
-from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_scores
+from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
 from edge.classifier import Classifier
 from edge.console import busy, tracked
-from edge.decision import Scores
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.files import sha256_of
 from edge.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
 from edge.recording import record
+from edge.scores import LabelledScores, segments_digest, write_scores
 from edge.training.checkpoint import Checkpoint
 
 PRECISIONS = ("fp32", "int8")
-REFERENCE = "reference.npz"
+REFERENCE, SAMPLES = "reference.npz", "samples.npz"
 CHECKED_SAMPLES = 16
 TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
 
@@ -37,8 +39,7 @@ def compile_bundle(
     output: Path,
     *,
     precisions: Sequence[str],
-    max_drop: float,
-    confidence_level: float | None = None,
+    promise: Promise,
     data: Path | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle at `output`.
@@ -47,8 +48,7 @@ def compile_bundle(
         checkpoint: The trained network.
         output: Where the bundle goes; an older bundle there is replaced once the new one is whole.
         precisions: Which of `PRECISIONS` to include.
-        max_drop: Accuracy the thresholds may lose on the threshold-fitting split, as a fraction.
-        confidence_level: Probability with which they are to lose no more on other images, if it is asked for.
+        promise: What early exits may cost, on other images than the thresholds are fitted to.
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
@@ -65,17 +65,15 @@ def compile_bundle(
         for precision in dict.fromkeys(precisions):
             model = whole if precision == "fp32" else quantised(whole, material)
             spec = cut_and_written(folder, precision, model, material)
-            scores = scored(folder, precision, spec, material)
-            thresholds = fit_thresholds(
-                scores,
-                material.labels("thresholds"),
-                [exit_.macs for exit_ in exits],
-                max_drop=max_drop,
-                confidence_level=confidence_level,
-                split=material.checkpoint.splits["thresholds"].fingerprint,
-            )
-            specs[precision] = dataclasses.replace(spec, thresholds=thresholds)
+            found = scored(folder, precision, spec, material)
+            macs, split = [exit_.macs for exit_ in exits], material.checkpoint.splits["thresholds"].fingerprint
+            thresholds = fit_thresholds(found.scores, found.truth, macs, promise, split)
+            temperatures = fit_temperatures(found.logits, found.truth)
+            specs[precision] = dataclasses.replace(spec, thresholds=thresholds, temperatures=temperatures)
         write_references(folder / REFERENCE, material)
+        write_samples(
+            folder / SAMPLES, {name: material.digests(name) for name in material.splits if name != "thresholds"}
+        )
         write_manifest(folder, checkpoint, exits, specs)
     return Bundle.open(output)
 
@@ -96,13 +94,15 @@ def cut_and_written(folder: Path, precision: str, model: ModelProto, material: M
     return write_precision(folder, precision, segments, whole_network(decided))
 
 
-def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material) -> Scores:
+def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material) -> LabelledScores:
     """Record what the segments say of the threshold-fitting split, as they will run."""
     engines = load_engines(folder, spec.segments, OnnxRuntime())
     classifier = Classifier(input_spec=material.checkpoint.input, precision=spec, engines=engines)
-    scores = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring")).scores
-    write_scores(folder / spec.scores, scores, material.labels("thresholds"))
-    return scores
+    recording = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring"))
+    segments = segments_digest(sha256_of(folder / segment.file) for segment in spec.segments)
+    found = LabelledScores(*recording, material.labels("thresholds"), material.digests("thresholds"), segments)
+    write_scores(folder / spec.scores, found)
+    return found
 
 
 def write_manifest(
@@ -118,6 +118,7 @@ def write_manifest(
         exits=exits,
         precisions=specs,
         reference=REFERENCE,
+        samples=SAMPLES,
         splits=checkpoint.splits,
         training={"settings": dataclasses.asdict(settings), **checkpoint.metrics},
         tools={name: metadata.version(name) for name in TOOLS},

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract import contradictions
-from edge.decision import Scores
 from edge.errors import BundleError
 from edge.files import folder_aside, sha256_of, write_file
-from edge.manifest import Manifest, PrecisionSpec, Thresholds, manifest_from_json, manifest_to_json
+from edge.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
+from edge.scores import Digests, LabelledScores, read_scores, segments_digest
 
 MANIFEST = "manifest.json"
 
@@ -70,23 +70,28 @@ class Bundle:
         with np.load(self.path / self.manifest.reference) as file:
             return Reference(file["frames"], file["labels"], file["logits"])
 
-    def scores(self, precision: str) -> tuple[Scores, NDArray[np.int64]]:
-        """Return every exit's scores on the threshold-fitting split, and the true labels, shape (samples,)."""
+    def scores(self, precision: str) -> LabelledScores:
+        """Return what every exit said of the threshold-fitting split."""
         return read_scores(self.path / self.precision(precision).scores)
 
-    def with_thresholds(self, fitted: Mapping[str, Thresholds]) -> "Bundle":
-        """Put new thresholds, by precision, into the manifest on disk and return the bundle with them."""
-        precisions = {
-            name: dataclasses.replace(spec, thresholds=fitted.get(name, spec.thresholds))
-            for name, spec in self.manifest.precisions.items()
-        }
-        manifest = dataclasses.replace(self.manifest, precisions=precisions)
+    def segments_digest(self, precision: str) -> str:
+        """Return what tells one precision's segments from all others: recorded scores carry it."""
+        return segments_digest(self.manifest.files[segment.file] for segment in self.precision(precision).segments)
+
+    def spoken_for(self) -> dict[str, Digests]:
+        """Return the samples of each split that thresholds must not be fitted to."""
+        with np.load(self.path / self.manifest.samples) as file:
+            return {name: file[name] for name in file.files}
+
+    def with_precisions(self, refitted: Mapping[str, PrecisionSpec]) -> "Bundle":
+        """Put refitted thresholds and temperatures into the manifest on disk and return the bundle with them."""
+        manifest = dataclasses.replace(self.manifest, precisions={**self.manifest.precisions, **refitted})
         write_file(self.path / MANIFEST, manifest_to_json(manifest))
         return Bundle(self.path, manifest)
 
     def _check_files(self) -> None:
         manifest = self.manifest
-        named = {manifest.reference, *(spec.scores for spec in manifest.precisions.values())}
+        named = {manifest.reference, manifest.samples, *(spec.scores for spec in manifest.precisions.values())}
         named |= {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
         for name in sorted(named | set(manifest.files)):
             file = self.path / name
@@ -137,27 +142,13 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
+def write_samples(path: Path, samples: Mapping[str, Digests]) -> None:
+    """Keep which samples belong to which split in a file."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **samples)
+
+
 def write_reference(path: Path, reference: Reference) -> None:
     """Keep reference samples in a file."""
     with path.open("wb") as file:
         np.savez_compressed(file, **reference._asdict())
-
-
-def write_scores(path: Path, scores: Scores, labels: NDArray[np.int64]) -> None:
-    """Keep scores and true labels in a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(file, confidence=scores.confidence, label=scores.label, truth=labels)
-
-
-def read_scores(path: Path) -> tuple[Scores, NDArray[np.int64]]:
-    """Read what `write_scores` wrote.
-
-    Raises:
-        BundleError: the file is missing or something else.
-    """
-    try:
-        with np.load(path) as file:
-            return Scores(file["confidence"], file["label"]), file["truth"]
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
-        raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error

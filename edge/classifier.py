@@ -105,6 +105,9 @@ class HostSlot:
         self._exits = [self.tensors[f"exit_{k}"] for k in range(last)] + [np.ones(1, dtype=bool)]
         self._labels = [self.tensors[f"label_{k}"] for k in range(last + 1)]
         self._confidences = [self.tensors[f"confidence_{k}"] for k in range(last + 1)]
+        self._logits = [self.tensors[f"logits_{k}"][0] for k in range(last + 1)]
+        self._coldness = [np.float32(1 / temperature) for temperature in classifier.precision.temperatures]
+        self._scratch = np.empty_like(self._logits[0])
 
     def load(self) -> None:
         """Preprocess `frame` into the chain's input, and take over the thresholds in force."""
@@ -119,7 +122,16 @@ class HostSlot:
             step()
             if self._exits[index][0]:
                 break
-        return Prediction(int(self._labels[index][0]), float(self._confidences[index][0]), index)
+        confidence = float(self._confidences[index][0])
+        return Prediction(int(self._labels[index][0]), confidence, index, self._probability(index))
+
+    def _probability(self, index: int) -> float:
+        """Return the highest of `softmax(logits / temperature)`, which is 1 over its denominator."""
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite logits make NaN
+            np.multiply(self._logits[index], self._coldness[index], out=self._scratch)
+            self._scratch -= self._scratch.max()
+            np.exp(self._scratch, out=self._scratch)
+        return 1.0 / float(self._scratch.sum())
 
 
 def buffers_for(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:

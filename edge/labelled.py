@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.bundle import Bundle, write_scores
+from edge.bundle import Bundle
 from edge.classifier import Classifier
 from edge.console import tracked
 from edge.errors import DataError
 from edge.files import file_aside
 from edge.protocols import Backend
 from edge.recording import record
+from edge.scores import LabelledScores, content_digest, short_digests, write_scores
 from edge.sources import files_in, read_frame
 
 
@@ -24,8 +25,10 @@ def record_folder(bundle: Bundle, precision: str, backend: Backend, images: Path
     paths, labels = labelled_files(images, bundle.manifest.labels)
     classifier = Classifier.from_bundle(bundle, precision, backend)
     recording = record(classifier, (read_frame(path) for path in tracked(paths, "recording")))
+    samples = short_digests(content_digest(path.read_bytes()) for path in paths)
+    truth = np.array(labels, dtype=np.int64)
     with file_aside(output) as aside:
-        write_scores(aside, recording.scores, np.array(labels, dtype=np.int64))
+        write_scores(aside, LabelledScores(*recording, truth, samples, bundle.segments_digest(precision)))
     return len(paths)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from edge.errors import BundleError
 from edge.strict_json import decode
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ class PrecisionSpec:
     whole: SegmentSpec
     """The network without its early exits: what early exits are measured against."""
     thresholds: Thresholds
+    temperatures: tuple[float, ...]
+    """Of each exit: the highest of `softmax(logits / temperature)` is an honest probability of the label."""
     scores: str
     """File with every exit's confidence and label on the threshold-fitting split, from the segments as they run."""
 
@@ -120,6 +122,8 @@ class Manifest:
     precisions: dict[str, PrecisionSpec]
     reference: str
     """File with reference images, labels and the fp32 outputs of the trained network."""
+    samples: str
+    """File with the digests of the samples that were used for something else than fitting thresholds."""
     splits: dict[str, SplitSpec]
     training: dict[str, Any]
     """Settings and metrics of the training run."""

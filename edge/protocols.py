@@ -16,6 +16,8 @@ class Prediction(NamedTuple):
     confidence: float
     """Softmax probability of the label at the exit that answered; NaN where the network gave no number."""
     exit_index: int
+    probability: float
+    """The same at the exit's temperature: how often such answers are right."""
 
 
 class Engine(Protocol):

@@ -61,7 +61,7 @@ def run_source(
                     writer.write(line)
                     writer.flush()  # whoever reads along sees each frame as it is answered
                 summary.add(result)
-                note = f"{label} {result.prediction.confidence:.0%} at exit {result.prediction.exit_index}"
+                note = f"{label} {result.prediction.probability:.0%} at exit {result.prediction.exit_index}"
                 bar.update(task, advance=1, note=note)
                 if summary.frames == frames:
                     break
@@ -124,7 +124,8 @@ def _record(result: FrameResult, label: str) -> dict[str, Any]:
         "frame": result.frame_index,
         "label": label,
         "label_index": prediction.label,
-        "confidence": None if math.isnan(prediction.confidence) else round(prediction.confidence, 6),
+        "confidence": _number(prediction.confidence),
+        "probability": _number(prediction.probability),
         "exit_index": prediction.exit_index,
         "latency_ms": round(result.latency_ms, 4),
         "capture_ms": round(result.capture_ms, 4),
@@ -132,3 +133,7 @@ def _record(result: FrameResult, label: str) -> dict[str, Any]:
         "infer_ms": round(result.infer_ms, 4),
         "dropped": result.dropped,
     }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

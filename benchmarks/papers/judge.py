@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import name_of
 from benchmarks.papers.metrics import confidence_of, decided
-from calibration.thresholds import OperatingPoint, fit_thresholds, within_budget
+from calibration.operating_points import within_budget
+from calibration.thresholds import Promise
 from compile.material import Material, material_of
 from compile.recipe import compile_bundle
 from edge.bench import Candidate, EarlyExit, WholeNetwork, measure
@@ -31,7 +32,8 @@ from edge.training.recipe import CHECKPOINT
 from edge.training.settings import Settings
 
 BUDGETS = (0.3, 0.5, 0.7)
-MAX_DROP = 0.005
+PROMISE = Promise(limit=0.005, method="none")
+"""As in the papers: what holds for the samples thresholds are fitted to."""
 TIMED_FRAMES, EXPLAINED_IMAGES = 1000, 512
 PRECISION = "fp32"
 
@@ -66,7 +68,7 @@ def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
 
 
 def _judged(checkpoint: Checkpoint, material: Material, path: Path) -> Judged:
-    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), max_drop=MAX_DROP)
+    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), promise=PROMISE)
     network = checkpoint.network()
     test = PreprocessedImages(material.images, material.splits["test"], checkpoint.input)
     answers = answers_of(network, tracked(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
@@ -87,16 +89,16 @@ def _judged(checkpoint: Checkpoint, material: Material, path: Path) -> Judged:
 
 def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     """Return the thresholds to judge a network at, all from the threshold-fitting split."""
-    scores, truth = bundle.scores(PRECISION)
+    found = bundle.scores(PRECISION)
+    scores, truth = found.scores, found.truth
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     never = (NEVER,) * (len(macs) - 1)
     if len(macs) == 1:
         return {"alone": never}
     points = {"whole": never}
-    points["drop 0.005"] = fit_thresholds(scores, truth, macs, max_drop=MAX_DROP, split="").values
+    points["drop 0.005"] = bundle.precision(PRECISION).thresholds.values
     for budget in BUDGETS:
-        point: OperatingPoint = within_budget(scores, truth, macs, budget)
-        points[f"macs {budget}"] = point.thresholds
+        points[f"macs {budget}"] = within_budget(scores, truth, macs, budget).thresholds
     return points
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edge.errors import DataError
 from edge.manifest import SplitSpec
+from edge.scores import content_digest
 from edge.training.datasets import Frames, LabelledImages
 
 SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0.07}
@@ -66,7 +67,7 @@ def fingerprint(digests: Iterable[str]) -> str:
 
 def content_digests(frames: Frames) -> list[str]:
     """Return a digest of each frame's content."""
-    return [hashlib.blake2b(frames[i].tobytes(), digest_size=16).hexdigest() for i in range(len(frames))]
+    return [content_digest(frames[index].tobytes()) for index in range(len(frames))]
 
 
 def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:

@@ -1,6 +1,5 @@
 """Your own images: a folder with a subfolder for each class."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from edge.console import tracked
 from edge.errors import DataError, SourceError
 from edge.preprocess import Frame
+from edge.scores import content_digest
 from edge.sources import IMAGE_SUFFIXES, files_in, read_frame
 from edge.training.datasets import LabelledImages
 
@@ -104,7 +104,7 @@ def _checked_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[n
     first_with: dict[str, int] = {}
     for index in tracked(range(len(paths)), "checking images"):
         files[index]  # raises where the image is damaged
-        digests.append(hashlib.blake2b(paths[index].read_bytes(), digest_size=16).hexdigest())
+        digests.append(content_digest(paths[index].read_bytes()))
         first = first_with.setdefault(digests[-1], index)
         if labels[first] != labels[index]:
             raise DataError(f"{paths[first]} and {paths[index]} are the same image in two classes; remove one")

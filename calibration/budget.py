@@ -1,0 +1,63 @@
+"""Thresholds within a mean cost: the most accurate ones. They promise nothing about accuracy."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.operating_points import within_budget
+from calibration.thresholds import check_scores
+from edge.decision import Scores
+from edge.errors import ThresholdError
+from edge.manifest import Thresholds
+
+
+def fit_to_macs(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], share: float, split: str) -> Thresholds:
+    """Return the most accurate thresholds whose mean multiply-accumulates are at most a share of the network's.
+
+    Raises:
+        ThresholdError: no thresholds keep to it, or the scores are of another network.
+    """
+    check_scores(scores, truth, macs)
+    point = within_budget(scores, truth, macs, share)
+    return Thresholds(point.thresholds, "mean_macs", share, "none", None, len(truth), split)
+
+
+def fit_to_ms(
+    scores: Scores, truth: NDArray[np.int64], costs_ms: Sequence[float], limit_ms: float, split: str
+) -> Thresholds:
+    """Return the most accurate thresholds whose mean latency is at most so many milliseconds, by measured segments.
+
+    Raises:
+        ThresholdError: no thresholds keep to it, or the scores are of another network.
+    """
+    check_scores(scores, truth, costs_ms)
+    point = within_budget(scores, truth, costs_ms, limit_ms / sum(costs_ms))
+    return Thresholds(point.thresholds, "mean_ms", limit_ms, "none", None, len(truth), split)
+
+
+def measured_costs(bench: Path | None, precision: str, exits: int) -> list[float]:
+    """Return how many milliseconds each segment adds, from what `edge bench --json` printed.
+
+    Raises:
+        ThresholdError: there is no such file, or it did not measure every exit of this precision.
+    """
+    if bench is None:
+        raise ThresholdError("a budget in milliseconds needs --bench FILE, what `edge bench BUNDLE --json` printed")
+    try:
+        measured = json.loads(bench.read_text())["precisions"][precision]
+        forced = [float(measured[f"exit {k} forced"]["latency_ms"]["mean"]) for k in range(exits)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ThresholdError(
+            f"{bench} does not say how long each of the {exits} exits of {precision} takes ({error!r}); "
+            "write it with `edge bench BUNDLE --json`"
+        ) from error
+    costs = np.diff(forced, prepend=0.0)
+    if (costs <= 0).any():
+        raise ThresholdError(
+            f"in {bench} a deeper exit of {precision} takes no longer than the one before: {forced} ms; "
+            "measure again on an idle machine"
+        )
+    return costs.tolist()

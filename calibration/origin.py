@@ -1,0 +1,49 @@
+"""Which scores thresholds are fitted to, and which must not be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edge.bundle import Bundle
+from edge.errors import ThresholdError
+from edge.scores import LabelledScores, read_scores
+
+
+def scores_to_fit(
+    bundle: Bundle, file: Path | None, precision: str | None
+) -> Iterator[tuple[str, LabelledScores, str]]:
+    """Yield precisions of a bundle, what their segments said of labelled samples, and what samples these are.
+
+    Args:
+        bundle: Whose thresholds are to be fitted.
+        file: Scores of `edge record`; None for those the bundle was compiled with.
+        precision: Only this one.
+
+    Raises:
+        BundleError: the file holds no scores, or the bundle does not have the precision.
+        ThresholdError: the scores are of other segments, or of samples that were used for something else.
+    """
+    if file is None:
+        for name in [precision] if precision else bundle.manifest.precisions:
+            yield name, bundle.scores(name), bundle.manifest.splits["thresholds"].fingerprint
+        return
+    recorded = read_scores(file)
+    wanted = [precision] if precision else list(bundle.manifest.precisions)
+    names = [name for name in wanted if bundle.segments_digest(name) == recorded.segments]
+    if not names:
+        raise ThresholdError(
+            f"{file} was recorded with other segments than those of {' or '.join(wanted)} in {bundle.path}; "
+            "record it again with this bundle"
+        )
+    _check_unused(bundle, recorded, file)
+    yield names[0], recorded, f"recorded: {file.name}"
+
+
+def _check_unused(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
+    for split, samples in bundle.spoken_for().items():
+        if shared := int(np.isin(recorded.samples, samples).sum()):
+            raise ThresholdError(
+                f"{shared} of the {len(recorded.samples)} samples in {file} are of the bundle's {split} split; "
+                "thresholds fitted to them would promise too much: record other images"
+            )
