@@ -51,8 +51,10 @@ def whole_network(model: ModelProto) -> Segment:
 
 
 def border_of(graph: Graph, cut: str) -> str:
-    """Return the tensor to hand over for a cut: behind its QuantizeLinear where all that read it read it quantised."""
+    """Return the tensor to hand over for a cut: what the next segment reads, int8 or fp16 where it reads that."""
     producer = graph.producer[cut]
+    if producer.op_type == "Cast":  # only the graph's own output is fp32
+        return border_of(graph, str(producer.input[0]))
     if producer.op_type == "DequantizeLinear":
         return str(producer.input[0])
     readers = graph.consumers.get(cut, [])

@@ -15,6 +15,7 @@ from compile.contents import exit_specs, write_precision, write_references
 from compile.cut import cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
+from compile.half import to_fp16
 from compile.material import Material, material_of
 from compile.quantise import quantise_int8
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
@@ -28,7 +29,7 @@ from edge.recording import record
 from edge.scores import LabelledScores, segments_digest, write_scores
 from edge.training.checkpoint import Checkpoint
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 REFERENCE, SAMPLES = "reference.npz", "samples.npz"
 CHECKED_SAMPLES = 16
 TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
@@ -63,7 +64,7 @@ def compile_bundle(
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
         specs = {}
         for precision in dict.fromkeys(precisions):
-            model = whole if precision == "fp32" else quantised(whole, material)
+            model = in_precision(precision, whole, material)
             spec = cut_and_written(folder, precision, model, material)
             found = scored(folder, precision, spec, material)
             macs, split = [exit_.macs for exit_ in exits], material.checkpoint.splits["thresholds"].fingerprint
@@ -78,12 +79,14 @@ def compile_bundle(
     return Bundle.open(output)
 
 
-def quantised(whole: ModelProto, material: Material) -> ModelProto:
-    """Return the graph in int8, its ranges measured on the calibration split."""
+def in_precision(precision: str, whole: ModelProto, material: Material) -> ModelProto:
+    """Return the graph in one of `PRECISIONS`; the calibration split shows what numbers it has to hold."""
+    if precision == "fp32":
+        return whole
     split, seed = material.splits["calibration"], material.checkpoint.settings.seed
-    chosen = stratified(split, material.images.labels, count=len(split), seed=seed)
-    with busy(f"int8: measuring ranges on {len(chosen)} images"):
-        return quantise_int8(whole, material.inputs(chosen))
+    samples = material.inputs(stratified(split, material.images.labels, count=len(split), seed=seed))
+    with busy(f"{precision}: measuring ranges on {len(samples)} images"):
+        return to_fp16(whole, samples) if precision == "fp16" else quantise_int8(whole, samples)
 
 
 def cut_and_written(folder: Path, precision: str, model: ModelProto, material: Material) -> PrecisionSpec:

@@ -26,6 +26,7 @@ class Tolerance(NamedTuple):
 
 TOLERANCES = {
     "fp32": Tolerance(1e-3, 0.999, 0.999, 0.002, 0.001),
+    "fp16": Tolerance(0.1, 0.998, 0.995, 0.005, 0.002),
     "int8": Tolerance(float("inf"), 0.99, 0.95, 0.03, 0.005),
 }
 """Accuracy and shares as fractions. int8 logits may differ by any amount that changes no answer."""
