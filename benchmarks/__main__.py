@@ -33,6 +33,14 @@ def papers(arguments: argparse.Namespace) -> int:
     return PASSED
 
 
+def risk(arguments: argparse.Namespace) -> int:
+    """Fit thresholds hundreds of times and count broken promises."""
+    from benchmarks.risk import run_risk
+
+    run_risk(arguments.bundle, arguments.precision, arguments.output)
+    return PASSED
+
+
 def main() -> int:
     """Do what the command line says."""
     arguments = parser().parse_args()
@@ -73,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
         help="folder for everything; finished networks in it are kept (default: runs/papers...)",
     )
     one.set_defaults(verb=papers)
+    one = verbs.add_parser("risk", help="how often the promises of fitted thresholds are broken, in a simulation")
+    one.add_argument("bundle", type=Path, metavar="BUNDLE", help="its threshold-fitting split is the pool")
+    one.add_argument("--precision", default="int8", help="whose scores (default: %(default)s)")
+    one.add_argument("--output", type=Path, default=Path("runs/risk.json"), metavar="FILE", help="default: %(default)s")
+    one.set_defaults(verb=risk)
     return new
 
 

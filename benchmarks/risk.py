@@ -1,0 +1,101 @@
+"""Are promises kept? Thresholds fitted again and again to samples drawn from one pool, judged by the pool itself."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import command_line, write_result
+from calibration.operating_points import describe
+from calibration.risk import CONFIDENT, RISKS
+from calibration.thresholds import Promise, fit_thresholds
+from edge.bundle import Bundle
+from edge.console import print_table, say, tracked
+from edge.decision import Scores, decide
+from edge.machine import conditions
+
+RESPLITS = 500
+LIMITS = {"accuracy_gap": 0.005, "disagreement": 0.02}
+METHODS = ("betting", "hoeffding-bentkus", "expectation")
+DELTA = 0.05
+
+
+def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
+    """Write `risk.json`: how often each method's promise was broken, and what it costs against promising nothing.
+
+    The pool is what the bundle's segments said of its threshold-fitting split. Each time as many samples are drawn
+    from it, with replacement, so that the pool's own risk is the true one.
+    """
+    bundle = Bundle.open(bundle_path)
+    recorded = bundle.scores(precision)
+    macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    rows = [
+        judged(promise, recorded.scores, recorded.truth, macs)
+        for promise in tracked(list(promises()), f"{RESPLITS} re-splits each")
+    ]
+    result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
+    write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
+    columns = ("risk", "limit", "method", "thresholds", "broken", "asked", "mean risk", "mean MACs", "naive fit")
+    print_table(f"promises on {bundle.manifest.name}, {RESPLITS} re-splits", columns, [cells(row) for row in rows])
+    say(f"every row is in {output}")
+
+
+def promises() -> Iterator[Promise]:
+    """Yield every promise there is to make."""
+    for risk, method, shared in product(LIMITS, METHODS, (True, False)):
+        yield Promise(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]
+
+
+def judged(
+    promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int = 0
+) -> dict[str, Any]:
+    """Return how often thresholds with this promise broke it, beside thresholds fitted without one."""
+    kept = [fitted_once(promise, scores, truth, macs, seed + index) for index in range(RESPLITS)]
+    careless = replace(promise, method="none")
+    naive = [fitted_once(careless, scores, truth, macs, seed + index) for index in range(RESPLITS)]
+    risks, ratios = np.array(kept).T
+    naive_risks, naive_ratios = np.array(naive).T
+    return {
+        "risk": promise.risk,
+        "method": promise.method,
+        "shared": promise.shared,
+        "epsilon": promise.limit,
+        "delta": DELTA if promise.method in CONFIDENT else None,
+        "resplits": RESPLITS,
+        "violation_rate": float((risks > promise.limit).mean()),
+        "mean_risk": float(risks.mean()),
+        "mean_macs_ratio": float(ratios.mean()),
+        "naive_violation_rate": float((naive_risks > promise.limit).mean()),
+        "naive_mean_macs_ratio": float(naive_ratios.mean()),
+        "macs_over_naive": float(ratios.mean() / naive_ratios.mean()),
+    }
+
+
+def fitted_once(
+    promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
+) -> tuple[float, float]:
+    """Return the pool's risk and mean cost under thresholds fitted to one draw from it."""
+    drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
+    sample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
+    thresholds = np.array(fit_thresholds(sample, truth[drawn], macs, promise, "").values, dtype=np.float32)
+    risk = RISKS[promise.risk](scores, decide(scores, thresholds), truth).mean()
+    return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a line of the table."""
+    return (
+        row["risk"],
+        f"{row['epsilon']:.1%}",
+        row["method"],
+        "shared" if row["shared"] else "per exit",
+        f"{row['violation_rate']:.1%}",
+        f"<= {row['delta']:.0%}" if row["delta"] else "on average",
+        f"{row['mean_risk']:.2%}",
+        f"{row['mean_macs_ratio']:.1%}",
+        f"{row['naive_mean_macs_ratio']:.1%}, broken {row['naive_violation_rate']:.0%}",
+    )
