@@ -75,11 +75,11 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
 
 
 @contextmanager
-def busy(description: str) -> Iterator[None]:
-    """Show that something is going on whose length nobody knows."""
+def busy(description: str) -> Iterator[Callable[[str], None]]:
+    """Show that something is going on whose length nobody knows; give a function to note how it goes."""
     with progress() as bar:
-        bar.add_task(description, total=None, note="")
-        yield
+        task = bar.add_task(description, total=None, note="")
+        yield lambda note: bar.update(task, note=note)
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
+from edge.engines.order import BuildOrder
 from edge.manifest import SegmentSpec
 
 
@@ -42,8 +43,8 @@ class Backend(Protocol):
     def device_key(self) -> dict[str, str]:
         """Return everything but the segment and the batch that a built engine depends on."""
 
-    def build(self, segment: Path, batch: int | None) -> bytes:
-        """Return the engine as bytes; `batch` is pinned, None leaves it free.
+    def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
+        """Build a segment's engine into the order's files, telling how far it is.
 
         Raises:
             EngineError: the library refuses the segment; the message says why.

@@ -3,7 +3,7 @@
 from edge.errors import EngineError
 from edge.protocols import Backend
 
-BACKENDS = ("onnxruntime", "tensorrt-rtx")
+BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
 def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> Backend:
@@ -26,6 +26,12 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
                     f"onnxruntime builds for this processor only, not for {target!r}; leave out the target"
                 )
             return OnnxRuntime(threads)
+        if name == "tensorrt":
+            from edge.engines.tensorrt import TensorRt
+
+            if target is not None:
+                raise EngineError(f"tensorrt builds for the GPU in this machine only, not for {target!r}; leave it out")
+            return TensorRt()
         if name == "tensorrt-rtx":
             from edge.engines.tensorrt_rtx import TensorRtRtx
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.console import busy
+from edge.engines.order import BuildOrder
 from edge.errors import EngineError
 from edge.files import folder_aside, folder_locked, sha256_of
 from edge.manifest import SegmentSpec
 from edge.protocols import Backend, Engine
 
-ENGINE, ENTRY = "engine", "entry.json"
+ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class EngineCache:
         """
         key = {"segment": sha256_of(segment), "backend": backend.name, "batch": str(batch)}
         key |= backend.device_key()
-        folder = self.root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        folder = self.root / _digest(key)
         if _is_intact(folder, key):
             return BuiltEngine(folder / ENGINE, was_cached=True)
         with folder_locked(self.root):
@@ -62,11 +63,11 @@ class EngineCache:
         return BuiltEngine(folder / ENGINE, was_cached=False)
 
     def _build(self, segment: Path, backend: Backend, batch: int | None, folder: Path, key: dict[str, str]) -> None:
-        with busy(f"building {segment.parent.name}/{segment.name} for {backend.name}"):
-            engine = backend.build(segment, batch)
-        entry = {"key": key, "sha256": hashlib.sha256(engine).hexdigest()}
+        timings = self.root / f"timings-{_digest(backend.device_key() | {'backend': backend.name})}"
         with folder_aside(folder) as aside:
-            (aside / ENGINE).write_bytes(engine)
+            with busy(f"building {segment.parent.name}/{segment.name} for {backend.name}") as tell:
+                backend.build(BuildOrder(segment, batch, aside / ENGINE, aside / LAYERS, timings), tell)
+            entry = {"key": key, "sha256": sha256_of(aside / ENGINE)}
             (aside / ENTRY).write_text(json.dumps(entry, indent=2))
 
 
@@ -87,6 +88,10 @@ def default_root() -> Path:
     if root := os.environ.get("EDGE_CACHE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
+
+
+def _digest(key: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _is_intact(folder: Path, key: dict[str, str]) -> bool:

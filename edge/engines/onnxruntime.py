@@ -4,13 +4,13 @@ import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge.engines.order import BuildOrder
 from edge.errors import EngineError
 from edge.machine import cpu_identity
 from edge.manifest import SegmentSpec
@@ -29,16 +29,13 @@ class OnnxRuntime:
         """Return what an optimised graph depends on: the library's version and the processor."""
         return {"version": onnxruntime.__version__, "machine": platform.machine(), "cpu": cpu_identity()}
 
-    def build(self, segment: Path, batch: int | None) -> bytes:
-        """Return the segment's graph, optimised for this processor."""
+    def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
+        """Write the segment's graph, optimised for this processor."""
         options = self._options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
-        if batch is not None:
-            options.add_free_dimension_override_by_name("batch", batch)
-        with TemporaryDirectory() as folder:
-            optimised = Path(folder) / "engine.onnx"
-            options.optimized_model_filepath = str(optimised)
-            _session(segment, options)
-            return optimised.read_bytes()
+        if order.batch is not None:
+            options.add_free_dimension_override_by_name("batch", order.batch)
+        options.optimized_model_filepath = str(order.engine)
+        _session(order.segment, options)
 
     def load(self, engine: Path, spec: SegmentSpec) -> "OnnxRuntimeEngine":
         """Open an optimised graph as it is."""

@@ -1,0 +1,1 @@
+"""Every CUDA call of the project."""

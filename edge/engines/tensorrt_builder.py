@@ -1,0 +1,150 @@
+"""What TensorRT and TensorRT for RTX share: a segment parsed and built, in the process that calls this.
+
+One path for TensorRT 10.3 to 11 and TensorRT-RTX 1: what a version lacks is found by looking for it, not by comparing
+version numbers. Precision is in the ONNX file; networks are strongly typed, which keeps it.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from edge.engines.order import BuildOrder
+from edge.errors import EngineError
+from edge.files import write_file
+
+WORKSPACE_BYTES = 1 << 30
+FREE_BATCH = (1, 8, 32)
+"""Smallest, usual and largest number of images where the batch is not pinned."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRtOrder:
+    """A build for a library of the TensorRT family."""
+
+    library: str
+    """Its module: `tensorrt` or `tensorrt_rtx`."""
+    target: str | None
+    """Compute capability to build for, such as `SM89`, where the library can choose."""
+    build: BuildOrder
+
+    @property
+    def what(self) -> str:
+        """Return what is built, for messages."""
+        return f"{self.build.segment}" + (f" for {self.target.lower()}" if self.target else "")
+
+
+def build_engine(order: TensorRtOrder, tell: Tell) -> None:
+    """Build a segment's engine into the order's files, telling how far it is.
+
+    Raises:
+        EngineError: the library refuses the segment.
+    """
+    trt = importlib.import_module(order.library)
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    _parse(trt, network, log, order)
+    config = _configured(trt, builder, network, order, tell)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{order.library} {trt.__version__} cannot build {order.what}: {log.last_error}")
+    write_file(order.build.engine, bytes(plan))
+    _keep_timings(config, order)
+    _describe(trt, log, order)
+
+
+def _parse(trt: ModuleType, network: Any, log: Any, order: TensorRtOrder) -> None:
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(order.build.segment)):
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        said = "; ".join(
+            f"node {problem.node()} ({problem.node_operator()}), line {problem.line()}: {problem.desc()}"
+            for problem in problems
+        )
+        raise EngineError(
+            f"{order.library} {trt.__version__} cannot read {order.build.segment}: {said or log.last_error}; "
+            "compile the bundle with the tool versions of constraints.txt, or leave this precision out"
+        )
+
+
+def _configured(trt: ModuleType, builder: Any, network: Any, order: TensorRtOrder, tell: Tell) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.max_aux_streams = 0  # the chain has a stream of its own, and graphs are captured from it
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.progress_monitor = _monitor(trt, tell)
+    config.add_optimization_profile(_profile(builder, network, order.build.batch))
+    if order.target is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, order.target), 0)
+    kept = order.build.timing_cache
+    timings = config.create_timing_cache(kept.read_bytes() if kept.exists() else b"")
+    config.set_timing_cache(timings, ignore_mismatch=False)
+    return config
+
+
+def _profile(builder: Any, network: Any, batch: int | None) -> Any:
+    """Pin the batch, or let it range up to a few images."""
+    sizes = FREE_BATCH if batch is None else (batch,) * 3
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        profile.set_shape(tensor.name, *(tuple(size if n < 0 else n for n in tensor.shape) for size in sizes))
+    return profile
+
+
+def _keep_timings(config: Any, order: TensorRtOrder) -> None:
+    timings = config.get_timing_cache()
+    if timings is not None:
+        write_file(order.build.timing_cache, bytes(timings.serialize()))
+
+
+def _describe(trt: ModuleType, log: Any, order: TensorRtOrder) -> None:
+    """Keep what the library says of the engine's layers; without a driver it says nothing."""
+    engine = trt.Runtime(log).deserialize_cuda_engine(order.build.engine.read_bytes())
+    if engine is not None:
+        inspector = engine.create_engine_inspector()
+        layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        write_file(order.build.layers, str(layers))
+
+
+def _logger(trt: ModuleType) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # its base is known when it runs
+        """Keeps the last error for our message, and the rest from the user."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = "it gave no reason"
+
+        def log(self, severity: object, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.last_error = message
+
+    return Log()
+
+
+def _monitor(trt: ModuleType, tell: Tell) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Tells the outermost phase and how far it is."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self._steps[phase_name] = num_steps
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self._steps:
+                tell(f"{phase_name} {step + 1}/{self._steps[phase_name]}")
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+    return Monitor()
