@@ -17,7 +17,7 @@ from benchmarks.results import command_line, write_result
 from benchmarks.truncated import alone, matched, truncated_bundles, truncated_rows
 from benchmarks.video import write_video
 from compile.material import Material, material_of
-from compile.recipe import PRECISIONS
+from compile.precisions import USUAL as PRECISIONS
 from edge.bench import Candidate, Measured, candidates_of, measure
 from edge.bundle import Bundle
 from edge.classifier import Classifier

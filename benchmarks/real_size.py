@@ -14,7 +14,7 @@ from benchmarks.demo import stage
 from benchmarks.memory import peak_rss_mb_over_bare
 from benchmarks.results import command_line, write_result
 from benchmarks.video import write_video
-from compile.recipe import PRECISIONS
+from compile.precisions import USUAL as PRECISIONS
 from edge.bundle import Bundle
 from edge.console import print_table, tracked
 from edge.machine import conditions

@@ -5,7 +5,9 @@ import dataclasses
 from pathlib import Path
 
 from calibration.arguments import add_promise_arguments, promise_of
-from compile.recipe import PRECISIONS, compile_bundle
+from compile.precisions import PRECISIONS, USUAL
+from compile.quantise import METHODS
+from compile.recipe import compile_bundle
 from edge.console import PASSED, print_json, run_main
 from edge.report import print_bundle
 from edge.training.checkpoint import read_checkpoint
@@ -17,8 +19,10 @@ def main() -> int:
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,
-        precisions=arguments.precision or PRECISIONS,
+        precisions=arguments.precision or USUAL,
         promise=promise_of(arguments),
+        method=arguments.ranges,
+        references=arguments.references,
         data=arguments.data,
     )
     if arguments.json:
@@ -38,9 +42,19 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
     new.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
     new.add_argument(
-        "--precision", action="append", choices=PRECISIONS, help="precision to include; repeatable (default: all)"
+        "--precision",
+        action="append",
+        choices=PRECISIONS,
+        help="precision to include; repeatable; auto chooses for each segment the fastest that keeps the answers "
+        "(default: " + ", ".join(USUAL) + ")",
+    )
+    new.add_argument(
+        "--ranges", choices=METHODS, default=METHODS[0], help="how int8 ranges are chosen (default: %(default)s)"
     )
     add_promise_arguments(new)
+    new.add_argument(
+        "--references", type=Path, metavar="FILE", help="also write 2,000 reference samples here, for `edge verify`"
+    )
     new.add_argument(
         "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
     )

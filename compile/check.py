@@ -11,7 +11,6 @@ from onnx import ModelProto, TensorProto
 from compile.cut import Segment
 from edge.errors import CheckpointError
 
-
 HALF_ROUNDING = 0.02
 """Of logits, absolute and relative: some ten roundings of 1 / 2048 on the way."""
 

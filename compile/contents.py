@@ -33,6 +33,7 @@ def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole:
         write_segment(folder, f"{name}/whole.onnx", whole),
         unfitted,
         temperatures=(1.0,) * len(segments),
+        notes=(),
         scores=f"{name}/scores.npz",
     )
 
@@ -56,11 +57,12 @@ def _check_versions(model: ModelProto, file: str) -> None:
         )
 
 
-def write_references(path: Path, material: Material) -> None:
+def write_references(path: Path, material: Material, most_bytes: int | None = REFERENCE_BYTES) -> None:
     """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
     spec, test = material.checkpoint.input, material.splits["test"]
-    bytes_each = as_sized(material.images.frames[int(test[0])], spec).nbytes
-    count = min(len(test), REFERENCE_SAMPLES, max(1, REFERENCE_BYTES // bytes_each))
+    count = min(len(test), REFERENCE_SAMPLES)
+    if most_bytes is not None:
+        count = min(count, max(1, most_bytes // as_sized(material.images.frames[int(test[0])], spec).nbytes))
     chosen = test[np.linspace(0, len(test) - 1, count).astype(np.intp)]
     frames = np.stack([as_sized(material.images.frames[int(index)], spec) for index in chosen])
     samples = PreprocessedImages(material.images, chosen, spec)

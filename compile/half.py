@@ -1,5 +1,10 @@
 """fp32 graph to fp16, by NVIDIA ModelOpt; what comes out as logits stays fp32."""
 
+import re
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -14,35 +19,38 @@ FLOAT_OPS = ["LayerNormalization"]
 """Sums of squares over a whole map stay fp32."""
 
 
-def to_fp16(model: ModelProto, samples: NDArray[np.float32]) -> ModelProto:
+def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[str] | None = None) -> ModelProto:
     """Return the model with weights and arithmetic in fp16, inputs and outputs in fp32.
 
     Args:
         model: The multi-exit graph in fp32.
         samples: Images as network input, shape (samples, channels, height, width), on which nothing may overflow.
+        only: Names of the nodes to change; None for all.
 
     Raises:
         CheckpointError: a number is too large for fp16.
     """
-    with quietly("modelopt"):
-        from modelopt.onnx.autocast import convert_to_f16  # here, because it configures logging when imported
+    kept = [node.name for node in model.graph.node if node.op_type in FLOAT_OPS or (only and node.name not in only)]
+    with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
+        from modelopt.onnx.autocast import convert_to_mixed_precision  # here: it configures logging when imported
 
-        half: ModelProto = convert_to_f16(_copied(model), keep_io_types=True, op_block_list=FLOAT_OPS)
+        source = Path(folder) / "fp32.onnx"
+        onnx.save(model, source)
+        half: ModelProto = convert_to_mixed_precision(
+            str(source),
+            keep_io_types=True,
+            nodes_to_exclude=[f"^{re.escape(name)}$" for name in kept],
+            data_max=np.inf,
+            init_max=np.inf,
+        )
     _check_finite(half, samples)
     return half
 
 
-def _copied(model: ModelProto) -> ModelProto:
-    """Return a copy, for ModelOpt changes what it is given."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def _check_finite(half: ModelProto, samples: NDArray[np.float32]) -> None:
     """Compute every fp16 tensor: an infinite one inside may leave the logits finite, and wrong."""
-    watched = _copied(half)
-    graph = Graph(half)
+    watched, graph = ModelProto(), Graph(half)
+    watched.CopyFrom(half)
     names = [
         name
         for name, value in graph.values.items()

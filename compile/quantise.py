@@ -2,8 +2,8 @@
 
 import re
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from compile.graph import Graph
 from compile.quiet import quietly
+from edge.errors import CheckpointError
 
 FLOAT_HEAD_OPS = ["Mul", "Sigmoid", "ReduceMean", "AveragePool", "Gemm"]
 """What weighs, pools and classifies in a head stays float: INT8 there distorts confidence and saves nothing."""
@@ -19,16 +20,27 @@ FLOAT_SHARE = 0.08
 """Share of the first segment's multiply-accumulates that may stay float to read the image well."""
 
 
+METHODS = ("entropy", "max")
+"""How activation ranges are chosen. ModelOpt takes any other name for `max`, without a word."""
+
+
 def quantise_int8(
-    model: ModelProto, samples: NDArray[np.float32], method: Literal["entropy", "max"] = "entropy"
+    model: ModelProto, samples: NDArray[np.float32], *, method: str = "entropy", left_out: Collection[str] = ()
 ) -> ModelProto:
     """Return the model with Q/DQ nodes, weights per channel, the rest in fp32.
 
     Args:
         model: The multi-exit graph in fp32.
         samples: Calibration images as network input, shape (samples, channels, height, width).
-        method: How activation ranges are chosen.
+        method: One of `METHODS`.
+        left_out: Nodes that stay float, beside those of `float_convolutions`.
+
+    Raises:
+        CheckpointError: the method is none of them.
     """
+    if method not in METHODS:
+        raise CheckpointError(f"there is no calibration method {method!r}; choose {' or '.join(METHODS)}")
+    excluded = [*left_out, *float_convolutions(model)]
     with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
         from modelopt.onnx.quantization import quantize  # here, because it configures logging when imported
 
@@ -41,7 +53,7 @@ def quantise_int8(
             calibration_method=method,
             calibration_eps=["cpu"],
             op_types_to_exclude=FLOAT_HEAD_OPS,
-            nodes_to_exclude=[f"^{re.escape(name)}$" for name in float_convolutions(model)],
+            nodes_to_exclude=[f"^{re.escape(name)}$" for name in excluded],
             high_precision_dtype="fp32",
             output_path=str(target),
             log_level="ERROR",
@@ -49,21 +61,23 @@ def quantise_int8(
         return onnx.load(target)
 
 
-def float_convolutions(model: ModelProto) -> list[str]:
-    """Return the names of the convolutions that are not quantised.
+def float_convolutions(model: ModelProto) -> dict[str, str]:
+    """Return the convolutions that are not quantised by name, and why.
 
     Those that make the attention maps, which are 1x1 and steer the pooling. And the one that reads the image, where
     it is a small part of its segment: a normalised image fills the symmetric int8 range badly, and on Fashion-MNIST
     quantising it alone changed as many answers as all other convolutions together.
     """
     graph = Graph(model)
-    names = [_convolution_before(graph, o.name) for o in model.graph.output if o.name.startswith("attention_")]
+    maps = [o.name for o in model.graph.output if o.name.startswith("attention_")]
+    reasons = {_convolution_before(graph, name): f"makes {name}, which steers the pooling" for name in maps}
     entering = [node for node in graph.consumers["image"] if node.op_type == "Conv"]
     first_outputs = [o.name for o in model.graph.output if o.name == "logits_0" or o.name.startswith("cut_0")]
-    budget = FLOAT_SHARE * sum(graph.macs(node) for node in graph.ancestors(first_outputs))
-    if sum(graph.macs(node) for node in entering) <= budget:
-        names += [node.name for node in entering]
-    return names
+    first = sum(graph.macs(node) for node in graph.ancestors(first_outputs))
+    share = sum(graph.macs(node) for node in entering) / first
+    if share <= FLOAT_SHARE:
+        reasons |= {node.name: f"reads the image, {share:.1%} of its segment" for node in entering}
+    return reasons
 
 
 def _convolution_before(graph: Graph, tensor: str) -> str:

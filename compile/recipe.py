@@ -7,7 +7,6 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from calibration.samples import stratified
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import Promise, fit_thresholds
 from compile.check import assert_chain_equals_whole
@@ -15,21 +14,19 @@ from compile.contents import exit_specs, write_precision, write_references
 from compile.cut import cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.half import to_fp16
 from compile.material import Material, material_of
-from compile.quantise import quantise_int8
+from compile.precisions import USUAL, in_precision
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
 from edge.classifier import Classifier
 from edge.console import busy, tracked
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.files import sha256_of
+from edge.files import file_aside, sha256_of
 from edge.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
 from edge.recording import record
 from edge.scores import LabelledScores, segments_digest, write_scores
 from edge.training.checkpoint import Checkpoint
 
-PRECISIONS = ("fp32", "fp16", "int8")
 REFERENCE, SAMPLES = "reference.npz", "samples.npz"
 CHECKED_SAMPLES = 16
 TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
@@ -39,8 +36,10 @@ def compile_bundle(
     checkpoint: Checkpoint,
     output: Path,
     *,
-    precisions: Sequence[str],
     promise: Promise,
+    precisions: Sequence[str] = USUAL,
+    method: str = "entropy",
+    references: Path | None = None,
     data: Path | None = None,
 ) -> Bundle:
     """Turn a checkpoint into a bundle at `output`.
@@ -48,8 +47,10 @@ def compile_bundle(
     Args:
         checkpoint: The trained network.
         output: Where the bundle goes; an older bundle there is replaced once the new one is whole.
-        precisions: Which of `PRECISIONS` to include.
         promise: What early exits may cost, on other images than the thresholds are fitted to.
+        precisions: Which of `compile.precisions.PRECISIONS` to include.
+        method: How int8 ranges are chosen: see `compile.quantise`.
+        references: File for more reference samples than travel with a bundle of large images.
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
@@ -64,29 +65,22 @@ def compile_bundle(
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
         specs = {}
         for precision in dict.fromkeys(precisions):
-            model = in_precision(precision, whole, material)
+            model, notes = in_precision(precision, whole, material, method)
             spec = cut_and_written(folder, precision, model, material)
             found = scored(folder, precision, spec, material)
             macs, split = [exit_.macs for exit_ in exits], material.checkpoint.splits["thresholds"].fingerprint
             thresholds = fit_thresholds(found.scores, found.truth, macs, promise, split)
             temperatures = fit_temperatures(found.logits, found.truth)
-            specs[precision] = dataclasses.replace(spec, thresholds=thresholds, temperatures=temperatures)
+            specs[precision] = dataclasses.replace(spec, thresholds=thresholds, temperatures=temperatures, notes=notes)
         write_references(folder / REFERENCE, material)
+        if references is not None:
+            with file_aside(references) as aside:
+                write_references(aside, material, most_bytes=None)
         write_samples(
             folder / SAMPLES, {name: material.digests(name) for name in material.splits if name != "thresholds"}
         )
         write_manifest(folder, checkpoint, exits, specs)
     return Bundle.open(output)
-
-
-def in_precision(precision: str, whole: ModelProto, material: Material) -> ModelProto:
-    """Return the graph in one of `PRECISIONS`; the calibration split shows what numbers it has to hold."""
-    if precision == "fp32":
-        return whole
-    split, seed = material.splits["calibration"], material.checkpoint.settings.seed
-    samples = material.inputs(stratified(split, material.images.labels, count=len(split), seed=seed))
-    with busy(f"{precision}: measuring ranges on {len(samples)} images"):
-        return to_fp16(whole, samples) if precision == "fp16" else quantise_int8(whole, samples)
 
 
 def cut_and_written(folder: Path, precision: str, model: ModelProto, material: Material) -> PrecisionSpec:

@@ -66,12 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Compare engines with the trained network, exit by exit."""
+    from edge.files import write_file
     from edge.parity import verify as verify_precision
+    from edge.parity_report import markdown
     from edge.report import print_parity
 
     bundle = Bundle.open(arguments.bundle)
     backend = chosen_backend(arguments)
-    results = [verify_precision(bundle, name, backend) for name in arguments.precision or bundle.manifest.precisions]
+    names = arguments.precision or bundle.manifest.precisions
+    results = [verify_precision(bundle, name, backend, arguments.references) for name in names]
+    if arguments.report is not None:
+        write_file(arguments.report, markdown(bundle, results))
     passed = all(result.passed for result in results)
     if arguments.json:
         print_json({"passed": passed, "precisions": [dataclasses.asdict(result) for result in results]})
@@ -190,6 +195,13 @@ def parser() -> argparse.ArgumentParser:
         verbs, "verify", verify, "compare engines with the trained network, exit by exit; exit code 1 if they differ"
     )
     one.add_argument("--precision", action="append", help="precision to verify; repeatable (default: all)")
+    one.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="samples of `python -m compile --references` (default: the bundle's)",
+    )
+    one.add_argument("--report", type=Path, metavar="FILE", help="write the comparison as a Markdown page, too")
     _backend(one)
     one = _add(verbs, "record", record, "write every exit's scores for labelled images, to refit thresholds from")
     one.add_argument(

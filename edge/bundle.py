@@ -67,8 +67,7 @@ class Bundle:
 
     def reference(self) -> Reference:
         """Return the reference samples."""
-        with np.load(self.path / self.manifest.reference) as file:
-            return Reference(file["frames"], file["labels"], file["logits"])
+        return read_reference(self.path / self.manifest.reference)
 
     def scores(self, precision: str) -> LabelledScores:
         """Return what every exit said of the threshold-fitting split."""
@@ -152,3 +151,18 @@ def write_reference(path: Path, reference: Reference) -> None:
     """Keep reference samples in a file."""
     with path.open("wb") as file:
         np.savez_compressed(file, **reference._asdict())
+
+
+def read_reference(path: Path) -> Reference:
+    """Read what `write_reference` wrote.
+
+    Raises:
+        BundleError: the file is missing or something else.
+    """
+    try:
+        with np.load(path) as file:
+            return Reference(file["frames"], file["labels"], file["logits"])
+    except Exception as error:  # a damaged archive raises whatever its damage leads to
+        raise BundleError(
+            f"{path} holds no reference samples ({error}); write them with `python -m compile --references`"
+        ) from error

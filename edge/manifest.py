@@ -98,6 +98,8 @@ class PrecisionSpec:
     thresholds: Thresholds
     temperatures: tuple[float, ...]
     """Of each exit: the highest of `softmax(logits / temperature)` is an honest probability of the label."""
+    notes: tuple[str, ...]
+    """What the compiler left in a wider type, and why."""
     scores: str
     """File with every exit's confidence and label on the threshold-fitting split, from the segments as they run."""
 

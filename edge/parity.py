@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from edge.bundle import Bundle, Reference
+from edge.bundle import Bundle, Reference, read_reference
 from edge.classifier import Classifier
 from edge.console import tracked
 from edge.decision import Scores, decide, scores_from_logits
@@ -29,6 +30,7 @@ TOLERANCES = {
     "fp16": Tolerance(0.1, 0.998, 0.995, 0.005, 0.002),
     "int8": Tolerance(float("inf"), 0.99, 0.95, 0.03, 0.005),
 }
+TOLERANCES["auto"] = TOLERANCES["int8"]
 """Accuracy and shares as fractions. int8 logits may differ by any amount that changes no answer."""
 ROUNDING = 1e-9
 
@@ -66,16 +68,28 @@ class Parity:
         """Whether everything is within tolerance."""
         return not self.failures
 
+    @property
+    def first_diverging(self) -> int | None:
+        """The first segment whose exit is beyond tolerance: those before it are as they should be."""
+        exits = range(len(self.exits))
+        return next((k for k in exits if any(failure.startswith(f"exit {k}:") for failure in self.failures)), None)
 
-def verify(bundle: Bundle, precision: str, backend: Backend) -> Parity:
-    """Run the reference samples through engines and compare with what the trained network said of them.
+
+def verify(bundle: Bundle, precision: str, backend: Backend, references: Path | None = None) -> Parity:
+    """Run reference samples through engines and compare with what the trained network said of them.
+
+    Args:
+        bundle: What to verify.
+        precision: Of its engines.
+        backend: What builds and runs them.
+        references: File of `python -m compile --references`; None for the samples in the bundle.
 
     Raises:
         BundleError: the bundle does not have this precision.
         EngineError: an engine cannot be built or run here.
     """
     classifier = Classifier.from_bundle(bundle, precision, backend)
-    reference = bundle.reference()
+    reference = bundle.reference() if references is None else read_reference(references)
     recorded = record(classifier, tracked(reference.frames, f"verifying {precision}"))
     return compare(precision, backend.name, reference, recorded, classifier.precision.thresholds.values)
 

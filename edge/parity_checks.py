@@ -28,7 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def parity(precision: str, request: pytest.FixtureRequest) -> Parity:
     """Return the comparison of one precision; each is made once."""
-    return _parity(request.config.getoption("--bundle"), precision, request.config.getoption("--backend"))
+    option = request.config.getoption
+    return _parity(option("--bundle"), precision, option("--backend"), option("--references"))
 
 
 def test_exit_is_within_tolerance(parity: Parity, exit_index: int) -> None:
@@ -44,5 +45,6 @@ def test_samples_leave_at_the_same_exit(parity: Parity) -> None:
 
 
 @lru_cache
-def _parity(path: str, precision: str, backend: str) -> Parity:
-    return verify(Bundle.open(Path(path)), precision, backend_named(backend))
+def _parity(path: str, precision: str, backend: str, references: str | None) -> Parity:
+    file = Path(references) if references else None
+    return verify(Bundle.open(Path(path)), precision, backend_named(backend), file)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a table needs none of what the results were made with, and 
     from edge.building import Build
     from edge.bundle import Bundle
     from edge.doctor import Finding
+    from edge.manifest import Thresholds
     from edge.parity import Parity
 
 
@@ -28,6 +29,19 @@ def print_bundle(bundle: Bundle) -> None:
             rows.append((name, index, f"{exit_.macs / 1e6:.2f} M", share, f"{segment.int8_macs_share:.1%}", threshold))
     columns = ("precision", "exit", "MACs", "share", "int8 conv MACs", "threshold")
     print_table(f"{manifest.name}: {len(manifest.labels)} classes, input {manifest.input.shape}", columns, rows)
+    for name, precision in manifest.precisions.items():
+        print(f"{name}: {_promised(precision.thresholds)}")
+        for note in precision.notes:
+            print(f"  {note}")
+
+
+def _promised(thresholds: Thresholds) -> str:
+    """Say what thresholds promise."""
+    limit = f"{thresholds.limit:g} ms" if thresholds.bounded == "mean_ms" else f"{thresholds.limit:.2%}"
+    what = f"{thresholds.bounded.replace('_', ' ')} at most {limit}"
+    level = "" if thresholds.confidence_level is None else f" with confidence {thresholds.confidence_level:.0%}"
+    how = "on the samples fitted to" if thresholds.method == "none" else f"by {thresholds.method}{level}"
+    return f"{what} {how}, {thresholds.samples} samples"
 
 
 def _threshold(value: float) -> str:

@@ -81,9 +81,12 @@ def _configured(trt: ModuleType, builder: Any, network: Any, order: TensorRtOrde
     if order.target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, order.target), 0)
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the file says
     kept = order.build.timing_cache
-    timings = config.create_timing_cache(kept.read_bytes() if kept.exists() else b"")
-    config.set_timing_cache(timings, ignore_mismatch=False)
+    for timings in (kept.read_bytes() if kept.exists() else b"", b""):
+        cache = config.create_timing_cache(timings)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            break  # else they are damaged, or another version's
     return config
 
 

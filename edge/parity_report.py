@@ -1,0 +1,76 @@
+"""The comparison of engines with the trained network as a page to sign a release by."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from edge.bundle import Bundle
+from edge.machine import conditions
+from edge.parity import TOLERANCES, Parity
+
+LIMITS = {
+    "max_abs_logit_error": "largest logit error",
+    "top1_agreement": "top-1 agreement, at least",
+    "exit_index_agreement": "same exit, at least",
+    "exit_share_drift": "exit share drift",
+    "accuracy_loss": "accuracy loss",
+}
+
+
+def markdown(bundle: Bundle, results: Sequence[Parity]) -> str:
+    """Return the report: the verdict first, then what it rests on."""
+    manifest, machine = bundle.manifest, conditions()
+    passed = all(result.passed for result in results)
+    libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
+    where = machine["board"] or machine["cpu"]
+    when = datetime.now(timezone.utc)
+    lines = [
+        f"# {manifest.name}: engines {'match' if passed else 'DO NOT match'} the trained network",
+        "",
+        f"{results[0].samples} reference samples, {when:%Y-%m-%d %H:%M} UTC, on {where}. {libraries}.",
+        "",
+    ]
+    for result in results:
+        lines += _section(result)
+    lines += [
+        "## Tolerances",
+        "",
+        *_table(["", *LIMITS.values()], [_limits(name) for name in _precisions(results)]),
+        "",
+    ]
+    lines += ["## Files", "", *(f"- `{name}` {digest}" for name, digest in sorted(manifest.files.items())), ""]
+    return "\n".join(lines)
+
+
+def _section(result: Parity) -> list[str]:
+    columns = ["exit", "accuracy", "trained", "top-1 agrees", "exit agrees", "share", "drift", "logit error"]
+    rows = [
+        [
+            str(k),
+            f"{found.accuracy:.2%}",
+            f"{found.reference_accuracy:.2%}",
+            f"{found.top1_agreement:.2%}",
+            f"{found.exit_index_agreement:.2%}",
+            f"{found.exit_share:.1%}",
+            f"{found.exit_share_drift:.2%}",
+            f"{found.max_abs_logit_error:.2g}",
+        ]
+        for k, found in enumerate(result.exits)
+    ]
+    verdict = "Within tolerance" if result.passed else f"BEYOND tolerance, first in segment {result.first_diverging}"
+    same = f"{result.exit_index_agreement:.2%} of samples leave at the same exit"
+    found = [f"- {failure}" for failure in result.failures]
+    title = f"## {result.precision} on {result.backend}"
+    return [title, "", f"{verdict}: {same}.", "", *found, *[""][: len(found)], *_table(columns, rows), ""]
+
+
+def _limits(precision: str) -> list[str]:
+    tolerance = TOLERANCES[precision]
+    return [precision, *(f"{getattr(tolerance, name):g}" for name in LIMITS)]
+
+
+def _precisions(results: Sequence[Parity]) -> list[str]:
+    return list(dict.fromkeys(result.precision for result in results))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
