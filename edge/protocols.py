@@ -1,12 +1,12 @@
 """The seams: what a new engine, slot or frame source has to offer. Tests put their stand-ins here."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
-from edge.engines.order import BuildOrder
 from edge.manifest import SegmentSpec
 
 
@@ -19,6 +19,21 @@ class Prediction(NamedTuple):
     exit_index: int
     probability: float
     """The same at the exit's temperature: how often such answers are right."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """One segment to make an engine of, and where what is built goes."""
+
+    segment: Path
+    batch: int | None
+    """Images at once; None leaves it free."""
+    engine: Path
+    """File to write the engine to."""
+    layers: Path
+    """File for the library's own description of the engine, where it has one."""
+    timing_cache: Path
+    """File in which kernels' timings are kept from one build to the next, where the library times any."""
 
 
 class Engine(Protocol):

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.console import busy
-from edge.engines.order import BuildOrder
 from edge.errors import EngineError
 from edge.files import folder_aside, folder_locked, sha256_of
 from edge.manifest import SegmentSpec
-from edge.protocols import Backend, Engine
+from edge.protocols import Backend, BuildOrder, Engine
 
 ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
 

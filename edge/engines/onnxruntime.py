@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.engines.order import BuildOrder
 from edge.errors import EngineError
 from edge.machine import cpu_identity
 from edge.manifest import SegmentSpec
+from edge.protocols import BuildOrder
 
 
 class OnnxRuntime:

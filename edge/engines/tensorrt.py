@@ -7,11 +7,10 @@ import tensorrt as trt
 
 from edge.cuda.device import device_facts
 from edge.engines.child import build_in_child
-from edge.engines.order import BuildOrder
 from edge.engines.tensorrt_builder import WORKSPACE_BYTES, TensorRtOrder
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
-from edge.protocols import Engine
+from edge.protocols import BuildOrder, Engine
 
 
 class TensorRt:

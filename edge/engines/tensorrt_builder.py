@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from edge.engines.order import BuildOrder
 from edge.errors import EngineError
 from edge.files import write_file
+from edge.protocols import BuildOrder
 
 WORKSPACE_BYTES = 1 << 30
 FREE_BATCH = (1, 8, 32)
