@@ -1,0 +1,122 @@
+"""`python -m compile.torch_tensorrt`: segments straight from torch to TensorRT engines, without ONNX between.
+
+For a desktop GPU on which Torch-TensorRT is installed, in fp32 or fp16. Everything else goes by ONNX, which every
+TensorRT reads and a machine without a GPU can check.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from compile.export import cut_names
+from edge.console import PASSED, busy, run_main
+from edge.errors import CheckpointError, EngineError
+from edge.files import write_file
+from edge.manifest import InputSpec
+from edge.training.checkpoint import read_checkpoint
+from edge.training.network import MultiExitNetwork, Stages
+
+
+class SegmentModule(nn.Module):
+    """A stage with its exit's head and decision: the segment contract in torch."""
+
+    def __init__(self, network: MultiExitNetwork, index: int, *, half: bool) -> None:
+        """Take one stage and head out of a network.
+
+        Raises:
+            CheckpointError: the network's stages are no modules in a row.
+        """
+        super().__init__()
+        if not isinstance(network.backbone, Stages):
+            raise CheckpointError("this backbone's stages cannot be taken apart in torch; compile it by way of ONNX")
+        self.dtype = torch.float16 if half else torch.float32
+        self.stage = network.backbone.stages[index].to(self.dtype)
+        self.head = network.heads[index].to(self.dtype)
+        self.is_last = index == len(network.heads) - 1
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Take the cut before (segment 0: the image) and the threshold; return cut, logits, confidence, label, exit."""
+        entering, threshold = (tensors, None) if self.is_last else (tensors[:-1], tensors[-1])
+        produced = self.stage(*(tensor.to(self.dtype) for tensor in entering))
+        cut = produced if isinstance(produced, tuple) else (produced,)
+        logits = self.head(cut[0])[0].float()
+        confidence = logits.softmax(dim=-1).amax(dim=-1)
+        answer = (logits, confidence, logits.argmax(dim=-1).int())
+        return answer if threshold is None else (*cut, *answer, confidence >= threshold)
+
+
+def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> list[bytes]:
+    """Return each segment as a serialised TensorRT engine for batch 1, its tensors named as in a bundle.
+
+    Raises:
+        CheckpointError: the network's stages are no modules in a row.
+        EngineError: Torch-TensorRT or a GPU is missing.
+    """
+    library = _library()
+    tensors: tuple[Tensor, ...] = (torch.zeros(1, *spec.shape),)
+    engines = []
+    for index in range(len(network.heads)):
+        module = SegmentModule(network, index, half=half).eval()
+        inputs = tensors if module.is_last else (*tensors, torch.ones(1))
+        with torch.no_grad():
+            outputs = module(*inputs)
+        cuts = [] if module.is_last else list(outputs[:-4])
+        program = torch.export.export(module.cuda(), tuple(tensor.cuda() for tensor in inputs))
+        engines.append(
+            library.dynamo.convert_exported_program_to_serialized_trt_engine(
+                program,
+                arg_inputs=list(program.example_inputs[0]),
+                disable_tf32=True,
+                max_aux_streams=0,
+                require_full_compilation=True,
+                arg_input_binding_names=input_names(index, len(tensors), is_last=module.is_last),
+                output_binding_names=output_names(index, len(cuts), is_last=module.is_last),
+            )
+        )
+        tensors = tuple(cuts)
+    return engines
+
+
+def input_names(index: int, entering: int, *, is_last: bool) -> list[str]:
+    """Return what a segment's inputs are called."""
+    names = ["image"] if index == 0 else cut_names(index - 1, entering)
+    return names if is_last else [*names, f"threshold_{index}"]
+
+
+def output_names(index: int, leaving: int, *, is_last: bool) -> list[str]:
+    """Return what a segment's outputs are called."""
+    answer = [f"{kind}_{index}" for kind in ("logits", "confidence", "label")]
+    return answer if is_last else [*cut_names(index, leaving), *answer, f"exit_{index}"]
+
+
+def _library() -> ModuleType:
+    if not torch.cuda.is_available():
+        raise EngineError("Torch-TensorRT builds on an NVIDIA GPU, and torch finds none here; use `edge build`")
+    try:
+        return importlib.import_module("torch_tensorrt")
+    except ImportError as error:
+        raise EngineError(f"Torch-TensorRT is not installed ({error}); pip install torch-tensorrt") from error
+
+
+def main() -> int:
+    """Build as the command line says."""
+    new = argparse.ArgumentParser(prog="python -m compile.torch_tensorrt", description="Engines straight from torch.")
+    new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
+    new.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for segment_0.engine and so on")
+    new.add_argument("--half", action="store_true", help="fp16 instead of fp32")
+    arguments = new.parse_args()
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    with busy("building"):
+        engines = segment_engines(checkpoint.network(), checkpoint.input, half=arguments.half)
+    for index, engine in enumerate(engines):
+        write_file(arguments.output / f"segment_{index}.engine", engine)
+    print(f"wrote {len(engines)} engines to {arguments.output}")
+    return PASSED
+
+
+if __name__ == "__main__":
+    run_main(main)
