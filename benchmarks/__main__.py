@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from calibration.arguments import add_promise_arguments, promise_of
 from edge.console import PASSED, run_main
 from edge.errors import DataError
 
@@ -30,6 +31,14 @@ def papers(arguments: argparse.Namespace) -> int:
 
     folder = Path("runs/papers-quick" if arguments.quick else "runs/papers")
     run_papers(arguments.output or folder, quick=arguments.quick)
+    return PASSED
+
+
+def quantisation(arguments: argparse.Namespace) -> int:
+    """Compile trained networks in every precision and compare."""
+    from benchmarks.quantisation import run_quantisation
+
+    run_quantisation(arguments.checkpoints, arguments.output, promise_of(arguments))
     return PASSED
 
 
@@ -81,6 +90,13 @@ def parser() -> argparse.ArgumentParser:
         help="folder for everything; finished networks in it are kept (default: runs/papers...)",
     )
     one.set_defaults(verb=papers)
+    one = verbs.add_parser("quantisation", help="what each precision does to trained networks")
+    one.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of `python -m edge.training`")
+    one.add_argument(
+        "--output", type=Path, default=Path("runs/quantisation"), metavar="DIR", help="default: %(default)s"
+    )
+    add_promise_arguments(one)
+    one.set_defaults(verb=quantisation)
     one = verbs.add_parser("risk", help="how often the promises of fitted thresholds are broken, in a simulation")
     one.add_argument("bundle", type=Path, metavar="BUNDLE", help="its threshold-fitting split is the pool")
     one.add_argument("--precision", default="int8", help="whose scores (default: %(default)s)")
