@@ -15,6 +15,7 @@ from compile.cut import cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
 from compile.material import Material, material_of
+from compile.plot import draw_trade_offs
 from compile.precisions import USUAL, in_precision
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
 from edge.classifier import Classifier
@@ -27,7 +28,7 @@ from edge.recording import record
 from edge.scores import LabelledScores, segments_digest, write_scores
 from edge.training.checkpoint import Checkpoint
 
-REFERENCE, SAMPLES = "reference.npz", "samples.npz"
+REFERENCE, SAMPLES, TRADE_OFFS = "reference.npz", "samples.npz", "trade_offs.png"
 CHECKED_SAMPLES = 16
 TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
 
@@ -63,15 +64,18 @@ def compile_bundle(
         with busy("exporting"):
             whole = export_onnx(checkpoint.network(), checkpoint.input)
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
-        specs = {}
+        macs, specs = [exit_.macs for exit_ in exits], {}
         for precision in dict.fromkeys(precisions):
             model, notes = in_precision(precision, whole, material, method)
-            spec = cut_and_written(folder, precision, model, material)
-            found = scored(folder, precision, spec, material)
-            macs, split = [exit_.macs for exit_ in exits], material.checkpoint.splits["thresholds"].fingerprint
-            thresholds = fit_thresholds(found.scores, found.truth, macs, promise, split)
-            temperatures = fit_temperatures(found.logits, found.truth)
-            specs[precision] = dataclasses.replace(spec, thresholds=thresholds, temperatures=temperatures, notes=notes)
+            written = cut_and_written(folder, precision, model, material)
+            found = scored(folder, precision, written, material)
+            fitted = fit_thresholds(
+                found.scores, found.truth, macs, promise, checkpoint.splits["thresholds"].fingerprint
+            )
+            specs[precision] = dataclasses.replace(
+                written, thresholds=fitted, temperatures=fit_temperatures(found.logits, found.truth), notes=notes
+            )
+            draw_trade_offs(folder / precision / TRADE_OFFS, found, macs, fitted)
         write_references(folder / REFERENCE, material)
         if references is not None:
             with file_aside(references) as aside:
