@@ -1,12 +1,15 @@
 """One multi-exit graph to one segment per exit, each the same numbers as before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from onnx import ModelProto, helper
 
 from compile.graph import QUANTISERS, Graph, exit_count
 from edge.errors import CheckpointError
+
+RETYPERS = (*QUANTISERS, "Cast")
+"""What makes another type of a tensor, and nothing else."""
 
 
 class Segment(NamedTuple):
@@ -30,11 +33,12 @@ def cut_segments(model: ModelProto) -> list[Segment]:
     exits = exit_count(model)
     handed_over: list[list[str]] = []
     for index in range(exits - 1):
-        handed_over.append([border_of(graph, name) for name in _cut_outputs(model, index)])
+        later = [output.name for output in model.graph.output if output.name in _answers(range(index + 1, exits))]
+        handed_over.append(borders_of(graph, _cut_outputs(model, index), later))
     segments = []
     for index in range(exits):
         entering = handed_over[index - 1] if index else ["image"]
-        outputs = [output.name for output in model.graph.output if _belongs_to(output.name, index)]
+        outputs = [output.name for output in model.graph.output if output.name in _answers([index])]
         leaving = handed_over[index] if index < exits - 1 else []
         thresholds = [f"threshold_{index}"] if index < exits - 1 else []
         segments.append(_slice(graph, [*entering, *thresholds], [*leaving, *outputs], f"segment {index}"))
@@ -50,17 +54,39 @@ def whole_network(model: ModelProto) -> Segment:
     return _slice(Graph(model), ["image"], outputs, "the whole network")
 
 
-def border_of(graph: Graph, cut: str) -> str:
-    """Return the tensor to hand over for a cut: what the next segment reads, int8 or fp16 where it reads that."""
-    producer = graph.producer[cut]
-    if producer.op_type == "Cast":  # only the graph's own output is fp32
-        return border_of(graph, str(producer.input[0]))
-    if producer.op_type == "DequantizeLinear":
-        return str(producer.input[0])
-    readers = graph.consumers.get(cut, [])
-    if len(readers) == 1 and readers[0].op_type == "QuantizeLinear":
-        return str(readers[0].output[0])
-    return cut
+def borders_of(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) -> list[str]:
+    """Return the tensor to hand over for each tensor of a cut: the last one that all that reads it later has in common.
+
+    Quantisers and casts make several tensors of one; which of them is read later depends on the precision there.
+    Where it is a dequantised one, the int8 tensor is handed over.
+    """
+    aliases = {cut: _aliases(graph, cut) for cut in cuts}
+    ends = [name for names in aliases.values() for name in names]
+    read = {name for node in graph.ancestors(later_outputs, stop=ends) for name in node.input}
+    borders = []
+    for names in aliases.values():
+        paths = [_path_to(graph, names[0], name) for name in names if name in read]
+        common = [tensors[0] for tensors in zip(*paths, strict=False) if len(set(tensors)) == 1][-1]
+        maker = graph.producer.get(common)
+        borders.append(maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else common)
+    return borders
+
+
+def _aliases(graph: Graph, cut: str) -> list[str]:
+    """Return the tensors that are a cut's in one type or another, the first one made at the head."""
+    while (maker := graph.producer[cut]).op_type in RETYPERS:
+        cut = maker.input[0]
+    names = [cut]
+    for name in names:  # grows while it is walked
+        names += [node.output[0] for node in graph.consumers.get(name, []) if node.op_type in RETYPERS]
+    return names
+
+
+def _path_to(graph: Graph, first: str, name: str) -> list[str]:
+    path = [name]
+    while path[-1] != first:
+        path.append(graph.producer[path[-1]].input[0])
+    return path[::-1]
 
 
 def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
@@ -125,8 +151,8 @@ def _cut_outputs(model: ModelProto, index: int) -> list[str]:
     return [name for name in names if name == f"cut_{index}" or name.startswith(f"cut_{index}_")]
 
 
-def _belongs_to(output: str, index: int) -> bool:
-    return output in {f"{kind}_{index}" for kind in ("logits", "confidence", "label", "exit", "attention")}
+def _answers(exits: Iterable[int]) -> set[str]:
+    return {f"{kind}_{k}" for k in exits for kind in ("logits", "confidence", "label", "exit", "attention")}
 
 
 def _rename_borders(segments: Sequence[Segment], model: ModelProto, handed_over: Sequence[Sequence[str]]) -> None:

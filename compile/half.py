@@ -51,16 +51,14 @@ def _check_finite(half: ModelProto, samples: NDArray[np.float32]) -> None:
     """Compute every fp16 tensor: an infinite one inside may leave the logits finite, and wrong."""
     watched, graph = ModelProto(), Graph(half)
     watched.CopyFrom(half)
-    names = [
-        name
-        for name, value in graph.values.items()
-        if name in graph.producer and value.type.tensor_type.elem_type == TensorProto.FLOAT16
-    ]
+    made = [name for node in graph.nodes for name in node.output]  # in order: the first that overflows is the cause
+    names = [name for name in made if graph.values[name].type.tensor_type.elem_type == TensorProto.FLOAT16]
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     evaluate = Evaluator(watched)
     for sample in samples:
-        for name, values in evaluate({"image": sample[None]}).items():
-            if not np.isfinite(values).all():
+        tensors = evaluate({"image": sample[None]})
+        for name in names:
+            if not np.isfinite(tensors[name]).all():
                 node = graph.producer[name]
                 raise CheckpointError(
                     f"{name}, made by {node.name} ({node.op_type}), is too large for fp16 on a calibration image; "

@@ -1,0 +1,238 @@
+"""The names of TensorRT that our source uses, and which releases have them: `tensorrt_names.json`.
+
+To write it again, after a new name was used:
+
+    pip download --no-deps --dest WHEELS tensorrt-cu12-bindings==VERSION    (for each VERSION the table has)
+    python tests/tensorrt_names.py WHEELS [--python PYTHON]
+
+The released bindings are asked themselves. A binding is a Python extension that needs TensorRT's libraries only to be
+called; to be imported it is content with empty ones, which are made here with cc. PYTHON must be of the version that
+the wheels are for; no GPU is needed.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).with_suffix(".json")
+SOURCE = Path(__file__).parents[1] / "edge"
+MODULES = ("tensorrt", "tensorrt_rtx")
+UNTYPED = ("Any", "ModuleType")
+"""How those of our parameters are annotated that hold things of TensorRT."""
+NOT_TENSORRT = {"exists", "last_error", "lower", "pop", "read_bytes", "segment"}
+"""Python's or ours, among the attributes of variables whose type cannot be seen."""
+RTX_ONLY = {
+    ".num_compute_capabilities",
+    ".set_compute_capability",
+    "ComputeCapability",
+    "ComputeCapability.__members__",
+}
+CONTROLS = ("BuilderFlag.FP16", ".build_engine_with_config", ".num_bindings", ".set_timing_cache(mismatch)", ".set_tim")
+"""Names that not all releases have, or none."""
+
+
+def sources() -> list[Path]:
+    """Return our files in which TensorRT is spoken."""
+    files = sorted(path for folder in ("engines", "cuda") for path in (SOURCE / folder).rglob("*.py"))
+    return [path for path in files if _speaks_tensorrt(ast.parse(path.read_text()))]
+
+
+def used_names(source: str) -> tuple[set[str], set[str]]:
+    """Return the names of TensorRT that Python code uses, and those of them it looks for before it does.
+
+    `A.b` is an attribute of the module's A, `.b` of any class, `.b(c)` a keyword argument.
+    """
+    reader = _Reader()
+    reader.visit(ast.parse(source))
+    return reader.names, reader.probed
+
+
+def has_name(module: Any, name: str) -> bool:
+    """Return whether a module of the TensorRT family has a name that `used_names` gave."""
+    path, _, keyword = name.rstrip(")").partition("(")
+    found = _of_any_class(module, path[1:]) if path.startswith(".") else _of_module(module, path.split("."))
+    return any(not keyword or _takes(item, keyword) for item in found)
+
+
+class _Reader(ast.NodeVisitor):
+    """Collects names; `ours` are variables that hold nothing of TensorRT, `modules` those that hold it itself."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.probed: set[str] = set()
+        self.ours: set[str] = set()
+        self.modules: set[str] = set()
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            (self.modules if alias.name in MODULES else self.ours).add(bound)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            if node.module in MODULES:
+                self.names.add(alias.name)
+            else:
+                self.ours.add(alias.asname or alias.name)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        match node:
+            case ast.Assign([ast.Name(variable)], ast.Call(ast.Attribute(ast.Name("importlib"), "import_module"))):
+                self.modules.add(variable)
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        before = set(self.ours), set(self.modules)
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+            kind = ast.unparse(argument.annotation) if argument.annotation else "Any"
+            self.ours.discard(argument.arg)
+            if kind not in UNTYPED:
+                self.ours.add(argument.arg)
+            elif kind == "ModuleType":
+                self.modules.add(argument.arg)
+        for statement in node.body:
+            self.visit(statement)
+        self.ours, self.modules = before
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for base in map(self._name, node.bases):
+            methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef)]
+            self.names |= {f"{base}.{method}" for method in methods if base and not method.startswith("_")}
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if name := self._name(node):
+            self.names.add(name)
+        if not self._is_of_module(node):
+            self.visit(node.value)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        if name := self._name(node.func):
+            self.names |= {f"{name}({keyword.arg})" for keyword in node.keywords}
+        match node:
+            case ast.Call(ast.Name("getattr" | "hasattr" as how), [thing, ast.Constant(str(attribute)), *default]):
+                name = self._name(ast.Attribute(thing, attribute))
+                self.names |= {name} if name else set()
+                self.probed |= {name} if name and (default or how == "hasattr") else set()
+        self.generic_visit(node)
+
+    def _name(self, node: ast.expr) -> str | None:
+        """Return the name an expression ends in, if it is one of TensorRT's."""
+        if not isinstance(node, ast.Attribute):
+            return None
+        if self._is_of_module(node):
+            return ast.unparse(node).partition(".")[2]
+        root = _root(node)
+        is_own_field = isinstance(node.value, ast.Name) and node.value.id == "self"
+        is_ours = isinstance(root, ast.Constant | ast.JoinedStr) or (
+            isinstance(root, ast.Name) and root.id in self.ours
+        )
+        if is_own_field or is_ours or node.attr.startswith("_") or node.attr in NOT_TENSORRT:
+            return None
+        return f".{node.attr}"
+
+    def _is_of_module(self, node: ast.Attribute) -> bool:
+        value = node.value
+        while isinstance(value, ast.Attribute):
+            value = value.value
+        return isinstance(value, ast.Name) and value.id in self.modules
+
+
+def _root(node: ast.expr) -> ast.expr:
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node
+
+
+def _speaks_tensorrt(tree: ast.Module) -> bool:
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return not imported.isdisjoint(MODULES) or any(isinstance(n, ast.Name) and n.id == "trt" for n in ast.walk(tree))
+
+
+def _of_module(module: Any, path: list[str]) -> list[Any]:
+    for part in path:
+        if not hasattr(module, part):
+            return []
+        module = getattr(module, part)
+    return [module]
+
+
+def _of_any_class(module: Any, name: str) -> list[Any]:
+    return [vars(base)[name] for found in set(_classes(module)) for base in found.__mro__[:-1] if name in vars(base)]
+
+
+def _classes(owner: Any) -> Iterator[type]:
+    for value in vars(owner).values():
+        if isinstance(value, type) and "tensorrt" in value.__module__:
+            yield value
+            if value is not owner:
+                yield from _classes(value)
+
+
+def _takes(function: Any, keyword: str) -> bool:
+    """Return whether a signature that pybind11 wrote has an argument."""
+    signatures = re.findall(r"^(?: *\d+\. )?\w+\((.*)\) -> ", str(function.__doc__), re.MULTILINE)
+    return any(re.search(rf"(^|, ){keyword}: ", signature) for signature in signatures)
+
+
+def ask_wheel(wheel: Path, python: str, names: Collection[str]) -> list[str]:
+    """Return those of the names that the binding in a wheel has."""
+    ask = "import json, sys, tensorrt_bindings, tensorrt_names as t; "
+    ask += "print(json.dumps([name for name in json.load(sys.stdin) if t.has_name(tensorrt_bindings, name)]))"
+    with tempfile.TemporaryDirectory() as folder:
+        zipfile.ZipFile(wheel).extractall(folder)
+        _make_libraries(Path(folder), Path(folder) / "tensorrt_bindings" / "tensorrt.so")
+        env = {**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": f"{folder}:{Path(__file__).parent}"}
+        command = [python, "-c", ask]
+        done = subprocess.run(command, input=json.dumps(sorted(names)), env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{wheel.name} cannot be imported by {python}: {done.stderr}\nname a Python of its version: --python")
+    return [str(name) for name in json.loads(done.stdout)]
+
+
+def _make_libraries(folder: Path, binding: Path) -> None:
+    """Make libraries that have the functions a binding wants, none of which does anything."""
+    wanted = subprocess.run(["nm", "-D", "--undefined-only", binding], check=True, capture_output=True, text=True)
+    symbols = re.findall(r" U (\w+)$", wanted.stdout, re.MULTILINE)
+    functions = [name for name in symbols if re.search("Nv|Infer|Plugin", name)]
+    (folder / "none.c").write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in functions))
+    needed = subprocess.run(["readelf", "-d", binding], check=True, capture_output=True, text=True)
+    for library in re.findall(r"\[(libnv\S+)\]", needed.stdout):
+        options = ["-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library]
+        subprocess.run(["cc", folder / "none.c", *options], check=True)
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description="Write which TensorRT releases have the names we use.")
+    parser.add_argument("wheels", type=Path, help="folder of tensorrt-cu12-bindings wheels")
+    parser.add_argument("--python", default=sys.executable, help="Python that the wheels are for (default: this one)")
+    arguments = parser.parse_args()
+    names = set().union(*(used_names(path.read_text())[0] for path in sources()))
+    wheels = {path.name.split("-")[1]: path for path in arguments.wheels.glob("tensorrt_cu12_bindings-*.whl")}
+    versions = sorted(wheels, key=lambda version: [int(part) for part in version.split(".")])
+    found = {version: ask_wheel(wheels[version], arguments.python, {*names, *CONTROLS}) for version in versions}
+    has = {name: [version for version in versions if name in found[version]] for name in sorted({*names, *CONTROLS})}
+    digests = {version: hashlib.sha256(wheels[version].read_bytes()).hexdigest() for version in versions}
+    table = {
+        "wheels": {version: {"file": wheels[version].name, "sha256": digests[version]} for version in versions},
+        "names": {name: has[name] for name in sorted(names)},
+        "controls": {name: has[name] for name in CONTROLS},
+    }
+    TABLE.write_text(json.dumps(table, indent=2) + "\n")
+    print(f"wrote {TABLE}: {len(names)} names in {', '.join(versions)}")
+
+
+if __name__ == "__main__":
+    main()

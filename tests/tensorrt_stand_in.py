@@ -1,0 +1,365 @@
+"""A stand-in for the module `tensorrt`: it parses, builds and reads back, refuses illegal use, fails when told to.
+
+Its models are JSON: `{"inputs": {"image": [-1, 3, 16, 16]}, "kernels": ["conv"], "trouble": "hang"}`, the trouble being
+one of `TROUBLES` or left out. So what is to go wrong travels with the file, into a build's own process too. Wrong types
+are a `TypeError`, as with pybind11. What the real library would answer with an error in its log, where our code has no
+business to ask, is an `IllegalUseError`.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__version__ = "10.3.0"
+
+DEVICE = "stand-in GPU"
+"""Whose timings are good for it."""
+TROUBLES = (
+    "unparsable", "unparsable without a word", "unbuildable", "unbuildable without a word", "unreadable engine",
+    "exception", "hang", "exit 0", "exit 3", "SIGKILL", "SIGSEGV",
+)  # fmt: skip
+WITHOUT_CUDA = "STAND_IN_WITHOUT_CUDA"
+"""Variable that, where it is set, lets no builder come to be."""
+NO_KERNEL = "Error Code 10: could not find any implementation for node conv"
+
+
+class IllegalUseError(AssertionError):
+    """The library is used in a way that it does not allow."""
+
+
+def legal(condition: bool, why: str) -> None:
+    if not condition:
+        raise IllegalUseError(why)
+
+
+def typed(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"incompatible function arguments: {what} is {value!r}")
+    return value
+
+
+class NetworkDefinitionCreationFlag(IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class MemoryPoolType(IntEnum):
+    WORKSPACE = 0
+
+
+class BuilderFlag(IntEnum):
+    TF32 = 6
+
+
+class ProfilingVerbosity(IntEnum):
+    LAYER_NAMES_ONLY = 0
+    DETAILED = 2
+
+
+class LayerInformationFormat(IntEnum):
+    ONELINE = 0
+    JSON = 1
+
+
+class _Base:
+    """What is written in C++ and derived from in Python: pybind11 insists on its __init__."""
+
+    def __init__(self) -> None:
+        self._is_constructed = True
+
+    @classmethod
+    def _derived(cls, value: Any) -> Any:
+        if not hasattr(typed(value, cls, cls.__name__), "_is_constructed"):
+            raise TypeError(f"{cls.__name__}.__init__() must be called when overriding __init__")
+        return value
+
+
+class ILogger(_Base):
+    class Severity(IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+
+    INTERNAL_ERROR, ERROR, WARNING = Severity
+
+
+class IProgressMonitor(_Base):
+    pass
+
+
+class IHostMemory:
+    __slots__ = ("_content",)
+
+    def __init__(self, content: Any) -> None:
+        self._content = json.dumps(content).encode()
+
+    def __bytes__(self) -> bytes:
+        return self._content
+
+
+class ITensor(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+
+
+class INetworkDefinition:
+    __slots__ = ("_builder", "_is_built", "_model")
+
+    def __init__(self, builder: "Builder") -> None:
+        self._builder, self._is_built = builder, False
+        self._model: dict[str, Any] = {}
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._inputs())
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs()[index]
+
+    def _inputs(self) -> list[ITensor]:
+        legal(bool(self._model), "nothing was parsed into this network")
+        return [ITensor(name, tuple(shape)) for name, shape in self._model["inputs"].items()]
+
+
+class ParserError:
+    def __init__(self, node: int, operator: str, description: str) -> None:
+        self._node, self._operator, self._description = node, operator, description
+
+    def desc(self) -> str:
+        return self._description
+
+    def line(self) -> int:
+        return 73
+
+    def node(self) -> int:
+        return self._node
+
+    def node_operator(self) -> str:
+        return self._operator
+
+
+class OnnxParser:
+    __slots__ = ("_errors", "_network")
+
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        self._network = typed(network, INetworkDefinition, "network")
+        ILogger._derived(logger)
+        self._errors: list[ParserError] = []
+
+    @property
+    def num_errors(self) -> int:
+        return len(self._errors)
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse_from_file(self, model: str) -> bool:
+        legal(not self._network._is_built, "the network was built already")
+        legal(not self._network._model and not self._errors, "a model was parsed already")
+        try:
+            content = json.loads(Path(typed(model, str, "model")).read_bytes())
+        except (OSError, ValueError):
+            self._errors = [ParserError(-1, "", "Failed to parse the ONNX model.")]
+            return False
+        trouble = content.get("trouble", "")
+        legal(not trouble or trouble in TROUBLES, f"there is no trouble {trouble!r}")
+        if trouble == "unparsable":
+            self._errors = [ParserError(7, "Magic", "no importer"), ParserError(9, "Wand", "no importer either")]
+        self._network._model = {} if trouble.startswith("unparsable") else content
+        return bool(self._network._model)
+
+
+class IOptimizationProfile:
+    __slots__ = ("_builder", "_shapes")
+
+    def __init__(self, builder: "Builder") -> None:
+        self._builder, self._shapes = builder, {}
+
+    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:  # noqa: A002
+        for shape in (min, opt, max):
+            [typed(size, int, f"{shape} of {typed(input, str, 'input')}") for size in shape]
+        if not all(0 <= low <= usual <= high for low, usual, high in zip(min, opt, max, strict=True)):
+            raise ValueError(f"shapes of {input} are inconsistent: {min}, {opt}, {max}")
+        self._shapes[input] = [list(min), list(opt), list(max)]
+
+    def _check(self, inputs: Sequence[ITensor]) -> None:
+        """Refuse free dimensions without a range, and ranges of others."""
+        for tensor in inputs:
+            for shape in self._shapes.get(tensor.name, [list(tensor.shape)] * 3):
+                pairs = zip(tensor.shape, shape, strict=True)
+                legal(all(size >= 0 and known in (-1, size) for known, size in pairs), f"{shape} for {tensor}")
+
+
+class ITimingCache:
+    __slots__ = ("_device", "_kernels")
+
+    def __init__(self, device: str, kernels: Sequence[str]) -> None:
+        self._device, self._kernels = device, list(kernels)
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory({"device": self._device, "kernels": self._kernels})
+
+
+class IBuilderConfig:
+    __slots__ = ("_builder", "_is_used", "_monitor", "_profiles", "_settings", "_timings")
+
+    def __init__(self, builder: "Builder") -> None:
+        self._builder, self._is_used = builder, False
+        self._settings: dict[str, int] = {"tf32": 1, "verbosity": ProfilingVerbosity.LAYER_NAMES_ONLY}
+        self._profiles: list[IOptimizationProfile] = []
+        self._monitor: Any = None
+        self._timings: ITimingCache | None = None
+
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+        self._set(typed(pool, MemoryPoolType, "pool").name.lower(), typed(pool_size, int, "pool_size"))
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self._set(typed(flag, BuilderFlag, "flag").name.lower(), 0)
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        legal(typed(profile, IOptimizationProfile, "profile")._builder is self._builder, "it is another builder's")
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        """Log an error of damaged timings and go on without, as the real library does."""
+        if not typed(serialized_timing_cache, bytes, "timings"):
+            return ITimingCache(DEVICE, [])
+        try:
+            return ITimingCache(**json.loads(serialized_timing_cache))
+        except (ValueError, TypeError):
+            self._builder._log.log(ILogger.ERROR, "The timing cache will not be used!")
+            return ITimingCache(DEVICE, [])
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        legal(not self._is_used and self._timings is None, "it has timings already")
+        if typed(cache, ITimingCache, "cache")._device == DEVICE or typed(ignore_mismatch, bool, "ignore_mismatch"):
+            self._timings = cache
+        return self._timings is cache
+
+    def get_timing_cache(self) -> ITimingCache | None:
+        return self._timings
+
+    def _set(self, name: str, value: int) -> None:
+        legal(not self._is_used, "an engine was built with it already")
+        self._settings[name] = value
+
+    def _set_monitor(self, monitor: IProgressMonitor) -> None:
+        self._monitor = IProgressMonitor._derived(monitor)
+
+    max_aux_streams = property(None, lambda self, count: self._set("aux_streams", typed(count, int, "count")))
+    profiling_verbosity = property(
+        None, lambda self, level: self._set("verbosity", typed(level, ProfilingVerbosity, "profiling_verbosity"))
+    )
+    progress_monitor = property(None, _set_monitor)
+
+
+class Builder:
+    __slots__ = ("_log",)
+
+    def __init__(self, logger: ILogger) -> None:
+        self._log = ILogger._derived(logger)
+        if os.environ.get(WITHOUT_CUDA):
+            self._log.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        flag = 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        legal(typed(flags, int, "flags") == flag, "the precision of the file would be lost")
+        return INetworkDefinition(self)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig(self)
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile(self)
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        inputs = typed(network, INetworkDefinition, "network")._inputs()
+        legal(network._builder is self, "the network is another builder's")
+        legal(typed(config, IBuilderConfig, "config")._builder is self, "the config is another builder's")
+        legal(not network._is_built and not config._is_used, "it was built already")
+        legal(len(config._profiles) == 1, f"there are {len(config._profiles)} profiles")
+        config._profiles[0]._check(inputs)
+        network._is_built = config._is_used = True
+        return self._build(network._model, config)
+
+    def _build(self, model: dict[str, Any], config: IBuilderConfig) -> IHostMemory | None:
+        trouble, kernels, timings = model.get("trouble", ""), model["kernels"], config._timings
+        timed = [kernel for kernel in kernels if timings is None or kernel not in timings._kernels]
+        if trouble.startswith("unbuildable"):
+            if trouble == "unbuildable":
+                self._log.log(ILogger.ERROR, NO_KERNEL)
+            return None
+        config._monitor.phase_start("Building engine", None, len(kernels))
+        for step in range(len(kernels)):
+            config._monitor.phase_start("Timing", "Building engine", 1)
+            config._monitor.step_complete("Timing", 0)
+            config._monitor.phase_finish("Timing")
+            if not _goes_on(config._monitor, step):
+                self._log.log(ILogger.ERROR, "Error Code 7: BuildCanceled (Build canceled by user)")
+                return None
+            _suffer(trouble)
+        config._monitor.phase_finish("Building engine")
+        if timings is not None:
+            timings._kernels += timed
+        shapes = config._profiles[0]._shapes
+        return IHostMemory({"model": model, "shapes": shapes, "settings": config._settings, "timed": timed})
+
+
+class EngineInspector:
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._plan = plan
+
+    def get_engine_information(self, format: LayerInformationFormat) -> str:  # noqa: A002
+        typed(format, LayerInformationFormat, "format")
+        is_detailed = self._plan["settings"]["verbosity"] == ProfilingVerbosity.DETAILED
+        return json.dumps({"Layers": [{"Name": k} if is_detailed else k for k in self._plan["model"]["kernels"]]})
+
+
+class ICudaEngine:
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._plan = plan
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self._plan)
+
+
+class Runtime:
+    def __init__(self, logger: ILogger) -> None:
+        self._log = ILogger._derived(logger)
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
+        plan = json.loads(typed(serialized_engine, bytes, "engine"))
+        if plan["model"].get("trouble") == "unreadable engine":
+            self._log.log(ILogger.ERROR, "Error Code 1: the engine was built for another GPU")
+            return None
+        return ICudaEngine(plan)
+
+
+def _goes_on(monitor: IProgressMonitor, step: int) -> bool:
+    """Ask; an error in Python's answer is a no, as in the real library."""
+    try:
+        return typed(monitor.step_complete("Building engine", step), bool, "whether to go on")
+    except BaseException as error:
+        sys.stderr.write(f"[ERROR] Exception caught in step_complete(): {error!r}\n")
+        return False
+
+
+def _suffer(trouble: str) -> None:
+    """Do to a build what a model asks for."""
+    if trouble == "hang":
+        time.sleep(60)
+    elif trouble == "exception":
+        raise RuntimeError("std::bad_alloc")
+    elif trouble.startswith("exit "):
+        os._exit(int(trouble.removeprefix("exit ")))
+    elif trouble.startswith("SIG"):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), signal.Signals[trouble])
