@@ -1,6 +1,7 @@
 """Thresholds within a mean cost: the most accurate ones. They promise nothing about accuracy."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def fit_to_macs(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], s
         ThresholdError: no thresholds keep to it, or the scores are of another network.
     """
     check_scores(scores, truth, macs)
+    _check_budget(share)
     point = within_budget(scores, truth, macs, share)
     return Thresholds(point.thresholds, "mean_macs", share, "none", None, len(truth), split)
 
@@ -34,6 +36,7 @@ def fit_to_ms(
         ThresholdError: no thresholds keep to it, or the scores are of another network.
     """
     check_scores(scores, truth, costs_ms)
+    _check_budget(limit_ms)
     point = within_budget(scores, truth, costs_ms, limit_ms / sum(costs_ms))
     return Thresholds(point.thresholds, "mean_ms", limit_ms, "none", None, len(truth), split)
 
@@ -48,16 +51,24 @@ def measured_costs(bench: Path | None, precision: str, exits: int) -> list[float
         raise ThresholdError("a budget in milliseconds needs --bench FILE, what `edge bench BUNDLE --json` printed")
     try:
         measured = json.loads(bench.read_text())["precisions"][precision]
-        forced = [float(measured[f"exit {k} forced"]["latency_ms"]["mean"]) for k in range(exits)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = [name for name in measured if name.endswith(" forced")]
+        if names != [f"exit {k} forced" for k in range(exits)]:
+            raise ValueError(f"it has {', '.join(names) or 'no exits'}")
+        forced = [float(measured[name]["latency_ms"]["mean"]) for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ThresholdError(
             f"{bench} does not say how long each of the {exits} exits of {precision} takes ({error!r}); "
             "write it with `edge bench BUNDLE --json`"
         ) from error
     costs = np.diff(forced, prepend=0.0)
-    if (costs <= 0).any():
+    if not (costs > 0).all() or not np.isfinite(costs).all():
         raise ThresholdError(
             f"in {bench} a deeper exit of {precision} takes no longer than the one before: {forced} ms; "
             "measure again on an idle machine"
         )
     return costs.tolist()
+
+
+def _check_budget(budget: float) -> None:
+    if not 0 < budget < math.inf:
+        raise ThresholdError(f"the budget is {budget}; give a number above 0")

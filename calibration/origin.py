@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.errors import ThresholdError
@@ -36,11 +38,32 @@ def scores_to_fit(
             f"{file} was recorded with other segments than those of {' or '.join(wanted)} in {bundle.path}; "
             "record it again with this bundle"
         )
+    _check_shapes(bundle, recorded, file)
     _check_unused(bundle, recorded, file)
     yield names[0], recorded, f"recorded: {file.name}"
 
 
+def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
+    exits, classes, samples = len(bundle.manifest.exits), len(bundle.manifest.labels), len(recorded.truth)
+    shapes: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        "logits": (recorded.logits, (exits, samples, classes)),
+        "confidence": (recorded.scores.confidence, (exits, samples)),
+        "label": (recorded.scores.label, (exits, samples)),
+        "samples": (recorded.samples, (samples,)),
+    }
+    for name, (array, shape) in shapes.items():
+        if array.shape != shape or not np.issubdtype(array.dtype, np.number):
+            raise ThresholdError(f"{name} in {file} have shape {array.shape}, not {shape}; record the scores again")
+    if not np.issubdtype(recorded.truth.dtype, np.integer) or not set(recorded.truth.tolist()) <= set(range(classes)):
+        raise ThresholdError(f"{file} names classes that are none of the bundle's {classes}; record the scores again")
+
+
 def _check_unused(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
+    if copies := len(recorded.samples) - len(np.unique(recorded.samples)):
+        raise ThresholdError(
+            f"{copies} of the {len(recorded.samples)} samples in {file} are copies of others, which prove nothing; "
+            "record each image once"
+        )
     for split, samples in bundle.spoken_for().items():
         if shared := int(np.isin(recorded.samples, samples).sum()):
             raise ThresholdError(

@@ -116,10 +116,17 @@ CONFIDENT = ("betting", "hoeffding-bentkus")
 """Methods that promise with a confidence."""
 
 
-def fewest_samples(vouch: Voucher, limit: float, doubt: float) -> int:
-    """Return how many samples without any loss it takes to be vouched for."""
-    enough = next(count for count in (1 << power for power in range(1, 40)) if _lossless(vouch, count, limit, doubt))
-    few = enough // 2
+MOST_SAMPLES = 1 << 22
+"""Beyond which nobody is told a number."""
+
+
+def fewest_samples(vouch: Voucher, limit: float, doubt: float) -> int | None:
+    """Return how many samples without any loss it takes to be vouched for; None: more than `MOST_SAMPLES`."""
+    few, enough = 0, 1
+    while not _lossless(vouch, enough, limit, doubt):
+        few, enough = enough, 2 * enough
+        if enough > MOST_SAMPLES:
+            return None
     while enough - few > 1:
         middle = (few + enough) // 2
         few, enough = (few, middle) if _lossless(vouch, middle, limit, doubt) else (middle, enough)

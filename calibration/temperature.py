@@ -16,11 +16,15 @@ def fit_temperatures(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> t
         logits: Shape (exits, samples, classes).
         truth: True classes, shape (samples,).
     """
-    return tuple(_coldness(exit_logits.astype(np.float64), truth) ** -1 for exit_logits in logits)
+    return tuple(1 / _coldness(exit_logits.astype(np.float64), truth) for exit_logits in logits)
 
 
 def _coldness(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     """Return `1 / T` that minimises the mean negative log likelihood, which is convex in it, by golden sections."""
+    numbers = np.isfinite(logits).all(axis=1)  # a sample without numbers says nothing of the others
+    logits, truth = logits[numbers], truth[numbers]
+    if not len(truth):
+        return 1.0
     low, high = 1 / HOTTEST, HOTTEST
     for _ in range(STEPS):
         left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.operating_points import describe, operating_points
-from calibration.risk import CONFIDENT, RISKS, VOUCHERS, Losses, fewest_samples
+from calibration.risk import CONFIDENT, MOST_SAMPLES, RISKS, VOUCHERS, Losses, fewest_samples
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.manifest import Thresholds
@@ -55,7 +55,12 @@ def fit_thresholds(
     """
     _check(promise)
     check_scores(scores, truth, costs)
+    level = promise.confidence_level if promise.method in CONFIDENT else None
+    if len(costs) == 1:  # nothing to choose
+        return Thresholds((), promise.risk, promise.limit, promise.method, level, len(truth), split)
     choosing, judging = _shared_out(len(truth), promise)
+    if not len(choosing):
+        raise ThresholdError(_too_few(len(truth), promise))
     path = _path(_part(scores, choosing), truth[choosing], costs, promise)
     losses = _losses(_part(scores, judging), truth[judging], path, promise)
     vouched = VOUCHERS[promise.method](losses, promise.limit, promise.doubt)
@@ -63,7 +68,6 @@ def fit_thresholds(
         raise ThresholdError(_too_few(len(truth), promise))
     points = [describe(scores, truth, costs, point) for point, safe in zip(path, vouched, strict=True) if safe]
     best = min(points, key=lambda point: (point.cost_ratio, -point.accuracy))
-    level = promise.confidence_level if promise.method in CONFIDENT else None
     return Thresholds(best.thresholds, promise.risk, promise.limit, promise.method, level, len(truth), split)
 
 
@@ -123,8 +127,9 @@ def _losses(scores: Scores, truth: NDArray[np.int64], path: Sequence[NDArray[np.
 
 
 def _too_few(samples: int, promise: Promise) -> str:
-    needed = fewest_samples(VOUCHERS[promise.method], promise.limit, promise.doubt) * (1 if promise.shared else 2)
+    judging = fewest_samples(VOUCHERS[promise.method], promise.limit, promise.doubt)
+    takes = f"more than {MOST_SAMPLES}" if judging is None else str(judging if promise.shared else 2 * judging - 1)
     return (
         f"{samples} samples are too few to promise a risk of at most {promise.limit:g} by {promise.method!r}: it takes "
-        f"{needed}; bring more images, allow a higher risk, or ask for less confidence"
+        f"{takes}; bring more images, allow a higher risk (--limit), or promise less (--method expectation or none)"
     )

@@ -128,8 +128,8 @@ class HostSlot:
     def _probability(self, index: int) -> float:
         """Return the highest of `softmax(logits / temperature)`, which is 1 over its denominator."""
         with np.errstate(invalid="ignore", over="ignore"):  # infinite logits make NaN
-            np.multiply(self._logits[index], self._coldness[index], out=self._scratch)
-            self._scratch -= self._scratch.max()
+            np.subtract(self._logits[index], self._logits[index].max(), out=self._scratch)
+            self._scratch *= self._coldness[index]
             np.exp(self._scratch, out=self._scratch)
         return 1.0 / float(self._scratch.sum())
 

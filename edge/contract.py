@@ -37,8 +37,8 @@ def _precision_contradictions(manifest: Manifest, name: str, precision: Precisio
     if len(precision.segments) != exits:
         yield f"{name} has {len(precision.segments)} segments for {exits} exits"
         return
-    if len(precision.temperatures) != exits or not all(0 < t < math.inf for t in precision.temperatures):
-        yield f"{name} has temperatures {precision.temperatures}, it needs one above 0 for each of its {exits} exits"
+    if len(precision.temperatures) != exits or not all(0.01 <= t <= 100 for t in precision.temperatures):
+        yield f"{name} has temperatures {precision.temperatures}, an exit needs one from 0.01 to 100"
     if len(precision.thresholds.values) != exits - 1:
         yield f"{name} needs one threshold for each of its {exits - 1} early exits"
         return

@@ -22,6 +22,8 @@ from edge.console import WRONG_INPUT, run_main
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60.0
 """Seconds after which whatever a test waits for is taken not to come."""
+FEW_IMAGES = ("--method", "none", "--limit", "0.01")
+"""To fit thresholds to: they can promise nothing of others."""
 
 
 class Result(NamedTuple):
@@ -96,6 +98,18 @@ def full_disk(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@contextmanager
+def little_memory(free: int) -> Iterator[None]:
+    """Let this process have so many bytes more than it has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Wait until something has happened elsewhere."""
     deadline = time.monotonic() + PATIENCE
@@ -107,6 +121,16 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 def random_frames(count: int, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
     """Return BGR frames of noise, which no codec can shorten."""
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def class_folder(folder: Path, classes: tuple[str, ...], each: int = 2, size: int = 16, seed: int = 0) -> Path:
+    """Write images of noise, no two alike, into a subfolder for each class."""
+    frames = iter(random_frames(len(classes) * each, size, size, seed))
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for index in range(each):
+            cv2.imwrite(str(folder / name / f"{index}.png"), next(frames))
+    return folder
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray] | np.ndarray) -> Path:

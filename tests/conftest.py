@@ -38,8 +38,10 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
 
 @pytest.fixture(scope="session")
 def digits_bundle(digits_checkpoint: "Checkpoint", tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Return that network as a bundle in every precision."""
-    from compile.recipe import PRECISIONS, compile_bundle
+    """Return that network as a bundle in fp32 and int8."""
+    from calibration.thresholds import Promise
+    from compile.recipe import compile_bundle
 
     output = tmp_path_factory.mktemp("compiled") / "bundle"
-    return compile_bundle(digits_checkpoint, output, precisions=PRECISIONS, max_drop=0.01)
+    promise = Promise(limit=0.01, method="none")
+    return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), promise=promise)

@@ -17,6 +17,7 @@ import pytest
 from commands import (
     Result,
     call,
+    class_folder,
     complaint,
     contents,
     full_disk,
@@ -29,8 +30,10 @@ from commands import (
 
 from calibration.__main__ import main as calibration
 from edge.__main__ import main as edge
-from edge.bundle import MANIFEST, Bundle, write_scores
+from edge.bundle import MANIFEST, Bundle
 from edge.decision import Scores
+from edge.manifest import MANIFEST_VERSION
+from edge.scores import LabelledScores, write_scores
 
 if TYPE_CHECKING:
     from edge.training.checkpoint import Checkpoint
@@ -90,7 +93,20 @@ DAMAGES = [
     pytest.param(lambda b: (b / MANIFEST).write_bytes(b""), "manifest.json is not valid JSON", id="manifest empty"),
     pytest.param(lambda b: (b / MANIFEST).write_bytes(bytes(range(256))), "is not valid JSON", id="manifest binary"),
     pytest.param(lambda b: (b / MANIFEST).unlink() or (b / MANIFEST).mkdir(), MANIFEST, id="manifest a folder"),
-    pytest.param(manifest_edit(lambda m: m.update(version=2)), "manifest version 2, this installation", id="version"),
+    pytest.param(
+        manifest_edit(lambda m: m.update(version=MANIFEST_VERSION + 1)), "manifest version 3, this", id="newer version"
+    ),
+    pytest.param(
+        manifest_edit(lambda m: m.update(version=MANIFEST_VERSION - 1)), "manifest version 1, this", id="older version"
+    ),
+    pytest.param(
+        manifest_edit(lambda m: m["precisions"]["int8"].update(temperatures=[1.0, 0.0, 1.0])), "int8 has temperatures",
+        id="temperature of 0",
+    ),
+    pytest.param(
+        manifest_edit(lambda m: m.update(samples="../samples.npz")), "../samples.npz", id="samples outside"
+    ),
+    pytest.param(lambda b: flip(b / "samples.npz"), "samples.npz is not the file", id="other samples"),
     pytest.param(manifest_edit(lambda m: m.update(x=1)), "unknown field manifest.x", id="unknown field"),
     pytest.param(manifest_edit(lambda m: m.pop("labels")), "missing field manifest.labels", id="missing field"),
     pytest.param(manifest_edit(lambda m: m.update(labels="0")), "manifest.labels is '0', expected a list", id="type"),
@@ -397,15 +413,6 @@ def test_a_reader_who_has_seen_enough_is_no_error(words: tuple[str, ...], bundle
 # Recording and calibration
 
 
-def class_folder(folder: Path, classes: tuple[str, ...], each: int = 2, size: int = 16) -> Path:
-    frames = iter(random_frames(len(classes) * each, size, size))
-    for name in classes:
-        (folder / name).mkdir(parents=True)
-        for index in range(each):
-            cv2.imwrite(str(folder / name / f"{index}.png"), next(frames))
-    return folder
-
-
 def record(bundle: Path, images: Path, output: Path) -> Result:
     return call(edge, "record", bundle, "--images", images, "--output", output, "--precision", "fp32")
 
@@ -444,53 +451,81 @@ def test_scores_that_cannot_be_written_are_an_error(place: str, bundle: Path, tm
     assert contents(tmp_path) == before
 
 
-def scores(exits: int = 3, samples: int = 40, labels: int = 40) -> tuple[Scores, np.ndarray]:
+def scores(segments: str, exits: int = 3, samples: int = 40, labels: int = 40, classes: int = 10) -> LabelledScores:
     generator = np.random.default_rng(0)
+    logits = generator.random((exits, samples, classes), dtype=np.float32)
     confidence = generator.random((exits, samples), dtype=np.float32)
     label = generator.integers(0, 10, (exits, samples), dtype=np.int32)
-    return Scores(confidence, label), generator.integers(0, 10, labels)
+    digests = generator.integers(0, 2**64, labels, dtype=np.uint64)
+    return LabelledScores(logits, Scores(confidence, label), generator.integers(0, 10, labels), digests, segments)
 
 
-def damaged(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        write_scores(path, *scores())
+def test_scores_of_this_bundle_are_not_refused(bundle: Path, tmp_path: Path) -> None:
+    """What the next test damages is in order otherwise."""
+    write_scores(tmp_path / "scores.npz", scores(Bundle.open(bundle).segments_digest("fp32")))
+    promise = ("--method", "none", "--precision", "fp32")
+    assert call(calibration, bundle, "--scores", tmp_path / "scores.npz", *promise).code == 0
+
+
+Write = Callable[[Path, str], object]
+"""Takes where to write scores and the digest of the segments they shall be of."""
+
+
+def damaged(edit: Callable[[bytes], bytes]) -> Write:
+    def write(path: Path, segments: str) -> None:
+        write_scores(path, scores(segments))
         path.write_bytes(edit(path.read_bytes()))
 
     return write
 
 
+def made_with(**sizes: int) -> Write:
+    return lambda path, segments: write_scores(path, scores(segments, **sizes))
+
+
+def with_fields(**fields: object) -> Write:
+    return lambda path, segments: write_scores(path, scores(segments)._replace(**fields))
+
+
 @pytest.mark.parametrize(
     "write",
     [
-        pytest.param(lambda path: None, id="missing"),
-        pytest.param(lambda path: path.mkdir(), id="a folder"),
+        pytest.param(lambda path, segments: None, id="missing"),
+        pytest.param(lambda path, segments: path.mkdir(), id="a folder"),
         pytest.param(damaged(lambda content: b"text"), id="text"),
         pytest.param(damaged(lambda content: b""), id="empty"),
         pytest.param(damaged(lambda content: content[:300]), id="cut off"),
         pytest.param(damaged(lambda content: content[:200] + b"\0" + content[201:]), id="changed"),
-        pytest.param(lambda path: np.savez(path.open("wb"), confidence=np.zeros(3)), id="fields missing"),
-        pytest.param(lambda path: np.save(path.open("wb"), np.zeros(3)), id="an array"),
-        pytest.param(lambda path: write_scores(path, *scores(exits=2)), id="two exits"),
-        pytest.param(lambda path: write_scores(path, *scores(exits=4)), id="four exits"),
-        pytest.param(lambda path: write_scores(path, *scores(labels=39)), id="a label missing"),
-        pytest.param(lambda path: write_scores(path, *scores(samples=0, labels=0)), id="no samples"),
+        pytest.param(lambda path, segments: np.savez(path.open("wb"), confidence=np.zeros(3)), id="fields missing"),
+        pytest.param(lambda path, segments: np.save(path.open("wb"), np.zeros(3)), id="an array"),
+        pytest.param(made_with(exits=2), id="two exits"),
+        pytest.param(made_with(exits=4), id="four exits"),
+        pytest.param(made_with(labels=39), id="a label missing"),
+        pytest.param(made_with(samples=0, labels=0), id="no samples"),
+        pytest.param(lambda path, segments: write_scores(path, scores("0" * 32)), id="other segments"),
+        pytest.param(with_fields(logits=np.zeros((2, 40, 10), np.float32)), id="logits of two exits"),
+        pytest.param(with_fields(logits=np.zeros((3, 39, 10), np.float32)), id="logits of a sample missing"),
+        pytest.param(with_fields(logits=np.zeros(40, np.float32)), id="logits without classes"),
+        pytest.param(with_fields(truth=np.full(40, 10)), id="a class there is not"),
+        pytest.param(with_fields(truth=np.full(40, "0")), id="classes by name"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_scores_that_are_none_of_this_bundle_are_refused_and_it_keeps_its_thresholds(
-    write: Callable[[Path], None], bundle: Path, tmp_path: Path
+    write: Write, bundle: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "scores.npz"
-    write(path)
+    write(path, Bundle.open(bundle).segments_digest("fp32"))
     before = contents(bundle)
-    one_line(run_command("calibration", bundle, "--scores", path, "--precision", "fp32"))
+    one_line(run_command("calibration", bundle, "--scores", path, "--precision", "fp32", "--method", "none"))
     assert contents(bundle) == before
 
 
-@pytest.mark.parametrize("drop", ["-0.1", "1", "1.5", "nan", "inf"])
-def test_an_accuracy_drop_that_is_no_fraction_is_refused(drop: str, bundle: Path) -> None:
+@pytest.mark.parametrize("limit", ["-0.1", "1", "1.5", "nan", "inf"])
+@pytest.mark.parametrize("method", ["none", "betting"])
+def test_a_risk_that_is_no_fraction_is_refused(method: str, limit: str, bundle: Path) -> None:
     before = contents(bundle)
-    assert "the accuracy drop to allow is" in one_line(call(calibration, bundle, f"--max-drop={drop}"))
+    assert "the risk to allow is" in one_line(call(calibration, bundle, "--method", method, f"--limit={limit}"))
     assert contents(bundle) == before
 
 
@@ -714,6 +749,7 @@ def test_a_bundle_below_a_file_is_refused(checkpoint: Path, tmp_path: Path) -> N
 
 
 FULL = "File too large"
+REFIT = ("--limit", "0.2", "--method", "none")
 
 
 @pytest.mark.parametrize("free", [1000, 800_000])
@@ -729,7 +765,7 @@ def test_a_disk_that_fills_up_while_a_bundle_is_written_leaves_the_old_one(
 
 def test_a_full_disk_is_reported_with_the_bundle_that_did_not_fit(bundle: Path) -> None:
     with full_disk(1000):
-        result = call(calibration, bundle, "--max-drop", "0.2")
+        result = call(calibration, bundle, *REFIT)
     assert str(bundle) in one_line(result)
 
 
@@ -737,7 +773,7 @@ def test_a_full_disk_is_reported_with_the_bundle_that_did_not_fit(bundle: Path) 
 def test_a_disk_that_fills_up_while_thresholds_are_written_leaves_the_old_ones(free: int, bundle: Path) -> None:
     before = contents(bundle)
     with full_disk(free):
-        result = call(calibration, bundle, "--max-drop", "0.2")
+        result = call(calibration, bundle, *REFIT)
     assert FULL in one_line(result)
     assert contents(bundle) == before
 
@@ -774,7 +810,7 @@ def test_a_disk_that_fills_up_while_an_engine_is_built_leaves_no_engine(
 def test_a_real_process_on_a_full_disk_says_it_in_one_line_too(bundle: Path) -> None:
     before = contents(bundle)
     with full_disk(1000):
-        done = run_command("calibration", bundle, "--max-drop", "0.2")
+        done = run_command("calibration", bundle, *REFIT)
     assert FULL in one_line(done)
     assert contents(bundle) == before
 

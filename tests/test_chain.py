@@ -17,7 +17,7 @@ from compile.decision_ops import add_decisions
 from compile.export import export_onnx
 from compile.graph import Graph
 from compile.material import Material, material_of
-from compile.recipe import quantised
+from compile.precisions import in_precision
 from edge.bundle import Bundle
 from edge.classifier import Classifier, classify_batch
 from edge.decision import NEVER, Decisions, Scores, decide, scores_from_logits
@@ -70,8 +70,8 @@ def chain_of(
 def whole_engine(folder: Path, whole: ModelProto) -> Engine:
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (whole.graph.input, whole.graph.output))
     spec = write_segment(folder, "multi_exit.onnx", Segment(whole, inputs, outputs))
-    (folder / "multi_exit.engine").write_bytes(OnnxRuntime().build(folder / "multi_exit.onnx", batch=1))
-    return OnnxRuntime().load(folder / "multi_exit.engine", spec)
+    [engine] = load_engines(folder, [spec], OnnxRuntime())
+    return engine
 
 
 def said_by(whole: Engine, images: Sequence[NDArray[np.float32]], exits: int) -> tuple[NDArray[np.float32], Scores]:
@@ -92,7 +92,7 @@ def bits(exit_index: Any, confidence: Any, label: Any) -> list[tuple[int, bytes,
 
 
 def bits_of(predictions: Sequence[Prediction]) -> list[tuple[int, bytes, int]]:
-    labels, confidences, exits = zip(*predictions, strict=True)
+    labels, confidences, exits, _ = zip(*predictions, strict=True)
     return bits(exits, confidences, labels)
 
 
@@ -116,7 +116,7 @@ def digits(
 ) -> Chain:
     """Every test image of the digits, and the whole graph compiled once more from the checkpoint."""
     spec = digits_bundle.precision(request.param)
-    graph = exported if request.param == "fp32" else quantised(exported, material)
+    graph = exported if request.param == "fp32" else in_precision("int8", exported, material, "entropy").model
     return chain_of(
         digits_bundle.path,
         tmp_path_factory.mktemp("whole"),
@@ -222,7 +222,7 @@ def test_recording_gives_what_the_whole_network_says_at_every_exit(digits: Chain
 def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
     digits_bundle: Bundle, material: Material, exported: ModelProto
 ) -> None:
-    for name, graph in (("fp32", exported), ("int8", quantised(exported, material))):
+    for name, graph in (("fp32", exported), ("int8", in_precision("int8", exported, material, "entropy").model)):
         again = cut_segments(add_decisions(graph))
         kept = [onnx.load(digits_bundle.path / spec.file) for spec in digits_bundle.precision(name).segments]
         assert [segment.model for segment in again] == kept
@@ -391,9 +391,11 @@ def fake_chain(confidence: NDArray[np.float32] = SURE, thresholds: Sequence[floa
         outputs += [TensorSpec(f"label_{k}", "int32", (None,))] + [TensorSpec(f"exit_{k}", "bool", (None,))] * early
         inputs = (entering, *[TensorSpec(f"threshold_{k}", "float32", (1,))] * early)
         segments.append(SegmentSpec(f"{k}.onnx", inputs, tuple(outputs), 0.0))
-    fitted = Thresholds(tuple(thresholds), "accuracy_drop", 0.0, None, samples=1, split="")
+    fitted = Thresholds(tuple(thresholds), "accuracy_gap", 0.0, "none", None, samples=1, split="")
     engines = [FakeEngine(spec, index, confidence) for index, spec in enumerate(segments)]
-    precision = PrecisionSpec(tuple(segments), segments[-1], fitted, "scores.npz")
+    precision = PrecisionSpec(
+        tuple(segments), segments[-1], thresholds=fitted, temperatures=(1.0,) * exits, notes=(), scores="scores.npz"
+    )
     return Classifier(input_spec=number, precision=precision, engines=engines)
 
 
@@ -439,7 +441,9 @@ def test_an_engine_that_breaks_is_heard_and_the_next_frame_is_answered() -> None
     with pytest.raises(EngineError, match="the device is gone"):
         classify_batch(classifier, number(2)[None])
     classifier.engines[1].error = None  # type: ignore[attr-defined]
-    assert classifier.classify(number(2)) == Prediction(22, pytest.approx(0.7), 2)
+    assert classifier.classify(number(2)) == Prediction(
+        22, pytest.approx(0.7), 2, pytest.approx(1 / (1 + np.exp(-1.4)))
+    )
 
 
 def test_new_thresholds_count_from_the_next_frame_that_is_loaded() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from commands import FEW_IMAGES
 
 from edge.bundle import Bundle
 from edge.training.datasets import load_dataset
@@ -19,9 +20,9 @@ def command(*words: object, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
-def write_pictures(folder: Path, classes: int = 3, each: int = 160) -> None:
+def write_pictures(folder: Path, classes: int = 3, each: int = 160, seed: int = 0) -> None:
     """Write discs of a colour for each class, of changing sizes and formats."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     for label in range(classes):
         subfolder = folder / f"colour-{label}"
         subfolder.mkdir(parents=True)
@@ -38,7 +39,8 @@ def test_a_folder_of_images_becomes_a_classifier_of_such_images(tmp_path: Path) 
     write_pictures(pictures)
     command("edge.training", "--dataset", "folder", "--data", pictures, "--image-size", 32, "--epochs", 3,
             "--batch-size", 16, "--output", tmp_path / "training")  # fmt: skip
-    compiled = json.loads(command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, "--json"))
+    compile_command = ("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *FEW_IMAGES)
+    compiled = json.loads(command(*compile_command, "--json"))
     assert compiled["labels"] == ["colour-0", "colour-1", "colour-2"]
 
     lines = command("edge", "run", bundle, "--source", pictures, "--json").splitlines()
@@ -47,20 +49,21 @@ def test_a_folder_of_images_becomes_a_classifier_of_such_images(tmp_path: Path) 
     right = np.mean([answer["label_index"] == answer["frame"] // 160 for answer in answers])
     assert right > 0.95
 
-    scores = tmp_path / "scores.npz"
-    command("edge", "record", bundle, "--images", pictures, "--output", scores)
+    scores, others = tmp_path / "scores.npz", tmp_path / "others"
+    write_pictures(others, each=110, seed=1)
+    command("edge", "record", bundle, "--images", others, "--precision", "int8", "--output", scores)
     before = (bundle / "int8/segment_0.onnx").stat().st_mtime_ns
-    refit = ("calibration", bundle, "--scores", scores, "--precision", "int8", "--max-drop", 0.02, "--json")
+    refit = ("calibration", bundle, "--scores", scores, "--precision", "int8", "--limit", 0.02, "--json")
     fitted = json.loads(command(*refit))
-    assert fitted["int8"]["samples"] == 480
-    assert Bundle.open(bundle).manifest.precisions["int8"].thresholds.bound == 0.02
+    assert fitted["int8"]["samples"] == 330
+    assert Bundle.open(bundle).manifest.precisions["int8"].thresholds.limit == 0.02
     assert (bundle / "int8/segment_0.onnx").stat().st_mtime_ns == before
 
 
 def test_arrays_go_the_same_way_and_cameras_are_refused(tmp_path: Path) -> None:
     bundle, arrays = tmp_path / "bundle", tmp_path / "arrays"
     command("edge.training", "--dataset", "indian-pines", "--epochs", 1, "--output", tmp_path / "training")
-    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle)
+    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *FEW_IMAGES)
     verified = json.loads(command("edge", "verify", bundle, "--precision", "fp32", "--json"))
     assert verified["passed"]
     assert Bundle.open(bundle).manifest.input.kind == "array"

@@ -259,7 +259,6 @@ def test_ctrl_c_ends_a_build_and_leaves_whole_engines_only(
     assert not list(cache.root.glob(".*"))
 
 
-@pytest.mark.xfail(reason="child.py, build_in_child: the child gets SIGINT, too, and prints a traceback", strict=True)
 def test_ctrl_c_is_answered_in_one_line(digits_bundle: Bundle, cache: EngineCache) -> None:
     rtx()
     said = [interrupted_build(digits_bundle, delay).stderr for delay in (0.04, 0.07, 0.1, 0.13)]

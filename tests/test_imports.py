@@ -18,7 +18,9 @@ HEAVY = (
 )  # fmt: skip
 LIGHT = (
     "edge", "edge.errors", "edge.manifest", "edge.decision", "edge.bundle", "edge.protocols", "edge.files",
-    "edge.machine", "edge.statistics", "calibration", "calibration.thresholds", "calibration.samples",
+    "edge.machine", "edge.scores", "edge.statistics", "calibration", "calibration.thresholds", "calibration.samples",
+    "calibration.risk", "calibration.operating_points", "calibration.budget", "calibration.temperature",
+    "calibration.origin", "calibration.arguments",
 )  # fmt: skip
 NEEDS_FRAMES_AND_ENGINES = (
     "edge.__main__", "edge.console", "edge.classifier", "edge.pipeline", "edge.running", "edge.building", "edge.bench",

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import pytest
 from commands import (
+    FEW_IMAGES,
     PATIENCE,
     ROOT,
     call,
@@ -32,6 +33,7 @@ from edge.console import INTERRUPTED, PASSED
 from edge.engines.cache import ENGINE, ENTRY, EngineCache
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.files import folder_aside, write_file
+from edge.protocols import BuildOrder
 from edge.running import run_source
 
 LONG = 8000
@@ -151,11 +153,13 @@ def partial(output: Path) -> Path | None:
     return next(output.parent.glob(f".{output.name}.*.partial"), None)
 
 
+def compile_words(checkpoint: Path, output: Path) -> list[object]:
+    return ["compile", checkpoint, "--output", output, "--precision", "fp32", *FEW_IMAGES]
+
+
 def killed_compile(checkpoint: Path, output: Path, moment: str) -> None:
     """Compile, and kill that when a file (or the folder itself) appears in what it writes."""
-    with started_command(
-        "compile", checkpoint, "--output", output, "--precision", "fp32", stdout=subprocess.DEVNULL
-    ) as process:
+    with started_command(*compile_words(checkpoint, output), stdout=subprocess.DEVNULL) as process:
 
         def is_due() -> bool:
             assert process.poll() is None, f"it ended before there was {moment}"
@@ -172,7 +176,7 @@ def test_a_killed_compile_leaves_the_old_bundle_or_none(
     from compile.__main__ import main
 
     output = tmp_path / "bundle"
-    words = (checkpoint_file, "--output", output, "--precision", "fp32")
+    words = compile_words(checkpoint_file, output)[1:]
     killed_compile(checkpoint_file, output, "")
     assert not output.exists()
     assert partial(output) is not None
@@ -208,10 +212,10 @@ class SteadyBackend:
     def device_key(self) -> dict[str, str]:
         return dict(self.device)
 
-    def build(self, segment: Path, batch: int | None) -> bytes:
-        assert segment.read_bytes() == SEGMENT
+    def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
+        assert order.segment.read_bytes() == SEGMENT
         self.builds += 1
-        return GOOD_ENGINE
+        order.engine.write_bytes(GOOD_ENGINE)
 
     def load(self, engine: Path, spec: object) -> object:
         raise NotImplementedError
@@ -224,14 +228,14 @@ from edge.engines.cache import EngineCache
 from test_kill import SteadyBackend
 
 class Backend(SteadyBackend):
-    def build(self, segment, batch):
+    def build(self, order, tell):
         if {most} is None:
             print("building", flush=True)
             time.sleep(1000)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills who writes more than this
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
-        return super().build(segment, batch)
+        super().build(order, tell)
 
 EngineCache(Path(sys.argv[1])).built(Path(sys.argv[2]), Backend(), 1)
 """

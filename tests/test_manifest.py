@@ -56,11 +56,14 @@ def small_manifest() -> Manifest:
             "fp32": PrecisionSpec(
                 segments=(segment(0, is_last=False), segment(1, is_last=True)),
                 whole=whole,
-                thresholds=Thresholds((0.9,), "accuracy_drop", 0.01, None, 50, "0123"),
+                thresholds=Thresholds((0.9,), "accuracy_gap", 0.01, "betting", 0.95, 50, "0123"),
+                temperatures=(1.5, 0.8),
+                notes=("conv_0 stays float: it reads the image",),
                 scores="fp32/scores.npz",
             )
         },
         reference="reference.npz",
+        samples="samples.npz",
         splits={"train": SplitSpec(100, "4567")},
         training={"settings": {"epochs": 3, "data": None}, "history": [{"loss": 0.5}]},
         tools={"torch": "2.9"},
@@ -140,10 +143,22 @@ def test_the_cost_of_the_whole_network_is_that_of_all_segments() -> None:
             "of type int",
         ),
         (
-            ("precisions", "fp32", "thresholds", "risk"),
+            ("precisions", "fp32", "thresholds", "bounded"),
             "regret",
-            "manifest.precisions.fp32.thresholds.risk",
-            "one of 'accuracy_drop'",
+            "manifest.precisions.fp32.thresholds.bounded",
+            "one of 'accuracy_gap', 'disagreement', 'mean_macs', 'mean_ms'",
+        ),
+        (
+            ("precisions", "fp32", "thresholds", "method"),
+            "hope",
+            "manifest.precisions.fp32.thresholds.method",
+            "one of 'betting', 'hoeffding-bentkus', 'expectation', 'none'",
+        ),
+        (
+            ("precisions", "fp32", "temperatures"),
+            1.5,
+            "manifest.precisions.fp32.temperatures",
+            "a list",
         ),
         (
             ("precisions", "fp32", "thresholds", "values", 0),
@@ -182,6 +197,8 @@ def test_an_unknown_field_is_refused_by_name(path: tuple[str | int, ...], where:
         (("files",), "manifest.files"),
         (("input", "std"), "manifest.input.std"),
         (("precisions", "fp32", "thresholds", "split"), "manifest.precisions.fp32.thresholds.split"),
+        (("precisions", "fp32", "temperatures"), "manifest.precisions.fp32.temperatures"),
+        (("samples",), "manifest.samples"),
         (("exits", 1, "attention"), "manifest.exits[1].attention"),
     ],
 )
@@ -189,7 +206,9 @@ def test_a_missing_field_is_refused_by_name(path: tuple[str | int, ...], where: 
     assert f"missing field {where}" in refusal(edited(path, lambda where, key: where.pop(key)))
 
 
-@pytest.mark.parametrize("version", [MANIFEST_VERSION + 1, 0, None, str(MANIFEST_VERSION), [MANIFEST_VERSION]])
+@pytest.mark.parametrize(
+    "version", [MANIFEST_VERSION + 1, MANIFEST_VERSION - 1, 0, None, str(MANIFEST_VERSION), [MANIFEST_VERSION]]
+)
 def test_another_version_is_refused_before_anything_else(version: Any) -> None:
     text = json.dumps({"version": version, "field of the future": 1})
     assert f"manifest version {version!r}, this installation reads version {MANIFEST_VERSION}" in refusal(text)
@@ -221,6 +240,7 @@ def test_json_that_python_cannot_hold_is_refused(text: str, what: str) -> None:
     assert what in refusal(text)
 
 
+TEMPERATURES = ("precisions", "fp32", "temperatures")
 THRESHOLDS = ("precisions", "fp32", "thresholds", "values")
 FIRST = ("precisions", "fp32", "segments", 0)
 
@@ -233,6 +253,12 @@ FIRST = ("precisions", "fp32", "segments", 0)
         (THRESHOLDS, [0.5, 0.5], "one threshold for each of its 1 early exits"),
         (THRESHOLDS, [float("nan")], "threshold 0 is nan"),
         (THRESHOLDS, [-0.5], "threshold 0 is -0.5"),
+        (TEMPERATURES, [], "temperatures (), it needs one above 0 for each of its 2 exits"),
+        (TEMPERATURES, [1.5], "it needs one above 0 for each of its 2 exits"),
+        (TEMPERATURES, [1.5, 0.0], "temperatures (1.5, 0.0), it needs one above 0"),
+        (TEMPERATURES, [1.5, -1.0], "it needs one above 0"),
+        (TEMPERATURES, [float("nan"), 1.0], "it needs one above 0"),
+        (TEMPERATURES, [float("inf"), 1.0], "it needs one above 0"),
         (("precisions",), {}, "at least one precision"),
         (("labels",), [], "at least one precision, one exit and one label"),
         (("labels",), ["cat"], "segment 0 does not answer for 1 labels"),

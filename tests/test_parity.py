@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compile.precisions import PRECISIONS
 from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_reference
 from edge.decision import scores_from_logits
 from edge.engines.onnxruntime import OnnxRuntime
@@ -88,7 +89,7 @@ def test_a_bundle_is_within_its_tolerances_in_every_precision(digits_bundle: Bun
         parity = verify(digits_bundle, precision, OnnxRuntime())
         assert parity.passed, parity.failures
         assert parity.samples == len(digits_bundle.reference().labels)
-    assert set(digits_bundle.manifest.precisions) == set(TOLERANCES)
+    assert set(TOLERANCES) == set(PRECISIONS)
 
 
 def test_edge_verify_ends_with_1_where_engines_differ(tampered_bundle: Path) -> None:

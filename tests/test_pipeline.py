@@ -128,7 +128,7 @@ class Slot:
             assert self._frame is not None
             self._before_infer(self._loaded)
             assert (self._frame == self._loaded).all(), "the frame was written to before its turn was over"
-            return Prediction(label=self._loaded, confidence=1.0, exit_index=0)
+            return Prediction(label=self._loaded, confidence=1.0, exit_index=0, probability=1.0)
 
     @contextmanager
     def _alone(self, allowed: tuple[str, ...], then: str) -> Iterator[None]:

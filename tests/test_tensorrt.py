@@ -485,11 +485,6 @@ def engines(root: Path) -> list[str]:
     return [path.name for path in root.iterdir() if not path.name.startswith("timings-")]
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """Mark what does not work yet; the mark goes when it does."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 REMEDY = re.compile(r"[;,] (or )?(close|compile|install|leave|report|run|update)\b")
 FAILURES = {
     "unparsable": "node 7 (Magic), line 73: no importer; node 9 (Wand), line 73: no importer either; ",
@@ -500,16 +495,9 @@ FAILURES = {
     "exception": "std::bad_alloc",
     "no CUDA": "CUDA initialization failure",
 }
-BUGS = {
-    "unbuildable": bug("tensorrt_builder.py, build_engine: says no remedy"),
-    "unbuildable without a word": bug("tensorrt_builder.py, build_engine: says no remedy"),
-    "unreadable engine": bug("tensorrt_builder.py, _describe: an engine that cannot be read back is kept"),
-    "exception": bug("child.py, _child: what the library raises is a traceback, not an EngineError with version"),
-    "no CUDA": bug("tensorrt_builder.py, build_engine: pybind11's TypeError of Builder() is a traceback"),
-}
 
 
-@pytest.mark.parametrize("trouble", [pytest.param(name, marks=BUGS.get(name, ())) for name in FAILURES])
+@pytest.mark.parametrize("trouble", FAILURES)
 def test_a_failing_library_is_an_error_that_names_version_file_and_remedy(
     trouble: str,
     backend: Backend,
@@ -539,15 +527,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize(
-    "death",
-    [
-        "SIGKILL",
-        "SIGSEGV",
-        "exit 3",
-        pytest.param("exit 0", marks=bug("child.py, build_in_child: a child without engine or problem counts as well")),
-    ],
-)
+@pytest.mark.parametrize("death", DEATHS)
 def test_a_build_whose_process_dies_is_an_error_and_the_next_one_is_well(
     death: str, backend: Backend, tmp_path: Path
 ) -> None:
@@ -579,7 +559,6 @@ def children() -> Iterator[list[Any]]:
         child.join()
 
 
-@bug("child.py, build_in_child: the child is not ended where `tell` raises, as Ctrl-C makes it")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_build_that_is_given_up_does_not_go_on_in_secret(
     error: type[BaseException],
@@ -600,7 +579,6 @@ def test_a_build_that_is_given_up_does_not_go_on_in_secret(
     assert engines(tmp_path / "cache") == []
 
 
-@bug("child.py, build_in_child: the child gets the terminal's SIGINT, too, and complains")
 def test_ctrl_c_reaches_a_build_through_us_only(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,16 +45,29 @@ def build_engine(order: TensorRtOrder, tell: Tell) -> None:
     """
     trt = importlib.import_module(order.library)
     log = _logger(trt)
-    builder = trt.Builder(log)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what pybind11 makes of a builder the library does not hand out
+        raise refused(order, "builds nothing here", log.last_error) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, log, order)
-    config = _configured(trt, builder, network, order, tell)
+    config = _configured(trt, builder, network, log, order)
+    config.progress_monitor = _monitor(trt, tell)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(f"{order.library} {trt.__version__} cannot build {order.what}: {log.last_error}")
+        raise refused(order, f"cannot build {order.what}", log.last_error)
     write_file(order.build.engine, bytes(plan))
     _keep_timings(config, order)
     _describe(trt, log, order)
+
+
+def refused(order: TensorRtOrder, what: str, why: str) -> EngineError:
+    """Return the error of a library that does not do what it was asked."""
+    version = importlib.import_module(order.library).__version__
+    return EngineError(
+        f"{order.library} {version} {what}: {why} (segment {order.build.segment}); compile the bundle with the tool "
+        "versions of constraints.txt, leave this precision out, or run with --backend onnxruntime"
+    )
 
 
 def _parse(trt: ModuleType, network: Any, log: Any, order: TensorRtOrder) -> None:
@@ -65,29 +78,47 @@ def _parse(trt: ModuleType, network: Any, log: Any, order: TensorRtOrder) -> Non
             f"node {problem.node()} ({problem.node_operator()}), line {problem.line()}: {problem.desc()}"
             for problem in problems
         )
-        raise EngineError(
-            f"{order.library} {trt.__version__} cannot read {order.build.segment}: {said or log.last_error}; "
-            "compile the bundle with the tool versions of constraints.txt, or leave this precision out"
-        )
+        raise refused(order, f"cannot read {order.build.segment}", said or log.last_error)
 
 
-def _configured(trt: ModuleType, builder: Any, network: Any, order: TensorRtOrder, tell: Tell) -> Any:
+def _configured(trt: ModuleType, builder: Any, network: Any, log: Any, order: TensorRtOrder) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.max_aux_streams = 0  # the chain has a stream of its own, and graphs are captured from it
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.progress_monitor = _monitor(trt, tell)
-    config.add_optimization_profile(_profile(builder, network, order.build.batch))
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the file says
+    if config.add_optimization_profile(_profile(builder, network, order.build.batch)) < 0:
+        raise refused(order, f"does not take batch {order.build.batch}", log.last_error)
     if order.target is not None:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, order.target), 0)
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the file says
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, order.target), 0):
+            raise refused(order, f"does not build for {order.target}", log.last_error)
     kept = order.build.timing_cache
     for timings in (kept.read_bytes() if kept.exists() else b"", b""):
         cache = config.create_timing_cache(timings)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             break  # else they are damaged, or another version's
     return config
+
+
+def _keep_timings(config: Any, order: TensorRtOrder) -> None:
+    timings = config.get_timing_cache()
+    if timings is not None:
+        write_file(order.build.timing_cache, bytes(timings.serialize()))
+
+
+def _describe(trt: ModuleType, log: Any, order: TensorRtOrder) -> None:
+    """Keep what the library says of the engine's layers; one that builds for other GPUs may not read it here."""
+    try:
+        engine = trt.Runtime(log).deserialize_cuda_engine(order.build.engine.read_bytes())
+    except TypeError:  # no runtime is handed out without a driver
+        engine = None
+    if engine is not None:
+        inspector = engine.create_engine_inspector()
+        layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        write_file(order.build.layers, str(layers))
+    elif order.library == "tensorrt":
+        raise refused(order, f"cannot read back its engine of {order.what}", log.last_error)
 
 
 def _profile(builder: Any, network: Any, batch: int | None) -> Any:
@@ -98,21 +129,6 @@ def _profile(builder: Any, network: Any, batch: int | None) -> Any:
         tensor = network.get_input(index)
         profile.set_shape(tensor.name, *(tuple(size if n < 0 else n for n in tensor.shape) for size in sizes))
     return profile
-
-
-def _keep_timings(config: Any, order: TensorRtOrder) -> None:
-    timings = config.get_timing_cache()
-    if timings is not None:
-        write_file(order.build.timing_cache, bytes(timings.serialize()))
-
-
-def _describe(trt: ModuleType, log: Any, order: TensorRtOrder) -> None:
-    """Keep what the library says of the engine's layers; without a driver it says nothing."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(order.build.engine.read_bytes())
-    if engine is not None:
-        inspector = engine.create_engine_inspector()
-        layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        write_file(order.build.layers, str(layers))
 
 
 def _logger(trt: ModuleType) -> Any:
