@@ -487,7 +487,7 @@ def engines(root: Path) -> list[str]:
 
 REMEDY = re.compile(r"[;,] (or )?(close|compile|install|leave|report|run|update)\b")
 FAILURES = {
-    "unparsable": "node 7 (Magic), line 73: no importer; node 9 (Wand), line 73: no importer either; ",
+    "unparsable": "node 7 (Magic), line 73: no importer; node 9 (Wand), line 73: no importer either",
     "unparsable without a word": "it gave no reason",
     "unbuildable": stand_in.NO_KERNEL,
     "unbuildable without a word": "it gave no reason",
