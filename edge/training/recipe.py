@@ -26,6 +26,8 @@ from edge.training.splits import draw_splits, split_specs
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
+FEWEST_PIXELS = 4
+"""Of an input's height and width."""
 
 
 def train(settings: Settings, output: Path, images: LabelledImages | None = None) -> Checkpoint:
@@ -97,8 +99,10 @@ def _fresh_network(settings: Settings, spec: InputSpec, classes: int) -> MultiEx
 
     Raises:
         CheckpointError: there is no such backbone, or its weights do not fit.
-        DataError: it cannot read images of this size.
+        DataError: it cannot read images of this size, or nobody could.
     """
+    if min(spec.height, spec.width) < FEWEST_PIXELS:
+        raise DataError(f"inputs of {spec.height}x{spec.width} pixels show nothing; choose a larger --image-size")
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, classes, settings.truncated_at)
     if settings.pretrained:
