@@ -26,8 +26,6 @@ from edge.training.splits import draw_splits, split_specs
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
-FEWEST_PIXELS = 4
-"""Of an input's height and width."""
 
 
 def train(settings: Settings, output: Path, images: LabelledImages | None = None) -> Checkpoint:
@@ -99,17 +97,17 @@ def _fresh_network(settings: Settings, spec: InputSpec, classes: int) -> MultiEx
 
     Raises:
         CheckpointError: there is no such backbone, or its weights do not fit.
-        DataError: it cannot read images of this size, or nobody could.
+        DataError: it cannot read images of this size.
     """
-    if min(spec.height, spec.width) < FEWEST_PIXELS:
-        raise DataError(f"inputs of {spec.height}x{spec.width} pixels show nothing; choose a larger --image-size")
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, classes, settings.truncated_at)
     if settings.pretrained:
         say(load_pretrained(network, Path(settings.pretrained)))
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(2, *spec.shape))
+            *_, last = network.eval()(torch.zeros(2, *spec.shape))
+        if settings.truncated_at is None and last.attention[0].numel() == 1:
+            raise RuntimeError("its last attention map has one pixel, which shows nothing")
     except (AssertionError, RuntimeError) as error:  # timm asserts sizes
         raise DataError(
             f"{settings.backbone} cannot read inputs of {spec.height}x{spec.width} pixels ({error}); "
