@@ -64,8 +64,8 @@ def borders_of(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) 
     ends = [name for names in aliases.values() for name in names]
     read = {name for node in graph.ancestors(later_outputs, stop=ends) for name in node.input}
     borders = []
-    for names in aliases.values():
-        paths = [_path_to(graph, names[0], name) for name in names if name in read]
+    for cut, names in aliases.items():
+        paths = [_path_to(graph, names[0], name) for name in names if name in read] or [[cut]]
         common = [tensors[0] for tensors in zip(*paths, strict=False) if len(set(tensors)) == 1][-1]
         maker = graph.producer.get(common)
         borders.append(maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else common)

@@ -30,7 +30,11 @@ def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[st
     Raises:
         CheckpointError: a number is too large for fp16.
     """
-    kept = [node.name for node in model.graph.node if node.op_type in FLOAT_OPS or (only and node.name not in only)]
+    kept = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in FLOAT_OPS or (only is not None and node.name not in only)
+    ]
     with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
         from modelopt.onnx.autocast import convert_to_mixed_precision  # here: it configures logging when imported
 

@@ -17,6 +17,7 @@ from compile.contents import write_precision
 from compile.cut import Segment, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
+from compile.half import to_fp16
 from compile.quantise import quantise_int8
 from edge.manifest import InputSpec, PrecisionSpec
 from edge.training.backbones import build_network
@@ -163,7 +164,8 @@ def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -
         spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
         small = (shape[0], min(shape[1], 64), min(shape[2], 64))
         return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), small), spec)
-    return quantise_int8(built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape), method="max")
+    plain, samples = built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape)
+    return to_fp16(plain, samples) if precision == "fp16" else quantise_int8(plain, samples, method="max")
 
 
 @cache

@@ -37,7 +37,7 @@ from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
-USUAL_INPUTS = {"cnn": (1, 28, 28), "resnet18": (3, 224, 224)}
+USUAL_INPUTS = {"cnn": (1, 28, 28), "resnet18": (3, 224, 224), "mobilenet": (3, 64, 64)}
 each_built_in = pytest.mark.parametrize(("backbone", "shape"), USUAL_INPUTS.items())
 
 CUTS = {"two tensors": ["cut_{k}_0", "cut_{k}_1"]}

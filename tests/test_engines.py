@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from commands import started_command, wait_until
+from networks import built_in_graph, decided_and_cut, written
 
 from edge.building import build_bundle
 from edge.bundle import Bundle
@@ -28,6 +30,10 @@ from edge.protocols import Backend, BuildOrder
 
 if TYPE_CHECKING:
     from edge.training.checkpoint import Checkpoint
+
+TARGETS = ("sm89", "sm120")
+BACKBONES = {"cnn": (1, 28, 28), "resnet18": (3, 224, 224), "mobilenet": (3, 64, 64)}
+"""And the size of the images they are built for."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,7 @@ def watch_builds(monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None]) -
 # TensorRT-RTX
 
 
-@pytest.mark.parametrize("target", ["sm89", "sm120"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_tensorrt_rtx_builds_every_segment_of_every_precision_without_a_gpu(
     digits_bundle: Bundle, fp16_bundle: Bundle, cache: EngineCache, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,8 +102,25 @@ def test_tensorrt_rtx_builds_every_segment_of_every_precision_without_a_gpu(
     assert [build.path for build in again] == [build.path for build in builds]
 
 
+@pytest.mark.parametrize(("backbone", "shape"), BACKBONES.items())
+def test_tensorrt_rtx_builds_every_backbone_and_keeps_its_precision(
+    backbone: str, shape: tuple[int, int, int], cache: EngineCache, tmp_path: Path
+) -> None:
+    sizes: dict[tuple[str, str], int] = {}
+    for precision, target in product(("fp32", "fp16", "int8"), TARGETS):
+        folder = tmp_path / f"{precision}-{target}"
+        spec = written(folder, decided_and_cut(built_in_graph(backbone, shape, precision)), precision)
+        built = [cache.built(folder / segment.file, rtx(target), 1) for segment in (*spec.segments, spec.whole)]
+        assert not any(engine.was_cached for engine in built)
+        sizes[precision, target] = sum(engine.path.stat().st_size for engine in built)
+    for target in TARGETS:
+        assert sizes["fp16", target] < sizes["fp32", target]
+        if backbone == "resnet18":  # whose weights outweigh the kernels that an engine holds
+            assert sizes["int8", target] < 0.7 * sizes["fp16", target] < 0.5 * sizes["fp32", target]
+
+
 def test_tensorrt_rtx_engines_for_two_gpus_lie_beside_each_other(digits_bundle: Bundle, cache: EngineCache) -> None:
-    ada, blackwell = (cache.built(first_segment(digits_bundle), rtx(name), 1).path for name in ("sm89", "sm120"))
+    ada, blackwell = (cache.built(first_segment(digits_bundle), rtx(name), 1).path for name in TARGETS)
     assert ada != blackwell
     assert ada.read_bytes() != blackwell.read_bytes()
     assert cache.built(first_segment(digits_bundle), rtx("SM_89"), 1).path == ada

@@ -54,7 +54,7 @@ def test_unrelated_maps_are_near_each_other_raw_but_not_centred() -> None:
     assert abs(found.shuffled[0]) < 0.05
 
 
-@pytest.mark.parametrize("pixels", [4, 49, 196, 784])
+@pytest.mark.parametrize("pixels", [1, 4, 49, 196, 784])
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 def test_uniform_maps_agree_raw_and_have_nothing_to_agree_on_centred(value: float, pixels: int) -> None:
     found = consistency(np.full((3, 5, pixels), value, dtype=np.float32))

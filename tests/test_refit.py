@@ -86,7 +86,7 @@ def test_without_options_the_default_promise_says_how_many_samples_it_takes(bund
     assert message.startswith(
         f"{samples} samples are too few to promise a risk of at most 0.005 by 'betting': it takes"
     )
-    assert message.endswith("bring more images, allow a higher risk, or ask for less confidence")
+    assert message.endswith("or promise less (--method expectation or none)")
 
 
 def test_one_precision_is_refitted_where_one_is_named(bundle: Path, digits_bundle: Bundle) -> None:

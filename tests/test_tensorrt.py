@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import tensorrt_names as names
 import tensorrt_stand_in as stand_in
+import torch_tensorrt_names
 
 from edge.cuda.device import device_facts
 from edge.engines import backend_named
@@ -96,6 +97,14 @@ def build(trt: ModuleType, builder: Any, order: Order, tell) -> None:
 
 def test_tensorrt_is_spoken_in_these_files_only() -> None:
     assert {path.name for path in names.sources()} == {"tensorrt.py", "tensorrt_builder.py", "tensorrt_rtx.py"}
+
+
+def test_torch_tensorrt_takes_what_it_is_given() -> None:
+    source = Path(__file__).parents[1] / "compile" / "torch_tensorrt.py"
+    given = torch_tensorrt_names.keywords_given(source.read_text())
+    takes = json.loads(torch_tensorrt_names.TABLE.read_text())["takes"]
+    assert {"arg_inputs", "output_binding_names"} <= given
+    assert given <= set(takes)
 
 
 # The stand-in
@@ -487,7 +496,7 @@ def engines(root: Path) -> list[str]:
 
 REMEDY = re.compile(r"[;,] (or )?(close|compile|install|leave|report|run|update)\b")
 FAILURES = {
-    "unparsable": "node 7 (Magic), line 73: no importer; node 9 (Wand), line 73: no importer either; ",
+    "unparsable": "node 7 (Magic), line 73: no importer; node 9 (Wand), line 73: no importer either",
     "unparsable without a word": "it gave no reason",
     "unbuildable": stand_in.NO_KERNEL,
     "unbuildable without a word": "it gave no reason",

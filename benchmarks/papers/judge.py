@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers.gradcam import agreement_with_gradcam
-from benchmarks.papers.grid import name_of
+from benchmarks.papers.grid import BACKBONE, name_of
 from benchmarks.papers.metrics import confidence_of, decided
 from calibration.operating_points import within_budget
 from calibration.thresholds import Promise
@@ -34,7 +34,7 @@ from edge.training.settings import Settings
 BUDGETS = (0.3, 0.5, 0.7)
 PROMISE = Promise(limit=0.005, method="none")
 """As in the papers: what holds for the samples thresholds are fitted to."""
-TIMED_FRAMES, EXPLAINED_IMAGES = 1000, 512
+TIMED_FRAMES, EXPLAINED_IMAGES, EXPLAINED_BY_LARGE = 1000, 512, 32
 PRECISION = "fp32"
 
 
@@ -73,7 +73,8 @@ def _judged(checkpoint: Checkpoint, material: Material, path: Path) -> Judged:
     test = PreprocessedImages(material.images, material.splits["test"], checkpoint.input)
     answers = answers_of(network, tracked(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
     scores = scores_from_logits(answers.logits)
-    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, min(len(test), EXPLAINED_IMAGES)).astype(int).tolist())
+    explained = EXPLAINED_IMAGES if checkpoint.settings.backbone == BACKBONE else EXPLAINED_BY_LARGE
+    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, min(len(test), explained)).astype(int).tolist())
     found = consistency(answers.maps)
     facts: dict[str, Any] = {
         **confidence_of(scores, answers.labels),

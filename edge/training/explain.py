@@ -108,7 +108,9 @@ def _centred(maps: Maps) -> Maps:
 
 
 def _mean_entropy(maps: Maps) -> float:
-    """Return the mean entropy of maps scaled to a sum of 1, as a share of the highest possible."""
+    """Return the mean entropy of maps scaled to a sum of 1, as a share of a uniform map's; one pixel has all of it."""
+    if maps.shape[1] == 1:
+        return 1.0
     share = maps / np.maximum(maps.sum(axis=1, keepdims=True), 1e-12)
     entropy = -(share * np.log(np.maximum(share, 1e-12))).sum(axis=1)
     return float((entropy / np.log(maps.shape[1])).mean())

@@ -34,7 +34,9 @@ class AttentionHead(nn.Module):
     `sigmoid(conv1x1(F))` opens everywhere (cosines of any two such maps are above 0.99) and explains nothing.
     """
 
-    def __init__(self, channels: int, classes: int, refine: nn.Module | None = None, grid: int = 1) -> None:
+    def __init__(
+        self, channels: int, classes: int, refine: nn.Module | None = None, grid: int = 1, *, spread: bool = False
+    ) -> None:
         """Make a head.
 
         Args:
@@ -44,11 +46,13 @@ class AttentionHead(nn.Module):
                 see is still local.
             grid: Features are averaged over this many windows a side. Early exits see small parts of an image
                 only; where those parts lie then still counts.
+            spread: Whether every window sees all there is where refining leaves one pixel, as of tiny patches;
+                otherwise such an input is too small.
         """
         super().__init__()
         self.refine = refine or nn.Identity()
         self.attend = nn.Conv2d(channels, 1, kernel_size=1, bias=False)  # which standardising would take away
-        self.grid = grid
+        self.grid, self.spread = grid, spread
         self.classify = nn.Linear(channels * grid * grid, classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,15 +60,16 @@ class AttentionHead(nn.Module):
         refined = self.refine(features)
         score = self.attend(refined)
         attention = torch.sigmoid(CONTRAST * F.layer_norm(score, score.shape[1:]))
-        return self.classify(pool_to_grid(refined * attention, self.grid)), attention
+        weighed = refined * attention
+        if self.spread and weighed.shape[-2:] == (1, 1):
+            weighed = weighed.expand(-1, -1, self.grid, self.grid)
+        return self.classify(pool_to_grid(weighed, self.grid)), attention
 
 
 def pool_to_grid(features: Tensor, grid: int) -> Tensor:
     """Average over `grid` x `grid` windows, which overlap where the size is no multiple; return (batch, values)."""
     if grid == 1:
         return features.mean(dim=(2, 3))
-    if features.shape[-2:] == (1, 1):  # every window sees all there is
-        return features.expand(-1, -1, grid, grid).flatten(1)
     stride = [size // grid for size in features.shape[-2:]]
     window = [size - (grid - 1) * step for size, step in zip(features.shape[-2:], stride, strict=True)]
     return F.avg_pool2d(features, window, stride).flatten(1)

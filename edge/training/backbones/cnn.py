@@ -26,8 +26,8 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
     ]
     first = nn.Sequential(conv_bn_relu(width, width, stride=2), conv_bn_relu(width, 2 * width, stride=2))
     heads = [
-        AttentionHead(2 * width, classes, refine=first, grid=2),
-        AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2),
+        AttentionHead(2 * width, classes, refine=first, grid=2, spread=True),
+        AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2, spread=True),
         AttentionHead(4 * width, classes, grid=2),
     ]
     return MultiExitNetwork(Stages(stages), heads)
