@@ -24,17 +24,23 @@ class Material:
     images: LabelledImages
     splits: Splits
 
-    def frames(self, split: str) -> list[Frame]:
-        """Return a split's samples as a source would give them."""
-        return [self.images.frames[int(index)] for index in self.splits[split]]
+    def some(self, split: str, most: int | None) -> NDArray[np.intp]:
+        """Return indices of up to so many of a split's samples, evenly spread: datasets lie sorted by class."""
+        indices = self.splits[split]
+        count = len(indices) if most is None else min(most, len(indices))
+        return indices[np.linspace(0, len(indices) - 1, count).astype(np.intp)]
+
+    def frames(self, split: str, most: int | None = None) -> list[Frame]:
+        """Return a split's samples, or `some` of them, as a source would give them."""
+        return [self.images.frames[int(index)] for index in self.some(split, most)]
 
     def inputs(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return samples as network input, shape (samples, channels, height, width)."""
         return preprocessed(self.images, indices, self.checkpoint.input)
 
-    def labels(self, split: str) -> NDArray[Any]:
-        """Return a split's classes, shape (samples,)."""
-        return self.images.labels[self.splits[split]]
+    def labels(self, split: str, most: int | None = None) -> NDArray[Any]:
+        """Return the classes of a split's samples, or of `some` of them."""
+        return self.images.labels[self.some(split, most)]
 
     def digests(self, split: str) -> Digests:
         """Return the digests of a split's samples, shape (samples,)."""

@@ -91,7 +91,7 @@ def cut_and_written(folder: Path, precision: str, model: ModelProto, material: M
     """Add the decisions, cut, check the segments against the graph bit for bit, and write them."""
     decided = add_decisions(model)
     segments = cut_segments(decided)
-    assert_chain_equals_whole(decided, segments, material.inputs(material.splits["validation"][:CHECKED_SAMPLES]))
+    assert_chain_equals_whole(decided, segments, material.inputs(material.some("validation", CHECKED_SAMPLES)))
     return write_precision(folder, precision, segments, whole_network(decided))
 
 

@@ -79,7 +79,8 @@ def verify(arguments: argparse.Namespace) -> int:
         write_file(arguments.report, markdown(bundle, results))
     passed = all(result.passed for result in results)
     if arguments.json:
-        print_json({"passed": passed, "precisions": [dataclasses.asdict(result) for result in results]})
+        rows = [{**dataclasses.asdict(result), "first_diverging": result.first_diverging} for result in results]
+        print_json({"passed": passed, "precisions": rows})
     else:
         print_parity(results)
     return PASSED if passed else FAILED
