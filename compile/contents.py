@@ -61,7 +61,7 @@ def write_references(path: Path, material: Material, most_bytes: int | None = RE
     """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
     spec, count = material.checkpoint.input, REFERENCE_SAMPLES
     if most_bytes is not None:
-        [first] = material.frames("test", 1)
+        first = next(material.frames("test", 1))
         count = min(count, max(1, most_bytes // as_sized(first, spec).nbytes))
     chosen = material.some("test", count)
     frames = np.stack([as_sized(frame, spec) for frame in material.frames("test", count)])
