@@ -56,10 +56,16 @@ def _threshold(value: float) -> str:
 def print_builds(builds: Sequence[Build]) -> None:
     """Print what `edge build` did."""
     rows = [
-        (b.precision, b.segment, "kept" if b.was_cached else f"built in {b.seconds:.1f} s", f"{b.mebibytes:.1f} MiB")
+        (
+            b.precision,
+            b.segment,
+            str(b.batch or "any"),
+            "kept" if b.was_cached else f"built in {b.seconds:.1f} s",
+            f"{b.mebibytes:.1f} MiB",
+        )
         for b in builds
     ]
-    print_table("engines", ("precision", "segment", "engine", "size"), rows)
+    print_table("engines", ("precision", "segment", "batch", "engine", "size"), rows)
 
 
 def print_parity(results: Sequence[Parity]) -> None:

@@ -161,14 +161,18 @@ def test_a_budget_below_the_first_exit_is_refused(bundle: Path) -> None:
 @pytest.mark.parametrize("option", ["--mean-macs", "--mean-ms"])
 @pytest.mark.parametrize("budget", ["nan", "inf", "-inf", "-0.1", "0"])
 def test_a_budget_that_is_none_is_refused(option: str, budget: str, bundle: Path, tmp_path: Path) -> None:
-    measured = bench_like(tmp_path / "bench.json", [1.0, 2.0, 3.0])
+    if option == "--mean-macs":
+        assert "budget" in refused(bundle, f"{option}={budget}")
+        return
+    measured = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0])
     assert "budget" in refused(bundle, f"{option}={budget}", "--bench", measured)
 
 
-def bench_like(path: Path, means: list[float]) -> Path:
+def bench_like(bundle: Path, path: Path, means: list[float]) -> Path:
     """Write what `edge bench` would say of both precisions."""
     forced = {f"exit {k} forced": {"latency_ms": {"mean": mean}} for k, mean in enumerate(means)}
-    path.write_text(json.dumps({"precisions": {"fp32": forced, "int8": forced}}))
+    segments = {name: Bundle.open(bundle).segments_digest(name) for name in ("fp32", "int8")}
+    path.write_text(json.dumps({"precisions": {"fp32": forced, "int8": forced}, "segments": segments}))
     return path
 
 
@@ -218,8 +222,30 @@ def test_a_file_that_is_no_bench_is_refused_by_name(content: str | None, bundle:
 
 
 def test_a_bench_of_another_network_is_refused(bundle: Path, tmp_path: Path) -> None:
-    with_four_exits = bench_like(tmp_path / "bench.json", [1.0, 2.0, 3.0, 4.0])
+    with_four_exits = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0, 4.0])
     assert str(with_four_exits) in refused(bundle, "--mean-ms", 2, "--bench", with_four_exits)
+
+
+def test_a_bench_of_another_bundle_with_as_many_exits_is_refused(bundle: Path, tmp_path: Path) -> None:
+    measured = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0])
+    other = measured.read_text().replace(Bundle.open(bundle).segments_digest("fp32"), "of another")
+    measured.write_text(other)
+    assert "measured with other segments than fp32 has now" in refused(bundle, "--mean-ms", 2, "--bench", measured)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        pytest.param(("--limit", 0.01), "leave out --limit", id="limit"),
+        pytest.param(("--confidence", 0.9, "--shared"), "leave out --confidence, --shared", id="two"),
+        pytest.param(("--method", "betting"), "leave out --method", id="the usual method"),
+        pytest.param(("--bench", "bench.json"), "add --mean-ms, or leave it out", id="bench"),
+    ],
+)
+def test_what_a_budget_of_computation_has_no_use_for_is_refused(
+    words: tuple[object, ...], complaint: str, bundle: Path
+) -> None:
+    assert complaint in refused(bundle, "--mean-macs", 0.5, *words)
 
 
 def test_two_budgets_at_once_are_refused(bench: Path, bundle: Path) -> None:
