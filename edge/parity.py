@@ -105,7 +105,9 @@ def verify(bundle: Bundle, precision: str, backend: Backend, references: Path | 
 def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:
     exits, classes, samples = len(bundle.manifest.exits), len(bundle.manifest.labels), len(reference.frames)
     expected, labels = (exits, samples, classes), reference.labels
-    if not samples or reference.logits.shape != expected or labels.shape != (samples,):
+    if not samples:
+        raise BundleError(f"{file} has no samples to compare on; write it with `python -m compile --references`")
+    if reference.logits.shape != expected or labels.shape != (samples,):
         raise BundleError(
             f"{file} has {samples} frames, labels of shape {labels.shape} and logits of shape "
             f"{reference.logits.shape}, not {expected}: it is of another network; "
