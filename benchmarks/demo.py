@@ -57,7 +57,7 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     stage("edge", "build", bundle_path)
     checkpoint, bundle = read_checkpoint(checkpoint_path), Bundle.open(bundle_path)
     material = material_of(checkpoint, data)
-    frames, labels = material.frames("test"), material.labels("test").tolist()
+    frames, labels = list(material.frames("test")), material.labels("test").tolist()
     write_video(video, tracked(frames, "writing the test images as a video"))
     predictions = folder / "predictions.jsonl"
     stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions)

@@ -58,8 +58,7 @@ def build_seconds(bundle: Bundle) -> dict[str, float]:
 
 def rows_of(name: str, bundle: Bundle, material: Material) -> list[dict[str, Any]]:
     """Return a row for each precision and exit."""
-    frames = material.frames("test")[:MOST_IMAGES]
-    truth = material.labels("test")[:MOST_IMAGES]
+    frames, truth = list(material.frames("test", MOST_IMAGES)), material.labels("test", MOST_IMAGES)
     found = {precision: _answers(bundle, precision, frames) for precision in bundle.manifest.precisions}
     plain, usual = found["fp32"]
     rows = []

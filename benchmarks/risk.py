@@ -1,7 +1,8 @@
 """Are promises kept? Thresholds fitted again and again to samples drawn from one pool, judged by the pool itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
     bundle = Bundle.open(bundle_path)
     recorded = bundle.scores(precision)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    fit = partial(fitted_often, scores=recorded.scores, truth=recorded.truth, macs=macs)
+    asked = list(promises())
+    careless = {promise: fit(promise) for promise in tracked(naive_of(asked), f"naive, {RESPLITS} re-splits each")}
     rows = [
-        judged(promise, recorded.scores, recorded.truth, macs)
-        for promise in tracked(list(promises()), f"{RESPLITS} re-splits each")
+        judged(promise, fit(promise), careless[replace(promise, method="none")])
+        for promise in tracked(asked, f"{RESPLITS} re-splits each")
     ]
     result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
     write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
@@ -50,15 +54,14 @@ def promises() -> Iterator[Promise]:
         yield Promise(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]
 
 
-def judged(
-    promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int = 0
-) -> dict[str, Any]:
+def naive_of(promises: Sequence[Promise]) -> list[Promise]:
+    """Return each promise without anything that keeps it, once."""
+    return list(dict.fromkeys(replace(promise, method="none") for promise in promises))
+
+
+def judged(promise: Promise, kept: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
     """Return how often thresholds with this promise broke it, beside thresholds fitted without one."""
-    kept = [fitted_once(promise, scores, truth, macs, seed + index) for index in range(RESPLITS)]
-    careless = replace(promise, method="none")
-    naive = [fitted_once(careless, scores, truth, macs, seed + index) for index in range(RESPLITS)]
-    risks, ratios = np.array(kept).T
-    naive_risks, naive_ratios = np.array(naive).T
+    (risks, ratios), (naive_risks, naive_ratios) = kept, naive
     return {
         "risk": promise.risk,
         "method": promise.method,
@@ -73,6 +76,11 @@ def judged(
         "naive_mean_macs_ratio": float(naive_ratios.mean()),
         "macs_over_naive": float(ratios.mean() / naive_ratios.mean()),
     }
+
+
+def fitted_often(promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int]) -> NDArray[np.float64]:
+    """Return the pool's risk and mean cost under thresholds fitted to each of many draws, shape (2, re-splits)."""
+    return np.array([fitted_once(promise, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
 
 
 def fitted_once(

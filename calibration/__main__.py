@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from calibration.arguments import add_promise_arguments, promise_of
+from calibration.arguments import add_promise_arguments, promise_of, promise_options
 from calibration.budget import fit_to_macs, fit_to_ms, measured_costs
 from calibration.operating_points import OperatingPoint, describe
 from calibration.origin import scores_to_fit
@@ -13,6 +13,7 @@ from calibration.thresholds import fit_thresholds
 from edge.bundle import Bundle
 from edge.console import PASSED, print_json, print_table, run_main
 from edge.decision import checked_thresholds
+from edge.errors import ThresholdError
 from edge.manifest import Thresholds
 from edge.scores import LabelledScores
 
@@ -20,11 +21,12 @@ from edge.scores import LabelledScores
 def main() -> int:
     """Refit as the command line says."""
     arguments = parser().parse_args()
+    check_asked(arguments)
     bundle = Bundle.open(arguments.bundle)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     refitted, rows = {}, []
     for name, recorded, split in scores_to_fit(bundle, arguments.scores, arguments.precision):
-        thresholds = fit(name, recorded, macs, arguments, split)
+        thresholds = fit(bundle, name, recorded, arguments, split)
         temperatures = fit_temperatures(recorded.logits, recorded.truth)
         refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=thresholds, temperatures=temperatures)
         values = checked_thresholds(thresholds.values, exits=len(macs))
@@ -38,12 +40,27 @@ def main() -> int:
     return PASSED
 
 
-def fit(name: str, recorded: LabelledScores, macs: list[int], arguments: argparse.Namespace, split: str) -> Thresholds:
+def check_asked(arguments: argparse.Namespace) -> None:
+    """Refuse options that would do nothing.
+
+    Raises:
+        ThresholdError: a promise beside a budget, or measurements without a budget that needs them.
+    """
+    budgets = {"--mean-macs": arguments.mean_macs, "--mean-ms": arguments.mean_ms}
+    for option in (option for option, value in budgets.items() if value is not None):
+        if asked := promise_options(arguments):
+            raise ThresholdError(f"{option} promises nothing about accuracy: leave out {', '.join(asked)}")
+    if arguments.bench is not None and arguments.mean_ms is None:
+        raise ThresholdError("--bench is for a budget of milliseconds: add --mean-ms, or leave it out")
+
+
+def fit(bundle: Bundle, name: str, recorded: LabelledScores, arguments: argparse.Namespace, split: str) -> Thresholds:
     """Return one precision's thresholds, within a budget where one was given, else with a promise."""
+    macs = [exit_.macs for exit_ in bundle.manifest.exits]
     if arguments.mean_macs is not None:
         return fit_to_macs(recorded.scores, recorded.truth, macs, arguments.mean_macs, split)
     if arguments.mean_ms is not None:
-        costs_ms = measured_costs(arguments.bench, name, exits=len(macs))
+        costs_ms = measured_costs(arguments.bench, name, len(macs), bundle.segments_digest(name))
         return fit_to_ms(recorded.scores, recorded.truth, costs_ms, arguments.mean_ms, split)
     return fit_thresholds(recorded.scores, recorded.truth, macs, promise_of(arguments), split)
 

@@ -41,16 +41,23 @@ def fit_to_ms(
     return Thresholds(point.thresholds, "mean_ms", limit_ms, "none", None, len(truth), split)
 
 
-def measured_costs(bench: Path | None, precision: str, exits: int) -> list[float]:
+def measured_costs(bench: Path | None, precision: str, exits: int, segments: str) -> list[float]:
     """Return how many milliseconds each segment adds, from what `edge bench --json` printed.
 
+    Args:
+        bench: The file.
+        precision: Whose exits.
+        exits: Their number.
+        segments: What tells this precision's segments from all others: see `edge.scores.segments_digest`.
+
     Raises:
-        ThresholdError: there is no such file, or it did not measure every exit of this precision.
+        ThresholdError: there is no such file, or it did not measure every exit of these segments.
     """
     if bench is None:
         raise ThresholdError("a budget in milliseconds needs --bench FILE, what `edge bench BUNDLE --json` printed")
     try:
-        measured = json.loads(bench.read_text())["precisions"][precision]
+        printed = json.loads(bench.read_text())
+        measured, measured_segments = printed["precisions"][precision], printed["segments"][precision]
         names = [name for name in measured if name.endswith(" forced")]
         if names != [f"exit {k} forced" for k in range(exits)]:
             raise ValueError(f"it has {', '.join(names) or 'no exits'}")
@@ -60,6 +67,11 @@ def measured_costs(bench: Path | None, precision: str, exits: int) -> list[float
             f"{bench} does not say how long each of the {exits} exits of {precision} takes ({error!r}); "
             "write it with `edge bench BUNDLE --json`"
         ) from error
+    if measured_segments != segments:
+        raise ThresholdError(
+            f"{bench} was measured with other segments than {precision} has now; "
+            "measure this bundle with `edge bench BUNDLE --json`"
+        )
     costs = np.diff(forced, prepend=0.0)
     if not (costs > 0).all() or not np.isfinite(costs).all():
         raise ThresholdError(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.errors import ThresholdError
-from edge.scores import LabelledScores, read_scores
+from edge.scores import LabelledScores, read_scores, samples_fingerprint
 
 
 def scores_to_fit(
@@ -40,7 +40,8 @@ def scores_to_fit(
         )
     _check_shapes(bundle, recorded, file)
     _check_unused(bundle, recorded, file)
-    yield names[0], recorded, f"recorded: {file.name}"
+    for name in names:  # more than one where `auto` chose the same as another
+        yield name, recorded, samples_fingerprint(recorded.samples)
 
 
 def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
@@ -49,7 +50,7 @@ def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
         "logits": (recorded.logits, (exits, samples, classes)),
         "confidence": (recorded.scores.confidence, (exits, samples)),
         "label": (recorded.scores.label, (exits, samples)),
-        "samples": (recorded.samples, (samples,)),
+        "samples": (recorded.samples, (samples, 2)),
     }
     for name, (array, shape) in shapes.items():
         if array.shape != shape or not np.issubdtype(array.dtype, np.number):
@@ -59,13 +60,13 @@ def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
 
 
 def _check_unused(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
-    if copies := len(recorded.samples) - len(np.unique(recorded.samples)):
+    if copies := len(recorded.samples) - len(np.unique(recorded.samples[:, 1])):
         raise ThresholdError(
             f"{copies} of the {len(recorded.samples)} samples in {file} are copies of others, which prove nothing; "
             "record each image once"
         )
     for split, samples in bundle.spoken_for().items():
-        if shared := int(np.isin(recorded.samples, samples).sum()):
+        if shared := int(np.isin(recorded.samples, samples).any(axis=1).sum()):
             raise ThresholdError(
                 f"{shared} of the {len(recorded.samples)} samples in {file} are of the bundle's {split} split; "
                 "thresholds fitted to them would promise too much: record other images"

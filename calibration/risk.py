@@ -116,7 +116,7 @@ CONFIDENT = ("betting", "hoeffding-bentkus")
 """Methods that promise with a confidence."""
 
 
-MOST_SAMPLES = 1 << 22
+MOST_SAMPLES = 1 << 20
 """Beyond which nobody is told a number."""
 
 

@@ -13,7 +13,7 @@ from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.manifest import Thresholds
 
-SHARED_GRID = np.append(1 - np.geomspace(1e-5, 1, 200), 0.0)
+SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
 """Thresholds for all exits alike, in the order of what they save; chosen before any sample was seen."""
 
 

@@ -7,17 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from calibration.thresholds import Promise, fit_thresholds
 from compile.check import Evaluator
 from compile.cut import cut_segments
 from compile.decision_ops import add_decisions
-from compile.graph import exit_count
+from compile.graph import exit_count, total_macs
 from compile.half import to_fp16
 from compile.quantise import quantise_int8
+from edge.bundle import Reference
+from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
+from edge.parity import compare
+from edge.recording import Recording
 
-TOP1_AGREEMENT, ACCURACY_LOSS = 0.993, 0.003
-"""What int8 must keep at every exit on the validation images, against fp32."""
 BATCH = 100
+NOMINAL = Promise(method="none")
+"""Of the thresholds by which exits are judged: those of the bundle are fitted when its precisions are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,42 +41,75 @@ class Judges:
 def fastest_per_segment(whole: ModelProto, judges: Judges) -> tuple[ModelProto, tuple[str, ...]]:
     """Return the graph with each segment in its precision, and a sentence about each choice.
 
-    All segments start in int8. While an exit loses more than it may, the segment up to it that hurts this exit most
-    when it alone is in int8 is taken out.
+    All segments start in int8. While an exit is beyond the tolerances of `edge.parity`, the segment up to it that
+    hurts this exit most when it alone is in its precision takes the next wider one.
     """
-    nodes = segment_nodes(whole)
-    expected = logits(whole, judges.images)
-    choices, reasons = ["int8"] * len(nodes), ["int8 keeps every exit's answers"] * len(nodes)
-    while True:
-        model = mixed(whole, nodes, choices, judges)
-        failing = first_failing(logits(model, judges.images), expected, judges.labels)
-        candidates = [
-            k for k, choice in enumerate(choices) if choice == "int8" and failing is not None and k <= failing
-        ]
-        if failing is None or not candidates:
-            return model, tuple(f"segment {k}: {c}, {r}" for k, (c, r) in enumerate(zip(choices, reasons, strict=True)))
-        harm = {k: _harm_alone(whole, nodes, k, failing, expected, judges) for k in candidates}
+    trial = _Trial(whole, judges)
+    choices = ["int8"] * trial.exits
+    reasons = ["keeps every exit's answers"] * trial.exits
+    while (failing := trial.first_failing(choices)) is not None:
+        harm = {k: trial.harm(k, choices[k], failing) for k in range(failing + 1) if choices[k] != "fp32"}
         worst = max(harm, key=lambda k: harm[k])
-        choices[worst], reasons[worst] = _next_best(whole, nodes, choices, worst, judges)
-        reasons[worst] += f"; int8 in it alone changes {harm[worst]:.2%} of the answers at exit {failing}"
+        reasons[worst] = f"{choices[worst]} in it alone changes {harm[worst][0]:.2%} of the answers at exit {failing}"
+        choices[worst] = "fp16" if choices[worst] == "int8" else "fp32"
+        if choices[worst] == "fp16" and (problem := trial.fp16_problem(worst)):
+            choices[worst], reasons[worst] = "fp32", f"{reasons[worst]}, and fp16 does not hold its numbers: {problem}"
+    said = (f"segment {k}: {c}, {r}" for k, (c, r) in enumerate(zip(choices, reasons, strict=True)))
+    return trial.mixed(choices), tuple(said)
 
 
-def segment_nodes(whole: ModelProto) -> list[set[str]]:
-    """Return the names of each segment's nodes."""
-    segments = cut_segments(add_decisions(whole))
-    return [{node.name for node in segment.model.graph.node} for segment in segments]
+class _Trial:
+    """A network whose segments are tried in one precision and another."""
 
+    def __init__(self, whole: ModelProto, judges: Judges) -> None:
+        """Note what the network says in fp32."""
+        segments = cut_segments(add_decisions(whole))
+        self.exits = len(segments)
+        self._whole, self._judges = whole, judges
+        self._nodes = [{node.name for node in segment.model.graph.node} for segment in segments]
+        self._expected = logits(whole, judges.images)
+        macs = [total_macs(segment.model) for segment in segments]
+        scores = scores_from_logits(self._expected)
+        self._thresholds = fit_thresholds(scores, judges.labels, macs, NOMINAL, split="").values
+        self._alone: dict[tuple[int, str], NDArray[np.float32]] = {}
 
-def mixed(whole: ModelProto, nodes: Sequence[set[str]], choices: Sequence[str], judges: Judges) -> ModelProto:
-    """Return the graph with each segment's nodes in the precision chosen for it."""
-    parts = {precision: {n for k, c in enumerate(choices) if c == precision for n in nodes[k]} for precision in choices}
-    model = whole
-    if "int8" in parts:
-        left_out = set().union(*nodes) - parts["int8"]
-        model = quantise_int8(whole, judges.samples, method=judges.method, left_out=left_out)
-    if "fp16" in parts:
-        model = to_fp16(model, judges.samples, parts["fp16"])
-    return model
+    def mixed(self, choices: Sequence[str]) -> ModelProto:
+        """Return the graph with each segment's nodes in the precision chosen for it."""
+        parts = {name: {n for k, c in enumerate(choices) if c == name for n in self._nodes[k]} for name in choices}
+        model, judges = self._whole, self._judges
+        if "int8" in parts:
+            left_out = set().union(*self._nodes) - parts["int8"]
+            model = quantise_int8(model, judges.samples, method=judges.method, left_out=left_out)
+        if "fp16" in parts:
+            model = to_fp16(model, judges.samples, parts["fp16"])
+        return model
+
+    def first_failing(self, choices: Sequence[str]) -> int | None:
+        """Return the first exit that is beyond tolerance."""
+        found = logits(self.mixed(choices), self._judges.images)
+        reference = Reference(self._judges.images, self._judges.labels, self._expected)
+        recording = Recording(found, scores_from_logits(found))
+        return compare("auto", "onnxruntime", reference, recording, self._thresholds).first_diverging
+
+    def harm(self, k: int, precision: str, exit_index: int) -> tuple[float, float]:
+        """Return how many answers at an exit change, and how far its logits, where only segment k is so narrow."""
+        found, expected = self._said_alone(k, precision)[exit_index], self._expected[exit_index]
+        return float((found.argmax(axis=-1) != expected.argmax(axis=-1)).mean()), float(np.abs(found - expected).mean())
+
+    def fp16_problem(self, k: int) -> str:
+        """Return why fp16 does not hold a segment's numbers; nothing where it does."""
+        try:
+            self._said_alone(k, "fp16")
+        except CheckpointError as error:
+            return str(error).partition(";")[0]
+        return ""
+
+    def _said_alone(self, k: int, precision: str) -> NDArray[np.float32]:
+        """Return what all exits say where only segment k is in this precision and the others in fp32."""
+        if (k, precision) not in self._alone:
+            alone = [precision if index == k else "fp32" for index in range(self.exits)]
+            self._alone[k, precision] = logits(self.mixed(alone), self._judges.images)
+        return self._alone[k, precision]
 
 
 def logits(model: ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -82,33 +120,3 @@ def logits(model: ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32
         found = evaluate({"image": images[start : start + BATCH]})
         parts.append(np.stack([found[f"logits_{k}"] for k in exits]))
     return np.concatenate(parts, axis=1)
-
-
-def first_failing(found: NDArray[np.float32], expected: NDArray[np.float32], labels: NDArray[np.int64]) -> int | None:
-    """Return the first exit whose answers are not kept."""
-    answer, wanted = found.argmax(axis=-1), expected.argmax(axis=-1)
-    for k in range(len(found)):
-        loss = (wanted[k] == labels).mean() - (answer[k] == labels).mean()
-        if not np.isfinite(found[k]).all() or (answer[k] == wanted[k]).mean() < TOP1_AGREEMENT or loss > ACCURACY_LOSS:
-            return k
-    return None
-
-
-def _harm_alone(
-    whole: ModelProto, nodes: Sequence[set[str]], k: int, exit_index: int, expected: NDArray[np.float32], judges: Judges
-) -> float:
-    """Return the share of answers at an exit that change where only segment k is in int8."""
-    alone = ["int8" if index == k else "fp32" for index in range(len(nodes))]
-    found = logits(mixed(whole, nodes, alone, judges), judges.images)
-    return float((found[exit_index].argmax(axis=-1) != expected[exit_index].argmax(axis=-1)).mean())
-
-
-def _next_best(
-    whole: ModelProto, nodes: Sequence[set[str]], choices: Sequence[str], k: int, judges: Judges
-) -> tuple[str, str]:
-    """Return what a segment runs in that is not to be int8, and why."""
-    try:
-        mixed(whole, nodes, [*choices[:k], "fp16", *choices[k + 1 :]], judges)
-    except CheckpointError as error:
-        return "fp32", f"fp16 does not hold its numbers ({error})"
-    return "fp16", "the fastest that keeps the answers"

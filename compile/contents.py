@@ -59,12 +59,12 @@ def _check_versions(model: ModelProto, file: str) -> None:
 
 def write_references(path: Path, material: Material, most_bytes: int | None = REFERENCE_BYTES) -> None:
     """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
-    spec, test = material.checkpoint.input, material.splits["test"]
-    count = min(len(test), REFERENCE_SAMPLES)
+    spec, count = material.checkpoint.input, REFERENCE_SAMPLES
     if most_bytes is not None:
-        count = min(count, max(1, most_bytes // as_sized(material.images.frames[int(test[0])], spec).nbytes))
-    chosen = test[np.linspace(0, len(test) - 1, count).astype(np.intp)]
-    frames = np.stack([as_sized(material.images.frames[int(index)], spec) for index in chosen])
+        first = next(material.frames("test", 1))
+        count = min(count, max(1, most_bytes // as_sized(first, spec).nbytes))
+    chosen = material.some("test", count)
+    frames = np.stack([as_sized(frame, spec) for frame in material.frames("test", count)])
     samples = PreprocessedImages(material.images, chosen, spec)
     loader = tracked(batches(samples, 100), "reference samples")
     logits, labels = logits_of(material.checkpoint.network(), loader)

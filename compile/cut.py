@@ -113,6 +113,10 @@ def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
                     f"node {node.name} would run in segments {seen[node.name]} and {index}: a stage reads around a cut"
                 )
             seen[node.name] = index
+            if node.name not in needed:
+                raise CheckpointError(
+                    f"node {node.name} makes a cut that no later stage reads; hand on what is read only"
+                )
             if node.op_type == "Conv" and before.is_int8(needed[node.name]) != after.is_int8(node):
                 raise CheckpointError(f"convolution {node.name} is quantised in the whole but not in segment {index}")
         for name, tensor in after.initializers.items():

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from compile.check import Evaluator
 from compile.graph import Graph
 from compile.quiet import quietly
 from edge.errors import CheckpointError
 
-FLOAT_OPS = ["LayerNormalization"]
+FLOAT_OPS = ("LayerNormalization",)
 """Sums of squares over a whole map stay fp32."""
+LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[str] | None = None) -> ModelProto:
@@ -30,11 +31,9 @@ def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[st
     Raises:
         CheckpointError: a number is too large for fp16.
     """
-    kept = [
-        node.name
-        for node in model.graph.node
-        if node.op_type in FLOAT_OPS or (only is not None and node.name not in only)
-    ]
+    kept = {node.name for node in model.graph.node if only is not None and node.name not in only}
+    kept |= set(float_layers(model))
+    _check_weights(model, kept)
     with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
         from modelopt.onnx.autocast import convert_to_mixed_precision  # here: it configures logging when imported
 
@@ -49,6 +48,25 @@ def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[st
         )
     _check_finite(half, samples)
     return half
+
+
+def float_layers(model: ModelProto) -> list[str]:
+    """Return the names of the nodes that are never in fp16."""
+    return [node.name for node in model.graph.node if node.op_type in FLOAT_OPS]
+
+
+def _check_weights(model: ModelProto, kept: Collection[str]) -> None:
+    """Look at the weights themselves: ModelOpt makes those that are too large smaller, without a word."""
+    floats = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    too_large = {tensor.name for tensor in floats if np.abs(numpy_helper.to_array(tensor)).max(initial=0) > LARGEST}
+    for node in model.graph.node:
+        for name in node.input:
+            # What lies beyond a limit that fp16 cannot hold, it cannot hold either.
+            if name in too_large and node.name not in kept and node.op_type != "Clip":
+                raise CheckpointError(
+                    f"the weight {name} of {node.name} ({node.op_type}) is too large for fp16; "
+                    "compile without --precision fp16, or train with a lower learning rate or more weight decay"
+                )
 
 
 def _check_finite(half: ModelProto, samples: NDArray[np.float32]) -> None:

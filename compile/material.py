@@ -1,5 +1,6 @@
 """What a bundle is made from: a trained network and the samples it was, and was not, trained on."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
+from edge.labelled import InputDigest
 from edge.preprocess import Frame
 from edge.scores import Digests, short_digests
 from edge.training.checkpoint import Checkpoint
@@ -24,21 +26,30 @@ class Material:
     images: LabelledImages
     splits: Splits
 
-    def frames(self, split: str) -> list[Frame]:
-        """Return a split's samples as a source would give them."""
-        return [self.images.frames[int(index)] for index in self.splits[split]]
+    def some(self, split: str, most: int | None) -> NDArray[np.intp]:
+        """Return indices of up to so many of a split's samples, evenly spread: datasets lie sorted by class."""
+        indices = self.splits[split]
+        count = len(indices) if most is None else min(most, len(indices))
+        return indices[np.linspace(0, len(indices) - 1, count).astype(np.intp)]
+
+    def frames(self, split: str, most: int | None = None) -> Iterator[Frame]:
+        """Yield a split's samples, or `some` of them, as a source would give them."""
+        return (self.images.frames[int(index)] for index in self.some(split, most))
 
     def inputs(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return samples as network input, shape (samples, channels, height, width)."""
         return preprocessed(self.images, indices, self.checkpoint.input)
 
-    def labels(self, split: str) -> NDArray[Any]:
-        """Return a split's classes, shape (samples,)."""
-        return self.images.labels[self.splits[split]]
+    def labels(self, split: str, most: int | None = None) -> NDArray[Any]:
+        """Return the classes of a split's samples, or of `some` of them."""
+        return self.images.labels[self.some(split, most)]
 
     def digests(self, split: str) -> Digests:
-        """Return the digests of a split's samples, shape (samples,)."""
-        return short_digests(self.images.digests[int(index)] for index in self.splits[split])
+        """Return digests of a split's samples, shape (samples,): of their files, else of what the network reads."""
+        if self.images.from_files:
+            return short_digests(self.images.digests[int(index)] for index in self.splits[split])
+        digest = InputDigest(self.checkpoint.input)
+        return short_digests(digest(frame) for frame in self.frames(split))
 
 
 def material_of(checkpoint: Checkpoint, data: Path | None = None) -> Material:

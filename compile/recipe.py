@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
 from calibration.temperature import fit_temperatures
@@ -91,7 +92,7 @@ def cut_and_written(folder: Path, precision: str, model: ModelProto, material: M
     """Add the decisions, cut, check the segments against the graph bit for bit, and write them."""
     decided = add_decisions(model)
     segments = cut_segments(decided)
-    assert_chain_equals_whole(decided, segments, material.inputs(material.splits["validation"][:CHECKED_SAMPLES]))
+    assert_chain_equals_whole(decided, segments, material.inputs(material.some("validation", CHECKED_SAMPLES)))
     return write_precision(folder, precision, segments, whole_network(decided))
 
 
@@ -99,9 +100,11 @@ def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material
     """Record what the segments say of the threshold-fitting split, as they will run."""
     engines = load_engines(folder, spec.segments, OnnxRuntime())
     classifier = Classifier(input_spec=material.checkpoint.input, precision=spec, engines=engines)
-    recording = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring"))
+    truth = material.labels("thresholds")
+    recording = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring", len(truth)))
+    samples = np.stack([material.digests("thresholds")] * 2, axis=1)  # either tells them apart
     segments = segments_digest(sha256_of(folder / segment.file) for segment in spec.segments)
-    found = LabelledScores(*recording, material.labels("thresholds"), material.digests("thresholds"), segments)
+    found = LabelledScores(*recording, truth, samples, segments)
     write_scores(folder / spec.scores, found)
     return found
 

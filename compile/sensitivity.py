@@ -97,7 +97,7 @@ def main() -> int:
     material = material_of(checkpoint, arguments.data)
     whole = export_onnx(checkpoint.network(), checkpoint.input)
     int8 = in_precision("int8", whole, material, arguments.ranges)
-    harms = sensitivity(whole, int8.model, material.inputs(material.splits["validation"][:IMAGES]))
+    harms = sensitivity(whole, int8.model, material.inputs(material.some("validation", IMAGES)))
     if arguments.json:
         print_json([dataclasses.asdict(harm) for harm in harms])
         return PASSED

@@ -38,7 +38,7 @@ def build(arguments: argparse.Namespace) -> int:
     from edge.report import print_builds
 
     bundle = Bundle.open(arguments.bundle)
-    builds = build_bundle(bundle, chosen_backend(arguments), precisions=arguments.precision)
+    builds = build_bundle(bundle, chosen_backend(arguments), precisions=arguments.precision, batches=arguments.batches)
     if arguments.json:
         print_json([dataclasses.asdict(item) for item in builds])
     else:
@@ -79,7 +79,8 @@ def verify(arguments: argparse.Namespace) -> int:
         write_file(arguments.report, markdown(bundle, results))
     passed = all(result.passed for result in results)
     if arguments.json:
-        print_json({"passed": passed, "precisions": [dataclasses.asdict(result) for result in results]})
+        rows = [{**dataclasses.asdict(result), "first_diverging": result.first_diverging} for result in results]
+        print_json({"passed": passed, "precisions": rows})
     else:
         print_parity(results)
     return PASSED if passed else FAILED
@@ -124,9 +125,9 @@ def bench(arguments: argparse.Namespace) -> int:
         measured = {
             name: {key: dataclasses.asdict(value) for key, value in result.items()} for name, result in results.items()
         }
-        print_json(
-            {"backend": backend.name, "threads": arguments.threads, "conditions": before, "precisions": measured}
-        )
+        segments = {name: bundle.segments_digest(name) for name in names}
+        ran = {"backend": backend.name, "threads": arguments.threads, "segments": segments}
+        print_json(ran | {"conditions": before, "precisions": measured})
     else:
         print_bench(results)
         print(
@@ -172,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
         "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: all from Ampere on)"
     )
     one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
+    one.add_argument("--batches", action="store_true", help="also build engines for up to 32 images at once")
     one = _add(verbs, "run", run, "classify a camera, video or folder")
     one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
     one.add_argument("--precision", help="precision to run (default: the fastest on the backend)")

@@ -14,6 +14,8 @@ def contradictions(manifest: Manifest) -> Iterator[str]:
     """Say, one by one, what in a manifest cannot be true together."""
     if not manifest.precisions or not manifest.exits or not manifest.labels:
         yield "a manifest needs at least one precision, one exit and one label"
+    if "thresholds" not in manifest.splits:
+        yield "a manifest must say which samples thresholds were fitted to"
     yield from _input_contradictions(manifest.input)
     for name, precision in manifest.precisions.items():
         yield from _precision_contradictions(manifest, name, precision)

@@ -85,7 +85,7 @@ class Thresholds:
     samples: int
     """Size of the split they were fitted on."""
     split: str
-    """Fingerprint of that split."""
+    """Fingerprint of that split, or of the samples recorded on a device."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,16 @@ def print_bundle(bundle: Bundle) -> None:
 
 def _promised(thresholds: Thresholds) -> str:
     """Say what thresholds promise."""
-    limit = f"{thresholds.limit:g} ms" if thresholds.bounded == "mean_ms" else f"{thresholds.limit:.2%}"
+    limit = f"{thresholds.limit:g} ms" if thresholds.bounded == "mean_ms" else _percent(thresholds.limit)
     what = f"{thresholds.bounded.replace('_', ' ')} at most {limit}"
-    level = "" if thresholds.confidence_level is None else f" with confidence {thresholds.confidence_level:.0%}"
+    level = "" if thresholds.confidence_level is None else f" with confidence {_percent(thresholds.confidence_level)}"
     how = "on the samples fitted to" if thresholds.method == "none" else f"by {thresholds.method}{level}"
     return f"{what} {how}, {thresholds.samples} samples"
+
+
+def _percent(fraction: float) -> str:
+    """Say a fraction to all its digits: rounding would promise something else."""
+    return f"{100 * fraction:.10g}%"
 
 
 def _threshold(value: float) -> str:
@@ -51,10 +56,16 @@ def _threshold(value: float) -> str:
 def print_builds(builds: Sequence[Build]) -> None:
     """Print what `edge build` did."""
     rows = [
-        (b.precision, b.segment, "kept" if b.was_cached else f"built in {b.seconds:.1f} s", f"{b.mebibytes:.1f} MiB")
+        (
+            b.precision,
+            b.segment,
+            str(b.batch or "any"),
+            "kept" if b.was_cached else f"built in {b.seconds:.1f} s",
+            f"{b.mebibytes:.1f} MiB",
+        )
         for b in builds
     ]
-    print_table("engines", ("precision", "segment", "engine", "size"), rows)
+    print_table("engines", ("precision", "segment", "batch", "engine", "size"), rows)
 
 
 def print_parity(results: Sequence[Parity]) -> None:
@@ -87,7 +98,8 @@ def print_parity(results: Sequence[Parity]) -> None:
     )
     print_table(f"engines against the trained network, {results[0].samples} samples", columns, rows)
     for result in results:
-        verdict = "passed" if result.passed else "FAILED: " + "; ".join(result.failures)
+        failed = f"FAILED, first in segment {result.first_diverging}: " + "; ".join(result.failures)
+        verdict = "passed" if result.passed else failed
         print(f"{result.precision}: same exit on {result.exit_index_agreement:.2%} of samples; {verdict}")
 
 

@@ -24,7 +24,7 @@ class LabelledScores(NamedTuple):
     truth: NDArray[np.int64]
     """True classes, shape (samples,)."""
     samples: Digests
-    """Digest of each sample's content, shape (samples,)."""
+    """Digests of each sample's file, and of what the network read of it, shape (samples, 2)."""
     segments: str
     """`segments_digest` of what said it."""
 
@@ -37,6 +37,11 @@ def content_digest(content: bytes) -> str:
 def short_digests(digests: Iterable[str]) -> Digests:
     """Return the first eight bytes of content digests, which is enough to find the same sample again."""
     return np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64)
+
+
+def samples_fingerprint(samples: Digests) -> str:
+    """Return what tells a set of samples from all others, by what the network read of them, whatever their order."""
+    return hashlib.sha256(np.sort(samples[:, 1]).tobytes()).hexdigest()[:32]
 
 
 def segments_digest(hashes: Iterable[str]) -> str:

@@ -456,7 +456,7 @@ def scores(segments: str, exits: int = 3, samples: int = 40, labels: int = 40, c
     logits = generator.random((exits, samples, classes), dtype=np.float32)
     confidence = generator.random((exits, samples), dtype=np.float32)
     label = generator.integers(0, 10, (exits, samples), dtype=np.int32)
-    digests = generator.integers(0, 2**64, labels, dtype=np.uint64)
+    digests = generator.integers(0, 2**64, (labels, 2), dtype=np.uint64)
     return LabelledScores(logits, Scores(confidence, label), generator.integers(0, 10, labels), digests, segments)
 
 

@@ -178,19 +178,26 @@ def test_a_budget_that_is_none_is_refused(fit: Fit, budget: float) -> None:
 def bench_file(path: Path, means: Sequence[object]) -> Path:
     """Write what `edge bench --json` prints of exits that take so long on average."""
     forced = {f"exit {k} forced": {"latency_ms": {"mean": mean}} for k, mean in enumerate(means)}
-    path.write_text(json.dumps({"precisions": {"fp32": {"whole": {"latency_ms": {"mean": 9.0}}, **forced}}}))
+    measured = {"fp32": {"whole": {"latency_ms": {"mean": 9.0}}, **forced}}
+    path.write_text(json.dumps({"precisions": measured, "segments": {"fp32": "ours"}}))
     return path
 
 
 def test_a_segment_costs_what_its_exit_takes_longer_than_the_one_before(tmp_path: Path) -> None:
-    found = measured_costs(bench_file(tmp_path / "bench.json", [0.5, 0.75, 2]), "fp32", exits=3)
+    found = measured_costs(bench_file(tmp_path / "bench.json", [0.5, 0.75, 2]), "fp32", exits=3, segments="ours")
     assert found == [0.5, 0.25, 1.25]
 
 
 @pytest.mark.parametrize("means", [[0.5, 0.5, 2.0], [0.5, 0.4, 2.0], [0.0, 0.5, 2.0], [-1.0, 0.5, 2.0]])
 def test_times_that_do_not_grow_with_depth_are_refused(means: list[float], tmp_path: Path) -> None:
     with pytest.raises(ThresholdError, match=r"takes no longer than the one before.*measure again on an idle machine"):
-        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3)
+        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
+
+
+def test_times_of_other_segments_are_refused(tmp_path: Path) -> None:
+    bench = bench_file(tmp_path / "bench.json", [0.5, 0.75, 2])
+    with pytest.raises(ThresholdError, match=r"bench\.json was measured with other segments than fp32 has now"):
+        measured_costs(bench, "fp32", exits=3, segments="others")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +215,7 @@ def test_times_that_do_not_grow_with_depth_are_refused(means: list[float], tmp_p
 )
 def test_a_bench_that_does_not_say_how_long_these_exits_take_is_refused(means: list[object], tmp_path: Path) -> None:
     with pytest.raises(ThresholdError, match=r"bench\.json.*fp32"):
-        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3)
+        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
 
 
 @pytest.mark.parametrize(
@@ -222,4 +229,4 @@ def test_what_is_no_bench_is_refused_by_its_name(content: bytes, tmp_path: Path)
         ThresholdError,
         match=r"bench\.json does not say how long each of the 3 exits of fp32 takes .*write it with `edge bench",
     ):
-        measured_costs(tmp_path / "bench.json", "fp32", exits=3)
+        measured_costs(tmp_path / "bench.json", "fp32", exits=3, segments="ours")

@@ -123,7 +123,7 @@ def digits(
         spec,
         digits_bundle.manifest.input,
         add_decisions(graph),
-        material.frames("test"),
+        list(material.frames("test")),
     )
 
 

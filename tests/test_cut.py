@@ -270,6 +270,38 @@ def test_a_stage_that_hands_on_a_tensor_it_read_is_refused() -> None:
         decided_and_cut(export_onnx(settled(build), INPUT))
 
 
+class Lavish(nn.Module):
+    """A stage that hands on a tensor nobody reads, beside the one that the next stage does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.unread = conv_bn_relu(CHANNELS, WIDTH), conv_bn_relu(WIDTH, WIDTH)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.convolution(image)
+        return features, self.unread(features)
+
+
+class Modest(nn.Module):
+    """A stage that reads the first of two tensors only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = conv_bn_relu(WIDTH, WIDTH)
+
+    def forward(self, features: Tensor, unread: Tensor) -> Tensor:
+        read: Tensor = self.convolution(features)
+        return read
+
+
+def test_a_cut_that_no_later_stage_reads_is_refused() -> None:
+    def build() -> MultiExitNetwork:
+        return MultiExitNetwork(Stages([Lavish(), Modest()]), [AttentionHead(WIDTH, 4) for _ in range(2)])
+
+    with pytest.raises(CheckpointError, match=r"node \S+ makes a cut that no later stage reads"):
+        decided_and_cut(export_onnx(settled(build), INPUT))
+
+
 @pytest.mark.parametrize("name", ["tiny cnn", "residual", "five exits"])
 def test_slicing_at_the_float_tensor_would_lose_quantised_convolutions_and_is_refused(name: str) -> None:
     whole, segments = compiled(name, "int8")

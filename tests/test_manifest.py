@@ -64,7 +64,7 @@ def small_manifest() -> Manifest:
         },
         reference="reference.npz",
         samples="samples.npz",
-        splits={"train": SplitSpec(100, "4567")},
+        splits={"train": SplitSpec(100, "4567"), "thresholds": SplitSpec(10, "89ab")},
         training={"settings": {"epochs": 3, "data": None}, "history": [{"loss": 0.5}]},
         tools={"torch": "2.9"},
         files={"reference.npz": "89ab"},

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from compile.precisions import PRECISIONS
 from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_reference
 from edge.decision import scores_from_logits
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.errors import BundleError
 from edge.manifest import manifest_to_json
 from edge.parity import TOLERANCES, compare, verify
 from edge.recording import Recording
@@ -82,6 +84,55 @@ def test_a_damaged_last_exit_is_not_blamed_on_the_first() -> None:
     parity = compare("fp32", "any", reference, recording_of(logits), [0.6])
     assert parity.failures
     assert all(failure.startswith("exit 1:") for failure in parity.failures)
+    assert parity.first_diverging == 1
+
+
+def test_where_only_all_exits_together_differ_too_much_the_worst_of_them_is_blamed() -> None:
+    reference = two_exits()
+    parity = compare("fp32", "any", reference, recording_of(reference.logits), [0.6])
+    assert parity.first_diverging is None
+    better, worse = (dataclasses.replace(parity.exits[0], exit_index_agreement=share) for share in (0.99, 0.98))
+    for exits, blamed in (((better, worse), 1), ((worse, better), 0)):
+        together = dataclasses.replace(parity, exits=exits, failures=("exit index agreement is 0.97",))
+        assert together.first_diverging == blamed
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        pytest.param(lambda r: r._replace(logits=r.logits[:, :, :7]), r"logits of shape \(3, \d+, 7\)", id="classes"),
+        pytest.param(lambda r: r._replace(logits=r.logits[:2]), r"logits of shape \(2, \d+, 10\)", id="exits"),
+        pytest.param(lambda r: r._replace(labels=r.labels[1:]), r"labels of shape", id="a label missing"),
+        pytest.param(lambda r: Reference(r.frames[:0], r.labels[:0], r.logits[:, :0]), "no samples", id="nothing"),
+    ],
+)
+def test_references_of_another_network_are_refused(
+    damage: Callable[[Reference], Reference], found: str, digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    file = tmp_path / "references.npz"
+    write_reference(file, damage(digits_bundle.reference()))
+    with pytest.raises(BundleError, match=rf"references\.npz has .*{found}.*write it with `python -m compile"):
+        verify(digits_bundle, "fp32", OnnxRuntime(), file)
+
+
+def test_more_references_than_the_bundles_own_are_taken_from_a_file(digits_bundle: Bundle, tmp_path: Path) -> None:
+    own = digits_bundle.reference()
+    write_reference(tmp_path / "few.npz", Reference(own.frames[:50], own.labels[:50], own.logits[:, :50]))
+    assert verify(digits_bundle, "fp32", OnnxRuntime(), tmp_path / "few.npz").samples == 50
+
+
+def test_the_report_says_what_is_beyond_tolerance_where_and_of_which_files(
+    digits_bundle: Bundle, tampered_bundle: Path, tmp_path: Path
+) -> None:
+    good, bad = tmp_path / "good.md", tmp_path / "bad.md"
+    assert edge("edge", "verify", str(digits_bundle.path), "--report", str(good)).returncode == 0
+    done = edge("edge", "verify", str(tampered_bundle), "--report", str(bad))
+    assert done.returncode == 1
+    assert "FAILED, first in segment 0: exit 0:" in done.stdout.replace("\n", " ")
+    assert "engines match the trained network" in good.read_text()
+    assert "engines DO NOT match the trained network" in bad.read_text()
+    assert "BEYOND tolerance, first in segment 0" in bad.read_text()
+    assert all(f"`{name}` {digest}" in good.read_text() for name, digest in digits_bundle.manifest.files.items())
 
 
 def test_a_bundle_is_within_its_tolerances_in_every_precision(digits_bundle: Bundle) -> None:
@@ -95,7 +146,9 @@ def test_a_bundle_is_within_its_tolerances_in_every_precision(digits_bundle: Bun
 def test_edge_verify_ends_with_1_where_engines_differ(tampered_bundle: Path) -> None:
     done = edge("edge", "verify", str(tampered_bundle), "--json")
     assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout)["passed"] is False
+    printed = json.loads(done.stdout)
+    assert printed["passed"] is False
+    assert [row["first_diverging"] for row in printed["precisions"]] == [0, 0]
 
 
 def test_the_shipped_pytest_checks_pass_and_fail_with_the_bundle(digits_bundle: Bundle, tampered_bundle: Path) -> None:

@@ -8,7 +8,6 @@ from networks import INPUT, NETWORKS, decided_and_cut, multi_exit_graph, random_
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from compile import auto
 from compile.auto import Judges, fastest_per_segment, logits
 from compile.check import assert_chain_equals_whole
 from compile.graph import Graph, int8_macs_share
@@ -18,6 +17,7 @@ from compile.sensitivity import sensitivity
 from compile.torch_tensorrt import SegmentModule, input_names, output_names, segment_engines
 from edge.errors import CheckpointError, EngineError
 from edge.manifest import TensorSpec
+from edge.parity import TOLERANCES, Tolerance
 
 SHAPED = ("tiny cnn", "residual", "two tensors", "five exits")
 IMAGES = random_images(64)
@@ -97,6 +97,13 @@ def test_numbers_too_large_for_fp16_are_refused_with_the_node_that_makes_them() 
         to_fp16(model, SAMPLES)
 
 
+def test_weights_too_large_for_fp16_are_refused_and_not_made_smaller() -> None:
+    model = louder(multi_exit_graph("tiny cnn", "fp32"), 1e7)
+    [first] = Graph(model).consumers["image"]
+    with pytest.raises(CheckpointError, match=rf"the weight \S+ of {first.name} \(Conv\) is too large for fp16"):
+        to_fp16(model, SAMPLES)
+
+
 # int8
 
 
@@ -122,27 +129,49 @@ def test_each_convolution_that_stays_float_has_its_reason(name: str) -> None:
 
 # auto
 
+ANYTHING = Tolerance(float("inf"), 0.0, 0.0, 1.0, 1.0)
+
+
+def tolerate(monkeypatch: pytest.MonkeyPatch, tolerance: Tolerance) -> None:
+    monkeypatch.setitem(TOLERANCES, "auto", tolerance)
+
 
 @each_network
 def test_where_int8_keeps_the_answers_auto_is_int8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "TOP1_AGREEMENT", 0.0)
-    monkeypatch.setattr(auto, "ACCURACY_LOSS", 1.0)
+    tolerate(monkeypatch, ANYTHING)
     model, reasons = fastest_per_segment(multi_exit_graph(name, "fp32"), judges(name))
     assert model == quantise_int8(multi_exit_graph(name, "fp32"), SAMPLES, method="max")
     assert [reason.split(":")[0] for reason in reasons] == [f"segment {k}" for k in range(len(reasons))]
-    assert all("int8 keeps" in reason for reason in reasons)
+    assert all(": int8, keeps every exit's answers" in reason for reason in reasons)
 
 
 @each_network
-def test_where_no_exit_can_be_kept_every_segment_is_fp16_and_still_a_chain(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("allowed", ["fp16", "fp32"])
+def test_where_int8_keeps_no_exit_the_next_precision_is_taken_that_does(
+    name: str, allowed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "first_failing", lambda found, expected, labels: len(found) - 1)
-    model, reasons = fastest_per_segment(multi_exit_graph(name, "fp32"), judges(name))
+    plain = multi_exit_graph(name, "fp32")
+    in_fp16 = np.abs(logits(to_fp16(plain, SAMPLES), IMAGES) - logits(plain, IMAGES)).max()
+    bound = float(in_fp16) if allowed == "fp16" else 0.0
+    tolerate(monkeypatch, ANYTHING._replace(max_abs_logit_error=bound))
+    model, reasons = fastest_per_segment(plain, judges(name))
     whole, segments = decided_and_cut(model)
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     assert int8_macs_share(model) == 0
-    assert all(": fp16, " in reason and "at exit" in reason for reason in reasons)
+    assert all(f": {allowed}, " in reason and "at exit" in reason for reason in reasons)
+    assert np.abs(logits(model, IMAGES) - logits(plain, IMAGES)).max() <= bound
+
+
+def test_a_segment_whose_answers_fp16_changes_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ModelProto()
+    plain.CopyFrom(multi_exit_graph("tiny cnn", "fp32"))
+    weight = Graph(plain).producer["logits_2"].input[2]
+    [bias] = [tensor for tensor in plain.graph.initializer if tensor.name == weight]
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(20_000), bias.name))
+    model, reasons = fastest_per_segment(plain, judges("tiny cnn"))
+    assert changed(logits(to_fp16(plain, SAMPLES), IMAGES), logits(plain, IMAGES))[2] > 0.1
+    assert changed(logits(model, IMAGES), logits(plain, IMAGES)).max() <= 1 - TOLERANCES["auto"].top1_agreement
+    assert ": fp32, fp16 in it alone changes" in reasons[2]
 
 
 def spiky(model: ModelProto, factor: float = 1e4) -> ModelProto:
@@ -171,8 +200,7 @@ def spiky(model: ModelProto, factor: float = 1e4) -> ModelProto:
 
 @pytest.mark.parametrize("name", ["tiny cnn", "five exits"])
 def test_only_the_segments_that_hurt_leave_int8(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "TOP1_AGREEMENT", 0.97)
-    monkeypatch.setattr(auto, "ACCURACY_LOSS", 1.0)
+    tolerate(monkeypatch, ANYTHING._replace(top1_agreement=0.97))
     plain = spiky(multi_exit_graph(name, "fp32"))
     expected = logits(plain, IMAGES)
     np.testing.assert_allclose(expected, logits(multi_exit_graph(name, "fp32"), IMAGES), atol=1e-4)
@@ -188,10 +216,12 @@ def test_only_the_segments_that_hurt_leave_int8(name: str, monkeypatch: pytest.M
 
 
 def test_a_segment_that_overflows_fp16_stays_fp32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "TOP1_AGREEMENT", 1.1)
+    tolerate(monkeypatch, ANYTHING._replace(max_abs_logit_error=0.0))
     plain = louder(multi_exit_graph("tiny cnn", "fp32"), 1e5)
     _, reasons = fastest_per_segment(plain, judges("tiny cnn"))
-    assert reasons[0].startswith("segment 0: fp32, fp16 does not hold its numbers")
+    assert reasons[0].startswith("segment 0: fp32, int8 in it alone changes")
+    assert "fp16 does not hold its numbers" in reasons[0]
+    assert "--precision" not in reasons[0]
 
 
 # sensitivity

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from calibration.temperature import fit_temperatures
 from edge.__main__ import main as edge
 from edge.bundle import MANIFEST, Bundle, file_hashes
 from edge.manifest import Thresholds, manifest_to_json
-from edge.scores import content_digest, read_scores, short_digests
+from edge.scores import content_digest, read_scores, samples_fingerprint, short_digests
 
 DIGITS = tuple("0123456789")
 SPOKEN_FOR = ("test", "calibration", "validation", "train")
@@ -160,14 +161,18 @@ def test_a_budget_below_the_first_exit_is_refused(bundle: Path) -> None:
 @pytest.mark.parametrize("option", ["--mean-macs", "--mean-ms"])
 @pytest.mark.parametrize("budget", ["nan", "inf", "-inf", "-0.1", "0"])
 def test_a_budget_that_is_none_is_refused(option: str, budget: str, bundle: Path, tmp_path: Path) -> None:
-    measured = bench_like(tmp_path / "bench.json", [1.0, 2.0, 3.0])
+    if option == "--mean-macs":
+        assert "budget" in refused(bundle, f"{option}={budget}")
+        return
+    measured = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0])
     assert "budget" in refused(bundle, f"{option}={budget}", "--bench", measured)
 
 
-def bench_like(path: Path, means: list[float]) -> Path:
+def bench_like(bundle: Path, path: Path, means: list[float]) -> Path:
     """Write what `edge bench` would say of both precisions."""
     forced = {f"exit {k} forced": {"latency_ms": {"mean": mean}} for k, mean in enumerate(means)}
-    path.write_text(json.dumps({"precisions": {"fp32": forced, "int8": forced}}))
+    segments = {name: Bundle.open(bundle).segments_digest(name) for name in ("fp32", "int8")}
+    path.write_text(json.dumps({"precisions": {"fp32": forced, "int8": forced}, "segments": segments}))
     return path
 
 
@@ -217,8 +222,30 @@ def test_a_file_that_is_no_bench_is_refused_by_name(content: str | None, bundle:
 
 
 def test_a_bench_of_another_network_is_refused(bundle: Path, tmp_path: Path) -> None:
-    with_four_exits = bench_like(tmp_path / "bench.json", [1.0, 2.0, 3.0, 4.0])
+    with_four_exits = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0, 4.0])
     assert str(with_four_exits) in refused(bundle, "--mean-ms", 2, "--bench", with_four_exits)
+
+
+def test_a_bench_of_another_bundle_with_as_many_exits_is_refused(bundle: Path, tmp_path: Path) -> None:
+    measured = bench_like(bundle, tmp_path / "bench.json", [1.0, 2.0, 3.0])
+    other = measured.read_text().replace(Bundle.open(bundle).segments_digest("fp32"), "of another")
+    measured.write_text(other)
+    assert "measured with other segments than fp32 has now" in refused(bundle, "--mean-ms", 2, "--bench", measured)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        pytest.param(("--limit", 0.01), "leave out --limit", id="limit"),
+        pytest.param(("--confidence", 0.9, "--shared"), "leave out --confidence, --shared", id="two"),
+        pytest.param(("--method", "betting"), "leave out --method", id="the usual method"),
+        pytest.param(("--bench", "bench.json"), "add --mean-ms, or leave it out", id="bench"),
+    ],
+)
+def test_what_a_budget_of_computation_has_no_use_for_is_refused(
+    words: tuple[object, ...], complaint: str, bundle: Path
+) -> None:
+    assert complaint in refused(bundle, "--mean-macs", 0.5, *words)
 
 
 def test_two_budgets_at_once_are_refused(bench: Path, bundle: Path) -> None:
@@ -247,8 +274,8 @@ def test_recorded_scores_find_their_precision_by_themselves(
 ) -> None:
     found = refitted(bundle, "--scores", recorded, "--method", "none", "--limit", 0.05)
     assert list(found) == ["int8"]
-    assert (found["int8"].samples, found["int8"].split) == (30, "recorded: images.npz")
     after, scores = Bundle.open(bundle), read_scores(recorded)
+    assert (found["int8"].samples, found["int8"].split) == (30, samples_fingerprint(scores.samples))
     assert after.precision("fp32") == digits_bundle.precision("fp32")
     assert after.precision("int8").temperatures == fit_temperatures(scores.logits, scores.truth)
     assert after.precision("int8").temperatures != digits_bundle.precision("int8").temperatures
@@ -260,6 +287,16 @@ def test_after_scores_were_recorded_elsewhere_the_bundles_own_can_be_fitted_to_a
     refitted(bundle, "--scores", recorded, *FEW_IMAGES)
     assert refitted(bundle, *FEW_IMAGES)["int8"] == digits_bundle.precision("int8").thresholds
     assert Bundle.open(bundle).manifest == digits_bundle.manifest
+
+
+def test_where_two_precisions_are_the_same_segments_both_are_refitted(recorded: Path, bundle: Path) -> None:
+    """As `auto` and int8 are where int8 will do everywhere."""
+    manifest = json_manifest(bundle)
+    both = {**manifest.precisions, "auto": manifest.precisions["int8"]}
+    (bundle / MANIFEST).write_text(manifest_to_json(dataclasses.replace(manifest, precisions=both)))
+    found = refitted(bundle, "--scores", recorded, *FEW_IMAGES)
+    assert list(found) == ["int8", "auto"]
+    assert found["int8"] == found["auto"]
 
 
 def test_scores_are_not_taken_for_another_precision(recorded: Path, bundle: Path) -> None:
@@ -372,6 +409,29 @@ def test_one_image_that_was_trained_on_among_others_is_found(trained: Trained, t
     recorded = record(trained.bundle, copied(trained.of_split("train")[:1], images), "fp32")
     message = refused(trained.bundle, "--scores", recorded, *FEW_IMAGES)
     assert f"1 of the 21 samples in {recorded} are of the bundle's train split" in message
+
+
+def test_images_of_a_dataset_that_is_no_folder_are_known_by_what_the_network_reads(
+    digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    from edge.training.datasets import load_dataset
+
+    images = load_dataset("digits", image_size=digits_bundle.manifest.input.height)
+    for index in range(40):
+        folder = tmp_path / "images" / images.classes[images.labels[index]]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), images.frames[index])
+    recorded = record(digits_bundle.path, tmp_path / "images", "fp32")
+    message = refused(digits_bundle.path, "--scores", recorded, *FEW_IMAGES)
+    assert re.search(r"\d+ of the 40 samples in .* are of the bundle's \w+ split", message)
+
+
+def test_the_same_picture_in_two_files_is_a_copy(bundle: Path, tmp_path: Path) -> None:
+    images = class_folder(tmp_path / "images", DIGITS, each=2)
+    [first, *_] = sorted(images.rglob("*.png"))
+    cv2.imwrite(str(first.with_suffix(".bmp")), cv2.imread(str(first)))
+    recorded = record(bundle, images, "int8")
+    assert "1 of the 21 samples in" in refused(bundle, "--scores", recorded, *FEW_IMAGES)
 
 
 def test_new_images_and_those_of_the_threshold_fitting_split_are_taken(trained: Trained, tmp_path: Path) -> None:

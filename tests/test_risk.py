@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from test_thresholds import Labels, all_right, costs, random_scores
 
+from benchmarks import risk as benchmark
 from calibration import operating_points, thresholds
 from calibration.risk import (
     RISKS,
@@ -284,6 +285,21 @@ def test_a_confidence_level_that_is_none_is_refused(method: Any, level: float) -
 
 
 # Simulations
+
+
+def test_the_benchmark_counts_promises_broken_on_the_pool_beside_a_naive_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "RESPLITS", 3)
+    asked = list(benchmark.promises())
+    assert len(asked) == 12
+    assert len(benchmark.naive_of(asked)) == 4
+    promise = Promise("disagreement", 0.3, "betting", 0.9, shared=True)
+    scores, truth = random_scores(3, 400, seed=1)
+    kept = benchmark.fitted_often(promise, scores, truth, costs(3))
+    assert kept.shape == (2, 3)
+    row = benchmark.judged(promise, kept, np.array([[0.2, 0.4, 0.31], [0.5, 0.25, 0.75]]))
+    assert row["violation_rate"] == (kept[0] > 0.3).mean()
+    assert row["naive_violation_rate"] == pytest.approx(2 / 3)
+    assert row["macs_over_naive"] == pytest.approx(kept[1].mean() / 0.5)
 
 
 POOL, POOL_TRUTH = random_scores(3, 4000, seed=7)

@@ -22,7 +22,7 @@ import torch_tensorrt_names
 from edge.cuda.device import device_facts
 from edge.engines import backend_named
 from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
-from edge.engines.tensorrt_builder import FREE_BATCH, WORKSPACE_BYTES, TensorRtOrder, build_engine
+from edge.engines.tensorrt_builder import FREE_BATCH, OPTIONS, WORKSPACE_BYTES, TensorRtOrder, build_engine
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 from edge.protocols import Backend, BuildOrder
@@ -444,7 +444,7 @@ def test_gpus_that_differ_in_one_thing_have_engines_and_timings_of_their_own(
 
 def test_an_engine_depends_on_the_library_and_our_options(backend: Backend, trt: ModuleType) -> None:
     key = backend.device_key()
-    assert key == {"version": "10.3.0", "workspace_bytes": str(WORKSPACE_BYTES), **device_facts()}
+    assert key == {"version": "10.3.0", **OPTIONS, **device_facts()}
     trt.__version__ = "10.7.0"  # type: ignore[attr-defined]
     assert backend.device_key() == key | {"version": "10.7.0"}
 

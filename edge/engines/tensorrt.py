@@ -7,7 +7,7 @@ import tensorrt as trt
 
 from edge.cuda.device import device_facts
 from edge.engines.child import build_in_child
-from edge.engines.tensorrt_builder import WORKSPACE_BYTES, TensorRtOrder
+from edge.engines.tensorrt_builder import OPTIONS, TensorRtOrder
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 from edge.protocols import BuildOrder, Engine
@@ -20,7 +20,7 @@ class TensorRt:
 
     def device_key(self) -> dict[str, str]:
         """Return what an engine depends on: the library's version, the GPU and its driver, our options."""
-        return {"version": str(trt.__version__), "workspace_bytes": str(WORKSPACE_BYTES), **device_facts()}
+        return {"version": str(trt.__version__), **OPTIONS, **device_facts()}
 
     def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
         """Build the segment's engine in a process of its own."""

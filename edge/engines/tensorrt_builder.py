@@ -17,6 +17,8 @@ from edge.protocols import BuildOrder
 WORKSPACE_BYTES = 1 << 30
 FREE_BATCH = (1, 8, 32)
 """Smallest, usual and largest number of images where the batch is not pinned."""
+OPTIONS = {"workspace_bytes": str(WORKSPACE_BYTES), "free_batch": str(FREE_BATCH), "revision": "1"}
+"""What engines depend on besides library, device and segment; a change to `_configured` is another revision."""
 
 Tell = Callable[[str], None]
 

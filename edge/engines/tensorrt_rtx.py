@@ -7,7 +7,7 @@ from pathlib import Path
 import tensorrt_rtx as trt
 
 from edge.engines.child import build_in_child
-from edge.engines.tensorrt_builder import WORKSPACE_BYTES, TensorRtOrder
+from edge.engines.tensorrt_builder import OPTIONS, TensorRtOrder
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 from edge.protocols import BuildOrder, Engine
@@ -31,7 +31,7 @@ class TensorRtRtx:
     def device_key(self) -> dict[str, str]:
         """Return what an engine depends on: the library's version, the GPUs it is for, our options."""
         target = (self._target or ANY_TARGET).lower()
-        return {"version": str(trt.__version__), "target": target, "workspace_bytes": str(WORKSPACE_BYTES)}
+        return {"version": str(trt.__version__), "target": target, **OPTIONS}
 
     def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
         """Build the segment's engine in a process of its own."""
