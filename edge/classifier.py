@@ -1,6 +1,6 @@
 """The chain: segments run one after the other until an exit is sure enough to answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from edge.decision import Decisions, checked_thresholds
 from edge.engines.cache import load_engines
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec
 from edge.preprocess import Frame, preprocess_for
-from edge.protocols import Backend, Engine, Prediction
+from edge.protocols import Backend, Prediction, Slot
 
 
 class Classifier:
@@ -25,20 +25,29 @@ class Classifier:
         *,
         input_spec: InputSpec,
         precision: PrecisionSpec,
-        engines: Sequence[Engine],
+        engines: Sequence[Any],
         thresholds: ArrayLike | None = None,
+        make_slot: Callable[["Classifier"], Slot] | None = None,
     ) -> None:
-        """Join engines with what the manifest says of them; `thresholds` replaces the fitted ones.
+        """Join engines with what the manifest says of them.
+
+        Args:
+            input_spec: What the network reads.
+            precision: Whose segments.
+            engines: These segments on this machine: of `Engine` or `DeviceEngine`, as slots need them.
+            thresholds: In place of the fitted ones.
+            make_slot: What makes slots for these engines; None for engines in host memory.
 
         Raises:
             ThresholdError: thresholds are NaN, infinite, negative or too few or many.
         """
+        self._make_slot = make_slot or HostSlot
         self.input_spec = input_spec
         self.precision = precision
         self.segments = precision.segments
         self.engines = engines
         self.set_thresholds(precision.thresholds.values if thresholds is None else thresholds)
-        self._own_slot: HostSlot | None = None
+        self._own_slot: Slot | None = None
 
     @staticmethod
     def from_bundle(
@@ -53,7 +62,13 @@ class Classifier:
         """
         spec = bundle.precision(precision)
         engines = load_engines(bundle.path, spec.segments, backend)
-        return Classifier(input_spec=bundle.manifest.input, precision=spec, engines=engines, thresholds=thresholds)
+        return Classifier(
+            input_spec=bundle.manifest.input,
+            precision=spec,
+            engines=engines,
+            thresholds=thresholds,
+            make_slot=backend.make_slot,
+        )
 
     def with_thresholds(self, values: ArrayLike) -> "Classifier":
         """Return a classifier on the same engines with thresholds of its own.
@@ -61,7 +76,13 @@ class Classifier:
         Raises:
             ThresholdError: they are NaN, infinite, negative or too few or many.
         """
-        return Classifier(input_spec=self.input_spec, precision=self.precision, engines=self.engines, thresholds=values)
+        return Classifier(
+            input_spec=self.input_spec,
+            precision=self.precision,
+            engines=self.engines,
+            thresholds=values,
+            make_slot=self._make_slot,
+        )
 
     def set_thresholds(self, values: ArrayLike) -> None:
         """Use other thresholds from the next frame on; frames already loaded keep theirs.
@@ -71,9 +92,9 @@ class Classifier:
         """
         self.thresholds = checked_thresholds(values, exits=len(self.segments))
 
-    def new_slot(self) -> "HostSlot":
+    def new_slot(self) -> Slot:
         """Return buffers for one more frame in flight."""
-        return HostSlot(self)
+        return self._make_slot(self)
 
     def classify(self, frame: Frame) -> Prediction:
         """Classify one frame now, in a slot kept for this."""
@@ -95,7 +116,7 @@ class HostSlot:
     def __init__(self, classifier: Classifier) -> None:
         """Allocate all buffers and bind all segments."""
         self.frame: NDArray[Any] | None = None
-        self.tensors = buffers_for(classifier.segments)
+        self.tensors: Mapping[str, NDArray[Any]] = buffers_for(classifier.segments)
         self._classifier = classifier
         self._preprocess = preprocess_for(classifier.input_spec)
         self._image = self.tensors["image"][0]

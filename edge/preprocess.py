@@ -41,12 +41,7 @@ class ImagePreprocess:
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one 8-bit BGR or gray image of any size."""
-        is_picture = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)
-        if frame.dtype != np.uint8 or not is_picture or not frame.size:
-            raise SourceError(
-                f"a frame has shape {frame.shape} and type {frame.dtype}; "
-                "this network reads 8-bit images, BGR (height, width, 3) or gray (height, width)"
-            )
+        check_picture(frame)
         resized = as_sized(frame, self._spec)
         if self._spec.colour == "gray":
             gray: Frame = resized if resized.ndim == 2 else cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
@@ -57,15 +52,34 @@ class ImagePreprocess:
             np.take(self._table[channel], plane, out=out[channel], mode="clip")
 
 
+def check_picture(frame: Frame) -> None:
+    """Refuse what is no 8-bit picture.
+
+    Raises:
+        SourceError: it is something else.
+    """
+    is_picture = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)
+    if frame.dtype != np.uint8 or not is_picture or not frame.size:
+        raise SourceError(
+            f"a frame has shape {frame.shape} and type {frame.dtype}; "
+            "this network reads 8-bit images, BGR (height, width, 3) or gray (height, width)"
+        )
+
+
 def as_sized(frame: Frame, spec: InputSpec) -> Frame:
     """Return an image's largest centred crop of the input's aspect ratio at the input's size; an array as it is."""
     if spec.kind == "array" or frame.shape[:2] == (spec.height, spec.width):
         return frame
-    scale = min(frame.shape[0] / spec.height, frame.shape[1] / spec.width)
-    height, width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
-    top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
+    top, left, height, width = crop_of(frame.shape, spec)
     crop = frame[top : top + height, left : left + width]
     return cv2.resize(crop, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
+
+
+def crop_of(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of an image's largest centred crop of the input's aspect ratio."""
+    scale = min(shape[0] / spec.height, shape[1] / spec.width)
+    height, width = max(1, round(spec.height * scale)), max(1, round(spec.width * scale))
+    return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
 
 
 class ArrayPreprocess:

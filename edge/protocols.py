@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from edge.manifest import SegmentSpec
+
+if TYPE_CHECKING:
+    from edge.classifier import Classifier
 
 
 class Prediction(NamedTuple):
@@ -50,6 +53,20 @@ class Engine(Protocol):
         """Compute fresh outputs from inputs of any batch size; for engines built without a pinned batch."""
 
 
+class DeviceEngine(Protocol):
+    """A segment made runnable on a GPU, its tensors in the GPU's memory."""
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        """Tie addresses to the segment's inputs and outputs by name, once; there may be more of them.
+
+        Calling what is returned with a stream's handle enqueues the segment there, waits for nothing and allocates
+        nothing. Two bindings may run at the same time, one of them on one stream only.
+
+        Raises:
+            EngineError: the library refuses an address.
+        """
+
+
 class Backend(Protocol):
     """An inference library: makes engines out of segments."""
 
@@ -65,11 +82,18 @@ class Backend(Protocol):
             EngineError: the library refuses the segment; the message says why.
         """
 
-    def load(self, engine: Path, spec: SegmentSpec) -> Engine:
-        """Make a built engine runnable.
+    def load(self, engine: Path, spec: SegmentSpec) -> Any:
+        """Make a built engine runnable: an `Engine` or a `DeviceEngine`, whichever its slots take.
 
         Raises:
             EngineError: it cannot run on this machine.
+        """
+
+    def make_slot(self, classifier: "Classifier") -> "Slot":
+        """Return a slot for a chain of this backend's engines.
+
+        Raises:
+            EngineError: there is no room for one.
         """
 
 
@@ -97,6 +121,10 @@ class Slot(Protocol):
 
     frame: NDArray[Any] | None
     """Where the source writes; None before the first frame."""
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """Every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""
 
     def load(self) -> None:
         """Preprocess `frame` into the chain's input, and take over the thresholds in force."""

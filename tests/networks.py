@@ -58,6 +58,12 @@ def two_tensor_network() -> MultiExitNetwork:
     return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
+def two_exit_network() -> MultiExitNetwork:
+    """Return two stages."""
+    stages = [conv_bn_relu(CHANNELS, WIDTH), conv_bn_relu(WIDTH, WIDTH)]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
+
+
 def five_exit_network() -> MultiExitNetwork:
     """Return five stages."""
     stages = [conv_bn_relu(CHANNELS, WIDTH)] + [conv_bn_relu(WIDTH, WIDTH) for _ in range(4)]
@@ -125,6 +131,7 @@ NETWORKS: dict[str, Callable[[], MultiExitNetwork]] = {
     "two tensors": two_tensor_network,
     "five exits": five_exit_network,
     "tied": tied_network,
+    "two exits": two_exit_network,
 }
 
 

@@ -1,1 +1,24 @@
-"""Every CUDA call of the project."""
+"""Every CUDA call of the project: pycuda for context, memory and streams, cuda.core for kernels and graphs."""
+
+from typing import TYPE_CHECKING
+
+from edge.errors import EngineError
+
+if TYPE_CHECKING:
+    from edge.cuda.runtime import Runtime
+
+
+def opened() -> "Runtime":
+    """Return this process's GPU, opened once.
+
+    Raises:
+        EngineError: there is none, or a library to use it with is missing.
+    """
+    try:
+        from edge.cuda.runtime import runtime
+    except ImportError as error:  # pycuda needs the driver's library to be imported
+        raise EngineError(
+            f"frames cannot be run on a GPU here ({error}); install the NVIDIA driver, then pip install "
+            "'early-exit[cuda]', or run with --backend onnxruntime"
+        ) from error
+    return runtime()

@@ -25,6 +25,12 @@ struct Input {
     float mean[3], std[3];
 };
 
+// What the host says of a frame.
+struct Order {
+    Picture picture;
+    Input input;
+};
+
 struct Colour {
     int blue, green, red;
 };
@@ -104,72 +110,77 @@ typedef unsigned long long cudaGraphConditionalHandle;
 extern "C" __device__ __cudart_builtin__ void CUDARTAPI cudaGraphSetConditional(
     cudaGraphConditionalHandle handle, unsigned int value);
 
-// What the host reads when a frame is done; in pinned memory.
+// What the host reads when a frame is done; in memory that both see.
 struct Answer {
     int label;
-    float confidence;
-    int exit_index;
-    unsigned int frame;
+    float confidence, probability;
+    int exit_index, is_final;
+};
+
+// What an exit said: its outputs, as its segment wrote them. The last exit has no flag.
+struct Said {
+    const int *label;
+    const float *confidence, *logits;
+    const unsigned char *exits;
+    int classes, exit_index;
+    float coldness;
 };
 
 // One thread a value, as (channels, height, width).
-extern "C" __global__ void preprocess(Picture picture, Input input, float *out) {
+extern "C" __global__ void preprocess(const Order *order, float *out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
+    const Input &input = order->input;
     if (column >= input.width || row >= input.height) return;
     const long long place = ((long long)blockIdx.z * input.height + row) * input.width + column;
-    out[place] = network_value(picture, input, blockIdx.z, row, column);
+    out[place] = network_value(order->picture, input, blockIdx.z, row, column);
 }
 
-// Note what an exit says. The next one, where it runs, says it better and overwrites this.
-extern "C" __global__ void answer(
-    const int *label, const float *confidence, int exit_index, const unsigned int *frame, Answer *out) {
-    out->label = *label;
-    out->confidence = *confidence;
-    out->exit_index = exit_index;
-    out->frame = *frame;
+// The sum of one value of each thread of a warp, in all of them.
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int reach = 16; reach; reach /= 2) value += __shfl_xor_sync(0xffffffffu, value, reach);
+    return value;
 }
 
-// Let the graph go on with the next segment unless this exit answers.
-extern "C" __global__ void go_on(cudaGraphConditionalHandle handle, const unsigned char *exits) {
-    cudaGraphSetConditional(handle, *exits ? 0 : 1);
+__device__ __forceinline__ float warp_largest(float value) {
+    for (int reach = 16; reach; reach /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, reach));
+    return value;
 }
 
-// List the samples of a batch that did not exit, in order. One block, as many threads as a power of two.
-extern "C" __global__ void survivors(const unsigned char *exits, int samples, int *indices, int *count) {
-    extern __shared__ int before[];
-    int found = 0;
-    for (int start = 0; start < samples; start += blockDim.x) {
-        const int sample = start + threadIdx.x;
-        const int stays = sample < samples && !exits[sample];
-        before[threadIdx.x] = stays;
-        __syncthreads();
-        for (int reach = 1; reach < blockDim.x; reach *= 2) {
-            const int more = threadIdx.x >= reach ? before[threadIdx.x - reach] : 0;
-            __syncthreads();
-            before[threadIdx.x] += more;
-            __syncthreads();
-        }
-        if (stays) indices[found + before[threadIdx.x] - 1] = sample;
-        found += before[blockDim.x - 1];
-        __syncthreads();
+// Note what an exit says; called by one warp. A later exit, where it runs, says it better and overwrites this.
+// The probability is the highest of softmax(logits / temperature), which is 1 over its denominator.
+__device__ __forceinline__ int note(const Said &said, Answer *out) {
+    float largest = __int_as_float(0xff800000), sum = 0.0f;  // minus infinity
+    for (int c = threadIdx.x; c < said.classes; c += 32) largest = fmaxf(largest, said.logits[c]);
+    largest = warp_largest(largest);
+    for (int c = threadIdx.x; c < said.classes; c += 32) sum += expf((said.logits[c] - largest) * said.coldness);
+    sum = warp_sum(sum);
+    const int is_final = said.exits ? *said.exits != 0 : 1;
+    if (threadIdx.x == 0) {
+        out->label = *said.label;
+        out->confidence = *said.confidence;
+        out->probability = 1.0f / sum;
+        out->exit_index = said.exit_index;
+        out->is_final = is_final;
     }
-    if (threadIdx.x == 0) *count = found;
+    return is_final;
 }
 
-// Copy the rows of the listed samples together: blockIdx.y is the place in the list, rows are `bytes` long.
-extern "C" __global__ void gather(const unsigned char *from, const int *indices, long long bytes, unsigned char *to) {
-    const long long place = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (place < bytes) to[blockIdx.y * bytes + place] = from[indices[blockIdx.y] * bytes + place];
+extern "C" __global__ void answer(const Said *said, Answer *out) { note(*said, out); }
+
+// The same, and let the graph go on with the next segment unless this exit answers.
+extern "C" __global__ void answer_or_go_on(cudaGraphConditionalHandle handle, const Said *said, Answer *out) {
+    const int is_final = note(*said, out);
+    if (threadIdx.x == 0) cudaGraphSetConditional(handle, is_final ? 0 : 1);
 }
 
 #else
 
-extern "C" void preprocess_on_host(const Picture *picture, const Input *input, float *out) {
-    for (int channel = 0; channel < input->channels; ++channel)
-        for (int row = 0; row < input->height; ++row)
-            for (int column = 0; column < input->width; ++column)
-                *out++ = network_value(*picture, *input, channel, row, column);
+extern "C" void preprocess_on_host(const Order *order, float *out) {
+    for (int channel = 0; channel < order->input.channels; ++channel)
+        for (int row = 0; row < order->input.height; ++row)
+            for (int column = 0; column < order->input.width; ++column)
+                *out++ = network_value(order->picture, order->input, channel, row, column);
 }
 
 #endif

@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge.classifier import Classifier, HostSlot
 from edge.errors import EngineError
 from edge.machine import cpu_identity
 from edge.manifest import SegmentSpec
-from edge.protocols import BuildOrder
+from edge.protocols import BuildOrder, Slot
 
 
 class OnnxRuntime:
@@ -41,6 +42,10 @@ class OnnxRuntime:
         """Open an optimised graph as it is."""
         options = self._options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
         return OnnxRuntimeEngine(_session(engine, options), spec)
+
+    def make_slot(self, classifier: Classifier) -> Slot:
+        """Return a slot in host memory."""
+        return HostSlot(classifier)
 
     def _options(self, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()

@@ -5,16 +5,18 @@ from pathlib import Path
 
 import tensorrt as trt
 
+from edge.classifier import Classifier
+from edge.cuda import opened
 from edge.cuda.device import device_facts
 from edge.engines.child import build_in_child
 from edge.engines.tensorrt_builder import OPTIONS, TensorRtOrder
-from edge.errors import EngineError
+from edge.engines.tensorrt_engine import TensorRtEngine
 from edge.manifest import SegmentSpec
-from edge.protocols import BuildOrder, Engine
+from edge.protocols import BuildOrder, Slot
 
 
 class TensorRt:
-    """Builds segments for the GPU in this machine; running them waits for the CUDA runtime."""
+    """Builds and runs segments on the GPU in this machine."""
 
     name = "tensorrt"
 
@@ -26,6 +28,13 @@ class TensorRt:
         """Build the segment's engine in a process of its own."""
         build_in_child(TensorRtOrder("tensorrt", None, order), tell)
 
-    def load(self, engine: Path, spec: SegmentSpec) -> Engine:
-        """Refuse: there is no CUDA runtime to run it with yet."""
-        raise EngineError(f"{spec.file} is built for TensorRT, which runs nothing yet; run with --backend onnxruntime")
+    def load(self, engine: Path, spec: SegmentSpec) -> TensorRtEngine:
+        """Read the engine onto the GPU in this machine."""
+        with opened().context.calling(f"loading the engine of {spec.file}"):
+            return TensorRtEngine(trt, engine, spec.file)
+
+    def make_slot(self, classifier: Classifier) -> Slot:
+        """Return a slot on the GPU."""
+        from edge.cuda.slot import CudaSlot
+
+        return CudaSlot(classifier, opened())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from edge.engines.tensorrt_log import logger_of
 from edge.errors import EngineError
 from edge.files import write_file
 from edge.protocols import BuildOrder
@@ -46,7 +47,7 @@ def build_engine(order: TensorRtOrder, tell: Tell) -> None:
         EngineError: the library refuses the segment.
     """
     trt = importlib.import_module(order.library)
-    log = _logger(trt)
+    log = logger_of(trt)
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # what pybind11 makes of a builder the library does not hand out
@@ -131,21 +132,6 @@ def _profile(builder: Any, network: Any, batch: int | None) -> Any:
         tensor = network.get_input(index)
         profile.set_shape(tensor.name, *(tuple(size if n < 0 else n for n in tensor.shape) for size in sizes))
     return profile
-
-
-def _logger(trt: ModuleType) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # its base is known when it runs
-        """Keeps the last error for our message, and the rest from the user."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_error = "it gave no reason"
-
-        def log(self, severity: object, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last_error = message
-
-    return Log()
 
 
 def _monitor(trt: ModuleType, tell: Tell) -> Any:

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import tensorrt_rtx as trt
 
+from edge.classifier import Classifier
+from edge.cuda import opened
 from edge.engines.child import build_in_child
 from edge.engines.tensorrt_builder import OPTIONS, TensorRtOrder
+from edge.engines.tensorrt_engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
-from edge.protocols import BuildOrder, Engine
+from edge.protocols import BuildOrder, Slot
 
 ANY_TARGET = "ampere and later"
 
 
 class TensorRtRtx:
-    """Builds segments for a compute capability; running them waits for the CUDA runtime."""
+    """Builds segments for a compute capability, and runs them where there is such a GPU."""
 
     name = "tensorrt-rtx"
 
@@ -37,12 +40,16 @@ class TensorRtRtx:
         """Build the segment's engine in a process of its own."""
         build_in_child(TensorRtOrder("tensorrt_rtx", self._target, order), tell)
 
-    def load(self, engine: Path, spec: SegmentSpec) -> Engine:
-        """Refuse: there is no CUDA runtime to run it with yet."""
-        raise EngineError(
-            f"{spec.file} is built for TensorRT-RTX, but running it needs an NVIDIA GPU and its runtime; "
-            "run with --backend onnxruntime"
-        )
+    def load(self, engine: Path, spec: SegmentSpec) -> TensorRtEngine:
+        """Read the engine onto the GPU in this machine."""
+        with opened().context.calling(f"loading the engine of {spec.file}"):
+            return TensorRtEngine(trt, engine, spec.file)
+
+    def make_slot(self, classifier: Classifier) -> Slot:
+        """Return a slot on the GPU."""
+        from edge.cuda.slot import CudaSlot
+
+        return CudaSlot(classifier, opened())
 
 
 def _known(target: str) -> str:

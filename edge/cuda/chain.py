@@ -1,0 +1,153 @@
+"""One slot's work on the GPU: a frame to input, segment after segment, each exit's answer noted where the host sees it.
+
+Nothing here waits. What is enqueued on a stream runs at once; on a stream that a graph is captured from it becomes part
+of that graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import pycuda.driver as driver
+from numpy.typing import NDArray
+
+from edge.cuda.kernels import ANSWER, FORMATS, ORDER, SAID, Kernels
+from edge.cuda.memory import DeviceMemory, PinnedMemory
+from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
+from edge.preprocess import Frame, crop_of, preprocess_for
+from edge.protocols import DeviceEngine
+
+
+class On(NamedTuple):
+    """Where to enqueue."""
+
+    target: Any
+    """cuda.core's stream, or its builder of a graph that is captured from one."""
+    handle: int
+    """Of the stream."""
+
+
+class Chain:
+    """Memory for frames of one shape, and the segments bound to it.
+
+    Attributes:
+        frame: Where a picture is to be written before it is sent; None where the network reads arrays.
+        answer: What the last exit that ran said: the host reads it when the stream is done.
+        exits: Number of exits.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        precision: PrecisionSpec,
+        engines: Sequence[DeviceEngine],
+        kernels: Kernels,
+        shape: tuple[int, ...],
+        *,
+        uploads: bool,
+    ) -> None:
+        """Allocate everything and bind the segments.
+
+        Args:
+            spec: What the network reads.
+            precision: Whose segments.
+            engines: These segments on the GPU.
+            kernels: What they are joined with.
+            shape: Of the frames.
+            uploads: Whether frames are copied to the GPU, which shares no memory with the host.
+        """
+        self.exits = len(engines)
+        self._spec, self._kernels, self._uploads = spec, kernels, uploads
+        self._tensors = {
+            tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
+        }
+        is_picture = spec.kind == "image"
+        frame = {"frame": prod(shape)} if is_picture else {"image": _nbytes(self._tensors["image"])}
+        sent = {"order": ORDER.itemsize, **{f"threshold_{k}": 4 for k in range(self.exits - 1)}, **frame}
+        stay = {name: _nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
+        said = {f"said_{k}": SAID.itemsize for k in range(self.exits)}
+        self._host = PinnedMemory({**sent, "answer": ANSWER.itemsize})
+        self._device = DeviceMemory({**(sent if uploads else {}), **stay, **said})
+        self._addresses = {**self._host.addresses, **self._device.addresses}
+        self._sent = self._host.whole[: self._host.addresses["answer"] - self._host.addresses["order"]]
+        self._thresholds = [self._host.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
+        self.answer = self._host.view("answer", ANSWER)
+        self.frame = self._host.view("frame", np.uint8, shape) if is_picture else None
+        self._image = None if is_picture else self._host.view("image", np.float32, spec.shape)
+        self._to_numbers = preprocess_for(spec)
+        self._write_order(shape)
+        try:
+            self._write_said(precision.temperatures)
+            self._enqueue = [engine.bind(self._addresses) for engine in engines]
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
+        """Put a frame and the thresholds in force where they are sent from."""
+        if self._image is not None:
+            self._to_numbers(frame, self._image)
+        elif frame is not self.frame:
+            np.copyto(self.frame, frame)  # type: ignore[arg-type]  # a picture has one
+        for buffer, value in zip(self._thresholds, thresholds, strict=True):
+            buffer[0] = value
+
+    def enqueue_input(self, on: On, stream: driver.Stream) -> None:
+        """Send what was written, and make it the network's input."""
+        if self._uploads:
+            driver.memcpy_htod_async(self._addresses["order"], self._sent, stream)
+        if self.frame is not None:
+            places = self._addresses["order"], self._addresses["image"]
+            self._kernels.preprocess(on.target, *places, self._spec.shape)
+
+    def enqueue_exit(self, on: On, index: int, condition: Any = None) -> None:
+        """Run a segment and note what its exit says; where there is a condition, set it to whether to go on."""
+        self._enqueue[index](on.handle)
+        said, answer = self._addresses[f"said_{index}"], self._addresses["answer"]
+        if condition is None:
+            self._kernels.answer(on.target, said, answer)
+        else:
+            self._kernels.answer_or_go_on(on.target, condition, said, answer)
+
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """Return a copy of every tensor of the chain; those of segments that did not run are stale."""
+        found = {}
+        for name, spec in self._tensors.items():
+            found[name] = np.empty(_shape(spec), dtype=spec.dtype)
+            driver.memcpy_dtoh(found[name], self._addresses[name])
+        return found
+
+    def close(self) -> None:
+        """Free the GPU's memory; may be called twice."""
+        self._device.close()
+
+    def _write_order(self, shape: tuple[int, ...]) -> None:
+        if self.frame is None:
+            return
+        height, width = shape[:2]
+        channels = 1 if len(shape) == 2 else shape[2]
+        order = self._host.view("order", ORDER)
+        order["pixels"] = self._addresses["frame"]
+        order["picture"] = (height, width, width * channels, FORMATS[channels])
+        order["input"] = (self._spec.height, self._spec.width, self._spec.channels, *crop_of(shape, self._spec))
+        order["mean"][0, : self._spec.channels], order["std"][0] = self._spec.mean, 1
+        order["std"][0, : self._spec.channels] = self._spec.std
+
+    def _write_said(self, temperatures: Sequence[float]) -> None:
+        for k, temperature in enumerate(temperatures):
+            said, at = np.zeros(1, dtype=SAID), self._addresses
+            for kind in ("label", "confidence", "logits"):
+                said[kind] = at[f"{kind}_{k}"]
+            said["exits"] = at.get(f"exit_{k}", 0)
+            said["classes"], said["exit_index"] = self._tensors[f"logits_{k}"].shape[-1], k
+            said["coldness"] = 1 / temperature
+            driver.memcpy_htod(at[f"said_{k}"], said)
+
+
+def _shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(1 if size is None else size for size in spec.shape)
+
+
+def _nbytes(spec: TensorSpec) -> int:
+    return prod(_shape(spec)) * np.dtype(spec.dtype).itemsize

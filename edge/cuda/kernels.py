@@ -1,0 +1,92 @@
+"""Our kernels, compiled by NVRTC for the GPU they run on, once, and kept in this user's cache."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
+
+from edge.engines.cache import EngineCache
+from edge.files import write_file
+
+SOURCE = Path(__file__).with_name("kernels.cu")
+WARP, TILE = 32, (32, 8)
+
+ORDER = np.dtype(
+    {
+        "names": ["pixels", "chroma", "picture", "input", "mean", "std"],
+        "formats": ["u8", "u8", ("i4", 4), ("i4", 7), ("f4", 3), ("f4", 3)],
+        "offsets": [0, 8, 16, 32, 60, 72],
+        "itemsize": 88,
+    }
+)
+"""`Order` of the kernels: a picture (height, width, pitch, format) and what to make of it (height, width, channels,
+crop top, left, height, width)."""
+SAID = np.dtype(
+    [
+        ("label", "u8"),
+        ("confidence", "u8"),
+        ("logits", "u8"),
+        ("exits", "u8"),
+        ("classes", "i4"),
+        ("exit_index", "i4"),
+        ("coldness", "f4"),
+        ("unused", "i4"),
+    ]
+)
+"""`Said` of the kernels."""
+ANSWER = np.dtype(
+    [("label", "i4"), ("confidence", "f4"), ("probability", "f4"), ("exit_index", "i4"), ("is_final", "i4")]
+)
+"""`Answer` of the kernels."""
+FORMATS = {1: 0, 3: 1, 4: 2}
+"""The kernels' `Format` by the channels of a frame: gray, BGR, BGRx."""
+
+
+class Kernels:
+    """The kernels, ready to be launched on a stream or into a graph that is being built."""
+
+    def __init__(self, arch: str) -> None:
+        """Compile for an architecture, or find what was compiled before; the GPU's context must be current."""
+        code = ObjectCode.from_cubin(compiled(arch))
+        self._preprocess = code.get_kernel("preprocess")
+        self._answer = code.get_kernel("answer")
+        self._answer_or_go_on = code.get_kernel("answer_or_go_on")
+
+    def preprocess(self, stream: Any, order: int, out: int, shape: tuple[int, int, int]) -> None:
+        """Make a picture a network's input, float32 of shape (channels, height, width)."""
+        channels, height, width = shape
+        grid = (-(-width // TILE[0]), -(-height // TILE[1]), channels)
+        _launch(stream, self._preprocess, grid, TILE, order, out)
+
+    def answer(self, stream: Any, said: int, out: int) -> None:
+        """Note what an exit said."""
+        _launch(stream, self._answer, 1, WARP, said, out)
+
+    def answer_or_go_on(self, stream: Any, condition: Any, said: int, out: int) -> None:
+        """Note what an exit said, and set a graph's condition to whether the next segment is to run."""
+        _launch(stream, self._answer_or_go_on, 1, WARP, condition, said, out)
+
+
+def compiled(arch: str) -> bytes:
+    """Return the kernels' machine code for an architecture such as `sm_87`."""
+    source = SOURCE.read_text()
+    options = ProgramOptions(std="c++17", arch=arch)
+    kept = EngineCache().root / f"kernels-{_key(source, arch)}.cubin"
+    if not kept.exists():
+        program = Program(source, "c++", options)
+        write_file(kept, bytes(program.compile("cubin").code))
+        program.close()
+    return kept.read_bytes()
+
+
+def _key(source: str, arch: str) -> str:
+    from cuda.bindings import nvrtc
+
+    version = nvrtc.nvrtcVersion()[1:]
+    return hashlib.sha256(repr((source, arch, version)).encode()).hexdigest()[:32]
+
+
+def _launch(stream: Any, kernel: Kernel, grid: Any, block: Any, *arguments: Any) -> None:
+    launch(stream, LaunchConfig(grid=grid, block=block), kernel, *arguments)

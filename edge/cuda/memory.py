@@ -1,0 +1,66 @@
+"""Memory for the GPU: one allocation, shared out to named tensors, made once and let go of once."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pycuda.driver as driver
+from numpy.typing import NDArray
+
+ALIGNMENT = 256
+"""What TensorRT asks of addresses, in bytes."""
+
+
+class DeviceMemory:
+    """Memory of the GPU.
+
+    Attributes:
+        addresses: Where each tensor is.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Allocate so many bytes for each tensor."""
+        places, total = _shared_out(sizes)
+        self._allocation = driver.mem_alloc(total)
+        self.addresses = {name: int(self._allocation) + place for name, place in places.items()}
+
+    def close(self) -> None:
+        """Free the memory; may be called twice."""
+        if self._allocation is not None:
+            self._allocation.free()
+            self._allocation = None
+            self.addresses = {}
+
+
+class PinnedMemory:
+    """Memory of the host that does not move, which the GPU can read and write.
+
+    It is freed when nobody holds one of its arrays any more.
+
+    Attributes:
+        whole: All of it as the host sees it.
+        addresses: Where the GPU sees each tensor.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """Allocate so many bytes for each tensor."""
+        places, total = _shared_out(sizes)
+        whole: NDArray[np.uint8] = driver.pagelocked_empty(total, np.uint8, mem_flags=driver.host_alloc_flags.DEVICEMAP)
+        whole[:] = 0
+        base = int(whole.base.get_device_pointer())  # type: ignore[union-attr]  # pycuda's allocation
+        self.whole = whole
+        self.addresses = {name: base + place for name, place in places.items()}
+        self._slices = {name: slice(place, place + sizes[name]) for name, place in places.items()}
+
+    def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
+        """Return one tensor as an array."""
+        found: NDArray[Any] = self.whole[self._slices[name]].view(dtype).reshape(shape)
+        return found
+
+
+def _shared_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Return each tensor's place, aligned, and the bytes of all."""
+    aligned = [-(-max(1, size) // ALIGNMENT) * ALIGNMENT for size in sizes.values()]
+    ends = list(accumulate(aligned, initial=0))
+    return dict(zip(sizes, ends[:-1], strict=True)), ends[-1]

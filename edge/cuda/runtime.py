@@ -1,0 +1,86 @@
+"""What a process needs of a GPU to run chains: its context, our kernels, and whether graphs can decide on it."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import pycuda.driver as driver
+from cuda.core import Stream
+from cuda.core.graph import GraphBuilder
+
+from edge.cuda.context import PrimaryContext
+from edge.cuda.graph import captured
+from edge.cuda.kernels import ANSWER, SAID, Kernels
+from edge.cuda.memory import DeviceMemory, PinnedMemory
+
+Level = Literal["graph", "stepwise"]
+"""`graph`: a launch and a wait for a frame. `stepwise`: the host looks at each exit's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A GPU that is ready to run chains."""
+
+    context: PrimaryContext
+    kernels: Kernels
+    level: Level
+    why_not_graph: str
+    """Nothing where the level is `graph`."""
+
+
+@lru_cache(maxsize=1)
+def runtime() -> Runtime:
+    """Open this machine's first GPU, once, and find out what it can do.
+
+    Raises:
+        EngineError: there is none, or our kernels do not run on it.
+    """
+    context = PrimaryContext()
+    with context.calling("preparing the GPU"):
+        kernels = Kernels(context.arch)
+        problem = why_no_conditions(kernels)
+    return Runtime(context, kernels, "stepwise" if problem else "graph", problem)
+
+
+def why_no_conditions(kernels: Kernels) -> str:
+    """Return what keeps graphs from deciding on the GPU here, tried out; nothing where they can."""
+    try:
+        for sure in (True, False):
+            if _body_ran(kernels, sure=sure) == sure:
+                return f"a condition set to {int(not sure)} was taken for {int(sure)}"
+    except Exception as error:  # whatever driver and libraries raise where they are too old
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _body_ran(kernels: Kernels, *, sure: bool) -> bool:
+    """Run a graph whose first exit is sure or not, and whose body notes exit 1; return whether the body did."""
+    host, device = PinnedMemory({"answer": ANSWER.itemsize}), DeviceMemory({"first": 48, "second": 48, "outputs": 16})
+    stream = driver.Stream()
+    try:
+        outputs = np.array([0, 0, 0, int(sure)], dtype=np.int32)
+        at = device.addresses["outputs"]
+        driver.memcpy_htod(at, outputs)
+        for index, name in enumerate(("first", "second")):
+            said = np.zeros(1, dtype=SAID)
+            said["label"], said["confidence"], said["logits"], said["classes"] = at, at + 4, at + 8, 1
+            said["exits"], said["exit_index"] = 0 if index else at + 12, index
+            driver.memcpy_htod(device.addresses[name], said)
+
+        def fill(builder: GraphBuilder) -> None:
+            condition = builder.create_condition(default_value=0)
+            kernels.answer_or_go_on(builder, condition, device.addresses["first"], host.addresses["answer"])
+            body = builder.if_then(condition)
+            body.begin_building("thread_local")
+            kernels.answer(body, device.addresses["second"], host.addresses["answer"])
+            body.end_building()
+
+        graph = captured(stream, fill)
+        graph.launch(Stream.from_handle(stream.handle))
+        stream.synchronize()
+        graph.close()
+        return bool(host.view("answer", ANSWER)["exit_index"][0] == 1)
+    finally:
+        device.close()
+        stream.synchronize()
