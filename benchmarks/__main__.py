@@ -50,6 +50,22 @@ def risk(arguments: argparse.Namespace) -> int:
     return PASSED
 
 
+def cuda_chain(arguments: argparse.Namespace) -> int:
+    """Measure what deciding on the GPU saves."""
+    from benchmarks.gpu.chain import run_chain
+
+    run_chain(arguments.output)
+    return PASSED
+
+
+def cuda_pipeline(arguments: argparse.Namespace) -> int:
+    """Measure what overlapping frames on the GPU gains."""
+    from benchmarks.gpu.pipeline import run_pipeline
+
+    run_pipeline(arguments.output)
+    return PASSED
+
+
 def main() -> int:
     """Do what the command line says."""
     arguments = parser().parse_args()
@@ -102,6 +118,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--precision", default="int8", help="whose scores (default: %(default)s)")
     one.add_argument("--output", type=Path, default=Path("runs/risk.json"), metavar="FILE", help="default: %(default)s")
     one.set_defaults(verb=risk)
+    for name, verb, summary in (
+        ("cuda-chain", cuda_chain, "exits decided on the GPU against exits the host looks at"),
+        ("cuda-pipeline", cuda_pipeline, "frames overlapping on the GPU against one at a time"),
+    ):
+        one = verbs.add_parser(name, help=f"{summary}; needs a GPU")
+        usual = Path("runs") / f"{name.replace('-', '_')}.json"
+        one.add_argument("--output", type=Path, default=usual, metavar="FILE", help="default: %(default)s")
+        one.set_defaults(verb=verb)
     return new
 
 

@@ -7,16 +7,16 @@ disturbs the machine disturbs them alike.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 
 import numpy as np
 
 from edge.bundle import Bundle
-from edge.classifier import Classifier, buffers_for
+from edge.classifier import Classifier
 from edge.decision import NEVER
 from edge.engines.cache import load_engines
-from edge.preprocess import Frame, preprocess_for
+from edge.preprocess import Frame
 from edge.protocols import Backend
 from edge.statistics import Latency, latency_from_ms
 
@@ -56,19 +56,23 @@ class WholeNetwork:
 
     def __init__(self, bundle: Bundle, precision: str, backend: Backend) -> None:
         """Build or load the engine and bind it."""
-        spec = bundle.precision(precision).whole
-        [engine] = load_engines(bundle.path, [spec], backend)
-        tensors = buffers_for([spec])
-        self._image = tensors["image"][0]
-        self._label = next(tensor for name, tensor in tensors.items() if name.startswith("label_"))
-        self._preprocess = preprocess_for(bundle.manifest.input)
-        self._run = engine.bind(tensors)
+        spec = bundle.precision(precision)
+        alone = replace(
+            spec,
+            segments=(spec.whole,),
+            thresholds=replace(spec.thresholds, values=()),
+            temperatures=spec.temperatures[-1:],
+        )
+        self._classifier = Classifier(
+            input_spec=bundle.manifest.input,
+            precision=alone,
+            engines=load_engines(bundle.path, alone.segments, backend),
+            make_slot=backend.make_slot,
+        )
 
     def __call__(self, frame: Frame) -> int:
         """Classify a frame."""
-        self._preprocess(frame, self._image)
-        self._run()
-        return int(self._label[0])
+        return self._classifier.classify(frame).label
 
 
 def candidates_of(bundle: Bundle, precision: str, backend: Backend) -> dict[str, Candidate]:

@@ -120,13 +120,13 @@ class HostSlot:
         self._classifier = classifier
         self._preprocess = preprocess_for(classifier.input_spec)
         self._image = self.tensors["image"][0]
-        last = len(classifier.segments) - 1
-        self._thresholds = [self.tensors[f"threshold_{k}"] for k in range(last)]
+        exits = [segment.exit_index for segment in classifier.segments]
+        self._thresholds = [self.tensors[f"threshold_{k}"] for k in exits[:-1]]
         self._steps = [engine.bind(self.tensors) for engine in classifier.engines]
-        self._exits = [self.tensors[f"exit_{k}"] for k in range(last)] + [np.ones(1, dtype=bool)]
-        self._labels = [self.tensors[f"label_{k}"] for k in range(last + 1)]
-        self._confidences = [self.tensors[f"confidence_{k}"] for k in range(last + 1)]
-        self._logits = [self.tensors[f"logits_{k}"][0] for k in range(last + 1)]
+        self._exits = [self.tensors[f"exit_{k}"] for k in exits[:-1]] + [np.ones(1, dtype=bool)]
+        self._labels = [self.tensors[f"label_{k}"] for k in exits]
+        self._confidences = [self.tensors[f"confidence_{k}"] for k in exits]
+        self._logits = [self.tensors[f"logits_{k}"][0] for k in exits]
         self._coldness = [np.float32(1 / temperature) for temperature in classifier.precision.temperatures]
         self._scratch = np.empty_like(self._logits[0])
 

@@ -5,7 +5,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.cuda import opened
 from edge.engines.cache import default_root
+from edge.errors import EngineError
 from edge.machine import board_model, cpu_name, usable_cores
 
 
@@ -35,8 +37,10 @@ def examine() -> list[Finding]:
             remedy="pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)",
         ),
         _library("onnxruntime", needed=True, remedy="pip install onnxruntime"),
+        _library("tensorrt", needed=False, remedy="comes with JetPack; on a desktop: pip install tensorrt"),
         _library("tensorrt_rtx", needed=False, remedy="pip install tensorrt-rtx, for RTX GPUs"),
         _gpu(),
+        _exits(),
         _cameras(),
         Finding("engine cache", str(default_root()), True, ""),
     ]
@@ -57,6 +61,18 @@ def _gpu() -> Finding:
     if Path("/dev/nvhost-gpu").exists() or Path("/dev/nvgpu").exists():
         return Finding("NVIDIA driver", "integrated GPU", True, "")
     return Finding("NVIDIA driver", "none; engines run on the CPU", True, "install the driver to run TensorRT engines")
+
+
+def _exits() -> Finding:
+    try:
+        found = opened()
+    except EngineError as error:
+        remedy = "install the NVIDIA driver and pip install 'early-exit[cuda]'"
+        return Finding("exits on the GPU", f"not run here: {error}", True, remedy)
+    if found.level == "graph":
+        return Finding("exits on the GPU", "decided on the GPU: one graph, one wait a frame", True, "")
+    why = f"decided by the host, exit by exit: {found.why_not_graph}"
+    return Finding("exits on the GPU", why, False, "update the driver to CUDA 12.4 or later")
 
 
 def _cameras() -> Finding:

@@ -67,6 +67,12 @@ class SegmentSpec:
     int8_macs_share: float
     """Share of the convolutions' multiply-accumulates that run on quantised inputs and weights."""
 
+    @property
+    def exit_index(self) -> int:
+        """The exit that the segment ends in, by the names of its outputs."""
+        names = [tensor.name for tensor in self.outputs]
+        return int(next(name for name in names if name.startswith("logits_")).removeprefix("logits_"))
+
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:

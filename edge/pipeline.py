@@ -63,6 +63,8 @@ class Pipeline:
         self.dropped = 0
         self._source = source
         self._policy = policy
+        # With `latest`, a frame is taken up only when the one before is being inferred, so that it stays the latest.
+        self._ahead = 1 if policy == "latest" else len(slots) - 2
         self._changed = threading.Condition()
         self._free = deque(_Travel(slot) for slot in slots)
         self._mailbox: deque[_Travel] = deque()
@@ -131,9 +133,8 @@ class Pipeline:
             self._give(self._loaded, travel)
 
     def _next_to_load(self) -> _Travel | None:
-        """Take a frame up only when the one before is being inferred, so that `latest` stays the latest."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._loaded or self._stopping)
+            self._changed.wait_for(lambda: len(self._loaded) < self._ahead or self._stopping)
         return self._take(self._mailbox, lambda: self._captured_all)
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -167,7 +168,7 @@ class Pipeline:
             self._changed.wait_for(lambda: queue or ended() or self._stopping)
             if self._stopping or not queue:
                 return None
-            self._changed.notify_all()  # an empty queue is what the load thread waits for
+            self._changed.notify_all()  # room in the queue is what the load thread waits for
             return queue.popleft()
 
     def _give(self, queue: deque[_Travel], travel: _Travel) -> None:

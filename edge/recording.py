@@ -28,8 +28,9 @@ def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
         slot.frame = frame
         slot.load()
         slot.infer()
-        logits.append([slot.tensors[f"logits_{k}"][0].copy() for k in exits])
-        confidence.append([slot.tensors[f"confidence_{k}"][0] for k in exits])
-        label.append([slot.tensors[f"label_{k}"][0] for k in exits])
+        tensors = slot.tensors
+        logits.append([tensors[f"logits_{k}"][0].copy() for k in exits])
+        confidence.append([tensors[f"confidence_{k}"][0] for k in exits])
+        label.append([tensors[f"label_{k}"][0] for k in exits])
     scores = Scores(np.array(confidence, dtype=np.float32).T, np.array(label, dtype=np.int32).T)
     return Recording(np.array(logits, dtype=np.float32).swapaxes(0, 1), scores)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import edge.cuda
-
 ALIGNMENT = 256
+ON_THE_GPU = ("edge.cuda.", "benchmarks.gpu.")
+"""Modules that are imported anew on the stand-ins."""
 
 
 class IllegalUseError(AssertionError):
@@ -287,7 +287,20 @@ def _kernel(world: World, name: str, arguments: Sequence[Any]) -> KernelNode:
         world.array(out, np.float32, height * width * channels)
         world.host_kernels.preprocess_on_host(ctypes.c_void_p(order), ctypes.c_void_p(out))
 
+    def segment(duration_ns: int, index: int, image: int, threshold: int, cut: int, *answer: int) -> None:
+        logits, confidence, label, exits, ran = answer
+        sure = world.array(image, np.float32, int(index) + 1)[index]
+        limit = world.array(threshold, np.float32)[0] if threshold else 0
+        for at, dtype, value in (
+            (cut, np.float32, sure), (logits, np.float32, sure), (logits + 4, np.float32, 0), (label, np.int32, index),
+            (confidence, np.float32, sure), (exits, np.bool_, sure >= limit),
+            (ran, np.uint32, world.array(ran, np.uint32)[0] + 1),
+        ):  # fmt: skip
+            if at:
+                world.array(at, dtype)[0] = value
+
     does: dict[str, Callable[[], None]] = {
+        "segment": lambda: segment(*arguments),
         "preprocess": lambda: preprocess(*arguments),
         "answer": lambda: answer(None, *arguments),
         "answer_or_go_on": lambda: answer(*arguments),
@@ -428,7 +441,7 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
             return ObjectCode(code)
 
         def get_kernel(self, name: str) -> str:
-            legal(name in ("preprocess", "answer", "answer_or_go_on"), f"no kernel {name}")
+            legal(name in ("preprocess", "answer", "answer_or_go_on", "segment"), f"no kernel {name}")
             return name
 
     class Program:
@@ -445,7 +458,7 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
     def launch(target: Any, config: Any, kernel: str, *arguments: Any) -> None:
         world.call("launch")
         for argument in arguments:
-            legal(isinstance(argument, int | Condition), f"argument {argument!r}")
+            legal(isinstance(argument, int | np.int32 | Condition), f"argument {argument!r}")
         node = _kernel(world, kernel, arguments)
         if isinstance(target, GraphBuilder):
             legal(target.state == "building", "a launch into a graph that is not being built")
@@ -470,15 +483,16 @@ def installed(world: World) -> Iterator[World]:
     pycuda: Any = ModuleType("pycuda")
     pycuda.driver = driver
     new = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.core": core, "cuda.core.graph": graph}
-    ours = [name for name in sys.modules if name.startswith("edge.cuda.")]
+    ours = [name for name in sys.modules if name.startswith(ON_THE_GPU)]
     before = {name: sys.modules.pop(name) for name in [*ours, *new] if name in sys.modules}
     sys.modules.update(new)
     try:
         yield world
     finally:
-        for name in [name for name in sys.modules if name.startswith("edge.cuda.")]:
+        for name in [name for name in sys.modules if name.startswith(ON_THE_GPU)]:
             del sys.modules[name]
-            vars(edge.cuda).pop(name.rpartition(".")[2], None)
+            package, _, module = name.rpartition(".")
+            vars(sys.modules[package]).pop(module, None)
         for name in new:
             sys.modules.pop(name, None)
         sys.modules.update(before)

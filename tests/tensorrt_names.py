@@ -29,8 +29,8 @@ SOURCE = Path(__file__).parents[1] / "edge"
 MODULES = ("tensorrt", "tensorrt_rtx")
 UNTYPED = ("Any", "ModuleType")
 """How those of our parameters are annotated that hold things of TensorRT."""
-NOT_TENSORRT = {"exists", "last_error", "lower", "pop", "read_bytes", "segment"}
-"""Python's or ours, among the attributes of variables whose type cannot be seen."""
+NOT_TENSORRT = {"__name__", "exists", "last_error", "lower", "pop", "read_bytes", "segment"}
+"""Python's or ours, among the attributes of the module and of variables whose type cannot be seen."""
 RTX_ONLY = {
     ".num_compute_capabilities",
     ".set_compute_capability",
@@ -128,7 +128,7 @@ class _Reader(ast.NodeVisitor):
 
     def _name(self, node: ast.expr) -> str | None:
         """Return the name an expression ends in, if it is one of TensorRT's."""
-        if not isinstance(node, ast.Attribute):
+        if not isinstance(node, ast.Attribute) or node.attr in NOT_TENSORRT:
             return None
         if self._is_of_module(node):
             return ast.unparse(node).partition(".")[2]
@@ -137,7 +137,7 @@ class _Reader(ast.NodeVisitor):
         is_ours = isinstance(root, ast.Constant | ast.JoinedStr) or (
             isinstance(root, ast.Name) and root.id in self.ours
         )
-        if is_own_field or is_ours or node.attr.startswith("_") or node.attr in NOT_TENSORRT:
+        if is_own_field or is_ours or node.attr.startswith("_"):
             return None
         return f".{node.attr}"
 

@@ -1,9 +1,9 @@
-"""A stand-in for the module `tensorrt`: it parses, builds and reads back, refuses illegal use, fails when told to.
+"""A stand-in for the module `tensorrt`: it parses, builds, reads back, enqueues, refuses illegal use, fails when told to.
 
-Its models are JSON: `{"inputs": {"image": [-1, 3, 16, 16]}, "kernels": ["conv"], "trouble": "hang"}`, the trouble being
-one of `TROUBLES` or left out. So what is to go wrong travels with the file, into a build's own process too. Wrong types
-are a `TypeError`, as with pybind11. What the real library would answer with an error in its log, where our code has no
-business to ask, is an `IllegalUseError`.
+Its models are JSON: `{"inputs": {"image": [-1, 3, 16, 16]}, "outputs": {"logits": [-1, 10]}, "kernels": ["conv"],
+"trouble": "hang"}`, the trouble being one of `TROUBLES` or left out. So what is to go wrong travels with the file, into a
+build's own process too, and with the engine. Wrong types are a `TypeError`, as with pybind11. What the real library would
+answer with an error in its log, where our code has no business to ask, is an `IllegalUseError`.
 """
 
 import json
@@ -21,13 +21,26 @@ __version__ = "10.3.0"
 
 DEVICE = "stand-in GPU"
 """Whose timings are good for it."""
+NO_KERNEL = "Error Code 10: could not find any implementation for node conv"
+REASONS = {
+    "unbuildable": NO_KERNEL,
+    "unreadable engine": "Error Code 1: the engine was built for another GPU",
+    "no context": "Error Code 2: OutOfMemory (Requested size was 73400320 bytes.)",
+    "refused shape": "Error Code 3: API Usage Error (no profile has this shape)",
+    "refused address": "Error Code 3: API Usage Error (this memory is not on the GPU)",
+    "no start": "Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
+}
+"""What the library says of a trouble; with ` without a word` behind its name, it says nothing."""
 TROUBLES = (
-    "unparsable", "unparsable without a word", "unbuildable", "unbuildable without a word", "unreadable engine",
+    *REASONS, *(f"{trouble} without a word" for trouble in REASONS), "unparsable", "unparsable without a word",
     "exception", "hang", "exit 0", "exit 3", "SIGKILL", "SIGSEGV",
 )  # fmt: skip
 WITHOUT_CUDA = "STAND_IN_WITHOUT_CUDA"
-"""Variable that, where it is set, lets no builder come to be."""
-NO_KERNEL = "Error Code 10: could not find any implementation for node conv"
+"""Variable that, where it is set, lets no builder and no runtime come to be."""
+ALIGNMENT = 256
+"""What addresses are multiples of."""
+ENQUEUED: "list[tuple[IExecutionContext, int, dict[str, int], dict[str, tuple[int, ...]]]]" = []
+"""What was enqueued, in order: the context, the stream, and the context's addresses and shapes at that time."""
 
 
 class IllegalUseError(AssertionError):
@@ -65,6 +78,12 @@ class ProfilingVerbosity(IntEnum):
 class LayerInformationFormat(IntEnum):
     ONELINE = 0
     JSON = 1
+
+
+class TensorIOMode(IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
 
 
 class _Base:
@@ -167,8 +186,7 @@ class OnnxParser:
         except (OSError, ValueError):
             self._errors = [ParserError(-1, "", "Failed to parse the ONNX model.")]
             return False
-        trouble = content.get("trouble", "")
-        legal(not trouble or trouble in TROUBLES, f"there is no trouble {trouble!r}")
+        trouble = _trouble_of(content)
         if trouble == "unparsable":
             self._errors = [ParserError(7, "Magic", "no importer"), ParserError(9, "Wand", "no importer either")]
         self._network._model = {} if trouble.startswith("unparsable") else content
@@ -264,10 +282,7 @@ class Builder:
     __slots__ = ("_log",)
 
     def __init__(self, logger: ILogger) -> None:
-        self._log = ILogger._derived(logger)
-        if os.environ.get(WITHOUT_CUDA):
-            self._log.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
+        self._log = _with_cuda(logger)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         flag = 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
@@ -291,11 +306,9 @@ class Builder:
         return self._build(network._model, config)
 
     def _build(self, model: dict[str, Any], config: IBuilderConfig) -> IHostMemory | None:
-        trouble, kernels, timings = model.get("trouble", ""), model["kernels"], config._timings
+        kernels, timings = model["kernels"], config._timings
         timed = [kernel for kernel in kernels if timings is None or kernel not in timings._kernels]
-        if trouble.startswith("unbuildable"):
-            if trouble == "unbuildable":
-                self._log.log(ILogger.ERROR, NO_KERNEL)
+        if _fails("unbuildable", model, self._log):
             return None
         config._monitor.phase_start("Building engine", None, len(kernels))
         for step in range(len(kernels)):
@@ -305,7 +318,7 @@ class Builder:
             if not _goes_on(config._monitor, step):
                 self._log.log(ILogger.ERROR, "Error Code 7: BuildCanceled (Build canceled by user)")
                 return None
-            _suffer(trouble)
+            _suffer(_trouble_of(model))
         config._monitor.phase_finish("Building engine")
         if timings is not None:
             timings._kernels += timed
@@ -323,24 +336,117 @@ class EngineInspector:
         return json.dumps({"Layers": [{"Name": k} if is_detailed else k for k in self._plan["model"]["kernels"]]})
 
 
+class IExecutionContext:
+    """One binding: its addresses, and the shapes of its inputs."""
+
+    __slots__ = ("_addresses", "_engine", "_shapes")
+
+    def __init__(self, engine: "ICudaEngine") -> None:
+        self._engine = engine
+        self._addresses: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        legal(self._engine.get_tensor_mode(name) == TensorIOMode.INPUT, f"{name} is no input")
+        sizes = tuple(typed(size, int, f"{shape} of {name}") for size in shape)
+        if self._engine._fails("refused shape"):
+            return False
+        low, _, high = self._engine._plan["shapes"][name]
+        if len(sizes) != len(low) or not all(a <= size <= b for a, size, b in zip(low, sizes, high, strict=True)):
+            self._engine._log.log(ILogger.ERROR, f"Error Code 3: {name} is {low} to {high}, not {list(sizes)}")
+            return False
+        self._shapes[name] = sizes
+        return True
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._engine.get_tensor_mode(name)
+        legal(typed(memory, int, "memory") != 0, f"{name} is nowhere")
+        legal(memory % ALIGNMENT == 0, f"{name} at {memory:#x} is not aligned")
+        if self._engine._fails("refused address"):
+            return False
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        legal(typed(stream_handle, int, "stream_handle") != 0, "the default stream waits for all others")
+        for name, shape in self._engine._tensors.items():
+            legal(name in self._addresses, f"{name} has no address")
+            is_free = self._engine.get_tensor_mode(name) == TensorIOMode.INPUT and -1 in shape
+            legal(not is_free or name in self._shapes, f"{name} has no shape")
+        if self._engine._fails("no start"):
+            return False
+        ENQUEUED.append((self, stream_handle, dict(self._addresses), dict(self._shapes)))
+        return True
+
+
 class ICudaEngine:
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan = plan
+    __slots__ = ("_log", "_plan", "_tensors")
+
+    def __init__(self, plan: dict[str, Any], log: ILogger) -> None:
+        self._plan, self._log = plan, log
+        self._tensors: dict[str, list[int]] = {**plan["model"]["inputs"], **plan["model"].get("outputs", {})}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        legal(0 <= typed(index, int, "index") < len(self._tensors), f"there is no tensor {index}")
+        return list(self._tensors)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape as the model has it: what a profile pins is free all the same."""
+        legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
+        return tuple(self._tensors[name])
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
+        return TensorIOMode.INPUT if name in self._plan["model"]["inputs"] else TensorIOMode.OUTPUT
+
+    def create_execution_context(self) -> IExecutionContext | None:
+        return None if self._fails("no context") else IExecutionContext(self)
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self._plan)
 
+    def _fails(self, trouble: str) -> bool:
+        return _fails(trouble, self._plan["model"], self._log)
+
 
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
-        self._log = ILogger._derived(logger)
+        self._log = _with_cuda(logger)
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine | None:
-        plan = json.loads(typed(serialized_engine, bytes, "engine"))
-        if plan["model"].get("trouble") == "unreadable engine":
-            self._log.log(ILogger.ERROR, "Error Code 1: the engine was built for another GPU")
+        try:
+            plan = json.loads(typed(serialized_engine, bytes, "engine"))
+        except ValueError:
+            self._log.log(ILogger.ERROR, "Error Code 1: Serialization (magic tag does not match)")
             return None
-        return ICudaEngine(plan)
+        return None if _fails("unreadable engine", plan["model"], self._log) else ICudaEngine(plan, self._log)
+
+
+def _with_cuda(logger: ILogger) -> ILogger:
+    """Let nothing come to be where there is no driver."""
+    log = ILogger._derived(logger)
+    if os.environ.get(WITHOUT_CUDA):
+        log.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+    return log
+
+
+def _trouble_of(model: dict[str, Any]) -> str:
+    trouble = model.get("trouble", "")
+    legal(not trouble or trouble in TROUBLES, f"there is no trouble {trouble!r}")
+    return trouble
+
+
+def _fails(trouble: str, model: dict[str, Any], log: ILogger) -> bool:
+    """Return whether a model asks for a trouble, and say why unless it is to come without a word."""
+    asked = _trouble_of(model)
+    if asked == trouble:
+        log.log(ILogger.ERROR, REASONS[trouble])
+    return asked in (trouble, f"{trouble} without a word")
 
 
 def _goes_on(monitor: IProgressMonitor, step: int) -> bool:

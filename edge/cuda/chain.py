@@ -78,7 +78,7 @@ class Chain:
         self._to_numbers = preprocess_for(spec)
         self._write_order(shape)
         try:
-            self._write_said(precision.temperatures)
+            self._write_said(precision)
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
             self.close()
@@ -103,12 +103,16 @@ class Chain:
 
     def enqueue_exit(self, on: On, index: int, condition: Any = None) -> None:
         """Run a segment and note what its exit says; where there is a condition, set it to whether to go on."""
-        self._enqueue[index](on.handle)
+        self.enqueue_segment(on, index)
         said, answer = self._addresses[f"said_{index}"], self._addresses["answer"]
         if condition is None:
             self._kernels.answer(on.target, said, answer)
         else:
             self._kernels.answer_or_go_on(on.target, condition, said, answer)
+
+    def enqueue_segment(self, on: On, index: int) -> None:
+        """Run a segment alone."""
+        self._enqueue[index](on.handle)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return a copy of every tensor of the chain; those of segments that did not run are stale."""
@@ -134,15 +138,15 @@ class Chain:
         order["mean"][0, : self._spec.channels], order["std"][0] = self._spec.mean, 1
         order["std"][0, : self._spec.channels] = self._spec.std
 
-    def _write_said(self, temperatures: Sequence[float]) -> None:
-        for k, temperature in enumerate(temperatures):
-            said, at = np.zeros(1, dtype=SAID), self._addresses
+    def _write_said(self, precision: PrecisionSpec) -> None:
+        for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
+            said, at, k = np.zeros(1, dtype=SAID), self._addresses, segment.exit_index
             for kind in ("label", "confidence", "logits"):
                 said[kind] = at[f"{kind}_{k}"]
             said["exits"] = at.get(f"exit_{k}", 0)
-            said["classes"], said["exit_index"] = self._tensors[f"logits_{k}"].shape[-1], k
+            said["classes"], said["exit_index"] = self._tensors[f"logits_{k}"].shape[-1], index
             said["coldness"] = 1 / temperature
-            driver.memcpy_htod(at[f"said_{k}"], said)
+            driver.memcpy_htod(at[f"said_{index}"], said)
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
