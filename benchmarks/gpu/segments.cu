@@ -1,5 +1,5 @@
 // A segment that takes as long as it is told and is as sure as its input says, so that what runs and what that costs
-// is known. Its counter says whether it ran at all.
+// is known; a negative number makes it not a number. Its counter says whether it ran at all.
 extern "C" __global__ void segment(
     long long nanoseconds, int index, const float *image, const float *threshold, float *cut, float *logits,
     float *confidence, int *label, unsigned char *exits, unsigned int *ran) {
@@ -8,7 +8,7 @@ extern "C" __global__ void segment(
     do asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     while (now - started < nanoseconds);
     if (threadIdx.x) return;
-    const float sure = image[index];
+    const float sure = image[index] < 0.0f ? __int_as_float(0x7fc00000) : image[index];
     *confidence = sure;
     *label = index;
     logits[0] = sure;

@@ -1,0 +1,290 @@
+"""The CUDA runtime on a real GPU. Skipped where there is none; `test_cuda.py` runs it on a stand-in everywhere."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+import edge.cuda
+from edge.decision import Scores, decide
+from edge.errors import EngineError
+from edge.pipeline import FEWEST_SLOTS, Pipeline
+
+if TYPE_CHECKING:
+    from edge.cuda.runtime import Runtime
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")]
+
+EXITS = 3
+
+
+@pytest.fixture(scope="module")
+def runtime() -> "Runtime":
+    return edge.cuda.opened()
+
+
+def some_frames(count: int, seed: int = 0) -> np.ndarray:
+    """Confidences of every exit: numbers, the threshold itself, and what the kernel makes NaN of."""
+    generator = np.random.default_rng(seed)
+    frames = generator.random((count, EXITS, 1, 1), dtype=np.float32)
+    frames[generator.random(frames.shape) < 0.2] = 0.5
+    frames[generator.random(frames.shape) < 0.1] = -1
+    return frames
+
+
+def decided(frames: np.ndarray) -> np.ndarray:
+    """Return the exits the reference takes."""
+    confidence = np.where(frames < 0, np.nan, frames)[:, :, 0, 0].T.astype(np.float32)
+    scores = Scores(confidence, np.zeros(confidence.shape, np.int32))
+    return decide(scores, np.full(EXITS - 1, 0.5, np.float32)).exit_index
+
+
+@pytest.mark.parametrize("level", ["graph", "stepwise"])
+def test_thousands_of_frames_take_the_exits_of_the_reference_and_no_other_segment_runs(
+    level: Any, runtime: "Runtime"
+) -> None:
+    from benchmarks.gpu.segments import timed_classifier, timed_engines
+
+    engines = timed_engines(runtime, (0.0,) * EXITS)
+    classifier = timed_classifier(runtime, engines, level)
+    frames = some_frames(5000)
+    classifier.classify(frames[0])
+    with runtime.context.calling("counting"):
+        before = [engine.runs() for engine in engines]
+    found = np.array([classifier.classify(frame).exit_index for frame in frames])
+    np.testing.assert_array_equal(found, decided(frames))
+    with runtime.context.calling("counting"):
+        ran = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
+    assert ran == [int((found >= k).sum()) for k in range(EXITS)]
+
+
+def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: "Runtime") -> None:
+    import psutil
+    import pycuda.driver as driver
+
+    from benchmarks.gpu.segments import timed_classifier, timed_engines
+
+    classifier = timed_classifier(runtime, timed_engines(runtime, (0.0,) * EXITS), runtime.level)
+    frames = some_frames(1000)
+
+    def used() -> tuple[int, int]:
+        with runtime.context.calling("asking for free memory"):
+            return driver.mem_get_info()[0], psutil.Process().memory_info().rss
+
+    for frame in frames:
+        classifier.classify(frame)
+    free, resident = used()
+    for _ in range(100):
+        for frame in frames:
+            classifier.classify(frame)
+    assert free - used()[0] <= 0
+    assert used()[1] - resident < 4 << 20
+
+
+def test_two_pipelines_in_two_threads_keep_their_frames_apart(runtime: "Runtime") -> None:
+    from benchmarks.gpu.pipeline import Repeated
+    from benchmarks.gpu.segments import timed_classifier, timed_engines
+
+    found: dict[int, list[int]] = {}
+
+    def work(seed: int) -> None:
+        with runtime.context.calling("making engines"):
+            engines = timed_engines(runtime, (5.0,) * EXITS)
+        classifier = timed_classifier(runtime, engines, runtime.level)
+        slots = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
+        pipeline = Pipeline(Repeated(list(some_frames(2000, seed))), slots, "all")
+        found[seed] = [result.prediction.exit_index for result in pipeline]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {seed: decided(some_frames(2000, seed)).tolist() for seed in (1, 2)} == found
+
+
+LATCH = """
+extern "C" __global__ void wait_for(volatile int *latch, int *opened) {
+    for (long long tries = 0; tries < 2000000000ll && !*latch; ++tries);
+    *opened = *latch;
+}
+extern "C" __global__ void open_latch(volatile int *latch) { *latch = 1; }
+"""
+
+
+def test_a_slots_work_runs_while_another_slots_is_not_done(runtime: "Runtime") -> None:
+    """The first slot's segment waits for a latch that only the second slot's opens."""
+    import pycuda.driver as driver
+    from cuda.core import LaunchConfig, Program, ProgramOptions, Stream, launch
+
+    from benchmarks.gpu.segments import TimedEngine, frame_for, timed_classifier, timed_engines
+    from edge.cuda.memory import DeviceMemory
+
+    with runtime.context.calling("making a latch"):
+        code = Program(LATCH, "c++", ProgramOptions(std="c++17", arch=runtime.context.arch)).compile("cubin")
+        memory = DeviceMemory({"latch": 4, "opened": 4})
+        for address in memory.addresses.values():
+            driver.memcpy_htod(address, np.zeros(1, np.int32))
+
+    class Latched:
+        def __init__(self, engine: TimedEngine, name: str, *tensors: str) -> None:
+            self.engine, self.kernel = engine, code.get_kernel(name)
+            self.arguments = [memory.addresses[tensor] for tensor in tensors]
+            self.is_armed = False
+
+        def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+            run = self.engine.bind(addresses)
+
+            def enqueue(stream: int) -> None:
+                if self.is_armed:
+                    launch(Stream.from_handle(stream), LaunchConfig(grid=1, block=1), self.kernel, *self.arguments)
+                run(stream)
+
+            return enqueue
+
+    slots = []
+    for name, tensors in (("wait_for", ("latch", "opened")), ("open_latch", ("latch",))):
+        first, *rest = timed_engines(runtime, (0.0,) * EXITS)
+        latched = Latched(first, name, *tensors)
+        slot = timed_classifier(runtime, [latched, *rest], runtime.level).new_slot()  # type: ignore[list-item]
+        latched.is_armed = name == "open_latch"  # the other one is armed when nothing waits for it any more
+        slot.frame = frame_for(0, EXITS)
+        slot.load()
+        slot.infer()
+        slots.append((slot, latched))
+    with runtime.context.calling("closing the latch"):
+        driver.memcpy_htod(memory.addresses["latch"], np.zeros(1, np.int32))
+    (waiting, latched), (opening, _) = slots
+    latched.is_armed = True
+    waiting.close()  # so that it is recorded anew, armed
+    waiting.frame = frame_for(0, EXITS)
+    opener = threading.Timer(0.5, opening.load)
+    opener.start()
+    waiting.load()
+    waiting.infer()
+    opener.join()
+    opening.infer()
+    opened = np.zeros(1, np.int32)
+    with runtime.context.calling("looking at the latch"):
+        driver.memcpy_dtoh(opened, memory.addresses["opened"])
+    assert opened[0] == 1
+
+
+BROKEN = """
+import numpy as np
+import edge.cuda
+from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
+from edge.errors import EngineError
+
+runtime = edge.cuda.opened()
+engines = timed_engines(runtime, (0.0,) * 3)
+classifier = timed_classifier(runtime, engines, runtime.level)
+assert classifier.classify(frame_for(1, 3)).exit_index == 1
+broken = timed_engines(runtime, (0.0,) * 3)
+broken[0].bind = lambda addresses, bind=broken[0].bind: bind({**addresses, "image": 16})
+try:
+    timed_classifier(runtime, broken, runtime.level).classify(frame_for(1, 3))
+except EngineError as error:
+    print(error)
+runtime.context.close()
+"""
+
+
+def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runtime") -> None:
+    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False)
+    assert "failed:" in done.stdout, done.stderr
+    assert "start again, and see `edge doctor`" in done.stdout
+
+
+class TorchEngine:
+    """A torch module as a segment, beside torch in one process, its memory from a pool of its own."""
+
+    def __init__(self, module: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]], index: int, *, is_last: bool):
+        self.module, self.shapes, self.index, self.is_last = module.cuda().eval(), shapes, index, is_last
+        self.pool = torch.cuda.MemPool()
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        k, at = self.index, addresses
+
+        def tensor(name: str, shape: tuple[int, ...], kind: str = "<f4") -> torch.Tensor:
+            place = {"data": (at[name], False), "shape": shape, "typestr": kind, "version": 3}
+            return torch.as_tensor(type("View", (), {"__cuda_array_interface__": place})(), device="cuda")
+
+        entering = "image" if k == 0 else f"cut_{k - 1}"
+        given = [tensor(entering, self.shapes[entering])]
+        outputs = [tensor(f"logits_{k}", self.shapes[f"logits_{k}"]), tensor(f"confidence_{k}", (1,))]
+        outputs.append(tensor(f"label_{k}", (1,), "<i4"))
+        if not self.is_last:
+            given.append(tensor(f"threshold_{k}", (1,)))
+            outputs = [tensor(f"cut_{k}", self.shapes[f"cut_{k}"]), *outputs, tensor(f"exit_{k}", (1,), "|b1")]
+
+        def enqueue(stream: int) -> None:
+            on = torch.cuda.stream(torch.cuda.ExternalStream(stream))
+            with torch.no_grad(), torch.cuda.use_mem_pool(self.pool), on:
+                for out, found in zip(outputs, self.module(*given), strict=True):
+                    out.copy_(found)
+
+        return enqueue
+
+
+@pytest.mark.parametrize("level", ["graph", "stepwise"])
+def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(level: Any, runtime: "Runtime") -> None:
+    from networks import INPUT, NETWORKS, compiled, random_images, settled
+
+    from compile.contents import write_segment
+    from compile.torch_tensorrt import SegmentModule
+    from edge.classifier import Classifier
+    from edge.cuda.slot import CudaSlot
+    from edge.manifest import PrecisionSpec, Thresholds
+
+    network = settled(NETWORKS["tiny cnn"])
+    specs = _specs(compiled("tiny cnn", "fp32").segments, write_segment)
+    shapes = {t.name: tuple(1 if n is None else n for n in t.shape) for s in specs for t in (*s.inputs, *s.outputs)}
+    engines = [
+        TorchEngine(SegmentModule(network, k, half=False), shapes, k, is_last=k == len(specs) - 1)
+        for k in range(len(specs))
+    ]
+    thresholds = Thresholds((0.35, 0.4), "accuracy_gap", 0.0, "none", None, samples=1, split="")
+    precision = PrecisionSpec(specs, specs[-1], thresholds, (1.0,) * 3, (), "")
+    at_level = replace(runtime, level=level)
+    classifier = Classifier(
+        input_spec=INPUT, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, at_level)
+    )
+    images = random_images(2000)
+    with torch.no_grad():
+        logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
+    probability = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probability /= probability.sum(axis=-1, keepdims=True)
+    expected = decide(
+        Scores(probability.max(axis=-1).astype(np.float32), logits.argmax(axis=-1).astype(np.int32)),
+        np.array([0.35, 0.4], np.float32),
+    )
+    found = [classifier.classify(image) for image in images]
+    same = np.array([one.exit_index for one in found]) == expected.exit_index
+    assert same.mean() > 0.999  # a batch rounds otherwise than single images
+    labels = np.array([one.label for one in found])
+    assert (labels == expected.label)[same].mean() > 0.999
+
+
+def _specs(segments: Any, write: Any) -> Any:
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(write(Path(folder), f"{k}.onnx", segment) for k, segment in enumerate(segments))
+
+
+def test_a_gpu_that_was_let_go_of_says_so(runtime: "Runtime") -> None:
+    from edge.cuda.context import PrimaryContext
+
+    context = PrimaryContext()
+    context.close()
+    context.close()
+    with pytest.raises(EngineError, match="the GPU was let go of"):
+        context.calling("anything")
