@@ -21,7 +21,8 @@ def main() -> int:
 
 
 def info(arguments: argparse.Namespace) -> int:
-    """Print what a bundle holds."""
+    """Print what a bundle holds, and how its exits would be decided here."""
+    from edge.doctor import exits_on_the_gpu
     from edge.report import print_bundle
 
     bundle = Bundle.open(arguments.bundle)
@@ -29,6 +30,7 @@ def info(arguments: argparse.Namespace) -> int:
         print_json(dataclasses.asdict(bundle.manifest))
     else:
         print_bundle(bundle)
+        print(f"exits on the GPU: {exits_on_the_gpu().found}")
     return PASSED
 
 

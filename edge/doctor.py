@@ -40,7 +40,7 @@ def examine() -> list[Finding]:
         _library("tensorrt", needed=False, remedy="comes with JetPack; on a desktop: pip install tensorrt"),
         _library("tensorrt_rtx", needed=False, remedy="pip install tensorrt-rtx, for RTX GPUs"),
         _gpu(),
-        _exits(),
+        exits_on_the_gpu(),
         _cameras(),
         Finding("engine cache", str(default_root()), True, ""),
     ]
@@ -63,7 +63,8 @@ def _gpu() -> Finding:
     return Finding("NVIDIA driver", "none; engines run on the CPU", True, "install the driver to run TensorRT engines")
 
 
-def _exits() -> Finding:
+def exits_on_the_gpu() -> Finding:
+    """Find out who decides on exits here: the GPU itself, or the host, and then why."""
     try:
         found = opened()
     except EngineError as error:

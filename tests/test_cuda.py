@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.util
 import json
 import subprocess
 import threading
@@ -29,6 +30,7 @@ from networks import INPUT, compiled, random_images, written
 
 import edge.cuda
 from edge.classifier import Classifier
+from edge.doctor import exits_on_the_gpu
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EngineError, SourceError
@@ -394,6 +396,27 @@ def test_without_conditions_the_level_is_stepwise_and_says_why(world: World) -> 
     runtime = edge.cuda.opened()
     assert runtime.level == "stepwise"
     assert runtime.why_not_graph == "CoreError: CUDA_ERROR_NOT_SUPPORTED"
+
+
+def test_doctor_says_who_decides_and_why_not_the_gpu(world: World) -> None:
+    assert exits_on_the_gpu().found == "decided on the GPU: one graph, one wait a frame"
+    world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    from edge.cuda.runtime import runtime
+
+    runtime.cache_clear()
+    found = exits_on_the_gpu()
+    assert found.found == "decided by the host, exit by exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
+    assert not found.is_well
+    world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
+    runtime.cache_clear()
+    assert "not run here: no NVIDIA GPU can be used here: CUDA_ERROR_NO_DEVICE" in exits_on_the_gpu().found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is there")
+def test_without_pycuda_doctor_says_what_to_install() -> None:
+    found = exits_on_the_gpu()
+    assert "frames cannot be run on a GPU here" in found.found
+    assert "pip install 'early-exit[cuda]'" in found.remedy
 
 
 def test_with_conditions_the_level_is_graph(world: World) -> None:

@@ -38,7 +38,7 @@ class TensorRtEngine:
             EngineError: there is no room for one, or TensorRT refuses a shape or an address.
         """
         engine = self._engine
-        context = engine.create_execution_context()
+        context = engine.create_execution_context()  # TensorRT-RTX then captures no graphs of its own within ours
         if context is None:
             raise self._refused("gives no execution context, most likely for lack of memory")
         for name in [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]:
