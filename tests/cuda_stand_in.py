@@ -496,6 +496,9 @@ def installed(world: World) -> Iterator[World]:
         for name in new:
             sys.modules.pop(name, None)
         sys.modules.update(before)
+        for name in (name for name in before if name.startswith(ON_THE_GPU)):
+            package, _, module = name.rpartition(".")
+            setattr(sys.modules[package], module, before[name])
 
 
 class SessionEngine:

@@ -1,9 +1,10 @@
-"""A stand-in for the module `tensorrt`: it parses, builds, reads back, enqueues, refuses illegal use, fails when told to.
+"""A stand-in for the module `tensorrt`: it parses, builds and enqueues, refuses illegal use, fails when told to.
 
 Its models are JSON: `{"inputs": {"image": [-1, 3, 16, 16]}, "outputs": {"logits": [-1, 10]}, "kernels": ["conv"],
-"trouble": "hang"}`, the trouble being one of `TROUBLES` or left out. So what is to go wrong travels with the file, into a
-build's own process too, and with the engine. Wrong types are a `TypeError`, as with pybind11. What the real library would
-answer with an error in its log, where our code has no business to ask, is an `IllegalUseError`.
+"trouble": "hang"}`, the trouble being one of `TROUBLES` or left out, as the outputs may be. So what is to go wrong
+travels with the file, into a build's own process too, and into the engine. Wrong types are a `TypeError`, as with
+pybind11. What the real library would answer with an error in its log, where our code has no business to ask, is an
+`IllegalUseError`.
 """
 
 import json
@@ -349,10 +350,11 @@ class IExecutionContext:
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         legal(self._engine.get_tensor_mode(name) == TensorIOMode.INPUT, f"{name} is no input")
         sizes = tuple(typed(size, int, f"{shape} of {name}") for size in shape)
+        low, _, high = self._engine._plan["shapes"][name]
+        legal(len(sizes) == len(low), f"{shape} for {name}")
         if self._engine._fails("refused shape"):
             return False
-        low, _, high = self._engine._plan["shapes"][name]
-        if len(sizes) != len(low) or not all(a <= size <= b for a, size, b in zip(low, sizes, high, strict=True)):
+        if not all(a <= size <= b for a, size, b in zip(low, sizes, high, strict=True)):
             self._engine._log.log(ILogger.ERROR, f"Error Code 3: {name} is {low} to {high}, not {list(sizes)}")
             return False
         self._shapes[name] = sizes

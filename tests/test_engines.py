@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -25,6 +26,7 @@ from edge.console import INTERRUPTED, PASSED
 from edge.engines import backend_named
 from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.engines.tensorrt_engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.protocols import Backend, BuildOrder
 
@@ -174,9 +176,27 @@ def test_tensorrt_rtx_says_what_it_cannot_build(digits_bundle: Bundle, cache: En
     assert engine_folders(cache) == []
 
 
-def test_tensorrt_rtx_engines_are_not_run_without_a_gpu(digits_bundle: Bundle) -> None:
-    with pytest.raises(EngineError, match=r"needs an NVIDIA GPU.*--backend onnxruntime"):
+def test_tensorrt_rtx_engines_are_not_run_without_a_gpu(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
+    message = (
+        r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver, then pip install "
+        r"'early-exit\[cuda\]', or run with --backend onnxruntime$"
+    )
+    with pytest.raises(EngineError, match=message):
         rtx().load(Path("engine"), digits_bundle.precision("fp32").segments[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"not an engine"])
+def test_tensorrt_rtx_says_which_engine_it_cannot_read_and_why(content: bytes, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    (tmp_path / ENGINE).write_bytes(content)
+    with pytest.raises(EngineError) as failure:
+        TensorRtEngine(trt, tmp_path / ENGINE, "segment_0.onnx")
+    said = f"tensorrt_rtx {trt.__version__} cannot read the engine of segment_0.onnx ("
+    assert str(failure.value).startswith(said)
+    assert "it gave no reason" not in str(failure.value)
+    assert f"; remove {tmp_path} and build it again on this machine" in str(failure.value)
 
 
 def write_deep_network(path: Path, depth: int = 150) -> Path:

@@ -7,24 +7,30 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from enum import IntEnum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import tensorrt_names as names
 import tensorrt_stand_in as stand_in
 import torch_tensorrt_names
+from cuda_stand_in import World, installed
+from networks import INPUT, compiled, random_images, written
 
+from edge.classifier import Classifier
+from edge.cuda import device
 from edge.cuda.device import device_facts
 from edge.engines import backend_named
-from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
+from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache, load_engines
 from edge.engines.tensorrt_builder import FREE_BATCH, OPTIONS, WORKSPACE_BYTES, TensorRtOrder, build_engine
+from edge.engines.tensorrt_engine import TensorRtEngine
 from edge.errors import EngineError
-from edge.manifest import SegmentSpec
+from edge.manifest import PrecisionSpec, SegmentSpec, TensorSpec
 from edge.protocols import Backend, BuildOrder
 
 RELEASES = ["10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.0.0.114", "11.4.0.106"]
@@ -77,7 +83,7 @@ import importlib, re
 
 class Log(rtx.ILogger):
     def log(self, severity, message): self._kept.append(message.strip())
-    def _ours(self): return self.engine.own_context.name
+    def _ours(self): return self.engine.own_context.name + rtx.__name__
 
 def build(trt: ModuleType, builder: Any, order: Order, tell) -> None:
     config = builder.make(kind=trt.Kind.GOOD)
@@ -96,7 +102,8 @@ def build(trt: ModuleType, builder: Any, order: Order, tell) -> None:
 
 
 def test_tensorrt_is_spoken_in_these_files_only() -> None:
-    assert {path.name for path in names.sources()} == {"tensorrt.py", "tensorrt_builder.py", "tensorrt_rtx.py"}
+    ours = ("tensorrt.py", "tensorrt_builder.py", "tensorrt_engine.py", "tensorrt_log.py", "tensorrt_rtx.py")
+    assert [path.name for path in names.sources()] == list(ours)
 
 
 def test_torch_tensorrt_takes_what_it_is_given() -> None:
@@ -169,6 +176,15 @@ class Sequence:
     def with_timings(self) -> Any:
         return self.config.set_timing_cache(self.config.create_timing_cache(b""), ignore_mismatch=False)
 
+    def engine(self) -> Any:
+        return stand_in.Runtime(self.log).deserialize_cuda_engine(bytes(self.parsed().configured().build()))
+
+    def context(self, *, shapes: tuple[str, ...] = ("image",), places: tuple[str, ...] = ("image", "logits")) -> Any:
+        context = self.engine().create_execution_context()
+        assert all(context.set_input_shape(name, (1, 3, 16, 16)) for name in shapes)
+        assert all(context.set_tensor_address(name, PLACES[name]) for name in places)
+        return context
+
 
 def unconstructed_log() -> Any:
     class Log(stand_in.ILogger):
@@ -227,6 +243,28 @@ REFUSED: dict[str, tuple[type[Exception], Callable[[Sequence], object]]] = {
     "settings there are not": (AttributeError, lambda s: setattr(s.config, "max_workspace_size", 1)),
     "compute capabilities": (AttributeError, lambda s: setattr(s.config, "num_compute_capabilities", 1)),
     "an engine that is no bytes": (TypeError, lambda s: stand_in.Runtime(s.log).deserialize_cuda_engine("engine")),
+    "a tensor too many": (stand_in.IllegalUseError, lambda s: s.engine().get_tensor_name(2)),
+    "the shape of no tensor": (stand_in.IllegalUseError, lambda s: s.engine().get_tensor_shape("picture")),
+    "the mode of no tensor": (stand_in.IllegalUseError, lambda s: s.engine().get_tensor_mode("picture")),
+    "a shape for no tensor": (stand_in.IllegalUseError, lambda s: s.context().set_input_shape("picture", (1,))),
+    "a shape for an output": (stand_in.IllegalUseError, lambda s: s.context().set_input_shape("logits", (1, 10))),
+    "a shape too short": (stand_in.IllegalUseError, lambda s: s.context().set_input_shape("image", (3, 16, 16))),
+    "a shape of no numbers": (TypeError, lambda s: s.context().set_input_shape("image", (None, 3, 16, 16))),
+    "an address for no tensor": (stand_in.IllegalUseError, lambda s: s.context().set_tensor_address("picture", 1 << 9)),
+    "an address that is no number": (TypeError, lambda s: s.context().set_tensor_address("image", "0x1000")),
+    "an address of nothing": (stand_in.IllegalUseError, lambda s: s.context().set_tensor_address("image", 0)),
+    "an address between": (stand_in.IllegalUseError, lambda s: s.context().set_tensor_address("image", 0x1080)),
+    "running with an input nowhere": (
+        stand_in.IllegalUseError,
+        lambda s: s.context(places=("logits",)).execute_async_v3(7),
+    ),
+    "running with an output nowhere": (
+        stand_in.IllegalUseError,
+        lambda s: s.context(places=("image",)).execute_async_v3(7),
+    ),
+    "running with a free batch": (stand_in.IllegalUseError, lambda s: s.context(shapes=()).execute_async_v3(7)),
+    "running on the default stream": (stand_in.IllegalUseError, lambda s: s.context().execute_async_v3(0)),
+    "running on no number": (TypeError, lambda s: s.context().execute_async_v3(None)),
 }
 
 
@@ -238,12 +276,17 @@ def test_the_stand_in_refuses(what: str, tmp_path: Path) -> None:
     assert type(refusal.value) is error
 
 
+def test_the_stand_in_runs_what_is_bound(tmp_path: Path) -> None:
+    assert Sequence(write_model(tmp_path)).context().execute_async_v3(7)
+
+
 # One segment
 
 
 def write_model(folder: Path, name: str = "segment_0.onnx", **content: object) -> Path:
     """Write what the stand-in takes for an ONNX file."""
-    model = {"inputs": {"image": [-1, 3, 16, 16]}, "kernels": ["conv", "relu"], **content}
+    tensors = {"inputs": {"image": [-1, 3, 16, 16]}, "outputs": {"logits": [-1, 10]}}
+    model = {**tensors, "kernels": ["conv", "relu"], **content}
     (folder / name).write_text(json.dumps(model))
     return folder / name
 
@@ -251,10 +294,15 @@ def write_model(folder: Path, name: str = "segment_0.onnx", **content: object) -
 @pytest.fixture
 def trt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Let `import tensorrt` find the stand-in, here and in processes started here."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "tensorrt.py").symlink_to(stand_in.__file__)
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    return imported_anew("tensorrt", monkeypatch)
+    return stood_in("tensorrt", tmp_path / "site", monkeypatch)
+
+
+def stood_in(library: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a library of the family from a new folder that has the stand-in only."""
+    site.mkdir()
+    (site / f"{library}.py").symlink_to(stand_in.__file__)
+    monkeypatch.syspath_prepend(site)
+    return imported_anew(library, monkeypatch)
 
 
 def imported_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -314,6 +362,102 @@ def test_timings_that_cannot_be_used_are_replaced(kept: bytes, tmp_path: Path) -
     assert json.loads((tmp_path / "timings").read_text()) == {"device": stand_in.DEVICE, "kernels": ["conv", "relu"]}
 
 
+# One engine
+
+
+PLACES = {"image": 0x1000, "logits": 0x2000}
+"""Addresses."""
+
+
+def loaded(
+    trt: ModuleType, folder: Path, batch: int | None = 1, trouble: str = "", **content: object
+) -> TensorRtEngine:
+    """Build an engine in this process and load it; trouble comes after the build."""
+    plan = built(write_model(folder, **content), batch)
+    plan["model"]["trouble"] = trouble
+    (folder / ENGINE).write_text(json.dumps(plan))
+    return TensorRtEngine(trt, folder / ENGINE, "segment_0.onnx")
+
+
+def test_each_binding_runs_on_its_stream_with_its_addresses_in_a_context_of_its_own(
+    trt: ModuleType, tmp_path: Path
+) -> None:
+    engine = loaded(trt, tmp_path)
+    other = {name: place + 0x8000 for name, place in PLACES.items()}
+    first, second = (engine.bind({**places, "said_0": 0x40}) for places in (PLACES, other))
+    assert trt.ENQUEUED == []
+    for enqueue, stream in ((first, 7), (second, 8), (first, 9)):
+        assert enqueue(stream) is None
+    assert [(stream, places) for _, stream, places, _ in trt.ENQUEUED] == [(7, PLACES), (8, other), (9, PLACES)]
+    one, another, again = (context for context, *_ in trt.ENQUEUED)
+    assert one is again
+    assert one is not another
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_every_input_has_a_shape_with_batch_1(batch: int | None, trt: ModuleType, tmp_path: Path) -> None:
+    inputs = {"image": [-1, 3, 16, 16], "map": [-1, 8, 4, 4], "threshold": [1]}
+    engine = loaded(trt, tmp_path, batch, inputs=inputs)
+    engine.bind({**PLACES, "map": 0x3000, "threshold": 0x4000})(7)
+    [(*_, shapes)] = trt.ENQUEUED
+    assert shapes == {"image": (1, 3, 16, 16), "map": (1, 8, 4, 4), "threshold": (1,)}
+
+
+REFUSALS = {
+    "unreadable engine": "tensorrt 10.3.0 cannot read the engine of segment_0.onnx",
+    "no context": "the engine of segment_0.onnx gives no execution context, most likely for lack of memory",
+    "refused shape": "the engine of segment_0.onnx does not take image with shape (1, 3, 16, 16)",
+    "refused address": "the engine of segment_0.onnx does not take the memory of image",
+    "no start": "the engine of segment_0.onnx did not start",
+}
+
+
+def refusal_of(run: Callable[[], object]) -> str:
+    """Return the message with which it ends."""
+    with pytest.raises(EngineError) as failure:
+        run()
+    return str(failure.value)
+
+
+@pytest.mark.parametrize("word", ["", " without a word"])
+@pytest.mark.parametrize("trouble", REFUSALS)
+def test_a_failing_status_is_an_error_that_names_segment_refusal_reason_and_remedy(
+    trouble: str, word: str, trt: ModuleType, tmp_path: Path
+) -> None:
+    message = refusal_of(lambda: loaded(trt, tmp_path, trouble=trouble + word).bind(PLACES)(7))
+    reason = "it gave no reason" if word else stand_in.REASONS[trouble]
+    remedy = f"; remove {tmp_path} and build it again on this machine"
+    ends = f" ({reason}){remedy}" if trouble == "unreadable engine" else f": {reason}; see `edge doctor`"
+    assert message == REFUSALS[trouble] + ends
+    assert trt.ENQUEUED == []
+
+
+@pytest.mark.parametrize("missing", PLACES)
+def test_a_missing_address_is_an_error_that_names_segment_and_tensor(
+    missing: str, trt: ModuleType, tmp_path: Path
+) -> None:
+    engine = loaded(trt, tmp_path)
+    places = {name: place for name, place in PLACES.items() if name != missing}
+    message = refusal_of(lambda: engine.bind(places))
+    assert f"the engine of segment_0.onnx does not take the memory of {missing}" in message
+    assert "; see `edge doctor`" in message
+
+
+def test_an_engine_for_another_batch_is_refused_when_it_is_bound(trt: ModuleType, tmp_path: Path) -> None:
+    engine = loaded(trt, tmp_path, batch=4)
+    message = refusal_of(lambda: engine.bind(PLACES))
+    assert "does not take image with shape (1, 3, 16, 16)" in message
+    assert "image is [4, 3, 16, 16] to [4, 3, 16, 16]" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00garbage"])
+def test_what_is_no_engine_is_refused_by_the_library(content: bytes, trt: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / ENGINE).write_bytes(content)
+    message = refusal_of(lambda: TensorRtEngine(trt, tmp_path / ENGINE, "segment_0.onnx"))
+    assert "cannot read the engine of segment_0.onnx (Error Code 1: Serialization" in message
+    assert f"; remove {tmp_path} and build it again" in message
+
+
 # The GPU
 
 
@@ -369,8 +513,8 @@ def on_this_device(
     monkeypatch: pytest.MonkeyPatch, *, board: str | None = None, l4t: str | None = None, **gpu: int
 ) -> None:
     install(cuda_driver(**gpu), monkeypatch)
-    monkeypatch.setattr("edge.cuda.device.board_model", lambda: board)
-    monkeypatch.setattr("edge.cuda.device.l4t_release", lambda: l4t)
+    monkeypatch.setattr(device, "board_model", lambda: board)
+    monkeypatch.setattr(device, "l4t_release", lambda: l4t)
 
 
 def test_a_gpu_is_told_from_others_by_more_than_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,9 +613,98 @@ def test_tensorrt_builds_for_this_machine_only(backend: Backend) -> None:
         backend_named("tensorrt", target="sm87")
 
 
-def test_tensorrt_engines_are_not_run_yet(backend: Backend) -> None:
-    with pytest.raises(EngineError, match=r"segment_0\.onnx is built for TensorRT.*--backend onnxruntime"):
-        backend.load(Path("engine"), SegmentSpec("segment_0.onnx", (), (), 0.0))
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Backends and the modules they run on."""
+SEGMENT = SegmentSpec("segment_0.onnx", (), (), 0.0)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A GPU that does what it is told; in the end nobody's context is left on any stack."""
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    with installed(World(host_kernels=None)) as made:  # type: ignore[arg-type]  # for arrays, none is called
+        yield made
+    assert made.depth() == 0
+
+
+class Family(NamedTuple):
+    """A backend of the family on the stand-in, which builds in this process."""
+
+    backend: Backend
+    library: ModuleType
+
+
+@pytest.fixture(params=LIBRARIES)
+def family(request: pytest.FixtureRequest, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    """Return one after the other."""
+    name = LIBRARIES[request.param]
+    library = stood_in(name, tmp_path / "site", monkeypatch)
+    ours = imported_anew(f"edge.engines.{name}", monkeypatch)
+    monkeypatch.setattr(ours, "build_in_child", build_engine)
+    return Family(backend_named(request.param), library)
+
+
+def built_by(family: Family, folder: Path) -> Path:
+    """Return a new engine."""
+    order = order_for(write_model(folder))
+    family.backend.build(order, lambda text: None)
+    return order.engine
+
+
+def test_engines_are_read_and_refused_in_the_gpus_context(
+    family: Family, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, depths = built_by(family, tmp_path), []
+    read = family.library.Runtime.deserialize_cuda_engine
+
+    def noted(runtime: Any, content: bytes) -> Any:
+        depths.append(world.depth())
+        return read(runtime, content)
+
+    monkeypatch.setattr(family.library.Runtime, "deserialize_cuda_engine", noted)
+    family.backend.load(engine, SEGMENT).bind(PLACES)(7)
+    assert len(family.library.ENQUEUED) == 1
+    engine.write_bytes(b"garbage")
+    message = refusal_of(lambda: family.backend.load(engine, SEGMENT))
+    assert message.startswith(f"{family.library.__name__} 10.3.0 cannot read the engine of segment_0.onnx (")
+    assert depths == [1, 1]
+    assert world.depth() == 0
+
+
+def test_a_runtime_that_does_not_come_to_be_is_an_error_that_names_the_segment(
+    family: Family, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = built_by(family, tmp_path)
+    monkeypatch.setenv(stand_in.WITHOUT_CUDA, "1")
+    assert "the engine of segment_0.onnx" in refusal_of(lambda: family.backend.load(engine, SEGMENT))
+    assert world.depth() == 0
+
+
+def write_models_of(spec: PrecisionSpec, folder: Path) -> None:
+    """Write segments again as the stand-in reads them."""
+
+    def shapes(tensors: Iterable[TensorSpec]) -> dict[str, list[int]]:
+        return {tensor.name: [-1 if size is None else size for size in tensor.shape] for tensor in tensors}
+
+    for segment in spec.segments:
+        write_model(folder, segment.file, inputs=shapes(segment.inputs), outputs=shapes(segment.outputs))
+
+
+def test_slots_bind_engines_to_memory_that_the_library_takes(family: Family, world: World, tmp_path: Path) -> None:
+    spec = written(tmp_path / "fp32", compiled("tiny cnn", "fp32"), "fp32")
+    write_models_of(spec, tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", spec.segments, family.backend)
+    classifier = Classifier(input_spec=INPUT, precision=spec, engines=engines, make_slot=family.backend.make_slot)
+    for slot in (classifier.new_slot(), classifier.new_slot()):
+        [slot.frame] = random_images(1)
+        for _ in range(3):
+            slot.load()
+            assert slot.infer().exit_index == len(engines) - 1  # where nothing is computed, no exit is sure
+    runs = family.library.ENQUEUED
+    assert len(runs) == 2 * 2 * len(engines)  # in each slot once as it is, and once into a graph
+    assert len({id(context) for context, *_ in runs}) == 2 * len(engines)
+    assert all(stream in world.streams for _, stream, *_ in runs)
+    assert all(world.array(place, np.uint8).size for *_, places, _ in runs for place in places.values())
 
 
 def test_a_machine_without_tensorrt_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

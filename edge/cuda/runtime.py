@@ -13,6 +13,7 @@ from edge.cuda.context import PrimaryContext
 from edge.cuda.graph import captured
 from edge.cuda.kernels import ANSWER, SAID, Kernels
 from edge.cuda.memory import DeviceMemory, PinnedMemory
+from edge.errors import EngineError
 
 Level = Literal["graph", "stepwise"]
 """`graph`: a launch and a wait for a frame. `stepwise`: the host looks at each exit's answer."""
@@ -37,9 +38,13 @@ def runtime() -> Runtime:
         EngineError: there is none, or our kernels do not run on it.
     """
     context = PrimaryContext()
-    with context.calling("preparing the GPU"):
-        kernels = Kernels(context.arch)
-        problem = why_no_conditions(kernels)
+    try:
+        with context.calling("preparing the GPU"):
+            kernels = Kernels(context.arch)
+            problem = why_no_conditions(kernels)
+    except EngineError:
+        context.close()
+        raise
     return Runtime(context, kernels, "stepwise" if problem else "graph", problem)
 
 

@@ -23,12 +23,15 @@ class TensorRtEngine:
             EngineError: it was built for another GPU or version.
         """
         self._what, self._log, self._input = what, logger_of(trt), trt.TensorIOMode.INPUT
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        try:
+            self._runtime = trt.Runtime(self._log)
+            self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        except TypeError:  # what pybind11 makes of a runtime the library does not hand out
+            self._engine = None
         if self._engine is None:
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot read the engine of {what} ({self._log.last_error}); "
-                f"remove {file.parent} and build it again on this machine"
+                f"{trt.__name__} {trt.__version__} cannot read the engine of {what} ({self._log.last_error}); where "
+                f"`edge doctor` finds nothing amiss, remove {file.parent} and build it again on this machine"
             )
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
@@ -45,7 +48,11 @@ class TensorRtEngine:
             shape = tuple(1 if size < 0 else size for size in engine.get_tensor_shape(name))
             if engine.get_tensor_mode(name) == self._input and not context.set_input_shape(name, shape):
                 raise self._refused(f"does not take {name} with shape {shape}")
-            if name not in addresses or not context.set_tensor_address(name, addresses[name]):
+            if name not in addresses:
+                raise EngineError(
+                    f"the engine of {self._what} has a tensor {name} that the bundle does not know; build it again"
+                )
+            if not context.set_tensor_address(name, addresses[name]):
                 raise self._refused(f"does not take the memory of {name}")
 
         def enqueue(stream: int) -> None:
