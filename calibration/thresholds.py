@@ -117,7 +117,8 @@ def _path(
         return [np.full(len(costs) - 1, value, dtype=np.float32) for value in (NEVER, *SHARED_GRID)]
     # Trading agreement with the last exit, not accuracy, keeps early points of the path harmless: an answer early exits
     # seem to save here may be luck.
-    wanted = truth if promise.method == "none" else scores.label[-1].astype(np.int64)
+    is_naive = promise.method == "none" and promise.risk == "accuracy_gap"
+    wanted = truth if is_naive else scores.label[-1].astype(np.int64)
     return [np.asarray(point.thresholds, dtype=np.float32) for point in operating_points(scores, wanted, costs)]
 
 

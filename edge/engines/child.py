@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 from edge.engines.tensorrt_builder import Tell, TensorRtOrder, build_engine, refused
@@ -20,6 +21,7 @@ def build_in_child(order: TensorRtOrder, tell: Tell) -> None:
         EngineError: the library refuses the segment, or the process died.
     """
     context = multiprocessing.get_context("spawn")  # a forked process must not touch CUDA
+    resource_tracker.ensure_running()  # started with the first child, it would let the child hear Ctrl-C
     receiving, sending = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(order, sending), daemon=True)
     with _interrupts_held_back():
