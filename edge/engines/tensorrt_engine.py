@@ -30,8 +30,8 @@ class TensorRtEngine:
             self._engine = None
         if self._engine is None:
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot read the engine of {what} ({self._log.last_error}); where "
-                f"`edge doctor` finds nothing amiss, remove {file.parent} and build it again on this machine"
+                f"{trt.__name__} {trt.__version__} cannot read the engine of {what} ({self._log.last_error}); "
+                f"remove {file.parent} and build it again on this machine, or see `edge doctor`"
             )
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
