@@ -27,7 +27,7 @@ from edge.errors import EngineError, ThresholdError
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
 from edge.preprocess import Frame
 from edge.protocols import Engine, Prediction
-from edge.recording import record
+from edge.recording import record, record_side_by_side
 from edge.training.checkpoint import Checkpoint
 
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
@@ -217,6 +217,16 @@ def test_recording_gives_what_the_whole_network_says_at_every_exit(digits: Chain
     assert recording.scores.confidence.tobytes() == digits.scores.confidence.tobytes()
     assert recording.scores.label.tolist() == digits.scores.label.tolist()
     assert digits.one.thresholds.tolist() == always(digits)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_recording_parts_side_by_side_gives_the_same_in_the_same_order(digits: Chain, parts: int) -> None:
+    shares = np.array_split(np.arange(len(digits.frames)), parts)
+    found = record_side_by_side(digits.one, [[digits.frames[index] for index in share] for share in shares])
+    expected = record(digits.one, digits.frames)
+    assert found.logits.tobytes() == expected.logits.tobytes()
+    assert found.scores.confidence.tobytes() == expected.scores.confidence.tobytes()
+    assert found.scores.label.tolist() == expected.scores.label.tolist()
 
 
 def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
