@@ -19,6 +19,7 @@ from compile.export import export_onnx
 from compile.material import Material, material_of
 from compile.plot import draw_trade_offs
 from compile.precisions import USUAL, in_precision
+from compile.quantise import METHODS
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
 from edge.classifier import Classifier
 from edge.console import busy, progress
@@ -43,7 +44,7 @@ def compile_bundle(
     *,
     promise: Promise,
     precisions: Sequence[str] = USUAL,
-    method: str = "entropy",
+    method: str = METHODS[0],
     references: Path | None = None,
     data: Path | None = None,
 ) -> Bundle:

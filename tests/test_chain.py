@@ -18,6 +18,7 @@ from compile.export import export_onnx
 from compile.graph import Graph
 from compile.material import Material, material_of
 from compile.precisions import in_precision
+from compile.quantise import METHODS
 from edge.bundle import Bundle
 from edge.classifier import Classifier, classify_batch
 from edge.decision import NEVER, Decisions, Scores, decide, scores_from_logits
@@ -116,7 +117,7 @@ def digits(
 ) -> Chain:
     """Every test image of the digits, and the whole graph compiled once more from the checkpoint."""
     spec = digits_bundle.precision(request.param)
-    graph = exported if request.param == "fp32" else in_precision("int8", exported, material, "entropy").model
+    graph = exported if request.param == "fp32" else in_precision("int8", exported, material, METHODS[0]).model
     return chain_of(
         digits_bundle.path,
         tmp_path_factory.mktemp("whole"),
@@ -232,7 +233,7 @@ def test_recording_parts_side_by_side_gives_the_same_in_the_same_order(digits: C
 def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
     digits_bundle: Bundle, material: Material, exported: ModelProto
 ) -> None:
-    for name, graph in (("fp32", exported), ("int8", in_precision("int8", exported, material, "entropy").model)):
+    for name, graph in (("fp32", exported), ("int8", in_precision("int8", exported, material, METHODS[0]).model)):
         again = cut_segments(add_decisions(graph))
         kept = [onnx.load(digits_bundle.path / spec.file) for spec in digits_bundle.precision(name).segments]
         assert [segment.model for segment in again] == kept
