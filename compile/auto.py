@@ -13,7 +13,7 @@ from compile.cut import cut_segments
 from compile.decision_ops import add_decisions
 from compile.graph import exit_count, total_macs
 from compile.half import to_fp16
-from compile.quantise import quantise_int8
+from compile.quantise import METHODS, quantise_int8
 from edge.bundle import Reference
 from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
@@ -34,7 +34,7 @@ class Judges:
     labels: NDArray[np.int64]
     samples: NDArray[np.float32]
     """Calibration images, in the same form: ranges are measured on them."""
-    method: str = "entropy"
+    method: str = METHODS[0]
     """How int8 ranges are chosen."""
 
 

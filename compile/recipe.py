@@ -1,11 +1,12 @@
 """Checkpoint to bundle: export, quantise, cut, fit thresholds, check."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.temperature import fit_temperatures
@@ -18,14 +19,17 @@ from compile.export import export_onnx
 from compile.material import Material, material_of
 from compile.plot import draw_trade_offs
 from compile.precisions import USUAL, in_precision
+from compile.quantise import METHODS
 from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
 from edge.classifier import Classifier
-from edge.console import busy, tracked
+from edge.console import busy, progress
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.files import file_aside, sha256_of
+from edge.machine import usable_cores
 from edge.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
-from edge.recording import record
+from edge.preprocess import Frame
+from edge.recording import record_side_by_side
 from edge.scores import LabelledScores, segments_digest, write_scores
 from edge.training.checkpoint import Checkpoint
 
@@ -40,7 +44,7 @@ def compile_bundle(
     *,
     promise: Promise,
     precisions: Sequence[str] = USUAL,
-    method: str = "entropy",
+    method: str = METHODS[0],
     references: Path | None = None,
     data: Path | None = None,
 ) -> Bundle:
@@ -100,8 +104,17 @@ def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material
     """Record what the segments say of the threshold-fitting split, as they will run."""
     engines = load_engines(folder, spec.segments, OnnxRuntime())
     classifier = Classifier(input_spec=material.checkpoint.input, precision=spec, engines=engines)
-    truth = material.labels("thresholds")
-    recording = record(classifier, tracked(material.frames("thresholds"), f"{precision}: scoring", len(truth)))
+    truth, cores = material.labels("thresholds"), usable_cores()
+    with progress() as bar:
+        task = bar.add_task(f"{precision}: scoring", total=len(truth), note="")
+
+        def counted(indices: NDArray[np.intp]) -> Iterator[Frame]:
+            for index in indices:
+                yield material.images.frames[int(index)]
+                bar.advance(task)
+
+        parts = np.array_split(material.splits["thresholds"], cores)
+        recording = record_side_by_side(classifier, [counted(part) for part in parts if len(part)])
     samples = np.stack([material.digests("thresholds")] * 2, axis=1)  # either tells them apart
     segments = segments_digest(sha256_of(folder / segment.file) for segment in spec.segments)
     found = LabelledScores(*recording, truth, samples, segments)

@@ -1,6 +1,8 @@
 """What every exit says of every frame: all segments run, one frame after the other, on the engines as built."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,14 @@ class Recording(NamedTuple):
     logits: NDArray[np.float32]
     """Shape (exits, samples, classes)."""
     scores: Scores
+
+
+def record_side_by_side(classifier: Classifier, parts: Sequence[Iterable[Frame]]) -> Recording:
+    """Record parts of the frames in a thread each: the same numbers as one after the other, on more cores."""
+    with ThreadPoolExecutor(len(parts)) as threads:
+        found = list(threads.map(partial(record, classifier), parts))
+    scores = Scores(*(np.concatenate(arrays, axis=1) for arrays in zip(*(one.scores for one in found), strict=True)))
+    return Recording(np.concatenate([one.logits for one in found], axis=1), scores)
 
 
 def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:

@@ -18,6 +18,7 @@ from compile.export import export_onnx
 from compile.graph import Graph
 from compile.material import Material, material_of
 from compile.precisions import in_precision
+from compile.quantise import METHODS
 from edge.bundle import Bundle
 from edge.classifier import Classifier, classify_batch
 from edge.decision import NEVER, Decisions, Scores, decide, scores_from_logits
@@ -27,7 +28,7 @@ from edge.errors import EngineError, ThresholdError
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
 from edge.preprocess import Frame
 from edge.protocols import Engine, Prediction
-from edge.recording import record
+from edge.recording import record, record_side_by_side
 from edge.training.checkpoint import Checkpoint
 
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
@@ -116,7 +117,7 @@ def digits(
 ) -> Chain:
     """Every test image of the digits, and the whole graph compiled once more from the checkpoint."""
     spec = digits_bundle.precision(request.param)
-    graph = exported if request.param == "fp32" else in_precision("int8", exported, material, "entropy").model
+    graph = exported if request.param == "fp32" else in_precision("int8", exported, material, METHODS[0]).model
     return chain_of(
         digits_bundle.path,
         tmp_path_factory.mktemp("whole"),
@@ -219,10 +220,20 @@ def test_recording_gives_what_the_whole_network_says_at_every_exit(digits: Chain
     assert digits.one.thresholds.tolist() == always(digits)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_recording_parts_side_by_side_gives_the_same_in_the_same_order(digits: Chain, parts: int) -> None:
+    shares = np.array_split(np.arange(len(digits.frames)), parts)
+    found = record_side_by_side(digits.one, [[digits.frames[index] for index in share] for share in shares])
+    expected = record(digits.one, digits.frames)
+    assert found.logits.tobytes() == expected.logits.tobytes()
+    assert found.scores.confidence.tobytes() == expected.scores.confidence.tobytes()
+    assert found.scores.label.tolist() == expected.scores.label.tolist()
+
+
 def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
     digits_bundle: Bundle, material: Material, exported: ModelProto
 ) -> None:
-    for name, graph in (("fp32", exported), ("int8", in_precision("int8", exported, material, "entropy").model)):
+    for name, graph in (("fp32", exported), ("int8", in_precision("int8", exported, material, METHODS[0]).model)):
         again = cut_segments(add_decisions(graph))
         kept = [onnx.load(digits_bundle.path / spec.file) for spec in digits_bundle.precision(name).segments]
         assert [segment.model for segment in again] == kept

@@ -108,7 +108,7 @@ def test_weights_too_large_for_fp16_are_refused_and_not_made_smaller() -> None:
 
 
 def test_an_unknown_way_to_choose_ranges_is_refused_and_not_taken_for_another() -> None:
-    with pytest.raises(CheckpointError, match="no calibration method 'percentile'; choose entropy or max"):
+    with pytest.raises(CheckpointError, match="no calibration method 'percentile'; choose max or entropy"):
         quantise_int8(multi_exit_graph("tiny cnn", "fp32"), SAMPLES, method="percentile")
 
 
