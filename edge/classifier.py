@@ -146,6 +146,9 @@ class HostSlot:
         confidence = float(self._confidences[index][0])
         return Prediction(int(self._labels[index][0]), confidence, index, self._probability(index))
 
+    def close(self) -> None:
+        """Do nothing: memory of the host is freed when nobody holds it any more."""
+
     def _probability(self, index: int) -> float:
         """Return the highest of `softmax(logits / temperature)`, which is 1 over its denominator."""
         with np.errstate(invalid="ignore", over="ignore"):  # infinite logits make NaN

@@ -94,8 +94,9 @@ class Pipeline:
             with self._changed:
                 self._stopping = True
                 self._changed.notify_all()
-            for thread in threads:
-                thread.join(timeout=STUCK_S)
+            capture, load = threads
+            capture.join(timeout=STUCK_S)
+            load.join()  # it reads from nowhere, and may be making memory and graphs for a first frame
         if self._error is not None:
             raise self._error
 

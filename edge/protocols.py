@@ -131,3 +131,6 @@ class Slot(Protocol):
 
     def infer(self) -> Prediction:
         """Run segments until an exit answers."""
+
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""

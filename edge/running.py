@@ -49,8 +49,8 @@ def run_source(
     classifier = Classifier.from_bundle(bundle, precision, backend, thresholds)
     opened = open_source(source)
     summary = Summary(exits=len(classifier.segments))
+    slots = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
     try:
-        slots = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
         pipeline = Pipeline(opened, slots, policy or ("latest" if opened.is_live else "all"))
         with _lines(json_lines, output) as writers, progress() as bar:
             task = bar.add_task(f"{precision} on {backend.name}", total=frames or opened.frames, note="")
@@ -69,6 +69,8 @@ def run_source(
         pass  # the usual end of a camera; the summary is due
     finally:
         opened.close()
+        for slot in slots:
+            slot.close()
         if not json_lines:
             summary.print(precision, backend.name)
     return PASSED

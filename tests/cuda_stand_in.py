@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cuda.bindings
 import numpy as np
+from cuda.bindings import driver as bindings
 from numpy.typing import NDArray
 
 ALIGNMENT = 256
@@ -56,6 +58,7 @@ class World:
     pinned: dict[int, int] = field(default_factory=dict)
     streams: dict[int, "Stream"] = field(default_factory=dict)
     retained: int = 0
+    left_over: int = 0
     stacks: Any = field(default_factory=threading.local)
 
     def call(self, name: str, *, needs_context: bool = True) -> None:
@@ -120,30 +123,20 @@ class Node:
 
 
 class KernelNode(Node):
-    pass
+    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL
 
 
 class MemcpyNode(Node):
-    pass
-
-
-class MemsetNode(Node):
-    pass
-
-
-class EmptyNode(Node):
-    pass
+    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
 
 
 class HostCallbackNode(Node):
-    pass
-
-
-class ChildGraphNode(Node):
-    pass
+    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_HOST
 
 
 class ConditionalNode(Node):
+    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
+
     def __init__(self, condition: "Condition", body: "GraphBuilder") -> None:
         super().__init__("if", lambda world: None)
         self.condition, self.body = condition, body
@@ -197,17 +190,13 @@ class GraphBuilder:
     def if_then(self, condition: Condition) -> "GraphBuilder":
         self.world.call("if_then")
         legal(self.state == "building", "a body outside capture")
+        legal(getattr(self.world.stacks, "is_set", False), "a body in a thread that did not set its device")
         legal(condition.root is self.root, "a condition of another graph")
         legal(condition.node is None, "a condition used twice")
         body = GraphBuilder(Stream(self.world), self.root)
         condition.node = ConditionalNode(condition, body)
         self.nodes.append(condition.node)
         return body
-
-    @property
-    def graph_definition(self) -> Any:
-        legal(self.state == "built", "a definition of what is not built")
-        return SimpleNamespace(nodes=lambda: set(self.nodes))
 
     def complete(self) -> "Graph":
         self.world.call("complete")
@@ -257,9 +246,64 @@ class Graph:
         self.is_closed = True
 
 
+class Capture:
+    """What the driver itself captures, without a builder."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+
+
+def driver_bindings(world: World) -> ModuleType:
+    """Return `cuda.bindings.driver` as far as we use it; its types are the real ones."""
+    module: Any = ModuleType("cuda.bindings.driver")
+    ok = bindings.CUresult.CUDA_SUCCESS
+
+    def begin(handle: int, mode: Any) -> tuple[Any]:
+        world.call("cuStreamBeginCapture")
+        stream = world.streams[handle]
+        legal(stream.capture is None, "capture inside capture")
+        legal(not stream.queue, "capture from a stream with work on it")
+        stream.capture = Capture()
+        return (ok,)
+
+    def end(handle: int) -> tuple[Any, Any]:
+        world.call("cuStreamEndCapture")
+        stream = world.streams[handle]
+        legal(isinstance(stream.capture, Capture), "the end of a capture that was not begun")
+        found, stream.capture = stream.capture, None
+        if "invalidated" in world.failing:
+            return bindings.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
+        world.calls["captures alive"] += 1
+        return ok, found
+
+    def nodes(graph: Capture, count: int = 0) -> tuple[Any, list[Any], int]:
+        return ok, graph.nodes[:count], len(graph.nodes)
+
+    def destroy(graph: Capture) -> tuple[Any]:
+        legal(isinstance(graph, Capture), "no graph")
+        world.calls["captures alive"] -= 1
+        return (ok,)
+
+    def pop() -> tuple[Any, Any]:
+        legal(world.left_over, "pop without a context")
+        world.left_over -= 1
+        return ok, None
+
+    module.CUgraphNodeType, module.CUresult = bindings.CUgraphNodeType, bindings.CUresult
+    module.CUstreamCaptureMode = bindings.CUstreamCaptureMode
+    module.cuStreamBeginCapture, module.cuStreamEndCapture = begin, end
+    module.cuGraphGetNodes, module.cuGraphNodeGetType = nodes, lambda node: (ok, node.kind)
+    module.cuGraphDestroy, module.cuCtxPopCurrent = destroy, pop
+    return module
+
+
 class CoreStream:
     def __init__(self, of: Stream) -> None:
         self.of, self.handle = of, of.handle
+
+    @property
+    def context(self) -> None:
+        legal(self.of.capture is None, "the context of a stream that is being captured")
 
     def create_graph_builder(self) -> GraphBuilder:
         return GraphBuilder(self.of)
@@ -328,8 +372,11 @@ def driver_module(world: World) -> ModuleType:
 
         def detach(self) -> None:
             legal(self.is_attached, "a context detached twice")
+            legal(world.depth() and world.stacks.stack[-1] is self, "a context detached that is not current")
             self.is_attached = False
+            world.stacks.stack.pop()
             world.retained -= 1
+            world.left_over += 1  # the driver leaves it this thread's
 
     class Device:
         def __init__(self, index: int) -> None:
@@ -405,8 +452,9 @@ def driver_module(world: World) -> ModuleType:
         stream.of.add(MemcpyNode("upload", copy))
 
     class PyStream:
-        def __init__(self) -> None:
+        def __init__(self, flags: int = 0) -> None:
             world.call("stream")
+            legal(flags == 1, "a stream that waits for the default stream")
             self.of = Stream(world)
             self.handle = self.of.handle
 
@@ -468,10 +516,14 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
 
     core.Kernel, core.LaunchConfig, core.ObjectCode = str, SimpleNamespace, ObjectCode
     core.Program, core.ProgramOptions, core.launch = Program, SimpleNamespace, launch
+
+    def set_current() -> None:
+        legal(world.depth(), "a device set without a context")
+        world.stacks.is_set = True
+
     core.Stream = SimpleNamespace(from_handle=lambda handle: CoreStream(world.streams[handle]))
-    for kind in (KernelNode, MemcpyNode, MemsetNode, EmptyNode, ChildGraphNode, ConditionalNode):
-        setattr(graph, kind.__name__, kind)
-    graph.Graph, graph.GraphBuilder, graph.GraphDefinition = Graph, GraphBuilder, SimpleNamespace
+    core.Device = lambda index: SimpleNamespace(set_current=set_current)
+    graph.Graph, graph.GraphBuilder = Graph, GraphBuilder
     core.graph = graph
     return core, graph
 
@@ -483,12 +535,14 @@ def installed(world: World) -> Iterator[World]:
     pycuda: Any = ModuleType("pycuda")
     pycuda.driver = driver
     new = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.core": core, "cuda.core.graph": graph}
+    cuda.bindings.driver, real = driver_bindings(world), cuda.bindings.driver
     ours = [name for name in sys.modules if name.startswith(ON_THE_GPU)]
     before = {name: sys.modules.pop(name) for name in [*ours, *new] if name in sys.modules}
     sys.modules.update(new)
     try:
         yield world
     finally:
+        cuda.bindings.driver = real
         for name in [name for name in sys.modules if name.startswith(ON_THE_GPU)]:
             del sys.modules[name]
             package, _, module = name.rpartition(".")

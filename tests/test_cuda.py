@@ -245,9 +245,10 @@ def test_frames_of_another_size_take_new_memory_and_give_back_the_old(world: Wor
 def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(frame: np.ndarray, world: World, tmp_path: Path) -> None:
     slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
     slot.frame = frame
+    before = world.calls.copy()
     with pytest.raises(SourceError, match="this network reads 8-bit images"):
         slot.load()
-    assert world.calls["pagelocked_empty"] == world.calls["mem_alloc"] + 0
+    assert world.calls == before
 
 
 def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Callable[[str], Network]) -> None:
@@ -401,14 +402,14 @@ def test_without_conditions_the_level_is_stepwise_and_says_why(world: World) -> 
 def test_doctor_says_who_decides_and_why_not_the_gpu(world: World) -> None:
     assert exits_on_the_gpu().found == "decided on the GPU: one graph, one wait a frame"
     world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
-    from edge.cuda.runtime import runtime
+    from edge.cuda.runtime import _opened
 
-    runtime.cache_clear()
+    _opened.cache_clear()
     found = exits_on_the_gpu()
     assert found.found == "decided by the host, exit by exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
     assert not found.is_well
     world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
-    runtime.cache_clear()
+    _opened.cache_clear()
     assert "not run here: no NVIDIA GPU can be used here: CUDA_ERROR_NO_DEVICE" in exits_on_the_gpu().found
 
 
@@ -416,7 +417,7 @@ def test_doctor_says_who_decides_and_why_not_the_gpu(world: World) -> None:
 def test_without_pycuda_doctor_says_what_to_install() -> None:
     found = exits_on_the_gpu()
     assert "frames cannot be run on a GPU here" in found.found
-    assert "pip install 'early-exit[cuda]'" in found.remedy
+    assert "pip install 'early-exit[cuda13]'" in found.remedy
 
 
 def test_with_conditions_the_level_is_graph(world: World) -> None:
@@ -429,7 +430,9 @@ def test_a_segment_that_may_not_be_in_a_body_is_run_step_by_step_and_that_is_sai
     one = network("tiny cnn")
     one.engines[1].node = HostCallbackNode
     assert answers(one.on_gpu("graph"), frames(4)) == answers(one.host, frames(4))
-    assert "segment 1 puts HostCallbackNode into its graph" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "segment 1 cannot be part of a graph" in said
+    assert "it puts CU_GRAPH_NODE_TYPE_HOST into its graph" in said
 
 
 def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(
@@ -461,7 +464,7 @@ FAILING = {
     "from_cubin": "preparing the GPU failed",
     "mem_alloc": "preparing for frames failed",
     "pagelocked_empty": "preparing for frames failed",
-    "memcpy_htod": "preparing for frames failed",
+    "stream": "preparing",
     "graph launch": "sending a frame failed",
     "synchronize": "waiting for an answer failed",
 }
@@ -473,10 +476,11 @@ def test_every_failing_status_is_an_error_that_says_what_was_being_done(
 ) -> None:
     one = network("tiny cnn")
     error = (CoreError if call in ("graph launch", "from_cubin") else DriverError)(f"{call}: CUDA_ERROR_UNKNOWN")
-    if call in ("init", "device", "retain", "from_cubin"):
+    if call in ("init", "device", "retain", "from_cubin", "stream"):
         world.failing[call] = error
         with pytest.raises(EngineError, match=f"{FAILING[call]}.*{call}: CUDA_ERROR_UNKNOWN"):
-            one.on_gpu("graph")
+            one.on_gpu("graph").new_slot()
+        assert world.left_over == 0
         return
     slot = one.on_gpu("graph").new_slot()
     slot.frame = frames(1)[0]
@@ -511,14 +515,19 @@ def test_the_stand_in_refuses_what_a_gpu_would_not_forgive(world: World) -> None
         allocation.free()
     with pytest.raises(IllegalUseError, match="was freed"):
         world.array(int(allocation), np.uint8)
-    from cuda.core import Stream
+    from cuda.core import Device, Stream
 
-    stream = driver.Stream()
+    with pytest.raises(IllegalUseError, match="waits for the default stream"):
+        driver.Stream()
+    stream = driver.Stream(1)
     builder, other = (Stream.from_handle(stream.handle).create_graph_builder() for _ in range(2))
     builder.begin_building()
     with pytest.raises(IllegalUseError, match="capture inside capture"):
         other.begin_building()
     condition = builder.create_condition()
+    with pytest.raises(IllegalUseError, match="did not set its device"):
+        builder.if_then(condition)
+    Device(0).set_current()
     builder.if_then(condition)
     with pytest.raises(IllegalUseError, match="used twice"):
         builder.if_then(condition)

@@ -1,15 +1,16 @@
 """`python -m benchmarks cuda-chain`: exits decided on the GPU against exits the host looks at, side by side."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import pycuda.driver as driver
-from cuda.core import Stream
+from cuda.core.graph import GraphBuilder
 
-from benchmarks.gpu.segments import TimedEngine, frame_for, timed_classifier, timed_engines
+from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
 from benchmarks.results import command_line, write_result
 from edge.classifier import Classifier
 from edge.console import print_table, say, tracked
@@ -17,7 +18,9 @@ from edge.cuda import opened
 from edge.cuda.chain import Chain, On
 from edge.cuda.device import device_facts
 from edge.cuda.graph import captured
+from edge.cuda.runs import GraphRun, Run
 from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
 from edge.machine import conditions
 from edge.preprocess import Frame
@@ -64,9 +67,8 @@ def measured(runtime: Runtime, duration_us: float) -> dict[str, Any]:
         "stepwise": one_by_one(timed_classifier(runtime, engines, "stepwise")),
     }
     bare = [f"bare 0..{k}" for k in range(exits)]
-    with runtime.context.calling("recording bare segments"):
-        for k, name in enumerate(bare):
-            ways[name] = bare_segments(runtime, engines, k)
+    for k, name in enumerate(bare):
+        ways[name] = one_by_one(timed_classifier(runtime, engines, "graph", partial(BareSlot, last=k)))
     drawn = np.random.default_rng(0).choice(exits, size=WARM_UP + FRAMES, p=SHARES)
     times_us = interleaved(ways, [frame_for(int(k), exits) for k in drawn])
     taken = drawn[WARM_UP:]
@@ -89,42 +91,42 @@ def one_by_one(classifier: Classifier) -> Way:
     return lambda frame: classifier.classify(frame).exit_index
 
 
-def bare_segments(runtime: Runtime, engines: Sequence[TimedEngine], last: int) -> Way:
-    """Return what runs the segments up to one in a plain graph, with nothing between them and one answer noted."""
-    one = timed_classifier(runtime, engines, "graph")
-    shape = one.input_spec.shape
-    chain = Chain(
-        one.input_spec, one.precision, engines, runtime.kernels, shape, uploads=not runtime.context.is_integrated
-    )
-    stream = driver.Stream()
+class BareSlot(CudaSlot):
+    """A slot whose graph is the segments up to one, with nothing between them and one answer noted."""
 
-    def fill(builder: Any) -> None:
-        on = On(builder, int(builder.stream.handle))
-        chain.enqueue_input(on, stream)
-        for k in range(last):
-            chain.enqueue_segment(on, k)
-        chain.enqueue_exit(on, last)
+    def __init__(self, classifier: Classifier, runtime: Runtime, last: int) -> None:
+        """Say which segment is the last."""
+        super().__init__(classifier, runtime)
+        self._last = last
 
-    graph, on_stream = captured(stream, fill), Stream.from_handle(stream.handle)
-    calling, thresholds = runtime.context.calling("running bare segments"), np.zeros(len(engines) - 1, np.float32)
+    def record(self, chain: Chain, stream: driver.Stream) -> Run:
+        """Return the bare segments as a graph."""
+        return BareRun(chain, stream, self._last)
 
-    def run(frame: Frame) -> object:
-        chain.write(frame, thresholds)
-        with calling:
-            graph.launch(on_stream)
-            stream.synchronize()
-        return chain.answer.tolist()
 
-    return run
+class BareRun(GraphRun):
+    """Segments in a row, whatever their exits say."""
+
+    def __init__(self, chain: Chain, stream: driver.Stream, last: int) -> None:
+        """Record them."""
+
+        def fill(builder: GraphBuilder) -> None:
+            on = On(builder, int(builder.stream.handle))
+            chain.enqueue_input(on, stream)
+            for k in range(last):
+                chain.enqueue_segment(on, k)
+            chain.enqueue_exit(on, last)
+
+        super().__init__(captured(stream, fill), stream)
 
 
 def interleaved(ways: dict[str, Way], frames: Sequence[Frame]) -> dict[str, np.ndarray]:
-    """Time every way on every frame, taking turns at being first; return microseconds of each, without the warm-up."""
+    """Time every way on every frame, in an order drawn for each; return microseconds of each, without the warm-up."""
     times: dict[str, list[int]] = {name: [] for name in ways}
-    turns = list(ways.items())
+    turns, generator = list(ways.items()), np.random.default_rng(1)
     for frame in frames:
-        turns = [*turns[1:], turns[0]]
-        for name, way in turns:
+        for index in generator.permutation(len(turns)):
+            name, way = turns[index]
             started = perf_counter_ns()
             way(frame)
             times[name].append(perf_counter_ns() - started)

@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pycuda.driver as driver
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
 from edge.classifier import Classifier
-from edge.cuda.memory import DeviceMemory
+from edge.cuda.memory import PinnedMemory
 from edge.cuda.runtime import Level, Runtime
 from edge.cuda.slot import CudaSlot
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
@@ -25,8 +24,7 @@ class TimedEngine:
         """Take the kernel."""
         self._kernel = code.get_kernel("segment")
         self._index, self._is_last, self._duration_ns = index, index == exits - 1, int(1000 * duration_us)
-        self._counter = DeviceMemory({"ran": 4})
-        driver.memcpy_htod(self._counter.addresses["ran"], np.zeros(1, dtype=np.uint32))
+        self._counter = PinnedMemory({"ran": 4})
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Tie addresses to the segment."""
@@ -45,9 +43,7 @@ class TimedEngine:
 
     def runs(self) -> int:
         """Return how often the segment ran so far."""
-        found = np.zeros(1, dtype=np.uint32)
-        driver.memcpy_dtoh(found, self._counter.addresses["ran"])
-        return int(found[0])
+        return int(self._counter.view("ran", np.uint32)[0])
 
 
 def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[TimedEngine]:
@@ -58,7 +54,9 @@ def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[Timed
         return [TimedEngine(code, k, len(durations_us), duration) for k, duration in enumerate(durations_us)]
 
 
-def timed_classifier(runtime: Runtime, engines: Sequence[TimedEngine], level: Level) -> Classifier:
+def timed_classifier(
+    runtime: Runtime, engines: Sequence[TimedEngine], level: Level, slot: Callable[..., CudaSlot] = CudaSlot
+) -> Classifier:
     """Return a classifier of these engines: an array's k-th value is how sure exit k is."""
     exits = len(engines)
     segments = tuple(_segment(k, exits) for k in range(exits))
@@ -67,9 +65,7 @@ def timed_classifier(runtime: Runtime, engines: Sequence[TimedEngine], level: Le
     precision = PrecisionSpec(segments, whole, thresholds, (1.0,) * exits, (), "")
     spec = InputSpec("array", None, exits, 1, 1, (0.0,) * exits, (1.0,) * exits)
     at_level = replace(runtime, level=level)
-    return Classifier(
-        input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, at_level)
-    )
+    return Classifier(input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: slot(one, at_level))
 
 
 def frame_for(exit_index: int, exits: int) -> np.ndarray:

@@ -19,6 +19,6 @@ def opened() -> "Runtime":
     except ImportError as error:  # pycuda needs the driver's library to be imported
         raise EngineError(
             f"frames cannot be run on a GPU here ({error}); install the NVIDIA driver, then pip install "
-            "'early-exit[cuda]', or run with --backend onnxruntime"
+            "'early-exit[cuda13]', or run with --backend onnxruntime"
         ) from error
     return runtime()

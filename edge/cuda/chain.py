@@ -64,11 +64,12 @@ class Chain:
         }
         is_picture = spec.kind == "image"
         frame = {"frame": prod(shape)} if is_picture else {"image": _nbytes(self._tensors["image"])}
-        sent = {"order": ORDER.itemsize, **{f"threshold_{k}": 4 for k in range(self.exits - 1)}, **frame}
-        stay = {name: _nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
         said = {f"said_{k}": SAID.itemsize for k in range(self.exits)}
+        thresholds = {f"threshold_{k}": 4 for k in range(self.exits - 1)}
+        sent = {"order": ORDER.itemsize, **said, **thresholds, **frame}
+        stay = {name: _nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
         self._host = PinnedMemory({**sent, "answer": ANSWER.itemsize})
-        self._device = DeviceMemory({**(sent if uploads else {}), **stay, **said})
+        self._device = DeviceMemory({**(sent if uploads else {}), **stay})
         self._addresses = {**self._host.addresses, **self._device.addresses}
         self._sent = self._host.whole[: self._host.addresses["answer"] - self._host.addresses["order"]]
         self._thresholds = [self._host.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
@@ -77,8 +78,8 @@ class Chain:
         self._image = None if is_picture else self._host.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
         self._write_order(shape)
+        self._write_said(precision)
         try:
-            self._write_said(precision)
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
             self.close()
@@ -90,6 +91,10 @@ class Chain:
             self._to_numbers(frame, self._image)
         elif frame is not self.frame:
             np.copyto(self.frame, frame)  # type: ignore[arg-type]  # a picture has one
+        self.set_thresholds(thresholds)
+
+    def set_thresholds(self, thresholds: NDArray[np.float32]) -> None:
+        """Put thresholds where they are sent from."""
         for buffer, value in zip(self._thresholds, thresholds, strict=True):
             buffer[0] = value
 
@@ -115,7 +120,7 @@ class Chain:
         self._enqueue[index](on.handle)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Return a copy of every tensor of the chain; those of segments that did not run are stale."""
+        """Return a copy of every tensor of the chain, when the stream is done; of segments not run they are stale."""
         found = {}
         for name, spec in self._tensors.items():
             found[name] = np.empty(_shape(spec), dtype=spec.dtype)
@@ -140,13 +145,12 @@ class Chain:
 
     def _write_said(self, precision: PrecisionSpec) -> None:
         for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
-            said, at, k = np.zeros(1, dtype=SAID), self._addresses, segment.exit_index
+            said, at, k = self._host.view(f"said_{index}", SAID), self._addresses, segment.exit_index
             for kind in ("label", "confidence", "logits"):
                 said[kind] = at[f"{kind}_{k}"]
             said["exits"] = at.get(f"exit_{k}", 0)
             said["classes"], said["exit_index"] = self._tensors[f"logits_{k}"].shape[-1], index
             said["coldness"] = 1 / temperature
-            driver.memcpy_htod(at[f"said_{index}"], said)
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:

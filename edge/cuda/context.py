@@ -3,6 +3,7 @@
 from types import TracebackType
 
 import pycuda.driver as driver
+from cuda.bindings import driver as cuda
 
 from edge.errors import EdgeError, EngineError
 
@@ -40,7 +41,9 @@ class PrimaryContext:
     def close(self) -> None:
         """Let go of the context; may be called twice."""
         if self._context is not None:
-            self._context.detach()
+            self._context.push()
+            self._context.detach()  # releases it, but leaves it this thread's
+            cuda.cuCtxPopCurrent()
             self._context = None
 
 

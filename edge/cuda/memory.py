@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 ALIGNMENT = 256
 """What TensorRT asks of addresses, in bytes."""
+NON_BLOCKING = 1
+"""Flag of streams that do not wait for the process's default stream: what others do there would spoil a capture."""
 
 
 class DeviceMemory:
@@ -36,7 +38,7 @@ class DeviceMemory:
 class PinnedMemory:
     """Memory of the host that does not move, which the GPU can read and write.
 
-    It is freed when nobody holds one of its arrays any more.
+    It is freed when nobody holds one of its arrays any more, which must be while the GPU's context is current.
 
     Attributes:
         whole: All of it as the host sees it.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -10,11 +11,12 @@ from cuda.core import Stream
 from cuda.core.graph import GraphBuilder
 
 from edge.cuda.context import PrimaryContext
-from edge.cuda.graph import captured
+from edge.cuda.graph import MODE, captured
 from edge.cuda.kernels import ANSWER, SAID, Kernels
-from edge.cuda.memory import DeviceMemory, PinnedMemory
+from edge.cuda.memory import NON_BLOCKING, PinnedMemory
 from edge.errors import EngineError
 
+OPENING = Lock()
 Level = Literal["graph", "stepwise"]
 """`graph`: a launch and a wait for a frame. `stepwise`: the host looks at each exit's answer."""
 
@@ -30,13 +32,18 @@ class Runtime:
     """Nothing where the level is `graph`."""
 
 
-@lru_cache(maxsize=1)
 def runtime() -> Runtime:
     """Open this machine's first GPU, once, and find out what it can do.
 
     Raises:
         EngineError: there is none, or our kernels do not run on it.
     """
+    with OPENING:
+        return _opened()
+
+
+@lru_cache(maxsize=1)
+def _opened() -> Runtime:
     context = PrimaryContext()
     try:
         with context.calling("preparing the GPU"):
@@ -61,31 +68,25 @@ def why_no_conditions(kernels: Kernels) -> str:
 
 def _body_ran(kernels: Kernels, *, sure: bool) -> bool:
     """Run a graph whose first exit is sure or not, and whose body notes exit 1; return whether the body did."""
-    host, device = PinnedMemory({"answer": ANSWER.itemsize}), DeviceMemory({"first": 48, "second": 48, "outputs": 16})
-    stream = driver.Stream()
-    try:
-        outputs = np.array([0, 0, 0, int(sure)], dtype=np.int32)
-        at = device.addresses["outputs"]
-        driver.memcpy_htod(at, outputs)
-        for index, name in enumerate(("first", "second")):
-            said = np.zeros(1, dtype=SAID)
-            said["label"], said["confidence"], said["logits"], said["classes"] = at, at + 4, at + 8, 1
-            said["exits"], said["exit_index"] = 0 if index else at + 12, index
-            driver.memcpy_htod(device.addresses[name], said)
+    memory = PinnedMemory({"first": SAID.itemsize, "second": SAID.itemsize, "outputs": 16, "answer": ANSWER.itemsize})
+    at, stream = memory.addresses["outputs"], driver.Stream(NON_BLOCKING)
+    memory.view("outputs", np.int32)[3] = int(sure)
+    for index, name in enumerate(("first", "second")):
+        said = memory.view(name, SAID)
+        said["label"], said["confidence"], said["logits"], said["classes"] = at, at + 4, at + 8, 1
+        said["exits"], said["exit_index"] = 0 if index else at + 12, index
 
-        def fill(builder: GraphBuilder) -> None:
-            condition = builder.create_condition(default_value=0)
-            kernels.answer_or_go_on(builder, condition, device.addresses["first"], host.addresses["answer"])
-            body = builder.if_then(condition)
-            body.begin_building("thread_local")
-            kernels.answer(body, device.addresses["second"], host.addresses["answer"])
-            body.end_building()
+    def fill(builder: GraphBuilder) -> None:
+        condition = builder.create_condition(default_value=0)
+        kernels.answer_or_go_on(builder, condition, memory.addresses["first"], memory.addresses["answer"])
+        body = builder.if_then(condition)
+        body.begin_building(MODE)
+        kernels.answer(body, memory.addresses["second"], memory.addresses["answer"])
+        body.end_building()
+        body.close()
 
-        graph = captured(stream, fill)
-        graph.launch(Stream.from_handle(stream.handle))
-        stream.synchronize()
-        graph.close()
-        return bool(host.view("answer", ANSWER)["exit_index"][0] == 1)
-    finally:
-        device.close()
-        stream.synchronize()
+    graph = captured(stream, fill)
+    graph.launch(Stream.from_handle(stream.handle))
+    stream.synchronize()
+    graph.close()
+    return bool(memory.view("answer", ANSWER)["exit_index"][0] == 1)

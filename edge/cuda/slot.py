@@ -1,19 +1,20 @@
 """A slot on the GPU: one frame in flight, with a stream, memory and graphs of its own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pycuda.driver as driver
-from cuda.core import Stream
-from cuda.core.graph import Graph
 from numpy.typing import NDArray
 
 from edge.console import say
-from edge.cuda.chain import Chain, On
-from edge.cuda.graph import one_exit, whole_chain
+from edge.cuda.chain import Chain
+from edge.cuda.graph import whole_chain, why_not_captured
+from edge.cuda.memory import NON_BLOCKING
+from edge.cuda.runs import GraphRun, Run, StepwiseRun, enqueue, unlike
 from edge.cuda.runtime import Runtime
-from edge.errors import EngineError
+from edge.decision import NEVER
 from edge.preprocess import Frame, check_picture
 from edge.protocols import Prediction
 
@@ -39,9 +40,9 @@ class CudaSlot:
         self._preparing = runtime.context.calling("preparing for frames")
         self._chain: Chain | None = None
         self._shape: tuple[int, ...] = ()
-        self._run: _GraphRun | _StepwiseRun | None = None
+        self._run: Run | None = None
         with self._preparing:
-            self._stream = driver.Stream()
+            self._stream = driver.Stream(NON_BLOCKING)
 
     @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
@@ -72,14 +73,32 @@ class CudaSlot:
 
     def close(self) -> None:
         """Free graphs and memory; may be called twice."""
-        if self._chain is None:
-            return
         with self._preparing:
+            if self._chain is None or self._run is None:
+                return
             self._stream.synchronize()
-            if self._run is not None:
-                self._run.close()
+            self._run.close()
             self._chain.close()
-        self._chain = self._run = None
+            if self.frame is self._chain.frame:
+                self.frame = None
+            self._chain = self._run = None  # while the context is current: that is when pinned memory is freed
+
+    def record(self, chain: Chain, stream: driver.Stream) -> Run:
+        """Return how a chain, whose segments have all run once, is to be run from now on."""
+        problems = [why_not_captured(stream, partial(enqueue, chain, stream, k)) for k in range(chain.exits)]
+        stepwise = StepwiseRun(chain, stream, [not problem for problem in problems])
+        found = [(k, problem) for k, problem in enumerate(problems) if problem]
+        if found or self._runtime.level == "stepwise":
+            for k, problem in found:
+                say(f"segment {k} cannot be part of a graph, so that the host looks at each exit: {problem}")
+            return stepwise
+        graph = GraphRun(whole_chain(chain, stream), stream)
+        if problem := unlike(graph, stepwise, chain):
+            say(f"in one graph the chain answers otherwise, so that the host looks at each exit: {problem}")
+            graph.close()
+            return stepwise
+        stepwise.close()
+        return graph
 
     def _prepare(self, frame: Frame) -> None:
         """Take memory for frames of this shape, run everything once, and record it."""
@@ -97,93 +116,12 @@ class CudaSlot:
                 uploads=not runtime.context.is_integrated,
             )
             try:
-                chain.write(frame, np.full(chain.exits - 1, 2, dtype=np.float32))
-                self._run = _prepared(chain, self._stream, runtime)
+                chain.write(frame, np.full(chain.exits - 1, NEVER, dtype=np.float32))
+                for index in range(chain.exits):
+                    enqueue(chain, self._stream, index)
+                self._stream.synchronize()
+                self._run = self.record(chain, self._stream)
             except BaseException:
                 chain.close()
                 raise
         self._chain, self._shape = chain, frame.shape
-
-
-class _GraphRun:
-    """The chain as one graph: a launch, a wait."""
-
-    def __init__(self, chain: Chain, stream: driver.Stream) -> None:
-        self._graph, self._stream = whole_chain(chain, stream), stream
-        self._on = Stream.from_handle(stream.handle)
-        self._graph.upload(self._on)
-
-    def start(self) -> None:
-        self._graph.launch(self._on)
-
-    def finish(self) -> int:
-        self._stream.synchronize()
-        return 1
-
-    def close(self) -> None:
-        self._graph.close()
-
-
-class _StepwiseRun:
-    """A graph for each segment where it can be captured; the host looks at each answer."""
-
-    def __init__(self, chain: Chain, stream: driver.Stream) -> None:
-        self._chain, self._stream = chain, stream
-        self._on = Stream.from_handle(stream.handle)
-        self._graphs: list[Graph] = []
-        self._steps = [self._step(index) for index in range(chain.exits)]
-
-    def start(self) -> None:
-        self._steps[0]()
-
-    def finish(self) -> int:
-        index = 0
-        while True:
-            self._stream.synchronize()
-            if self._chain.answer["is_final"][0]:
-                return index + 1
-            index += 1
-            self._steps[index]()
-
-    def close(self) -> None:
-        for graph in self._graphs:
-            graph.close()
-
-    def _step(self, index: int) -> Callable[[], None]:
-        try:
-            graph = one_exit(self._chain, self._stream, index)
-        except Exception:  # a library that cannot be captured is called each time instead
-            return lambda: _enqueue(self._chain, self._stream, self._on, index)
-        self._graphs.append(graph)
-        return lambda: graph.launch(self._on)
-
-
-def _enqueue(chain: Chain, stream: driver.Stream, on: Stream, index: int) -> None:
-    target = On(on, int(stream.handle))
-    if index == 0:
-        chain.enqueue_input(target, stream)
-    chain.enqueue_exit(target, index)
-
-
-def _prepared(chain: Chain, stream: driver.Stream, runtime: Runtime) -> "_GraphRun | _StepwiseRun":
-    """Run every segment once uncaptured, record the chain, and see that it says the same in one graph."""
-    on = Stream.from_handle(stream.handle)
-    for index in range(chain.exits):
-        _enqueue(chain, stream, on, index)
-    stream.synchronize()
-    expected = chain.answer.copy()
-    if runtime.level == "stepwise":
-        return _StepwiseRun(chain, stream)
-    try:
-        run = _GraphRun(chain, stream)
-    except Exception as error:  # whatever driver and library raise where a segment cannot be captured
-        say(f"the GPU decides nothing itself, exits are looked at one by one: {error}")
-        return _StepwiseRun(chain, stream)
-    run.start()
-    run.finish()
-    if chain.answer.tobytes() != expected.tobytes():
-        raise EngineError(
-            f"in one graph the chain answers {chain.answer[0]}, step by step {expected[0]}; "
-            "report this with the GPU, its driver and the bundle"
-        )
-    return run
