@@ -701,7 +701,7 @@ def test_slots_bind_engines_to_memory_that_the_library_takes(family: Family, wor
             slot.load()
             assert slot.infer().exit_index == len(engines) - 1  # where nothing is computed, no exit is sure
     runs = family.library.ENQUEUED
-    assert len(runs) == 2 * 2 * len(engines)  # in each slot once as it is, and once into a graph
+    assert len(runs) == 2 * 4 * len(engines)  # in each slot as it is, tried in a capture, alone and in the whole chain
     assert len({id(context) for context, *_ in runs}) == 2 * len(engines)
     assert all(stream in world.streams for _, stream, *_ in runs)
     assert all(world.array(place, np.uint8).size for *_, places, _ in runs for place in places.values())
