@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from calibration.arguments import add_promise_arguments, promise_of, promise_options
@@ -9,7 +10,7 @@ from calibration.budget import fit_to_macs, fit_to_ms, measured_costs
 from calibration.operating_points import OperatingPoint, describe
 from calibration.origin import scores_to_fit
 from calibration.temperature import fit_temperatures
-from calibration.thresholds import fit_thresholds
+from calibration.thresholds import fit_alike
 from edge.bundle import Bundle
 from edge.console import PASSED, print_json, print_table, run_main
 from edge.decision import checked_thresholds
@@ -24,12 +25,13 @@ def main() -> int:
     check_asked(arguments)
     bundle = Bundle.open(arguments.bundle)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    found, split = scores_to_fit(bundle, arguments.scores, arguments.precision)
+    fitted = fit(bundle, found, arguments, split)
     refitted, rows = {}, []
-    for name, recorded, split in scores_to_fit(bundle, arguments.scores, arguments.precision):
-        thresholds = fit(bundle, name, recorded, arguments, split)
+    for name, recorded in found.items():
         temperatures = fit_temperatures(recorded.logits, recorded.truth)
-        refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=thresholds, temperatures=temperatures)
-        values = checked_thresholds(thresholds.values, exits=len(macs))
+        refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=fitted[name], temperatures=temperatures)
+        values = checked_thresholds(fitted[name].values, exits=len(macs))
         rows.append((name, *cells(describe(recorded.scores, recorded.truth, macs, values))))
     bundle.with_precisions(refitted)
     if arguments.json:
@@ -54,15 +56,25 @@ def check_asked(arguments: argparse.Namespace) -> None:
         raise ThresholdError("--bench is for a budget of milliseconds: add --mean-ms, or leave it out")
 
 
-def fit(bundle: Bundle, name: str, recorded: LabelledScores, arguments: argparse.Namespace, split: str) -> Thresholds:
-    """Return one precision's thresholds, within a budget where one was given, else with a promise."""
+def fit(
+    bundle: Bundle, found: Mapping[str, LabelledScores], arguments: argparse.Namespace, split: str
+) -> dict[str, Thresholds]:
+    """Return each precision's thresholds, within a budget where one was given, else with a promise."""
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     if arguments.mean_macs is not None:
-        return fit_to_macs(recorded.scores, recorded.truth, macs, arguments.mean_macs, split)
+        return {
+            name: fit_to_macs(one.scores, one.truth, macs, arguments.mean_macs, split) for name, one in found.items()
+        }
     if arguments.mean_ms is not None:
-        costs_ms = measured_costs(arguments.bench, name, len(macs), bundle.segments_digest(name))
-        return fit_to_ms(recorded.scores, recorded.truth, costs_ms, arguments.mean_ms, split)
-    return fit_thresholds(recorded.scores, recorded.truth, macs, promise_of(arguments), split)
+        costs_ms = {
+            name: measured_costs(arguments.bench, name, len(macs), bundle.segments_digest(name)) for name in found
+        }
+        return {
+            name: fit_to_ms(one.scores, one.truth, costs_ms[name], arguments.mean_ms, split)
+            for name, one in found.items()
+        }
+    truth = next(iter(found.values())).truth
+    return fit_alike({name: one.scores for name, one in found.items()}, truth, macs, promise_of(arguments), split)
 
 
 def cells(point: OperatingPoint) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Which scores thresholds are fitted to, and which must not be."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ from edge.errors import ThresholdError
 from edge.scores import LabelledScores, read_scores, samples_fingerprint
 
 
-def scores_to_fit(
-    bundle: Bundle, file: Path | None, precision: str | None
-) -> Iterator[tuple[str, LabelledScores, str]]:
-    """Yield precisions of a bundle, what their segments said of labelled samples, and what samples these are.
+def scores_to_fit(bundle: Bundle, file: Path | None, precision: str | None) -> tuple[dict[str, LabelledScores], str]:
+    """Return what the segments of a bundle's precisions said of labelled samples, and what samples these are.
 
     Args:
         bundle: Whose thresholds are to be fitted.
@@ -27,9 +24,8 @@ def scores_to_fit(
         ThresholdError: the scores are of other segments, or of samples that were used for something else.
     """
     if file is None:
-        for name in [precision] if precision else bundle.manifest.precisions:
-            yield name, bundle.scores(name), bundle.manifest.splits["thresholds"].fingerprint
-        return
+        names = [precision] if precision else list(bundle.manifest.precisions)
+        return {name: bundle.scores(name) for name in names}, bundle.manifest.splits["thresholds"].fingerprint
     recorded = read_scores(file)
     wanted = [precision] if precision else list(bundle.manifest.precisions)
     names = [name for name in wanted if bundle.segments_digest(name) == recorded.segments]
@@ -40,8 +36,8 @@ def scores_to_fit(
         )
     _check_shapes(bundle, recorded, file)
     _check_unused(bundle, recorded, file)
-    for name in names:  # more than one where `auto` chose the same as another
-        yield name, recorded, samples_fingerprint(recorded.samples)
+    # More than one where `auto` chose the same as another.
+    return dict.fromkeys(names, recorded), samples_fingerprint(recorded.samples)
 
 
 def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:

@@ -1,6 +1,6 @@
 """Thresholds that keep a promise: the largest saving whose risk is shown to be within a limit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,22 +53,71 @@ def fit_thresholds(
     Raises:
         ThresholdError: the promise is none, the scores are of another network, or there are too few samples for it.
     """
+    return fit_alike({"": scores}, truth, costs, promise, split)[""]
+
+
+def fit_alike(
+    scores: Mapping[str, Scores], truth: NDArray[np.int64], costs: Sequence[float], promise: Promise, split: str
+) -> dict[str, Thresholds]:
+    """Return thresholds for each precision of a network: the largest saving for which all of them keep the promise.
+
+    All follow the trade-offs of the first, with thresholds of their own that as many samples reach, so that a frame
+    leaves at the same exit whichever precision runs. Each is judged by what it says itself.
+
+    Args:
+        scores: What each precision says of the threshold-fitting split.
+        truth: As in `fit_thresholds`, and so are the others.
+        costs: Of each segment.
+        promise: What to keep.
+        split: Fingerprint of the split.
+
+    Raises:
+        ThresholdError: the promise is none, the scores are of another network, or there are too few samples for it.
+    """
     _check(promise)
-    check_scores(scores, truth, costs)
+    for one in scores.values():
+        check_scores(one, truth, costs)
     level = promise.confidence_level if promise.method in CONFIDENT else None
+    kept = (promise.risk, promise.limit, promise.method, level, len(truth), split)
     if len(costs) == 1:  # nothing to choose
-        return Thresholds((), promise.risk, promise.limit, promise.method, level, len(truth), split)
+        return {name: Thresholds((), *kept) for name in scores}
     choosing, judging = _shared_out(len(truth), promise)
     if not len(choosing):
         raise ThresholdError(_too_few(len(truth), promise))
-    path = _path(_part(scores, choosing), truth[choosing], costs, promise)
-    losses = _losses(_part(scores, judging), truth[judging], path, promise)
-    vouched = VOUCHERS[promise.method](losses, promise.limit, promise.doubt)
+    first = next(iter(scores.values()))
+    path = _path(_part(first, choosing), truth[choosing], costs, promise)
+    paths = {
+        name: path if one is first or promise.shared else _followed(path, _part(first, choosing), _part(one, choosing))
+        for name, one in scores.items()
+    }
+    vouch = VOUCHERS[promise.method]
+    losses = (_losses(_part(one, judging), truth[judging], paths[name], promise) for name, one in scores.items())
+    vouched = np.all([vouch(lost, promise.limit, promise.doubt) for lost in losses], axis=0)
     if not vouched.any():
         raise ThresholdError(_too_few(len(truth), promise))
-    points = [describe(scores, truth, costs, point) for point, safe in zip(path, vouched, strict=True) if safe]
-    best = min(points, key=lambda point: (point.cost_ratio, -point.accuracy))
-    return Thresholds(best.thresholds, promise.risk, promise.limit, promise.method, level, len(truth), split)
+    points = {index: describe(first, truth, costs, path[index]) for index in np.flatnonzero(vouched)}
+    best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
+    return {name: Thresholds(tuple(followed[best].tolist()), *kept) for name, followed in paths.items()}
+
+
+def _followed(path: list[NDArray[np.float32]], first: Scores, one: Scores) -> list[NDArray[np.float32]]:
+    """Return thresholds that as many of one precision's samples reach as of the first's, along the first's path."""
+    ranked = -np.sort(-np.nan_to_num(one.confidence, nan=-1.0), axis=1)
+    followed = []
+    for point in path:
+        reached = (first.confidence[: len(point)] >= point[:, None]).sum(axis=1)
+        followed.append(np.array([_between(ranked[k], count) for k, count in enumerate(reached)], dtype=np.float32))
+    return followed
+
+
+def _between(ranked: NDArray[np.float32], count: int) -> float:
+    """Return a threshold that the first `count` of the ranked confidences reach, and no others."""
+    if count == 0:
+        return NEVER
+    if count == len(ranked):
+        return 0.0
+    middle = (ranked[count - 1] + ranked[count]) / 2
+    return float(middle if middle > ranked[count] else ranked[count - 1])  # neighbouring numbers have no middle
 
 
 def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float]) -> None:

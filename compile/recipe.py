@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.temperature import fit_temperatures
-from calibration.thresholds import Promise, fit_thresholds
+from calibration.thresholds import Promise, fit_alike
 from compile.check import assert_chain_equals_whole
 from compile.contents import exit_specs, write_precision, write_references
 from compile.cut import cut_segments, whole_network
@@ -69,18 +69,21 @@ def compile_bundle(
         with busy("exporting"):
             whole = export_onnx(checkpoint.network(), checkpoint.input)
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
-        macs, specs = [exit_.macs for exit_ in exits], {}
+        macs, specs, found = [exit_.macs for exit_ in exits], {}, {}
         for precision in dict.fromkeys(precisions):
             model, notes = in_precision(precision, whole, material, method)
             written = cut_and_written(folder, precision, model, material)
-            found = scored(folder, precision, written, material)
-            fitted = fit_thresholds(
-                found.scores, found.truth, macs, promise, checkpoint.splits["thresholds"].fingerprint
-            )
+            found[precision] = scored(folder, precision, written, material)
+            specs[precision] = dataclasses.replace(written, notes=notes)
+        scores = {precision: one.scores for precision, one in found.items()}
+        split = checkpoint.splits["thresholds"].fingerprint
+        fitted = fit_alike(scores, material.labels("thresholds"), macs, promise, split)
+        for precision, (logits, *_) in found.items():
+            temperatures = fit_temperatures(logits, material.labels("thresholds"))
             specs[precision] = dataclasses.replace(
-                written, thresholds=fitted, temperatures=fit_temperatures(found.logits, found.truth), notes=notes
+                specs[precision], thresholds=fitted[precision], temperatures=temperatures
             )
-            draw_trade_offs(folder / precision / TRADE_OFFS, found, macs, fitted)
+            draw_trade_offs(folder / precision / TRADE_OFFS, found[precision], macs, fitted[precision])
         write_references(folder / REFERENCE, material)
         if references is not None:
             with file_aside(references) as aside:

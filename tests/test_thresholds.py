@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.operating_points import OperatingPoint, describe, operating_points
 from calibration.risk import betting_finds_below
 from calibration.samples import FEWEST, stratified
-from calibration.thresholds import SHARED_GRID, Promise, fit_thresholds
+from calibration.thresholds import SHARED_GRID, Promise, _followed, fit_alike, fit_thresholds
 from edge.decision import NEVER, Scores, checked_thresholds, decide
 from edge.errors import DataError, ThresholdError
 from edge.manifest import Thresholds
@@ -326,3 +326,58 @@ def test_too_few_images_to_measure_ranges_on_are_refused(candidates: int) -> Non
 
 def test_32_images_are_enough() -> None:
     assert len(stratified(CANDIDATES[:FEWEST], LABELS, 500, seed=0)) == FEWEST == 32
+
+
+# Several precisions of one network
+
+
+def shaken(scores: Scores, by: float, seed: int) -> Scores:
+    """Return the same scores, a little off, as another precision gives them."""
+    noise = np.random.default_rng(seed).normal(0, by, scores.confidence.shape)
+    return Scores((scores.confidence + noise).astype(np.float32), scores.label)
+
+
+@pytest.mark.parametrize("method", ["betting", "expectation", "none"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_precisions_are_fitted_to_one_point_each_with_its_own_thresholds(method: Any, shared: bool) -> None:
+    scores, truth = random_scores(3, 2000, seed=3)
+    precisions = {"fp32": scores, "int8": shaken(scores, 0.01, seed=1), "fp16": shaken(scores, 1e-4, seed=2)}
+    promise = Promise("disagreement", 0.2, method, 0.9, shared)
+    found = fit_alike(precisions, truth, costs(3), promise, "s")
+    assert list(found) == list(precisions)
+    left = {
+        name: np.bincount(decide(precisions[name], np.array(one.values, np.float32)).exit_index, minlength=3)
+        for name, one in found.items()
+    }
+    assert 0 < left["fp32"][2] < 2000
+    for name, counts in left.items():
+        assert np.abs(counts - left["fp32"]).max() <= 0.02 * 2000, name
+    assert (found["int8"].values == found["fp32"].values) == shared
+
+
+def test_fitting_one_precision_is_fitting_thresholds() -> None:
+    scores, truth = random_scores(3, 1000, seed=3)
+    promise = Promise("disagreement", 0.2, "betting", 0.9)
+    alone = fit_alike({"int8": scores}, truth, costs(3), promise, "s")
+    assert alone == {"int8": fit_thresholds(scores, truth, costs(3), promise, "s")}
+
+
+def test_a_precision_that_keeps_less_of_the_promise_holds_the_others_back() -> None:
+    scores, truth = random_scores(3, 2000, seed=3)
+    worse = Scores(scores.confidence, scores.label.copy())
+    worse.label[:2] = (worse.label[:2] + (np.random.default_rng(0).random((2, 2000)) < 0.3)) % 4
+    promise = Promise("disagreement", 0.25, "betting", 0.9, shared=True)
+    both = fit_alike({"fp32": scores, "int8": worse}, truth, costs(3), promise, "s")
+    alone = {
+        name: fit_thresholds(one, truth, costs(3), promise, "s") for name, one in (("fp32", scores), ("int8", worse))
+    }
+    assert alone["fp32"].values < alone["int8"].values
+    assert both["fp32"].values == both["int8"].values == alone["int8"].values
+
+
+def test_a_threshold_between_samples_lets_exactly_so_many_pass() -> None:
+    first, _ = random_scores(2, 50, seed=1)
+    other = Scores(np.sqrt(first.confidence), first.label)
+    path = [np.array([value], dtype=np.float32) for value in (NEVER, 0.9, 0.6, 0.3, 0.0)]
+    for point, followed in zip(path, _followed(path, first, other), strict=True):
+        assert (other.confidence[0] >= followed).sum() == (first.confidence[0] >= point).sum()
