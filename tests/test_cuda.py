@@ -251,6 +251,14 @@ def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(frame: np.ndarray,
     assert world.calls == before
 
 
+def test_a_frame_of_other_numbers_is_refused_after_pictures_of_its_size_too(world: World, tmp_path: Path) -> None:
+    gpu = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph")
+    gpu.classify(np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(SourceError, match="type float32; this network reads 8-bit images"):
+        gpu.classify(np.zeros((20, 30, 3), np.float32))
+    assert gpu.classify(np.zeros((20, 30, 3), np.uint8)).exit_index >= 0
+
+
 def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Callable[[str], Network]) -> None:
     gpu = network("tiny cnn").on_gpu("graph")
     early, late = gpu.new_slot(), gpu.new_slot()

@@ -39,7 +39,7 @@ class CudaSlot:
         self._inferring = runtime.context.calling("waiting for an answer")
         self._preparing = runtime.context.calling("preparing for frames")
         self._chain: Chain | None = None
-        self._shape: tuple[int, ...] = ()
+        self._kind: tuple[tuple[int, ...], Any] = ((), None)
         self._run: Run | None = None
         with self._preparing:
             self._stream = driver.Stream(NON_BLOCKING)
@@ -54,7 +54,7 @@ class CudaSlot:
     def load(self) -> None:
         """Send `frame` with the thresholds in force and start; this waits for nothing."""
         assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
-        if self._chain is None or self.frame.shape != self._shape:
+        if self._chain is None or (self.frame.shape, self.frame.dtype) != self._kind:
             self._prepare(self.frame)
         assert self._chain is not None and self._run is not None  # noqa: S101, PT018
         self._chain.write(self.frame, self._classifier.thresholds)
@@ -124,4 +124,4 @@ class CudaSlot:
             except BaseException:
                 chain.close()
                 raise
-        self._chain, self._shape = chain, frame.shape
+        self._chain, self._kind = chain, (frame.shape, frame.dtype)
