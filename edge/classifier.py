@@ -1,6 +1,7 @@
 """The chain: segments run one after the other until an exit is sure enough to answer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,7 @@ class HostSlot:
         self._labels = [self.tensors[f"label_{k}"] for k in exits]
         self._confidences = [self.tensors[f"confidence_{k}"] for k in exits]
         self._logits = [self.tensors[f"logits_{k}"][0] for k in exits]
-        self._coldness = [np.float32(1 / temperature) for temperature in classifier.precision.temperatures]
-        self._scratch = np.empty_like(self._logits[0])
+        self._coldness = [1 / temperature for temperature in classifier.precision.temperatures]
 
     def load(self) -> None:
         """Preprocess `frame` into the chain's input, and take over the thresholds in force."""
@@ -150,12 +150,13 @@ class HostSlot:
         """Do nothing: memory of the host is freed when nobody holds it any more."""
 
     def _probability(self, index: int) -> float:
-        """Return the highest of `softmax(logits / temperature)`, which is 1 over its denominator."""
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite logits make NaN
-            np.subtract(self._logits[index], self._logits[index].max(), out=self._scratch)
-            self._scratch *= self._coldness[index]
-            np.exp(self._scratch, out=self._scratch)
-        return 1.0 / float(self._scratch.sum())
+        """Return the highest of `softmax(logits / temperature)`, which is 1 over its denominator.
+
+        In plain Python: after a segment NumPy's calls are cold, and took 13 to 30 us instead of about 4.
+        """
+        logits, coldness = self._logits[index].tolist(), self._coldness[index]
+        largest = max(logits)
+        return 1.0 / sum([exp((value - largest) * coldness) for value in logits])
 
 
 def buffers_for(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:
