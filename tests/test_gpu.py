@@ -71,6 +71,12 @@ def test_thousands_of_frames_take_the_exits_of_the_reference_and_no_other_segmen
     with runtime.context.calling("counting"):
         ran = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
     assert ran == [int((found >= k).sum()) for k in range(EXITS)]
+    slot: Any = classifier.new_slot()
+    for frame in frames[:500]:
+        slot.frame = frame
+        slot.load()
+        slot.infer()
+    assert slot.syncs == (500 if level == "graph" else int((found[:500] + 1).sum()))
 
 
 def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: "Runtime") -> None:
