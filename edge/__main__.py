@@ -3,11 +3,11 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
+from edge import arguments as arguments_of
 from edge.bundle import Bundle
-from edge.console import FAILED, PASSED, at_least, print_json, run_main, tracked
-from edge.engines import BACKENDS, backend_named
+from edge.console import FAILED, PASSED, print_json, run_main, tracked
+from edge.engines import backend_named
 from edge.protocols import Backend
 
 Verb = Callable[[argparse.Namespace], int]
@@ -168,88 +168,21 @@ def parser() -> argparse.ArgumentParser:
         prog="edge", description="Run an early-exit bundle on this machine. Make one with `python -m compile`."
     )
     verbs = new.add_subparsers(required=True, metavar="VERB")
-    _add(verbs, "info", info, "what a bundle holds: exits, cost, precisions, thresholds")
-    one = _add(verbs, "build", build, "build every segment's engine, kept in this user's cache")
-    _backend(one)
-    one.add_argument(
-        "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: all from Ampere on)"
-    )
-    one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
-    one.add_argument("--batches", action="store_true", help="also build engines for up to 32 images at once")
-    one = _add(verbs, "run", run, "classify a camera, video or folder")
-    one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
-    one.add_argument("--precision", help="precision to run (default: the fastest on the backend)")
-    one.add_argument(
-        "--threshold",
-        type=float,
-        action="append",
-        metavar="T",
-        help="confidence that is enough at an early exit; repeat for each in order; 0: always, above 1: never "
-        "(default: the fitted ones)",
-    )
-    one.add_argument(
-        "--policy",
-        choices=("latest", "all"),
-        help="latest: skip frames when late; all: skip none (default: latest for cameras, all for files)",
-    )
-    one.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
-    one.add_argument("--output", type=Path, metavar="FILE", help="write one JSON line a frame to FILE")
-    _backend(one)
-    one = _add(
-        verbs, "verify", verify, "compare engines with the trained network, exit by exit; exit code 1 if they differ"
-    )
-    one.add_argument("--precision", action="append", help="precision to verify; repeatable (default: all)")
-    one.add_argument(
-        "--references",
-        type=Path,
-        metavar="FILE",
-        help="samples of `python -m compile --references` (default: the bundle's)",
-    )
-    one.add_argument("--report", type=Path, metavar="FILE", help="write the comparison as a Markdown page, too")
-    _backend(one)
-    one = _add(verbs, "record", record, "write every exit's scores for labelled images, to refit thresholds from")
-    one.add_argument(
-        "--images",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="one subfolder per class, named like the bundle's labels",
-    )
-    one.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
-    one.add_argument("--precision", help="precision to record (default: the fastest on the backend)")
-    _backend(one)
-    one = _add(verbs, "bench", bench, "latency of each exit, the real mix, and the whole network as one engine")
-    one.add_argument("--precision", action="append", help="precision to measure; repeatable (default: all)")
-    _backend(one)
-    one = verbs.add_parser(
-        "doctor", help="what this machine has and lacks", description="Say what this machine has and lacks."
-    )
-    one.set_defaults(verb=doctor)
-    one.add_argument("--json", action="store_true", help="print the result as JSON")
+    for verb, add in VERBS.items():
+        add(verbs).set_defaults(verb=verb)
     return new
 
 
-def _add(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, verb: Verb, summary: str
-) -> argparse.ArgumentParser:
-    one = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    one.set_defaults(verb=verb)
-    one.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
-    one.add_argument("--json", action="store_true", help="print the result as JSON")
-    return one
-
-
-def _backend(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
-        "--backend", choices=BACKENDS, default="onnxruntime", help="inference library (default: %(default)s)"
-    )
-    one.add_argument(
-        "--threads",
-        type=at_least(0),
-        default=1,
-        metavar="N",
-        help="CPU threads a segment runs on, 0: all (default: %(default)s)",
-    )
+VERBS = {
+    info: arguments_of.info,
+    build: arguments_of.build,
+    run: arguments_of.run,
+    verify: arguments_of.verify,
+    record: arguments_of.record,
+    bench: arguments_of.bench,
+    doctor: arguments_of.doctor,
+}
+"""What `edge` can do, and what it has to be told for it."""
 
 
 def command() -> None:
