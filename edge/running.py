@@ -17,7 +17,7 @@ from edge.classifier import Classifier
 from edge.console import PASSED, print_table, progress
 from edge.errors import SourceError
 from edge.pipeline import FEWEST_SLOTS, FrameResult, Pipeline, Policy
-from edge.protocols import Backend
+from edge.protocols import Backend, Slot
 from edge.sources import open_source
 from edge.statistics import LATENCY_COLUMNS, latency_cells, latency_from_ms
 
@@ -49,8 +49,9 @@ def run_source(
     classifier = Classifier.from_bundle(bundle, precision, backend, thresholds)
     opened = open_source(source)
     summary = Summary(exits=len(classifier.segments))
-    slots = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
+    slots: list[Slot] = []
     try:
+        slots += [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
         pipeline = Pipeline(opened, slots, policy or ("latest" if opened.is_live else "all"))
         with _lines(json_lines, output) as writers, progress() as bar:
             task = bar.add_task(f"{precision} on {backend.name}", total=frames or opened.frames, note="")

@@ -72,7 +72,7 @@ class World:
     def depth(self) -> int:
         return len(getattr(self.stacks, "stack", []))
 
-    def array(self, address: int, dtype: Any, count: int = 1, *, from_gpu: bool = True) -> NDArray[Any]:
+    def array(self, address: int, dtype: Any, count: int = 1) -> NDArray[Any]:
         """Return memory, which must be one allocation's that was not freed."""
         size = np.dtype(dtype).itemsize * count
         for base, block in self.memory.items():
