@@ -13,7 +13,7 @@ import pycuda.driver as driver
 from numpy.typing import NDArray
 
 from edge.cuda.kernels import ANSWER, FORMATS, ORDER, SAID, Kernels
-from edge.cuda.memory import DeviceMemory, PinnedMemory
+from edge.cuda.memory import Buffers
 from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
 from edge.preprocess import Frame, crop_of, preprocess_for
 from edge.protocols import DeviceEngine
@@ -58,7 +58,7 @@ class Chain:
             uploads: Whether frames are copied to the GPU, which shares no memory with the host.
         """
         self.exits = len(engines)
-        self._spec, self._kernels, self._uploads = spec, kernels, uploads
+        self._spec, self._kernels = spec, kernels
         self._tensors = {
             tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
         }
@@ -68,14 +68,12 @@ class Chain:
         thresholds = {f"threshold_{k}": 4 for k in range(self.exits - 1)}
         sent = {"order": ORDER.itemsize, **said, **thresholds, **frame}
         stay = {name: _nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
-        self._host = PinnedMemory({**sent, "answer": ANSWER.itemsize})
-        self._device = DeviceMemory({**(sent if uploads else {}), **stay})
-        self._addresses = {**self._host.addresses, **self._device.addresses}
-        self._sent = self._host.whole[: self._host.addresses["answer"] - self._host.addresses["order"]]
-        self._thresholds = [self._host.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
-        self.answer = self._host.view("answer", ANSWER)
-        self.frame = self._host.view("frame", np.uint8, shape) if is_picture else None
-        self._image = None if is_picture else self._host.view("image", np.float32, spec.shape)
+        self._buffers = Buffers(sent, stay, {"answer": ANSWER.itemsize}, uploads=uploads)
+        self._addresses = self._buffers.addresses
+        self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
+        self.answer = self._buffers.view("answer", ANSWER)
+        self.frame = self._buffers.view("frame", np.uint8, shape) if is_picture else None
+        self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
         self._write_order(shape)
         self._write_said(precision)
@@ -100,8 +98,7 @@ class Chain:
 
     def enqueue_input(self, on: On, stream: driver.Stream) -> None:
         """Send what was written, and make it the network's input."""
-        if self._uploads:
-            driver.memcpy_htod_async(self._addresses["order"], self._sent, stream)
+        self._buffers.send(stream)
         if self.frame is not None:
             places = self._addresses["order"], self._addresses["image"]
             self._kernels.preprocess(on.target, *places, self._spec.shape)
@@ -121,22 +118,18 @@ class Chain:
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return a copy of every tensor of the chain, when the stream is done; of segments not run they are stale."""
-        found = {}
-        for name, spec in self._tensors.items():
-            found[name] = np.empty(_shape(spec), dtype=spec.dtype)
-            driver.memcpy_dtoh(found[name], self._addresses[name])
-        return found
+        return {name: self._buffers.fetched(name, _shape(spec), spec.dtype) for name, spec in self._tensors.items()}
 
     def close(self) -> None:
         """Free the GPU's memory; may be called twice."""
-        self._device.close()
+        self._buffers.close()
 
     def _write_order(self, shape: tuple[int, ...]) -> None:
         if self.frame is None:
             return
         height, width = shape[:2]
         channels = 1 if len(shape) == 2 else shape[2]
-        order = self._host.view("order", ORDER)
+        order = self._buffers.view("order", ORDER)
         order["pixels"] = self._addresses["frame"]
         order["picture"] = (height, width, width * channels, FORMATS[channels])
         order["input"] = (self._spec.height, self._spec.width, self._spec.channels, *crop_of(shape, self._spec))
@@ -145,7 +138,7 @@ class Chain:
 
     def _write_said(self, precision: PrecisionSpec) -> None:
         for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
-            said, at, k = self._host.view(f"said_{index}", SAID), self._addresses, segment.exit_index
+            said, at, k = self._buffers.view(f"said_{index}", SAID), self._addresses, segment.exit_index
             for kind in ("label", "confidence", "logits"):
                 said[kind] = at[f"{kind}_{k}"]
             said["exits"] = at.get(f"exit_{k}", 0)

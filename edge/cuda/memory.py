@@ -1,4 +1,4 @@
-"""Memory for the GPU: one allocation, shared out to named tensors, made once and let go of once."""
+"""Memory for the GPU: an allocation on either side, shared out to named tensors, made once and let go of once."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -59,6 +59,46 @@ class PinnedMemory:
         """Return one tensor as an array."""
         found: NDArray[Any] = self.whole[self._slices[name]].view(dtype).reshape(shape)
         return found
+
+
+class Buffers:
+    """What the host sends in one copy, what stays on the GPU, and what the host is told.
+
+    Where both share their memory, nothing is copied.
+
+    Attributes:
+        addresses: Where the GPU sees each tensor.
+    """
+
+    def __init__(
+        self, sent: Mapping[str, int], stays: Mapping[str, int], told: Mapping[str, int], *, uploads: bool
+    ) -> None:
+        """Allocate so many bytes for each tensor; `uploads` says whether the GPU has memory of its own."""
+        self._host = PinnedMemory({**sent, **told})
+        self._device = DeviceMemory({**(sent if uploads else {}), **stays})
+        self._uploads = uploads
+        self.addresses = {**self._host.addresses, **self._device.addresses}
+        self._sent_at = self.addresses[next(iter(sent))]
+        self._sent = self._host.whole[: _shared_out(sent)[1]]
+
+    def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
+        """Return what is sent or told as an array."""
+        return self._host.view(name, dtype, shape)
+
+    def send(self, stream: driver.Stream) -> None:
+        """Enqueue the copy."""
+        if self._uploads:
+            driver.memcpy_htod_async(self._sent_at, self._sent, stream)
+
+    def fetched(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """Return a copy of a tensor, when the stream is done."""
+        found = np.empty(shape, dtype=dtype)
+        driver.memcpy_dtoh(found, self.addresses[name])
+        return found
+
+    def close(self) -> None:
+        """Free the GPU's memory; may be called twice."""
+        self._device.close()
 
 
 def _shared_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
