@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle import Bundle
-from edge.decision import Decisions, checked_thresholds
+from edge.decision import checked_thresholds
 from edge.engines.cache import load_engines
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec
 from edge.preprocess import Frame, preprocess_for
@@ -52,9 +52,21 @@ class Classifier:
 
     @staticmethod
     def from_bundle(
-        bundle: Bundle, precision: str, backend: Backend, thresholds: ArrayLike | None = None
+        bundle: Bundle,
+        precision: str,
+        backend: Backend,
+        thresholds: ArrayLike | None = None,
+        *,
+        batch: int | None = 1,
     ) -> "Classifier":
         """Load, and where needed build, the engines of a bundle in one precision.
+
+        Args:
+            bundle: What to run.
+            precision: Of its segments.
+            backend: What runs them.
+            thresholds: In place of the fitted ones.
+            batch: Images that engines take at once; None for any number, which `Backend.make_batch` needs.
 
         Raises:
             BundleError: the bundle does not have this precision.
@@ -62,7 +74,7 @@ class Classifier:
             ThresholdError: thresholds are NaN, infinite, negative or too few or many.
         """
         spec = bundle.precision(precision)
-        engines = load_engines(bundle.path, spec.segments, backend)
+        engines = load_engines(bundle.path, spec.segments, backend, batch=batch)
         return Classifier(
             input_spec=bundle.manifest.input,
             precision=spec,
@@ -166,31 +178,3 @@ def buffers_for(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:
         for segment in segments
         for spec in (*segment.inputs, *segment.outputs)
     }
-
-
-def classify_batch(classifier: Classifier, images: NDArray[np.float32]) -> Decisions:
-    """Classify preprocessed images (batch, channels, height, width), handing on only those that did not exit.
-
-    Needs engines whose batch is not pinned.
-    """
-    samples = len(images)
-    decisions = Decisions(
-        np.zeros(samples, dtype=np.intp), np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=np.int32)
-    )
-    survivors = np.arange(samples)
-    thresholds = {f"threshold_{k}": value for k, value in enumerate(classifier.thresholds[:, None])}
-    tensors: Mapping[str, NDArray[Any]] = {"image": images}
-    for index, (segment, engine) in enumerate(zip(classifier.segments, classifier.engines, strict=True)):
-        if not len(survivors):
-            break
-        wanted = [spec.name for spec in segment.inputs]
-        outputs = engine.run({name: {**tensors, **thresholds}[name] for name in wanted})
-        answered = (
-            outputs[f"exit_{index}"] if index < len(classifier.segments) - 1 else np.ones(len(survivors), dtype=bool)
-        )
-        decisions.exit_index[survivors[answered]] = index
-        decisions.confidence[survivors[answered]] = outputs[f"confidence_{index}"][answered]
-        decisions.label[survivors[answered]] = outputs[f"label_{index}"][answered]
-        survivors = survivors[~answered]
-        tensors = {name: array[~answered] for name, array in outputs.items() if name.startswith("cut_")}
-    return decisions

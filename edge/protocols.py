@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
+from edge.decision import Decisions
 from edge.manifest import SegmentSpec
 
 if TYPE_CHECKING:
@@ -66,6 +68,12 @@ class DeviceEngine(Protocol):
             EngineError: the library refuses an address.
         """
 
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Do the same for engines built without a pinned batch.
+
+        What is returned is called with a stream's handle and the number of images at the addresses.
+        """
+
 
 class Backend(Protocol):
     """An inference library: makes engines out of segments."""
@@ -94,6 +102,13 @@ class Backend(Protocol):
 
         Raises:
             EngineError: there is no room for one.
+        """
+
+    def make_batch(self, classifier: "Classifier") -> "Batch":
+        """Return what classifies many images at once; the classifier's engines must be built without a pinned batch.
+
+        Raises:
+            EngineError: there is no room for it.
         """
 
 
@@ -131,6 +146,20 @@ class Slot(Protocol):
 
     def infer(self) -> Prediction:
         """Run segments until an exit answers."""
+
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""
+
+
+class Batch(Protocol):
+    """The chain for many images at once: after each exit only those go on that did not leave."""
+
+    def classify(self, images: NDArray[np.float32]) -> Decisions:
+        """Classify preprocessed images, float32 of shape (images, channels, height, width).
+
+        Raises:
+            SourceError: they are of another shape.
+        """
 
     def close(self) -> None:
         """Let go of the memory; may be called twice."""

@@ -1,19 +1,29 @@
 """What many tests share: a network trained for a moment on real digits, compiled, and engines away from the user's."""
 
+import ctypes
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import edge.cuda
 from edge.bundle import Bundle
 
 if TYPE_CHECKING:
+    from cuda_stand_in import World
+
     from edge.training.checkpoint import Checkpoint
 
 # Before anything imports torch. Threads of OpenMP spin while they wait: on a busy machine with few cores, training
 # takes forty times longer with two of them than with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+KERNELS = Path(edge.cuda.__file__).with_name("kernels.cu")
+ON_HOST = Path(__file__).with_name("cuda_on_host.h")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +55,23 @@ def digits_bundle(digits_checkpoint: "Checkpoint", tmp_path_factory: pytest.Temp
     output = tmp_path_factory.mktemp("compiled") / "bundle"
     promise = Promise(limit=0.01, method="none")
     return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), promise=promise)
+
+
+@pytest.fixture(scope="session")
+def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The GPU's kernels, their source as this machine's compiler takes it."""
+    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    command = ["c++", "-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-include", ON_HOST]
+    subprocess.run([*command, KERNELS, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture
+def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["World"]:
+    """A GPU that does what it is told; in the end nobody's context is left on any stack."""
+    from cuda_stand_in import World, installed
+
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    with installed(World(host_kernels)) as made:
+        yield made
+    assert made.depth() == 0

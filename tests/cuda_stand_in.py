@@ -1,6 +1,6 @@
 """pycuda's driver and cuda.core for machines without a GPU: they keep state, do work late, and refuse illegal use.
 
-Memory is the host's, at its real addresses, so that our kernels' own source, compiled for the host, can work on it.
+Memory is the host's, at its real addresses, so that our kernels' own source, compiled for the host, works on it.
 What is enqueued runs when somebody waits for the stream, as late as it may on a GPU.
 """
 
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 ALIGNMENT = 256
 ON_THE_GPU = ("edge.cuda.", "benchmarks.gpu.")
 """Modules that are imported anew on the stand-ins."""
+OUR_KERNELS = ("preprocess", "answer", "answer_or_go_on", "survivors", "gather_bytes", "gather_words")
 
 
 class IllegalUseError(AssertionError):
@@ -142,15 +144,21 @@ class ConditionalNode(Node):
         self.condition, self.body = condition, body
 
     def run(self, world: World) -> None:
-        legal(self.condition.value is not None, "a condition that nobody set")
-        if self.condition.value:
+        if self.condition.cell.value:
             for node in self.body.nodes:
                 node.run(world)
 
 
 class Condition:
+    """A condition of a graph, its value where our kernels, run on the host, set it."""
+
     def __init__(self, root: "GraphBuilder", default: int | None) -> None:
-        self.root, self.default, self.value, self.node = root, default, default, None  # type: ignore[var-annotated]
+        self.root, self.default, self.node = root, default, None  # type: ignore[var-annotated]
+        self.cell = ctypes.c_uint()
+
+    def reset(self) -> None:
+        legal(self.default is not None, "a condition without a default value")
+        self.cell.value = self.default or 0
 
 
 class GraphBuilder:
@@ -237,7 +245,7 @@ class Graph:
     def _run(self, world: World) -> None:
         legal(not self.is_closed, "a graph closed before it ran")
         for condition in self.conditions:
-            condition.value = condition.default
+            condition.reset()
         for node in self.nodes:
             node.run(world)
 
@@ -309,47 +317,97 @@ class CoreStream:
         return GraphBuilder(self.of)
 
 
-def _kernel(world: World, name: str, arguments: Sequence[Any]) -> KernelNode:
-    from edge.cuda.kernels import ANSWER, ORDER, SAID
+def _kernel(world: World, name: str, config: Any, arguments: Sequence[Any]) -> KernelNode:
+    """Return the work of a kernel: ours are run from their own source, after a look at the memory they will touch."""
+    if name == "segment":
+        return KernelNode(name, lambda _: _segment(world, *arguments))
 
-    def answer(condition: Condition | None, said_at: int, out: int) -> None:
-        said = world.array(said_at, SAID)[0]
-        logits = world.array(int(said["logits"]), np.float32, int(said["classes"]))
-        sure = bool(world.array(int(said["exits"]), np.uint8)[0]) if said["exits"] else True
-        with np.errstate(all="ignore"):
-            probability = 1 / np.exp((logits - logits.max()) * said["coldness"]).sum()
-        label = world.array(int(said["label"]), np.int32)[0]
-        confidence = world.array(int(said["confidence"]), np.float32)[0]
-        world.array(out, ANSWER)[0] = (label, confidence, probability, said["exit_index"], sure)
-        if condition is not None:
-            condition.value = int(not sure)
+    def run(_: World) -> None:
+        _TOUCHES[name](world, config, *arguments)
+        host_launch(world.host_kernels, name, config.grid, config.block, arguments)
 
-    def preprocess(order: int, out: int) -> None:
-        asked = world.array(order, ORDER)[0]
-        height, width, channels = (int(value) for value in asked["input"][:3])
-        world.array(int(asked["pixels"]), np.uint8, int(asked["picture"][0] * asked["picture"][2]))
-        world.array(out, np.float32, height * width * channels)
-        world.host_kernels.preprocess_on_host(ctypes.c_void_p(order), ctypes.c_void_p(out))
+    return KernelNode(name, run)
 
-    def segment(duration_ns: int, index: int, image: int, threshold: int, cut: int, *answer: int) -> None:
-        logits, confidence, label, exits, ran = answer
-        sure = world.array(image, np.float32, int(index) + 1)[index]
-        limit = world.array(threshold, np.float32)[0] if threshold else 0
-        for at, dtype, value in (
-            (cut, np.float32, sure), (logits, np.float32, sure), (logits + 4, np.float32, 0), (label, np.int32, index),
-            (confidence, np.float32, sure), (exits, np.bool_, sure >= limit),
-            (ran, np.uint32, world.array(ran, np.uint32)[0] + 1),
-        ):  # fmt: skip
-            if at:
-                world.array(at, dtype)[0] = value
 
-    does: dict[str, Callable[[], None]] = {
-        "segment": lambda: segment(*arguments),
-        "preprocess": lambda: preprocess(*arguments),
-        "answer": lambda: answer(None, *arguments),
-        "answer_or_go_on": lambda: answer(*arguments),
-    }
-    return KernelNode(name, lambda _: does[name]())
+def host_launch(kernels: ctypes.CDLL, name: str, grid: Any, block: Any, arguments: Sequence[Any]) -> None:
+    """Run one of our kernels on the host."""
+    handles = [ctypes.addressof(one.cell) if isinstance(one, Condition) else int(one) for one in arguments]
+    sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in map(_dimensions, (grid, block))]
+    kernels.launch_on_host(getattr(kernels, name), (ctypes.c_long * 6)(*handles), *sizes)
+
+
+def _dimensions(size: Any) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else tuple(size)
+
+
+def _touches_preprocess(world: World, config: Any, order: int, out: int) -> None:
+    from edge.cuda.kernels import ORDER
+
+    asked = world.array(order, ORDER)[0]
+    height, width, channels = (int(value) for value in asked["input"][:3])
+    rows, _, pitch, _ = (int(value) for value in asked["picture"])
+    world.array(int(asked["pixels"]), np.uint8, rows * pitch)
+    world.array(out, np.float32, height * width * channels)
+
+
+def _touches_said(world: World, said_at: int, rows: int) -> None:
+    from edge.cuda.kernels import SAID
+
+    said = world.array(said_at, SAID)[0]
+    counts = {"label": (np.int32, 1), "confidence": (np.float32, 1), "exits": (np.uint8, 1)}
+    for name, (kind, count) in {**counts, "logits": (np.float32, int(said["classes"]))}.items():
+        if said[name]:
+            world.array(int(said[name]), kind, rows * count)
+
+
+def _touches_answer(world: World, config: Any, said: int, out: int) -> None:
+    from edge.cuda.kernels import ANSWER
+
+    _touches_said(world, said, 1)
+    world.array(out, ANSWER)
+
+
+def _touches_survivors(
+    world: World, config: Any, said: int, rows: int, decided: int, images: int, going_on: int, count: int
+) -> None:
+    from edge.cuda.kernels import DECIDED
+
+    _touches_said(world, said, int(rows))
+    for image in world.array(images, np.int32, int(rows)):
+        world.array(decided + int(image) * DECIDED.itemsize, DECIDED)
+    world.array(going_on, np.int32, int(rows))
+    world.array(count, np.int32)
+
+
+def _touches_gather(world: World, config: Any, source: int, rows: int, units: int, out: int, unit: int) -> None:
+    places = world.array(rows, np.int32, config.grid[1])
+    legal(source % unit == 0 and out % unit == 0, "words that are not aligned")
+    world.array(source, np.uint8, (int(places.max()) + 1) * units * unit)
+    world.array(out, np.uint8, len(places) * units * unit)
+
+
+_TOUCHES: dict[str, Callable[..., None]] = {
+    "preprocess": _touches_preprocess,
+    "answer": _touches_answer,
+    "answer_or_go_on": lambda world, config, condition, said, out: _touches_answer(world, config, said, out),
+    "survivors": _touches_survivors,
+    "gather_bytes": partial(_touches_gather, unit=1),
+    "gather_words": partial(_touches_gather, unit=16),
+}
+
+
+def _segment(world: World, duration_ns: int, index: int, image: int, threshold: int, cut: int, *answer: int) -> None:
+    """Do what the kernel of `benchmarks.gpu.segments` does, but for the time it takes."""
+    logits, confidence, label, exits, ran = answer
+    sure = world.array(image, np.float32, int(index) + 1)[index]
+    limit = world.array(threshold, np.float32)[0] if threshold else 0
+    for at, dtype, value in (
+        (cut, np.float32, sure), (logits, np.float32, sure), (logits + 4, np.float32, 0), (label, np.int32, index),
+        (confidence, np.float32, sure), (exits, np.bool_, sure >= limit),
+        (ran, np.uint32, world.array(ran, np.uint32)[0] + 1),
+    ):  # fmt: skip
+        if at:
+            world.array(at, dtype)[0] = value
 
 
 def driver_module(world: World) -> ModuleType:
@@ -489,7 +547,7 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
             return ObjectCode(code)
 
         def get_kernel(self, name: str) -> str:
-            legal(name in ("preprocess", "answer", "answer_or_go_on", "segment"), f"no kernel {name}")
+            legal(name in (*OUR_KERNELS, "segment"), f"no kernel {name}")
             return name
 
     class Program:
@@ -507,7 +565,7 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
         world.call("launch")
         for argument in arguments:
             legal(isinstance(argument, int | np.int32 | Condition), f"argument {argument!r}")
-        node = _kernel(world, kernel, arguments)
+        node = _kernel(world, kernel, config, arguments)
         if isinstance(target, GraphBuilder):
             legal(target.state == "building", "a launch into a graph that is not being built")
             target.nodes.append(node)
@@ -564,26 +622,32 @@ class SessionEngine:
         self.bound = 0
 
     def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
+        run = self.bind_batch(addresses)
+        return lambda stream: run(stream, 1)
+
+    def bind_batch(self, addresses: dict[str, int]) -> Callable[[int, int], None]:
         self.bound += 1
         tensors = [*self.session.get_inputs(), *self.session.get_outputs()]
         for tensor in tensors:
             legal(tensor.name in addresses, f"no address for {tensor.name}")
             legal(addresses[tensor.name] % ALIGNMENT == 0, f"{tensor.name} is not aligned")
 
-        def run(world: World) -> None:
-            given = {tensor.name: self._tensor(addresses, tensor).copy() for tensor in self.session.get_inputs()}
+        def run(images: int) -> None:
+            given = {
+                tensor.name: self._tensor(addresses, tensor, images).copy() for tensor in self.session.get_inputs()
+            }
             found = self.session.run(None, given)
             for tensor, value in zip(self.session.get_outputs(), found, strict=True):
-                self._tensor(addresses, tensor)[:] = value
+                self._tensor(addresses, tensor, images)[:] = value
 
-        def enqueue(stream: int) -> None:
+        def enqueue(stream: int, images: int) -> None:
             self.world.call(f"enqueue {self.what}")
-            self.world.streams[stream].add(self.node(self.what, run))
+            self.world.streams[stream].add(self.node(self.what, lambda _: run(images)))
 
         return enqueue
 
-    def _tensor(self, addresses: dict[str, int], tensor: Any) -> NDArray[Any]:
+    def _tensor(self, addresses: dict[str, int], tensor: Any, images: int) -> NDArray[Any]:
         kinds = {"float": np.float32, "int8": np.int8, "int32": np.int32, "bool": np.bool_, "float16": np.float16}
-        shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
+        shape = [size if isinstance(size, int) else images for size in tensor.shape]
         dtype = kinds[tensor.type.removeprefix("tensor(").removesuffix(")")]
         return self.world.array(addresses[tensor.name], dtype, int(np.prod(shape))).reshape(shape)

@@ -19,8 +19,9 @@ from compile.graph import Graph
 from compile.material import Material, material_of
 from compile.precisions import in_precision
 from compile.quantise import METHODS
+from edge.batch import HostBatch
 from edge.bundle import Bundle
-from edge.classifier import Classifier, classify_batch
+from edge.classifier import Classifier
 from edge.decision import NEVER, Decisions, Scores, decide, scores_from_logits
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
@@ -182,7 +183,8 @@ def test_in_batches_the_chain_answers_every_digit_as_the_whole_network_does(
     digits.many.set_thresholds(thresholds(digits))
     size = batch or len(digits.images)
     parts = [
-        classify_batch(digits.many, digits.images[start : start + size]) for start in range(0, len(digits.images), size)
+        HostBatch(digits.many).classify(digits.images[start : start + size])
+        for start in range(0, len(digits.images), size)
     ]
     found = Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     expected = decide(digits.scores, digits.many.thresholds)
@@ -278,7 +280,7 @@ def test_chains_of_any_shape_answer_as_their_whole_network_does(
         chain.one.set_thresholds(thresholds)
         chain.many.set_thresholds(thresholds)
         assert bits_of([chain.one.classify(frame) for frame in chain.frames]) == expected
-        assert bits(*classify_batch(chain.many, chain.images)) == expected
+        assert bits(*HostBatch(chain.many).classify(chain.images)) == expected
 
 
 @each_precision
@@ -304,7 +306,7 @@ def test_of_tied_logits_the_first_class_answers_wherever_the_frame_leaves(
         for classifier in (chain.one, chain.many):
             classifier.set_thresholds([threshold, NEVER])
         answers = bits_of([chain.one.classify(frame) for frame in chain.frames])
-        assert answers == bits(*classify_batch(chain.many, chain.images))
+        assert answers == bits(*HostBatch(chain.many).classify(chain.images))
         assert {(found, label) for found, _, label in answers} == {(exit_index, 1)}
 
 
@@ -320,7 +322,7 @@ def test_logits_that_are_no_numbers_never_leave_early_and_the_last_exit_answers_
         for classifier in (chain.one, chain.many):
             classifier.set_thresholds(thresholds)
         answers = [chain.one.classify(frame) for frame in chain.frames]
-        assert bits_of(answers) == bits(*expected) == bits(*classify_batch(chain.many, chain.images))
+        assert bits_of(answers) == bits(*expected) == bits(*HostBatch(chain.many).classify(chain.images))
         if damaged == 0:
             assert all(answer.exit_index > 0 for answer in answers)
         elif thresholds == [NEVER, NEVER]:
@@ -429,7 +431,7 @@ def test_segments_after_the_exit_that_answers_are_not_run() -> None:
 
 def test_in_a_batch_only_those_go_on_that_did_not_leave() -> None:
     classifier = fake_chain()
-    found = classify_batch(classifier, np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
+    found = HostBatch(classifier).classify(np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
     assert found.exit_index.tolist() == [0, 1, 2, 1]
     assert found.label.tolist() == [0, 11, 22, 13]
     assert found.confidence.tolist() == [SURE[0, 0], SURE[1, 1], SURE[2, 2], SURE[1, 3]]
@@ -439,7 +441,7 @@ def test_in_a_batch_only_those_go_on_that_did_not_leave() -> None:
 @pytest.mark.parametrize(("samples", "expected"), [([0, 0], [[0, 0], [], []]), ([], [[], [], []])])
 def test_of_a_batch_that_nobody_is_left_of_no_segment_is_run(samples: list[int], expected: list[list[int]]) -> None:
     classifier = fake_chain()
-    found = classify_batch(classifier, np.array(samples, dtype=np.float32).reshape(-1, 1, 1, 1))
+    found = HostBatch(classifier).classify(np.array(samples, dtype=np.float32).reshape(-1, 1, 1, 1))
     assert len(found.exit_index) == len(samples)
     assert asked(classifier) == expected
 
@@ -450,7 +452,7 @@ def test_an_engine_that_breaks_is_heard_and_the_next_frame_is_answered() -> None
     with pytest.raises(EngineError, match="the device is gone"):
         classifier.classify(number(2))
     with pytest.raises(EngineError, match="the device is gone"):
-        classify_batch(classifier, number(2)[None])
+        HostBatch(classifier).classify(number(2)[None])
     classifier.engines[1].error = None  # type: ignore[attr-defined]
     assert classifier.classify(number(2)) == Prediction(
         22, pytest.approx(0.7), 2, pytest.approx(1 / (1 + np.exp(-1.4)))
@@ -478,7 +480,7 @@ def test_new_thresholds_do_not_change_a_batch_under_way() -> None:
         return first(inputs)
 
     classifier.engines[0].run = changed_meanwhile  # type: ignore[method-assign]
-    found = classify_batch(classifier, np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
+    found = HostBatch(classifier).classify(np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
     assert found.exit_index.tolist() == [0, 1, 2, 1]
 
 

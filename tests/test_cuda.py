@@ -4,19 +4,18 @@ import ctypes
 import gc
 import importlib.util
 import json
-import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 import pytest
+from cuda_networks import Network, answers, frames
 from cuda_stand_in import (
+    OUR_KERNELS,
     CoreError,
     DriverError,
     HostCallbackNode,
@@ -24,83 +23,21 @@ from cuda_stand_in import (
     SessionEngine,
     World,
     driver_module,
-    installed,
+    host_launch,
 )
-from networks import INPUT, compiled, random_images, written
 
 import edge.cuda
-from edge.classifier import Classifier
 from edge.doctor import exits_on_the_gpu
-from edge.engines.cache import load_engines
-from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EngineError, SourceError
-from edge.manifest import InputSpec, PrecisionSpec, Thresholds
+from edge.manifest import InputSpec
 from edge.preprocess import crop_of, preprocess_for
 
-KERNELS = Path(edge.cuda.__file__).with_name("kernels.cu")
 LEVELS = ("graph", "stepwise")
-
-
-@pytest.fixture(scope="session")
-def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The kernels' source as this machine's compiler takes it."""
-    library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    command = ["c++", "-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-include", "cmath"]
-    subprocess.run([*command, KERNELS, "-o", library], check=True)
-    return ctypes.CDLL(str(library))
-
-
-@pytest.fixture
-def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A GPU; in the end nobody's context is left on any stack."""
-    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    with installed(World(host_kernels)) as made:
-        yield made
-    assert made.depth() == 0
-
-
-class Network:
-    """One of `networks`, on the host and on the stand-in."""
-
-    def __init__(self, name: str, world: World, folder: Path, spec: InputSpec = INPUT) -> None:
-        one = compiled(name, "fp32")
-        self.precision: PrecisionSpec = written(folder / name, one, "fp32")
-        exits = len(one.segments)
-        temperatures = tuple(0.5 + k for k in range(exits))
-        values = tuple(0.3 + 0.05 * k for k in range(exits - 1))
-        thresholds = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=1, split="")
-        self.precision = replace(self.precision, temperatures=temperatures, thresholds=thresholds)
-        self.spec, self.world, self.exits = spec, world, exits
-        self.engines = [
-            SessionEngine(world, onnxruntime.InferenceSession(folder / name / segment.file), f"segment {k}")
-            for k, segment in enumerate(self.precision.segments)
-        ]
-        self.host = self._classifier(load_engines(folder / name, self.precision.segments, OnnxRuntime()), None)
-
-    def on_gpu(self, level: str) -> Classifier:
-        from edge.cuda import opened
-        from edge.cuda.slot import CudaSlot
-
-        runtime = replace(opened(), level=level)
-        return self._classifier(self.engines, lambda one: CudaSlot(one, runtime))
-
-    def _classifier(self, engines: Sequence[Any], make_slot: Callable[[Classifier], Any] | None) -> Classifier:
-        return Classifier(input_spec=self.spec, precision=self.precision, engines=engines, make_slot=make_slot)
 
 
 @pytest.fixture
 def network(world: World, tmp_path: Path) -> Callable[[str], Network]:
     return lambda name: Network(name, world, tmp_path)
-
-
-def frames(count: int) -> list[np.ndarray]:
-    """Arrays for networks that read arrays, quiet and loud."""
-    return [image * np.float32(10.0 ** (index % 3 - 1)) for index, image in enumerate(random_images(count))]
-
-
-def answers(classifier: Classifier, given: Sequence[np.ndarray]) -> list[tuple[int, int, float, float]]:
-    found = [classifier.classify(frame) for frame in given]
-    return [(one.label, one.exit_index, one.confidence, round(one.probability, 5)) for one in found]
 
 
 EXITS = {2: "two exits", 3: "tiny cnn", 5: "five exits"}
@@ -296,7 +233,7 @@ def test_every_kernel_compiles_once_for_each_gpu(arch: str, tmp_path: Path, monk
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
     code = kernels.compiled(arch)
     assert code.startswith(b"\x7fELF")
-    assert all(name.encode() + b"\0" in code for name in ("preprocess", "answer", "answer_or_go_on"))
+    assert all(name.encode() + b"\0" in code for name in OUR_KERNELS)
     monkeypatch.setattr(kernels, "Program", None)  # not asked again
     assert kernels.compiled(arch) == code
     assert len(list(tmp_path.glob("kernels-*.cubin"))) == 1
@@ -344,7 +281,8 @@ def test_the_preprocess_kernel_is_edge_preprocess(
     kinds = {"gray": 0, "bgr": 1, "bgrx": 2, "nv12": 3}
     order = order_of(padded, shape, padded.shape[1], kinds[kind], spec)
     found, expected = np.empty(spec.shape, np.float32), np.empty(spec.shape, np.float32)
-    host_kernels.preprocess_on_host(ctypes.c_void_p(order.ctypes.data), ctypes.c_void_p(found.ctypes.data))
+    grid = (-(-spec.width // 32), -(-spec.height // 8), spec.channels)
+    host_launch(host_kernels, "preprocess", grid, (32, 8), (order.ctypes.data, found.ctypes.data))
     preprocess_for(spec)(frame, expected)
     levels = np.abs(found - expected) * np.array(spec.std)[:, None, None] * 255
     assert levels.max() <= 1.001

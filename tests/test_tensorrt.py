@@ -19,7 +19,7 @@ import pytest
 import tensorrt_names as names
 import tensorrt_stand_in as stand_in
 import torch_tensorrt_names
-from cuda_stand_in import World, installed
+from cuda_stand_in import World
 from networks import INPUT, compiled, random_images, written
 
 from edge.classifier import Classifier
@@ -618,15 +618,6 @@ LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 SEGMENT = SegmentSpec("segment_0.onnx", (), (), 0.0)
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A GPU that does what it is told; in the end nobody's context is left on any stack."""
-    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    with installed(World(host_kernels=None)) as made:  # type: ignore[arg-type]  # for arrays, none is called
-        yield made
-    assert made.depth() == 0
-
-
 class Family(NamedTuple):
     """A backend of the family on the stand-in, which builds in this process."""
 
@@ -705,6 +696,31 @@ def test_slots_bind_engines_to_memory_that_the_library_takes(family: Family, wor
     assert len({id(context) for context, *_ in runs}) == 2 * len(engines)
     assert all(stream in world.streams for _, stream, *_ in runs)
     assert all(world.array(place, np.uint8).size for *_, places, _ in runs for place in places.values())
+
+
+def test_batches_are_as_large_as_engines_take_and_get_smaller_as_images_leave(
+    family: Family, world: World, tmp_path: Path
+) -> None:
+    spec = written(tmp_path / "fp32", compiled("tiny cnn", "fp32"), "fp32")
+    write_models_of(spec, tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", spec.segments, family.backend, batch=None)
+    batch = family.backend.make_batch(Classifier(input_spec=INPUT, precision=spec, engines=engines))
+    for count in (50, 3):
+        batch.classify(random_images(count))
+    batch.close()
+    shapes = [shapes for *_, shapes in family.library.ENQUEUED]
+    assert [one["image"][0] for one in shapes if "image" in one] == [32, 18, 3]
+    assert [one["cut_0"][0] for one in shapes if "cut_0" in one] == [32, 18, 3]  # where nothing is computed, all go on
+    assert all(one["threshold_0"] == (1,) for one in shapes if "threshold_0" in one)
+
+
+def test_engines_for_one_image_refuse_a_batch_in_words(family: Family, world: World, tmp_path: Path) -> None:
+    spec = written(tmp_path / "fp32", compiled("tiny cnn", "fp32"), "fp32")
+    write_models_of(spec, tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", spec.segments, family.backend)
+    batch = family.backend.make_batch(Classifier(input_spec=INPUT, precision=spec, engines=engines))
+    message = refusal_of(lambda: batch.classify(random_images(2)))
+    assert "the engine of fp32/segment_0.onnx does not take image with shape (2, 3, 12, 12)" in message
 
 
 def test_a_machine_without_tensorrt_is_told_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

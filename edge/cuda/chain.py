@@ -63,11 +63,11 @@ class Chain:
             tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
         }
         is_picture = spec.kind == "image"
-        frame = {"frame": prod(shape)} if is_picture else {"image": _nbytes(self._tensors["image"])}
+        frame = {"frame": prod(shape)} if is_picture else {"image": nbytes(self._tensors["image"])}
         said = {f"said_{k}": SAID.itemsize for k in range(self.exits)}
         thresholds = {f"threshold_{k}": 4 for k in range(self.exits - 1)}
         sent = {"order": ORDER.itemsize, **said, **thresholds, **frame}
-        stay = {name: _nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
+        stay = {name: nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
         self._buffers = Buffers(sent, stay, {"answer": ANSWER.itemsize}, uploads=uploads)
         self._addresses = self._buffers.addresses
         self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
@@ -76,7 +76,7 @@ class Chain:
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
         self._write_order(shape)
-        self._write_said(precision)
+        write_said(self._buffers, precision)
         try:
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
@@ -136,19 +136,23 @@ class Chain:
         order["mean"][0, : self._spec.channels], order["std"][0] = self._spec.mean, 1
         order["std"][0, : self._spec.channels] = self._spec.std
 
-    def _write_said(self, precision: PrecisionSpec) -> None:
-        for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
-            said, at, k = self._buffers.view(f"said_{index}", SAID), self._addresses, segment.exit_index
-            for kind in ("label", "confidence", "logits"):
-                said[kind] = at[f"{kind}_{k}"]
-            said["exits"] = at.get(f"exit_{k}", 0)
-            said["classes"], said["exit_index"] = self._tensors[f"logits_{k}"].shape[-1], index
-            said["coldness"] = 1 / temperature
+
+def write_said(buffers: Buffers, precision: PrecisionSpec) -> None:
+    """Tell the kernels where each exit says what it says; `exit_index` counts the segments that are there."""
+    at = buffers.addresses
+    for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
+        said, k = buffers.view(f"said_{index}", SAID), segment.exit_index
+        for kind in ("label", "confidence", "logits"):
+            said[kind] = at[f"{kind}_{k}"]
+        said["exits"] = at.get(f"exit_{k}", 0)
+        said["classes"] = next(spec.shape[-1] for spec in segment.outputs if spec.name == f"logits_{k}")
+        said["exit_index"], said["coldness"] = index, 1 / temperature
 
 
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(1 if size is None else size for size in spec.shape)
 
 
-def _nbytes(spec: TensorSpec) -> int:
+def nbytes(spec: TensorSpec) -> int:
+    """Return the bytes of a tensor, batch 1."""
     return prod(_shape(spec)) * np.dtype(spec.dtype).itemsize

@@ -1,13 +1,8 @@
 // Kernels of the chain: a frame to network input, an exit to a decision, a batch to its survivors.
 //
-// Compiled by NVRTC for the GPU it runs on. The arithmetic of `preprocess` is in `network_value`, which a host
-// compiler takes as well: the tests hold it to edge.preprocess that way.
+// Compiled by NVRTC for the GPU it runs on. The tests run this very source on the host.
 
-#ifdef __CUDACC__
 #define FUNCTION static __device__ __forceinline__
-#else
-#define FUNCTION static inline
-#endif
 
 enum Format { GRAY = 0, BGR = 1, BGRX = 2, NV12 = 3 };
 
@@ -104,8 +99,6 @@ FUNCTION float network_value(const Picture &picture, const Input &input, int cha
     return (level / 255.0f - input.mean[channel]) / input.std[channel];
 }
 
-#ifdef __CUDACC__
-
 typedef unsigned long long cudaGraphConditionalHandle;
 extern "C" __device__ __cudart_builtin__ void CUDARTAPI cudaGraphSetConditional(
     cudaGraphConditionalHandle handle, unsigned int value);
@@ -137,19 +130,19 @@ extern "C" __global__ void preprocess(const Order *order, float *out) {
 }
 
 // The sum of one value of each thread of a warp, in all of them.
-__device__ __forceinline__ float warp_sum(float value) {
+FUNCTION float warp_sum(float value) {
     for (int reach = 16; reach; reach /= 2) value += __shfl_xor_sync(0xffffffffu, value, reach);
     return value;
 }
 
-__device__ __forceinline__ float warp_largest(float value) {
+FUNCTION float warp_largest(float value) {
     for (int reach = 16; reach; reach /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, reach));
     return value;
 }
 
 // Note what an exit says; called by one warp. A later exit, where it runs, says it better and overwrites this.
 // The probability is the highest of softmax(logits / temperature), which is 1 over its denominator.
-__device__ __forceinline__ int note(const Said &said, Answer *out) {
+FUNCTION int note(const Said &said, Answer *out) {
     float largest = __int_as_float(0xff800000), sum = 0.0f;  // minus infinity
     for (int c = threadIdx.x; c < said.classes; c += 32) largest = fmaxf(largest, said.logits[c]);
     largest = warp_largest(largest);
@@ -174,13 +167,47 @@ extern "C" __global__ void answer_or_go_on(cudaGraphConditionalHandle handle, co
     if (threadIdx.x == 0) cudaGraphSetConditional(handle, is_final ? 0 : 1);
 }
 
-#else
+// What is known of one image of a batch.
+struct Decided {
+    int exit_index;
+    float confidence;
+    int label;
+};
 
-extern "C" void preprocess_on_host(const Order *order, float *out) {
-    for (int channel = 0; channel < order->input.channels; ++channel)
-        for (int row = 0; row < order->input.height; ++row)
-            for (int column = 0; column < order->input.width; ++column)
-                *out++ = network_value(order->picture, order->input, channel, row, column);
+// Note what those images of a batch are who leave at an exit, and list the rows of those who go on, in their order;
+// `images` says which image a row is, before and after. Called by one warp.
+extern "C" __global__ void survivors(
+    const Said *said, int rows, Decided *decided, int *images, int *going_on, int *count) {
+    int found = 0;
+    for (int start = 0; start < rows; start += 32) {
+        const int row = start + threadIdx.x;
+        const bool is_there = row < rows, goes_on = is_there && said->exits && !said->exits[row];
+        const int image = is_there ? images[row] : 0;
+        const unsigned all = __ballot_sync(0xffffffffu, goes_on);
+        const int place = found + __popc(all & ((1u << threadIdx.x) - 1));
+        __syncwarp();  // all have read their row before one is written to
+        if (goes_on) {
+            going_on[place] = row;
+            images[place] = image;
+        } else if (is_there) {
+            decided[image] = Decided{said->exit_index, said->confidence[row], said->label[row]};
+        }
+        found += __popc(all);
+    }
+    if (threadIdx.x == 0) *count = found;
 }
 
-#endif
+// Put the listed rows of a tensor together, blockIdx.y being the place in the list; a row is `units` long.
+template <typename Unit>
+FUNCTION void gather(const Unit *from, const int *rows, long long units, Unit *to) {
+    const long long place = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (place < units) to[blockIdx.y * units + place] = from[rows[blockIdx.y] * units + place];
+}
+
+extern "C" __global__ void gather_bytes(const unsigned char *from, const int *rows, long long units, unsigned char *to) {
+    gather(from, rows, units, to);
+}
+
+extern "C" __global__ void gather_words(const int4 *from, const int *rows, long long units, int4 *to) {
+    gather(from, rows, units, to);
+}

@@ -11,7 +11,8 @@ from edge.engines.cache import EngineCache
 from edge.files import write_file
 
 SOURCE = Path(__file__).with_name("kernels.cu")
-WARP, TILE = 32, (32, 8)
+WARP, TILE, ROW = 32, (32, 8), 256
+WORD_BYTES = 16
 
 ORDER = np.dtype(
     {
@@ -40,6 +41,8 @@ ANSWER = np.dtype(
     [("label", "i4"), ("confidence", "f4"), ("probability", "f4"), ("exit_index", "i4"), ("is_final", "i4")]
 )
 """`Answer` of the kernels."""
+DECIDED = np.dtype([("exit_index", "i4"), ("confidence", "f4"), ("label", "i4")])
+"""`Decided` of the kernels."""
 FORMATS = {1: 0, 3: 1, 4: 2}
 """The kernels' `Format` by the channels of a frame: gray, BGR, BGRx."""
 
@@ -53,6 +56,8 @@ class Kernels:
         self._preprocess = code.get_kernel("preprocess")
         self._answer = code.get_kernel("answer")
         self._answer_or_go_on = code.get_kernel("answer_or_go_on")
+        self._survivors = code.get_kernel("survivors")
+        self._gather_bytes, self._gather_words = code.get_kernel("gather_bytes"), code.get_kernel("gather_words")
 
     def preprocess(self, stream: Any, order: int, out: int, shape: tuple[int, int, int]) -> None:
         """Make a picture a network's input, float32 of shape (channels, height, width)."""
@@ -67,6 +72,18 @@ class Kernels:
     def answer_or_go_on(self, stream: Any, condition: Any, said: int, out: int) -> None:
         """Note what an exit said, and set a graph's condition to whether the next segment is to run."""
         _launch(stream, self._answer_or_go_on, 1, WARP, condition, said, out)
+
+    def survivors(
+        self, stream: Any, said: int, rows: int, *, decided: int, images: int, going_on: int, count: int
+    ) -> None:
+        """Note who of a batch leaves at an exit, and list the rows of those who go on."""
+        _launch(stream, self._survivors, 1, WARP, said, np.int32(rows), decided, images, going_on, count)
+
+    def gather(self, stream: Any, source: int, rows: int, count: int, nbytes: int, out: int) -> None:
+        """Put the `count` listed rows of a tensor together, each of `nbytes`."""
+        is_whole = nbytes % WORD_BYTES == 0
+        kernel, units = (self._gather_words, nbytes // WORD_BYTES) if is_whole else (self._gather_bytes, nbytes)
+        _launch(stream, kernel, (-(-units // ROW), count), ROW, source, rows, units, out)
 
 
 def compiled(arch: str) -> bytes:

@@ -10,11 +10,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge.batch import HostBatch
 from edge.classifier import Classifier, HostSlot
 from edge.errors import EngineError
 from edge.machine import cpu_identity
 from edge.manifest import SegmentSpec
-from edge.protocols import BuildOrder, Slot
+from edge.protocols import Batch, BuildOrder, Slot
 
 
 class OnnxRuntime:
@@ -46,6 +47,10 @@ class OnnxRuntime:
     def make_slot(self, classifier: Classifier) -> Slot:
         """Return a slot in host memory."""
         return HostSlot(classifier)
+
+    def make_batch(self, classifier: Classifier) -> Batch:
+        """Return what classifies many images in host memory."""
+        return HostBatch(classifier)
 
     def _options(self, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from edge.engines.tensorrt_log import logger_of
 from edge.errors import EngineError
@@ -40,26 +41,52 @@ class TensorRtEngine:
         Raises:
             EngineError: there is no room for one, or TensorRT refuses a shape or an address.
         """
-        engine = self._engine
-        context = engine.create_execution_context()  # TensorRT-RTX then captures no graphs of its own within ours
-        if context is None:
-            raise self._refused("gives no execution context, most likely for lack of memory")
-        for name in [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]:
-            shape = tuple(1 if size < 0 else size for size in engine.get_tensor_shape(name))
-            if engine.get_tensor_mode(name) == self._input and not context.set_input_shape(name, shape):
-                raise self._refused(f"does not take {name} with shape {shape}")
-            if name not in addresses:
-                raise EngineError(
-                    f"the engine of {self._what} has a tensor {name} that the bundle does not know; build it again"
-                )
-            if not context.set_tensor_address(name, addresses[name]):
-                raise self._refused(f"does not take the memory of {name}")
+        context = self._context(addresses)
+        for name in self._inputs():
+            self._set_shape(context, name, 1)
 
         def enqueue(stream: int) -> None:
             if not context.execute_async_v3(stream):
                 raise self._refused("did not start")
 
         return enqueue
+
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Do the same for as many images as are asked for at each call."""
+        context = self._context(addresses)
+        names = self._inputs()
+
+        def enqueue(stream: int, images: int) -> None:
+            for name in names:
+                self._set_shape(context, name, images)
+            if not context.execute_async_v3(stream):
+                raise self._refused("did not start")
+
+        return enqueue
+
+    def _context(self, addresses: Mapping[str, int]) -> Any:
+        engine = self._engine
+        context = engine.create_execution_context()  # TensorRT-RTX then captures no graphs of its own within ours
+        if context is None:
+            raise self._refused("gives no execution context, most likely for lack of memory")
+        for name in [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]:
+            if name not in addresses:
+                raise EngineError(
+                    f"the engine of {self._what} has a tensor {name} that the bundle does not know; build it again"
+                )
+            if not context.set_tensor_address(name, addresses[name]):
+                raise self._refused(f"does not take the memory of {name}")
+        return context
+
+    def _inputs(self) -> list[str]:
+        engine = self._engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return [name for name in names if engine.get_tensor_mode(name) == self._input]
+
+    def _set_shape(self, context: Any, name: str, images: int) -> None:
+        shape = tuple(images if size < 0 else size for size in self._engine.get_tensor_shape(name))
+        if not context.set_input_shape(name, shape):
+            raise self._refused(f"does not take {name} with shape {shape}")
 
     def _refused(self, what: str) -> EngineError:
         return EngineError(f"the engine of {self._what} {what}: {self._log.last_error}; see `edge doctor`")

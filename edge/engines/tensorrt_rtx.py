@@ -9,11 +9,11 @@ import tensorrt_rtx as trt
 from edge.classifier import Classifier
 from edge.cuda import opened
 from edge.engines.child import build_in_child
-from edge.engines.tensorrt_builder import OPTIONS, TensorRtOrder
+from edge.engines.tensorrt_builder import FREE_BATCH, OPTIONS, TensorRtOrder
 from edge.engines.tensorrt_engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.manifest import SegmentSpec
-from edge.protocols import BuildOrder, Slot
+from edge.protocols import Batch, BuildOrder, Slot
 
 ANY_TARGET = "ampere and later"
 
@@ -50,6 +50,12 @@ class TensorRtRtx:
         from edge.cuda.slot import CudaSlot
 
         return CudaSlot(classifier, opened())
+
+    def make_batch(self, classifier: Classifier) -> Batch:
+        """Return what classifies many images on the GPU."""
+        from edge.cuda.batch import CudaBatch
+
+        return CudaBatch(classifier, opened(), FREE_BATCH[-1])
 
 
 def _known(target: str) -> str:

@@ -1,0 +1,55 @@
+"""Tiny networks on the stand-in for a GPU, and the same on the host."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from cuda_stand_in import SessionEngine, World
+from networks import INPUT, compiled, random_images, written
+
+from edge.classifier import Classifier
+from edge.engines.cache import load_engines
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.manifest import InputSpec, PrecisionSpec, Thresholds
+
+
+class Network:
+    """One of `networks`, on the host and on the stand-in."""
+
+    def __init__(self, name: str, world: World, folder: Path, spec: InputSpec = INPUT, precision: str = "fp32") -> None:
+        one = compiled(name, precision)
+        self.precision: PrecisionSpec = written(folder / name, one, precision)
+        exits = len(one.segments)
+        temperatures = tuple(0.5 + k for k in range(exits))
+        values = tuple(0.3 + 0.05 * k for k in range(exits - 1))
+        thresholds = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=1, split="")
+        self.precision = replace(self.precision, temperatures=temperatures, thresholds=thresholds)
+        self.spec, self.world, self.exits = spec, world, exits
+        self.engines = [
+            SessionEngine(world, onnxruntime.InferenceSession(folder / name / segment.file), f"segment {k}")
+            for k, segment in enumerate(self.precision.segments)
+        ]
+        self.host = self._classifier(load_engines(folder / name, self.precision.segments, OnnxRuntime()), None)
+
+    def on_gpu(self, level: str) -> Classifier:
+        from edge.cuda import opened
+        from edge.cuda.slot import CudaSlot
+
+        runtime = replace(opened(), level=level)
+        return self._classifier(self.engines, lambda one: CudaSlot(one, runtime))
+
+    def _classifier(self, engines: Sequence[Any], make_slot: Callable[[Classifier], Any] | None) -> Classifier:
+        return Classifier(input_spec=self.spec, precision=self.precision, engines=engines, make_slot=make_slot)
+
+
+def frames(count: int) -> list[np.ndarray]:
+    """Arrays for networks that read arrays, quiet and loud."""
+    return [image * np.float32(10.0 ** (index % 3 - 1)) for index, image in enumerate(random_images(count))]
+
+
+def answers(classifier: Classifier, given: Sequence[np.ndarray]) -> list[tuple[int, int, float, float]]:
+    found = [classifier.classify(frame) for frame in given]
+    return [(one.label, one.exit_index, one.confidence, round(one.probability, 5)) for one in found]
