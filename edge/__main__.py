@@ -70,8 +70,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """Compare engines with the trained network, exit by exit."""
     from edge.files import write_file
     from edge.parity import verify as verify_precision
-    from edge.parity_report import markdown
-    from edge.report import print_parity
+    from edge.parity_report import markdown, print_parity
 
     bundle = Bundle.open(arguments.bundle)
     backend = chosen_backend(arguments)

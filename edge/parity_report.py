@@ -1,12 +1,14 @@
-"""The comparison of engines with the trained network as a page to sign a release by."""
+"""The comparison of engines with the trained network: on the terminal, and as a page to sign a release by."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from edge.bundle import Bundle
+from edge.console import print_table
 from edge.machine import conditions
-from edge.parity import TOLERANCES, Parity
+from edge.parity import TOLERANCES, ExitParity, Parity
 
+COLUMNS = ("exit", "accuracy", "trained", "top-1 agrees", "exit agrees", "share", "drift", "logit error")
 LIMITS = {
     "max_abs_logit_error": "largest logit error",
     "top1_agreement": "top-1 agreement, at least",
@@ -14,6 +16,20 @@ LIMITS = {
     "exit_share_drift": "exit share drift",
     "accuracy_loss": "accuracy loss",
 }
+
+
+def print_parity(results: Sequence[Parity]) -> None:
+    """Print each precision's comparison with the trained network, and what is beyond tolerance."""
+    rows = [
+        (f"{result.precision} on {result.backend}", *_cells(k, found))
+        for result in results
+        for k, found in enumerate(result.exits)
+    ]
+    print_table(f"engines against the trained network, {results[0].samples} samples", ("precision", *COLUMNS), rows)
+    for result in results:
+        failed = f"FAILED, first in segment {result.first_diverging}: " + "; ".join(result.failures)
+        verdict = "passed" if result.passed else failed
+        print(f"{result.precision}: same exit on {result.exit_index_agreement:.2%} of samples; {verdict}")
 
 
 def markdown(bundle: Bundle, results: Sequence[Parity]) -> str:
@@ -42,25 +58,25 @@ def markdown(bundle: Bundle, results: Sequence[Parity]) -> str:
 
 
 def _section(result: Parity) -> list[str]:
-    columns = ["exit", "accuracy", "trained", "top-1 agrees", "exit agrees", "share", "drift", "logit error"]
-    rows = [
-        [
-            str(k),
-            f"{found.accuracy:.2%}",
-            f"{found.reference_accuracy:.2%}",
-            f"{found.top1_agreement:.2%}",
-            f"{found.exit_index_agreement:.2%}",
-            f"{found.exit_share:.1%}",
-            f"{found.exit_share_drift:.2%}",
-            f"{found.max_abs_logit_error:.2g}",
-        ]
-        for k, found in enumerate(result.exits)
-    ]
+    rows = [_cells(k, found) for k, found in enumerate(result.exits)]
     verdict = "Within tolerance" if result.passed else f"BEYOND tolerance, first in segment {result.first_diverging}"
     same = f"{result.exit_index_agreement:.2%} of samples leave at the same exit"
     found = [f"- {failure}" for failure in result.failures]
     title = f"## {result.precision} on {result.backend}"
-    return [title, "", f"{verdict}: {same}.", "", *found, *[""][: len(found)], *_table(columns, rows), ""]
+    return [title, "", f"{verdict}: {same}.", "", *found, *[""][: len(found)], *_table(COLUMNS, rows), ""]
+
+
+def _cells(k: int, found: ExitParity) -> tuple[str, ...]:
+    return (
+        str(k),
+        f"{found.accuracy:.2%}",
+        f"{found.reference_accuracy:.2%}",
+        f"{found.top1_agreement:.2%}",
+        f"{found.exit_index_agreement:.2%}",
+        f"{found.exit_share:.1%}",
+        f"{found.exit_share_drift:.2%}",
+        f"{found.max_abs_logit_error:.2g}",
+    )
 
 
 def _limits(precision: str) -> list[str]:
