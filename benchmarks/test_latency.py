@@ -9,22 +9,25 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from edge.bench import candidates_of
 from edge.bundle import Bundle
 from edge.engines import backend_named
+from edge.parity_plugin import chosen_backends
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make one benchmark for each precision and way to classify."""
+    """Make one benchmark for each backend, precision and way to classify."""
     path = metafunc.config.getoption("--bundle")
     if path is None:
         raise pytest.UsageError("the benchmarks need a bundle: pytest benchmarks --bundle DIR")
     manifest = Bundle.open(Path(path)).manifest
     ways = ["whole", "early exit", *(f"exit {k} forced" for k in range(len(manifest.exits)))]
+    metafunc.parametrize("backend", chosen_backends(metafunc.config))
     metafunc.parametrize(("precision", "way"), list(itertools.product(manifest.precisions, ways)))
 
 
-def test_latency(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, precision: str, way: str) -> None:
+def test_latency(
+    benchmark: BenchmarkFixture, request: pytest.FixtureRequest, backend: str, precision: str, way: str
+) -> None:
     """Time one frame after the other, from the frame being there to the decision being known."""
     bundle = Bundle.open(Path(request.config.getoption("--bundle")))
-    backend = backend_named(request.config.getoption("--backend"))
-    candidate = candidates_of(bundle, precision, backend)[way]
+    candidate = candidates_of(bundle, precision, backend_named(backend))[way]
     frames = itertools.cycle(bundle.reference().frames)
     benchmark(lambda: candidate(next(frames)))

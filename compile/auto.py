@@ -14,11 +14,9 @@ from compile.decision_ops import add_decisions
 from compile.graph import exit_count, total_macs
 from compile.half import to_fp16
 from compile.quantise import METHODS, quantise_int8
-from edge.bundle import Reference
 from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
-from edge.parity import compare
-from edge.recording import Recording
+from edge.parity import TRAINED, Run, compare
 
 BATCH = 100
 NOMINAL = Promise(method="none")
@@ -87,9 +85,8 @@ class _Trial:
     def first_failing(self, choices: Sequence[str]) -> int | None:
         """Return the first exit that is beyond tolerance."""
         found = logits(self.mixed(choices), self._judges.images)
-        reference = Reference(self._judges.images, self._judges.labels, self._expected)
-        recording = Recording(found, scores_from_logits(found))
-        return compare("auto", "onnxruntime", reference, recording, self._thresholds).first_diverging
+        runs = Run.from_logits("onnxruntime", found), Run.from_logits(TRAINED, self._expected)
+        return compare("auto", *runs, self._judges.labels, self._thresholds).first_diverging
 
     def harm(self, k: int, precision: str, exit_index: int) -> tuple[float, float]:
         """Return how many answers at an exit change, and how far its logits, where only segment k is so narrow."""

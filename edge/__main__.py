@@ -67,16 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Compare engines with the trained network, exit by exit."""
+    """Compare engines with the trained network, and backends with one another, exit by exit."""
     from edge.files import write_file
     from edge.parity import verify as verify_precision
-    from edge.parity_report import markdown
-    from edge.report import print_parity
+    from edge.parity_report import markdown, print_parity
 
     bundle = Bundle.open(arguments.bundle)
-    backend = chosen_backend(arguments)
+    backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
     names = arguments.precision or bundle.manifest.precisions
-    results = [verify_precision(bundle, name, backend, arguments.references) for name in names]
+    results = [found for name in names for found in verify_precision(bundle, name, backends, arguments.references)]
     if arguments.report is not None:
         write_file(arguments.report, markdown(bundle, results))
     passed = all(result.passed for result in results)

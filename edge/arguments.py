@@ -64,7 +64,13 @@ def verify(verbs: "Verbs") -> argparse.ArgumentParser:
         help="samples of `python -m compile --references` (default: the bundle's)",
     )
     one.add_argument("--report", type=Path, metavar="FILE", help="write the comparison as a Markdown page, too")
-    _add_backend(one)
+    one.add_argument(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="inference library; repeatable: later ones are also compared with the first (default: onnxruntime)",
+    )
+    _add_threads(one)
     return one
 
 
@@ -113,6 +119,10 @@ def _add_backend(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--backend", choices=BACKENDS, default="onnxruntime", help="inference library (default: %(default)s)"
     )
+    _add_threads(one)
+
+
+def _add_threads(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--threads",
         type=at_least(0),

@@ -1,4 +1,4 @@
-"""Two ways of running a bundle, compared exit by exit: the trained fp32 network against engines of each precision."""
+"""Two ways of running a bundle, compared exit by exit: engines against the trained fp32 network, or one another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.bundle import Bundle, Reference, read_reference
 from edge.classifier import Classifier
@@ -17,7 +18,7 @@ from edge.recording import Recording, record
 
 
 class Tolerance(NamedTuple):
-    """How far engines may be from the trained network at any exit, over the reference samples."""
+    """How far engines may be from what they are held to at any exit, over the reference samples."""
 
     max_abs_logit_error: float
     top1_agreement: float
@@ -34,11 +35,25 @@ TOLERANCES = {
 TOLERANCES["auto"] = TOLERANCES["int8"]
 """Accuracy and shares as fractions. int8 logits may differ by any amount that changes no answer."""
 ROUNDING = 1e-9
+TRAINED = "the trained network"
+"""What engines are held to first; later backends are also held to the first one, by its name."""
+
+
+class Run(NamedTuple):
+    """One way of running a bundle: a backend's name or `TRAINED`, and what its exits said of the samples."""
+
+    name: str
+    recording: Recording
+
+    @staticmethod
+    def from_logits(name: str, logits: NDArray[np.float32]) -> "Run":
+        """Return a run of which only the logits are known, shape (exits, samples, classes)."""
+        return Run(name, Recording(logits, scores_from_logits(logits)))
 
 
 @dataclass(frozen=True, slots=True)
 class ExitParity:
-    """One exit, engines against the trained network."""
+    """One exit, engines against what they are held to, the reference."""
 
     accuracy: float
     reference_accuracy: float
@@ -53,10 +68,12 @@ class ExitParity:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """All exits of one precision on one backend."""
+    """All exits of one precision on one backend, against one reference."""
 
     precision: str
     backend: str
+    against: str
+    """The reference: `TRAINED`, or the name of another backend."""
     samples: int
     exit_index_agreement: float
     """Share of samples that leave at the same exit."""
@@ -82,24 +99,47 @@ class Parity:
         return alone[0] if alone else min(exits, key=lambda k: self.exits[k].exit_index_agreement)
 
 
-def verify(bundle: Bundle, precision: str, backend: Backend, references: Path | None = None) -> Parity:
-    """Run reference samples through engines and compare with what the trained network said of them.
+def verify(
+    bundle: Bundle, precision: str, backends: Sequence[Backend], references: Path | None = None
+) -> tuple[Parity, ...]:
+    """Run reference samples through engines and compare what they say, as `pairs` says.
 
     Args:
         bundle: What to verify.
         precision: Of its engines.
-        backend: What builds and runs them.
+        backends: What builds and runs them.
         references: File of `python -m compile --references`; None for the samples in the bundle.
 
     Raises:
         BundleError: the bundle does not have this precision, or the reference samples are of another network.
         EngineError: an engine cannot be built or run here.
     """
-    classifier = Classifier.from_bundle(bundle, precision, backend)
+    thresholds = bundle.precision(precision).thresholds.values
     reference = bundle.reference() if references is None else read_reference(references)
     _check_fits(bundle, reference, references or bundle.path / bundle.manifest.reference)
-    recorded = record(classifier, tracked(reference.frames, f"verifying {precision}"))
-    return compare(precision, backend.name, reference, recorded, classifier.precision.thresholds.values)
+    runs = {TRAINED: Run.from_logits(TRAINED, reference.logits)}
+    for name, backend in {backend.name: backend for backend in backends}.items():
+        runs[name] = Run(name, _recorded(bundle, precision, backend, reference))
+    compared = pairs([backend.name for backend in backends])
+    return tuple(
+        compare(precision, runs[name], runs[against], reference.labels, thresholds) for name, against in compared
+    )
+
+
+def pairs(backends: Sequence[str]) -> list[tuple[str, str]]:
+    """Return which backend is compared with what: each with the trained network, later ones with the first as well.
+
+    A fault that the first shares with a later one is then seen against the trained network only, as what quantisation
+    changes is; an engine's own fault is seen against the other engine, too. A backend named twice is there once.
+    """
+    return [
+        (name, held_to) for name in dict.fromkeys(backends) for held_to in (TRAINED, backends[0]) if name != held_to
+    ]
+
+
+def _recorded(bundle: Bundle, precision: str, backend: Backend, reference: Reference) -> Recording:
+    classifier = Classifier.from_bundle(bundle, precision, backend)
+    return record(classifier, tracked(reference.frames, f"verifying {precision} on {backend.name}"))
 
 
 def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:
@@ -116,31 +156,38 @@ def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:
 
 
 def compare(
-    precision: str, backend: str, reference: Reference, recorded: Recording, thresholds: Sequence[float]
+    precision: str, found: Run, reference: Run, labels: NDArray[np.int64], thresholds: Sequence[float]
 ) -> Parity:
-    """Compare recorded outputs with reference outputs, both decided with the same thresholds."""
+    """Compare a run with the one it is held to, both decided with the same thresholds."""
     limits = np.asarray(thresholds, dtype=np.float32)
-    expected = scores_from_logits(reference.logits)
-    expected_exit, exit_index = decide(expected, limits).exit_index, decide(recorded.scores, limits).exit_index
-    errors = np.abs(recorded.logits - reference.logits)
+    scores, expected = found.recording.scores, reference.recording.scores
+    exit_index, expected_exit = decide(scores, limits).exit_index, decide(expected, limits).exit_index
+    errors = _logit_errors(found.recording.logits, reference.recording.logits)
     exits = []
-    for k in range(len(reference.logits)):
+    for k in range(len(errors)):
         share, expected_share = float((exit_index == k).mean()), float((expected_exit == k).mean())
         exits.append(
             ExitParity(
-                accuracy=float((recorded.scores.label[k] == reference.labels).mean()),
-                reference_accuracy=float((expected.label[k] == reference.labels).mean()),
-                top1_agreement=float((recorded.scores.label[k] == expected.label[k]).mean()),
-                exit_index_agreement=_exit_agreement(recorded.scores, expected, limits, k),
+                accuracy=float((scores.label[k] == labels).mean()),
+                reference_accuracy=float((expected.label[k] == labels).mean()),
+                top1_agreement=float((scores.label[k] == expected.label[k]).mean()),
+                exit_index_agreement=_exit_agreement(scores, expected, limits, k),
                 exit_share=share,
                 exit_share_drift=abs(share - expected_share),
-                max_abs_logit_error=float(np.nan_to_num(errors[k], nan=np.inf).max()),
+                max_abs_logit_error=float(errors[k].max()),
                 mean_abs_logit_error=float(errors[k].mean()),
             )
         )
     agreement = float((exit_index == expected_exit).mean())
     failures = _failures(TOLERANCES[precision], exits, agreement)
-    return Parity(precision, backend, len(reference.labels), agreement, tuple(exits), failures)
+    return Parity(precision, found.name, reference.name, len(labels), agreement, tuple(exits), failures)
+
+
+def _logit_errors(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how far logits are apart: nothing where both are the same or no number, infinitely where one is none."""
+    alike = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    errors = np.abs(np.subtract(found, expected, where=~alike, out=np.zeros_like(found)))
+    return np.where(np.isnan(errors), np.float32(np.inf), errors)
 
 
 def _exit_agreement(found: Scores, expected: Scores, thresholds: np.ndarray, k: int) -> float:

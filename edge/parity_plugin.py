@@ -8,4 +8,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("edge parity checks")
     group.addoption("--bundle", metavar="DIR", help="bundle to check: pytest --pyargs edge.parity_checks --bundle DIR")
     group.addoption("--references", metavar="FILE", help="samples of `python -m compile --references`")
-    group.addoption("--backend", default="onnxruntime", help="inference library to check it on (default: %(default)s)")
+    group.addoption(
+        "--backend",
+        action="append",
+        help="inference library to check it on; repeatable: later ones are also compared with the first "
+        "(default: onnxruntime)",
+    )
+
+
+def chosen_backends(config: pytest.Config) -> tuple[str, ...]:
+    """Return the names of the backends that the command line asks for, each once."""
+    return tuple(dict.fromkeys(config.getoption("--backend") or ["onnxruntime"]))

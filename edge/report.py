@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # a table needs none of what the results were made with, and 
     from edge.bundle import Bundle
     from edge.doctor import Finding
     from edge.manifest import Thresholds
-    from edge.parity import Parity
 
 
 def print_bundle(bundle: Bundle) -> None:
@@ -66,41 +65,6 @@ def print_builds(builds: Sequence[Build]) -> None:
         for b in builds
     ]
     print_table("engines", ("precision", "segment", "batch", "engine", "size"), rows)
-
-
-def print_parity(results: Sequence[Parity]) -> None:
-    """Print each precision's comparison with the trained network, and what is beyond tolerance."""
-    rows = [
-        (
-            f"{result.precision} on {result.backend}",
-            k,
-            f"{found.accuracy:.2%}",
-            f"{found.reference_accuracy:.2%}",
-            f"{found.top1_agreement:.2%}",
-            f"{found.exit_index_agreement:.2%}",
-            f"{found.exit_share:.1%}",
-            f"{found.exit_share_drift:.2%}",
-            f"{found.max_abs_logit_error:.2g}",
-        )
-        for result in results
-        for k, found in enumerate(result.exits)
-    ]
-    columns = (
-        "precision",
-        "exit",
-        "accuracy",
-        "trained",
-        "top-1 agrees",
-        "exit agrees",
-        "share",
-        "drift",
-        "logit error",
-    )
-    print_table(f"engines against the trained network, {results[0].samples} samples", columns, rows)
-    for result in results:
-        failed = f"FAILED, first in segment {result.first_diverging}: " + "; ".join(result.failures)
-        verdict = "passed" if result.passed else failed
-        print(f"{result.precision}: same exit on {result.exit_index_agreement:.2%} of samples; {verdict}")
 
 
 def print_bench(results: Mapping[str, Mapping[str, Measured]]) -> None:

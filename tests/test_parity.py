@@ -6,19 +6,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, Result, call, run_command
+from second_backend import SecondBackend
 
 from compile.precisions import PRECISIONS
+from edge.__main__ import main
 from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_reference
-from edge.decision import scores_from_logits
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import BundleError
 from edge.manifest import manifest_to_json
-from edge.parity import TOLERANCES, compare, verify
-from edge.recording import Recording
+from edge.parity import TOLERANCES, TRAINED, Parity, Run, compare, verify
 
 
 def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
@@ -29,8 +31,19 @@ def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
     return Reference(np.zeros((samples, 1, 1, 1), np.float32), labels, logits)
 
 
-def recording_of(logits: np.ndarray) -> Recording:
-    return Recording(logits, scores_from_logits(logits))
+def compared(logits: np.ndarray, reference: Reference) -> Parity:
+    """Compare logits with a reference, decided with the same threshold."""
+    trained = Run.from_logits(TRAINED, reference.logits)
+    return compare("fp32", Run.from_logits("any", logits), trained, reference.labels, [0.6])
+
+
+def verified_on_both(
+    first: SecondBackend, second: SecondBackend, bundle: Bundle, patch: pytest.MonkeyPatch, *words: object
+) -> Result:
+    """Run `edge verify` in this process with stand-ins for two inference libraries."""
+    stand_ins = {backend.name: backend for backend in (first, second)}
+    patch.setattr("edge.__main__.backend_named", lambda name, **_: stand_ins[name])
+    return call(main, "verify", bundle.path, "--backend", first.name, "--backend", second.name, *words)
 
 
 @pytest.fixture
@@ -51,7 +64,7 @@ def edge(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_equal_outputs_pass_with_every_figure_at_its_best() -> None:
     reference = two_exits()
-    parity = compare("fp32", "any", reference, recording_of(reference.logits), [0.6])
+    parity = compared(reference.logits, reference)
     assert parity.passed
     for found in parity.exits:
         assert (found.top1_agreement, found.exit_index_agreement, found.max_abs_logit_error) == (1, 1, 0)
@@ -72,7 +85,7 @@ def test_equal_outputs_pass_with_every_figure_at_its_best() -> None:
 )
 def test_each_kind_of_damage_is_named(damage, words: str) -> None:
     reference = two_exits()
-    parity = compare("fp32", "any", reference, recording_of(damage(reference.logits).astype(np.float32)), [0.6])
+    parity = compared(damage(reference.logits).astype(np.float32), reference)
     assert not parity.passed
     assert any(words in failure for failure in parity.failures), parity.failures
 
@@ -81,15 +94,23 @@ def test_a_damaged_last_exit_is_not_blamed_on_the_first() -> None:
     reference = two_exits()
     logits = reference.logits.copy()
     logits[1] += 1
-    parity = compare("fp32", "any", reference, recording_of(logits), [0.6])
+    parity = compared(logits, reference)
     assert parity.failures
     assert all(failure.startswith("exit 1:") for failure in parity.failures)
     assert parity.first_diverging == 1
 
 
+def test_what_is_no_number_on_either_side_is_no_difference() -> None:
+    reference = two_exits()
+    reference.logits[0, :5] = (np.nan, np.inf, -np.inf, 0)
+    parity = compared(reference.logits.copy(), reference)
+    assert parity.passed, parity.failures
+    assert parity.exits[0].max_abs_logit_error == parity.exits[0].mean_abs_logit_error == 0
+
+
 def test_where_only_all_exits_together_differ_too_much_the_worst_of_them_is_blamed() -> None:
     reference = two_exits()
-    parity = compare("fp32", "any", reference, recording_of(reference.logits), [0.6])
+    parity = compared(reference.logits, reference)
     assert parity.first_diverging is None
     better, worse = (dataclasses.replace(parity.exits[0], exit_index_agreement=share) for share in (0.99, 0.98))
     for exits, blamed in (((better, worse), 1), ((worse, better), 0)):
@@ -112,13 +133,14 @@ def test_references_of_another_network_are_refused(
     file = tmp_path / "references.npz"
     write_reference(file, damage(digits_bundle.reference()))
     with pytest.raises(BundleError, match=rf"references\.npz has .*{found}.*write it with `python -m compile"):
-        verify(digits_bundle, "fp32", OnnxRuntime(), file)
+        verify(digits_bundle, "fp32", [OnnxRuntime()], file)
 
 
 def test_more_references_than_the_bundles_own_are_taken_from_a_file(digits_bundle: Bundle, tmp_path: Path) -> None:
     own = digits_bundle.reference()
     write_reference(tmp_path / "few.npz", Reference(own.frames[:50], own.labels[:50], own.logits[:, :50]))
-    assert verify(digits_bundle, "fp32", OnnxRuntime(), tmp_path / "few.npz").samples == 50
+    (parity,) = verify(digits_bundle, "fp32", [OnnxRuntime()], tmp_path / "few.npz")
+    assert parity.samples == 50
 
 
 def test_the_report_says_what_is_beyond_tolerance_where_and_of_which_files(
@@ -137,7 +159,7 @@ def test_the_report_says_what_is_beyond_tolerance_where_and_of_which_files(
 
 def test_a_bundle_is_within_its_tolerances_in_every_precision(digits_bundle: Bundle) -> None:
     for precision in digits_bundle.manifest.precisions:
-        parity = verify(digits_bundle, precision, OnnxRuntime())
+        (parity,) = verify(digits_bundle, precision, [OnnxRuntime()])
         assert parity.passed, parity.failures
         assert parity.samples == len(digits_bundle.reference().labels)
     assert set(TOLERANCES) == set(PRECISIONS)
@@ -165,3 +187,73 @@ def test_the_shipped_pytest_checks_ask_for_a_bundle() -> None:
     done = edge("pytest", "--pyargs", "edge.parity_checks", "-p", "no:cacheprovider")
     assert done.returncode == 2
     assert "--bundle DIR" in done.stderr + done.stdout
+
+
+# Several backends
+
+
+def test_each_backend_is_held_to_the_trained_network_and_later_ones_to_the_first(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = verified_on_both(SecondBackend("onnxruntime"), SecondBackend(), digits_bundle, monkeypatch, "--json")
+    assert done.code == 0, done.stderr
+    rows = json.loads(done.stdout)["precisions"]
+    assert [(row["precision"], row["backend"], row["against"]) for row in rows] == [
+        (precision, *pair)
+        for precision in ("fp32", "int8")
+        for pair in (("onnxruntime", TRAINED), ("tensorrt", TRAINED), ("tensorrt", "onnxruntime"))
+    ]
+    for row in (row for row in rows if row["against"] == "onnxruntime"):
+        assert [found["max_abs_logit_error"] for found in row["exits"]] == [0, 0, 0]
+
+
+def test_a_backend_unlike_the_first_is_named_with_its_exit(
+    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = SecondBackend("onnxruntime"), SecondBackend(wrong_exit=1)
+    words = ("--precision", "int8", "--report", tmp_path / "report.md")
+    done = verified_on_both(right, wrong, digits_bundle, monkeypatch, *words)
+    assert done.code == 1
+    verdicts = [line for line in done.stdout.splitlines() if "same exit as" in line]
+    expected = [
+        ("int8 on onnxruntime: same exit as the trained network on ", "; passed"),
+        ("int8 on tensorrt: same exit as the trained network on ", "; FAILED, first in segment 1: exit 1: "),
+        ("int8 on tensorrt: same exit as onnxruntime on 100.00% ", "; FAILED, first in segment 1: exit 1: "),
+    ]
+    for line, (start, verdict) in zip(verdicts, expected, strict=True):
+        assert line.startswith(start)
+        assert verdict in line
+    report = (tmp_path / "report.md").read_text()
+    assert "engines DO NOT match the trained network and onnxruntime" in report
+    assert "## int8 on tensorrt against onnxruntime\n\nBEYOND tolerance, first in segment 1" in report
+    assert "| exit | accuracy | onnxruntime |" in report
+
+
+def test_a_fault_that_backends_share_is_none_between_them(
+    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = SecondBackend("onnxruntime", wrong_exit=1), SecondBackend(wrong_exit=1)
+    report = tmp_path / "report.md"
+    done = verified_on_both(first, second, digits_bundle, monkeypatch, "--json", "--report", report)
+    assert done.code == 1
+    rows = json.loads(done.stdout)["precisions"]
+    assert [row["against"] for row in rows if row["failures"]] == [TRAINED] * 4
+    assert "engines DO NOT match the trained network\n" in report.read_text()
+
+
+def test_every_backend_runs_once_even_if_named_twice(digits_bundle: Bundle) -> None:
+    backends = [SecondBackend(name) for name in ("a", "b", "c")]
+    found = verify(digits_bundle, "fp32", [*backends, backends[0], backends[2]])
+    pairs = [(parity.backend, parity.against) for parity in found]
+    assert pairs == [("a", TRAINED), ("b", TRAINED), ("b", "a"), ("c", TRAINED), ("c", "a")]
+    assert [backend.frames for backend in backends] == [found[0].samples] * 3
+
+
+def test_the_shipped_pytest_checks_name_the_backends_that_differ(digits_bundle: Bundle) -> None:
+    checks = ("pytest", "--pyargs", "edge.parity_checks", "-q", "-p", "no:cacheprovider", "-p", "second_backend")
+    backends = ("--bundle", digits_bundle.path, "--backend", "onnxruntime", "--backend", "tensorrt")
+    done = run_command(*checks, *backends, env={"PYTHONPATH": str(ROOT / "tests")})
+    assert done.returncode == 1, done.stdout + done.stderr
+    for precision, against in product(("fp32", "int8"), (TRAINED, "onnxruntime")):
+        assert f"test_exit_is_within_tolerance[{precision}-tensorrt against {against}-1]" in done.stdout
+    assert f"4 failed, {2 * 3 * (len(digits_bundle.manifest.exits) + 1) - 4} passed" in done.stdout
