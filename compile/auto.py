@@ -16,7 +16,7 @@ from compile.half import to_fp16
 from compile.quantise import METHODS, quantise_int8
 from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
-from edge.parity import TRAINED, Run, compare
+from edge.parity import TRAINED, Side, compare
 
 BATCH = 100
 NOMINAL = Promise(method="none")
@@ -85,8 +85,8 @@ class _Trial:
     def first_failing(self, choices: Sequence[str]) -> int | None:
         """Return the first exit that is beyond tolerance."""
         found = logits(self.mixed(choices), self._judges.images)
-        runs = Run.from_logits("onnxruntime", found), Run.from_logits(TRAINED, self._expected)
-        return compare("auto", *runs, self._judges.labels, self._thresholds).first_diverging
+        sides = Side.from_logits("onnxruntime", found), Side.from_logits(TRAINED, self._expected)
+        return compare("auto", *sides, self._judges.labels, self._thresholds).first_diverging
 
     def harm(self, k: int, precision: str, exit_index: int) -> tuple[float, float]:
         """Return how many answers at an exit change, and how far its logits, where only segment k is so narrow."""

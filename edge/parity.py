@@ -39,16 +39,16 @@ TRAINED = "the trained network"
 """What engines are held to first; later backends are also held to the first one, by its name."""
 
 
-class Run(NamedTuple):
-    """One way of running a bundle: a backend's name or `TRAINED`, and what its exits said of the samples."""
+class Side(NamedTuple):
+    """One side of a comparison: a backend's name or `TRAINED`, and what its exits said of the samples."""
 
     name: str
     recording: Recording
 
     @staticmethod
-    def from_logits(name: str, logits: NDArray[np.float32]) -> "Run":
-        """Return a run of which only the logits are known, shape (exits, samples, classes)."""
-        return Run(name, Recording(logits, scores_from_logits(logits)))
+    def from_logits(name: str, logits: NDArray[np.float32]) -> "Side":
+        """Return a side of which only the logits are known, shape (exits, samples, classes)."""
+        return Side(name, Recording(logits, scores_from_logits(logits)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,12 @@ def verify(
     thresholds = bundle.precision(precision).thresholds.values
     reference = bundle.reference() if references is None else read_reference(references)
     _check_fits(bundle, reference, references or bundle.path / bundle.manifest.reference)
-    runs = {TRAINED: Run.from_logits(TRAINED, reference.logits)}
+    sides = {TRAINED: Side.from_logits(TRAINED, reference.logits)}
     for name, backend in {backend.name: backend for backend in backends}.items():
-        runs[name] = Run(name, _recorded(bundle, precision, backend, reference))
+        sides[name] = Side(name, _recorded(bundle, precision, backend, reference))
     compared = pairs([backend.name for backend in backends])
     return tuple(
-        compare(precision, runs[name], runs[against], reference.labels, thresholds) for name, against in compared
+        compare(precision, sides[name], sides[against], reference.labels, thresholds) for name, against in compared
     )
 
 
@@ -156,9 +156,9 @@ def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:
 
 
 def compare(
-    precision: str, found: Run, reference: Run, labels: NDArray[np.int64], thresholds: Sequence[float]
+    precision: str, found: Side, reference: Side, labels: NDArray[np.int64], thresholds: Sequence[float]
 ) -> Parity:
-    """Compare a run with the one it is held to, both decided with the same thresholds."""
+    """Compare a side with the one it is held to, both decided with the same thresholds."""
     limits = np.asarray(thresholds, dtype=np.float32)
     scores, expected = found.recording.scores, reference.recording.scores
     exit_index, expected_exit = decide(scores, limits).exit_index, decide(expected, limits).exit_index

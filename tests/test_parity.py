@@ -20,7 +20,7 @@ from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_referenc
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import BundleError
 from edge.manifest import manifest_to_json
-from edge.parity import TOLERANCES, TRAINED, Parity, Run, compare, verify
+from edge.parity import TOLERANCES, TRAINED, Parity, Side, compare, verify
 
 
 def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
@@ -33,8 +33,8 @@ def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
 
 def compared(logits: np.ndarray, reference: Reference) -> Parity:
     """Compare logits with a reference, decided with the same threshold."""
-    trained = Run.from_logits(TRAINED, reference.logits)
-    return compare("fp32", Run.from_logits("any", logits), trained, reference.labels, [0.6])
+    trained = Side.from_logits(TRAINED, reference.logits)
+    return compare("fp32", Side.from_logits("any", logits), trained, reference.labels, [0.6])
 
 
 def verified_on_both(
