@@ -28,6 +28,8 @@ def test_latency(
 ) -> None:
     """Time one frame after the other, from the frame being there to the decision being known."""
     bundle = Bundle.open(Path(request.config.getoption("--bundle")))
-    candidate = candidates_of(bundle, precision, backend_named(backend))[way]
+    candidates = candidates_of(bundle, precision, backend_named(backend))
     frames = itertools.cycle(bundle.reference().frames)
-    benchmark(lambda: candidate(next(frames)))
+    benchmark(lambda: candidates[way](next(frames)))
+    for candidate in candidates.values():
+        candidate.close()

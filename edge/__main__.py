@@ -105,7 +105,7 @@ def record(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Measure each exit, the real mix, and the whole network."""
-    from edge.bench import candidates_of, measure
+    from edge.bench import measure_precision
     from edge.machine import conditions
     from edge.report import print_bench
 
@@ -114,12 +114,9 @@ def bench(arguments: argparse.Namespace) -> int:
     reference = bundle.reference()
     names = arguments.precision or list(bundle.manifest.precisions)
     before = conditions()
+    labels = reference.labels.tolist()
     results = {
-        name: measure(
-            candidates_of(bundle, name, backend),
-            tracked(reference.frames, f"measuring {name}"),
-            reference.labels.tolist(),
-        )
+        name: measure_precision(bundle, name, backend, tracked(reference.frames, f"measuring {name}"), labels)
         for name in names
     }
     if arguments.json:

@@ -6,9 +6,10 @@ disturbs the machine disturbs them alike.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
+from typing import Protocol
 
 import numpy as np
 
@@ -22,8 +23,15 @@ from edge.statistics import Latency, latency_from_ms
 
 WARM_UP_FRAMES = 20
 
-Candidate = Callable[[Frame], int]
-"""Classifies a frame and returns the label."""
+
+class Candidate(Protocol):
+    """A way to classify."""
+
+    def __call__(self, frame: Frame) -> int:
+        """Classify a frame and return the label."""
+
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,10 @@ class EarlyExit:
         self.exits[prediction.exit_index] += 1
         return prediction.label
 
+    def close(self) -> None:
+        """Let go of the slot; may be called twice."""
+        self._classifier.close()
+
 
 class WholeNetwork:
     """The network without early exits, as one engine: what early exits are measured against."""
@@ -74,6 +86,10 @@ class WholeNetwork:
         """Classify a frame."""
         return self._classifier.classify(frame).label
 
+    def close(self) -> None:
+        """Let go of the slot; may be called twice."""
+        self._classifier.close()
+
 
 def candidates_of(bundle: Bundle, precision: str, backend: Backend) -> dict[str, Candidate]:
     """Return what to measure of a bundle: `whole`, `early exit` and `exit k forced` for each exit.
@@ -96,6 +112,23 @@ def candidates_of(bundle: Bundle, precision: str, backend: Backend) -> dict[str,
 def forced(exit_index: int, exits: int) -> list[float]:
     """Return thresholds with which every frame takes this exit."""
     return [NEVER if k < exit_index else 0.0 for k in range(exits - 1)]
+
+
+def measure_precision(
+    bundle: Bundle, precision: str, backend: Backend, frames: Iterable[Frame], labels: Sequence[int] | None
+) -> dict[str, Measured]:
+    """Measure all candidates of a bundle, and let go of them.
+
+    Raises:
+        BundleError: the bundle does not have this precision.
+        EngineError: an engine cannot be built or run here.
+    """
+    candidates = candidates_of(bundle, precision, backend)
+    try:
+        return measure(candidates, frames, labels)
+    finally:
+        for candidate in candidates.values():
+            candidate.close()
 
 
 def measure(

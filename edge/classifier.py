@@ -117,6 +117,12 @@ class Classifier:
         self._own_slot.load()
         return self._own_slot.infer()
 
+    def close(self) -> None:
+        """Let go of the slot that `classify` uses; may be called twice. Engines may be other classifiers' as well."""
+        if self._own_slot is not None:
+            self._own_slot.close()
+            self._own_slot = None
+
 
 class HostSlot:
     """One frame's buffers in host memory, and the segments bound to them.

@@ -31,6 +31,7 @@ from edge.doctor import exits_on_the_gpu
 from edge.errors import EngineError, SourceError
 from edge.manifest import InputSpec
 from edge.preprocess import crop_of, preprocess_for
+from edge.recording import record
 
 LEVELS = ("graph", "stepwise")
 
@@ -174,6 +175,21 @@ def test_frames_of_another_size_take_new_memory_and_give_back_the_old(world: Wor
         assert world.calls["graphs alive"] == 1
     slot.close()
     slot.close()
+    assert world.calls["mem_alloc"] == world.calls["free"]
+    assert world.calls["graphs alive"] == 0
+
+
+def test_a_classifier_and_a_recording_give_back_what_they_took(network: Callable[[str], Network], world: World) -> None:
+    gpu = network("tiny cnn").on_gpu("graph")
+    expected = answers(gpu, frames(3))
+    gpu.close()
+    gpu.close()
+    assert world.calls["mem_alloc"] == world.calls["free"] == 1
+    assert answers(gpu, frames(3)) == expected
+    gpu.close()
+    assert record(gpu, frames(3)).logits.shape == (3, 3, 4)
+    with pytest.raises(SourceError):
+        record(gpu, [np.zeros(3)])
     assert world.calls["mem_alloc"] == world.calls["free"]
     assert world.calls["graphs alive"] == 0
 
