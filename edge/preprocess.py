@@ -10,7 +10,15 @@ from edge.errors import SourceError
 from edge.manifest import InputSpec
 
 Frame = NDArray[Any]
-"""An 8-bit image, (height, width, 3) in BGR or (height, width) in gray, or an array (channels, height, width)."""
+"""An 8-bit image, (height, width, 3) in BGR, (height, width, 4) in BGRx or (height, width) in gray, or `Nv12`; or an
+array (channels, height, width)."""
+
+
+class Nv12(np.ndarray[Any, np.dtype[np.uint8]]):
+    """An 8-bit image as cameras on Jetsons give it: `rows.view(Nv12)`, of shape (3/2 height, width).
+
+    Rows of luma, then half as many of pairs of blue and red differences, one for each four pixels.
+    """
 
 
 class Preprocess(Protocol):
@@ -40,11 +48,12 @@ class ImagePreprocess:
         self._table = ((levels - mean) / std).astype(np.float32)
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
-        """Preprocess one 8-bit BGR or gray image of any size."""
+        """Preprocess one 8-bit image of any size."""
         check_picture(frame)
-        resized = as_sized(frame, self._spec)
+        picture = cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12) if isinstance(frame, Nv12) else frame
+        resized = as_sized(picture, self._spec)
         if self._spec.colour == "gray":
-            gray: Frame = resized if resized.ndim == 2 else cv2.cvtColor(resized, cv2.COLOR_BGR2GRAY)
+            gray: Frame = resized if resized.ndim == 2 else cv2.cvtColor(resized[:, :, :3], cv2.COLOR_BGR2GRAY)
             np.take(self._table[0], gray, out=out[0], mode="clip")
             return
         for channel in range(3):  # out is RGB, frames are BGR
@@ -58,12 +67,22 @@ def check_picture(frame: Frame) -> None:
     Raises:
         SourceError: it is something else.
     """
-    is_picture = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)
+    if isinstance(frame, Nv12):
+        is_picture = frame.ndim == 2 and frame.shape[0] % 3 == 0 and frame.shape[1] % 2 == 0
+    else:
+        is_picture = frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] in (3, 4))
     if frame.dtype != np.uint8 or not is_picture or not frame.size:
+        kind = "an NV12 frame" if isinstance(frame, Nv12) else "a frame"
         raise SourceError(
-            f"a frame has shape {frame.shape} and type {frame.dtype}; "
-            "this network reads 8-bit images, BGR (height, width, 3) or gray (height, width)"
+            f"{kind} has shape {frame.shape} and type {frame.dtype}; this network reads 8-bit images, BGR "
+            "(height, width, 3), BGRx (height, width, 4), gray (height, width) or NV12 (3/2 height, width), even sizes"
         )
+
+
+def size_of(frame: Frame) -> tuple[int, int]:
+    """Return a picture's height and width."""
+    height, width = frame.shape[:2]
+    return (height * 2 // 3 if isinstance(frame, Nv12) else height), width
 
 
 def as_sized(frame: Frame, spec: InputSpec) -> Frame:

@@ -30,7 +30,7 @@ import edge.cuda
 from edge.doctor import exits_on_the_gpu
 from edge.errors import EngineError, SourceError
 from edge.manifest import InputSpec
-from edge.preprocess import crop_of, preprocess_for
+from edge.preprocess import Nv12, crop_of, preprocess_for
 from edge.recording import record
 
 LEVELS = ("graph", "stepwise")
@@ -127,22 +127,33 @@ def test_frames_of_memory_that_is_shared_are_not_copied(network: Callable[[str],
     assert world.calls["memcpy_htod_async"] == 0
 
 
+FRAME_KINDS = {
+    "BGR of the network's size": ((12, 12, 3), np.ndarray),
+    "BGR": ((40, 60, 3), np.ndarray),
+    "small BGR": ((9, 7, 3), np.ndarray),
+    "gray": ((33, 21), np.ndarray),
+    "BGRx of the network's size": ((12, 12, 4), np.ndarray),
+    "BGRx": ((40, 60, 4), np.ndarray),
+    "NV12 of the network's size": ((18, 12), Nv12),
+    "NV12": ((60, 60), Nv12),
+}
 PICTURES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
-@pytest.mark.parametrize("shape", [(12, 12, 3), (40, 60, 3), (9, 7, 3), (33, 21)])
+@pytest.mark.parametrize("frame_kind", FRAME_KINDS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_pictures_are_preprocessed_as_the_host_does_it_up_to_a_level(
-    level: str, shape: tuple[int, ...], world: World, tmp_path: Path
+    level: str, frame_kind: str, world: World, tmp_path: Path
 ) -> None:
     one = Network("tiny cnn", world, tmp_path, PICTURES)
-    slot = one.on_gpu(level).new_slot()
+    slot, (shape, kind) = one.on_gpu(level).new_slot(), FRAME_KINDS[frame_kind]
     expected = np.empty(PICTURES.shape, np.float32)
     for seed in range(3):
-        frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+        frame = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8).view(kind)
         slot.frame = frame
         slot.load()
         slot.infer()
+        assert type(slot.frame) is kind
         preprocess_for(PICTURES)(frame, expected)
         levels = np.abs(slot.tensors["image"][0] - expected) * np.array(PICTURES.std)[:, None, None] * 255
         assert levels.max() <= 1.001
@@ -194,7 +205,10 @@ def test_a_classifier_and_a_recording_give_back_what_they_took(network: Callable
     assert world.calls["graphs alive"] == 0
 
 
-@pytest.mark.parametrize("frame", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+@pytest.mark.parametrize(
+    "frame",
+    [np.zeros((4, 4, 5), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8).view(Nv12)],
+)
 def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(frame: np.ndarray, world: World, tmp_path: Path) -> None:
     slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
     slot.frame = frame
@@ -210,6 +224,19 @@ def test_a_frame_of_other_numbers_is_refused_after_pictures_of_its_size_too(worl
     with pytest.raises(SourceError, match="type float32; this network reads 8-bit images"):
         gpu.classify(np.zeros((20, 30, 3), np.float32))
     assert gpu.classify(np.zeros((20, 30, 3), np.uint8)).exit_index >= 0
+
+
+def test_an_nv12_frame_is_not_taken_for_a_gray_one_of_its_shape(world: World, tmp_path: Path) -> None:
+    slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
+    frame = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
+    inputs = []
+    for one in (frame, frame.view(Nv12), frame):
+        slot.frame = one
+        slot.load()
+        slot.infer()
+        inputs.append(slot.tensors["image"])
+    np.testing.assert_array_equal(inputs[0], inputs[2])
+    assert not np.array_equal(inputs[0], inputs[1])
 
 
 def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Callable[[str], Network]) -> None:

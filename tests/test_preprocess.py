@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.manifest import InputSpec
-from edge.preprocess import as_sized, preprocess_for
+from edge.preprocess import Nv12, as_sized, preprocess_for
 
 
 def gray_input(height: int = 8, width: int = 8, mean: float = 0.0, std: float = 1.0) -> InputSpec:
@@ -63,6 +63,28 @@ def test_colours_become_gray_as_opencv_weighs_them() -> None:
     frame = random_frames(1, 8, 8)[0]
     expected = levels(gray_input(), 0)[cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)]
     assert (preprocessed(gray_input(), frame)[0] == expected).all()
+
+
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input(), rgb_input(12, 6)])
+def test_a_fourth_byte_of_a_pixel_is_not_looked_at(spec: InputSpec) -> None:
+    bgr = random_frames(1, 24, 30)[0]
+    bgrx = np.dstack([bgr, np.random.default_rng(0).integers(0, 256, (24, 30), dtype=np.uint8)])
+    assert (preprocessed(spec, bgrx) == preprocessed(spec, bgr)).all()
+
+
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input(), rgb_input(12, 6)])
+@pytest.mark.parametrize("size", [(24, 30), (8, 8), (2, 2)])
+def test_nv12_is_its_picture_in_bgr(size: tuple[int, int], spec: InputSpec) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (size[0] * 3 // 2, size[1]), dtype=np.uint8)
+    bgr = cv2.cvtColor(rows, cv2.COLOR_YUV2BGR_NV12)
+    assert bgr.shape == (*size, 3)
+    assert (preprocessed(spec, rows.view(Nv12)) == preprocessed(spec, bgr)).all()
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 4, 3), (0, 4)])
+def test_nv12_of_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SourceError, match=r"an NV12 frame has shape .*NV12 \(3/2 height, width\), even sizes"):
+        preprocessed(rgb_input(), np.zeros(shape, np.uint8).view(Nv12))
 
 
 @pytest.mark.parametrize("size", [(16, 16), (4, 4), (13, 13)])
@@ -120,7 +142,7 @@ def test_the_frame_is_left_as_it_was() -> None:
         np.zeros((8, 8, 3), dtype=np.float32),
         np.zeros((8, 8), dtype=np.uint16),
         np.zeros((8, 8), dtype=bool),
-        np.zeros((8, 8, 4), dtype=np.uint8),
+        np.zeros((8, 8, 5), dtype=np.uint8),
         np.zeros((8, 8, 1), dtype=np.uint8),
         np.zeros((3, 8, 8), dtype=np.uint8),
         np.zeros((1, 8, 8, 3), dtype=np.uint8),

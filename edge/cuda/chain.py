@@ -12,10 +12,10 @@ import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
-from edge.cuda.kernels import ANSWER, FORMATS, ORDER, SAID, Kernels
+from edge.cuda.kernels import ANSWER, FORMATS, NV12, ORDER, SAID, Kernels
 from edge.cuda.memory import Buffers
 from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
-from edge.preprocess import Frame, crop_of, preprocess_for
+from edge.preprocess import Frame, Nv12, crop_of, preprocess_for, size_of
 from edge.protocols import DeviceEngine
 
 
@@ -29,7 +29,7 @@ class On(NamedTuple):
 
 
 class Chain:
-    """Memory for frames of one shape, and the segments bound to it.
+    """Memory for frames of one kind, and the segments bound to it.
 
     Attributes:
         frame: Where a picture is to be written before it is sent; None where the network reads arrays.
@@ -43,7 +43,7 @@ class Chain:
         precision: PrecisionSpec,
         engines: Sequence[DeviceEngine],
         kernels: Kernels,
-        shape: tuple[int, ...],
+        frame: Frame,
         *,
         uploads: bool,
     ) -> None:
@@ -54,7 +54,7 @@ class Chain:
             precision: Whose segments.
             engines: These segments on the GPU.
             kernels: What they are joined with.
-            shape: Of the frames.
+            frame: One of those that are to come.
             uploads: Whether frames are copied to the GPU, which shares no memory with the host.
         """
         self.exits = len(engines)
@@ -63,19 +63,19 @@ class Chain:
             tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
         }
         is_picture = spec.kind == "image"
-        frame = {"frame": prod(shape)} if is_picture else {"image": nbytes(self._tensors["image"])}
+        given = {"frame": frame.size} if is_picture else {"image": nbytes(self._tensors["image"])}
         said = {f"said_{k}": SAID.itemsize for k in range(self.exits)}
         thresholds = {f"threshold_{k}": 4 for k in range(self.exits - 1)}
-        sent = {"order": ORDER.itemsize, **said, **thresholds, **frame}
+        sent = {"order": ORDER.itemsize, **said, **thresholds, **given}
         stay = {name: nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
         self._buffers = Buffers(sent, stay, {"answer": ANSWER.itemsize}, uploads=uploads)
         self._addresses = self._buffers.addresses
         self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
         self.answer = self._buffers.view("answer", ANSWER)
-        self.frame = self._buffers.view("frame", np.uint8, shape) if is_picture else None
+        self.frame = self._buffers.view("frame", np.uint8, frame.shape).view(type(frame)) if is_picture else None
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
-        self._write_order(shape)
+        self._write_order(frame)
         write_said(self._buffers, precision)
         try:
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
@@ -124,15 +124,15 @@ class Chain:
         """Free the GPU's memory; may be called twice."""
         self._buffers.close()
 
-    def _write_order(self, shape: tuple[int, ...]) -> None:
+    def _write_order(self, frame: Frame) -> None:
         if self.frame is None:
             return
-        height, width = shape[:2]
-        channels = 1 if len(shape) == 2 else shape[2]
+        size, at = size_of(frame), self._addresses["frame"]
+        pixel = frame.shape[2] if frame.ndim == 3 else 1
         order = self._buffers.view("order", ORDER)
-        order["pixels"] = self._addresses["frame"]
-        order["picture"] = (height, width, width * channels, FORMATS[channels])
-        order["input"] = (self._spec.height, self._spec.width, self._spec.channels, *crop_of(shape, self._spec))
+        order["pixels"], order["chroma"] = at, at + size[0] * size[1]
+        order["picture"] = (*size, size[1] * pixel, NV12 if isinstance(frame, Nv12) else FORMATS[pixel])
+        order["input"] = (self._spec.height, self._spec.width, self._spec.channels, *crop_of(size, self._spec))
         order["mean"][0, : self._spec.channels], order["std"][0] = self._spec.mean, 1
         order["std"][0, : self._spec.channels] = self._spec.std
 

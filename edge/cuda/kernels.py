@@ -44,7 +44,8 @@ ANSWER = np.dtype(
 DECIDED = np.dtype([("exit_index", "i4"), ("confidence", "f4"), ("label", "i4")])
 """`Decided` of the kernels."""
 FORMATS = {1: 0, 3: 1, 4: 2}
-"""The kernels' `Format` by the channels of a frame: gray, BGR, BGRx."""
+"""The kernels' `Format` by the bytes of a pixel: gray, BGR, BGRx."""
+NV12 = 3
 
 
 class Kernels:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CudaSlot:
-    """One frame's way through the GPU; frames of another shape than the one before take new memory.
+    """One frame's way through the GPU; frames of another kind than the one before take new memory.
 
     Attributes:
         frame: The frame to classify next; a source that writes into it spares a copy.
@@ -39,7 +39,7 @@ class CudaSlot:
         self._inferring = runtime.context.calling("waiting for an answer")
         self._preparing = runtime.context.calling("preparing for frames")
         self._chain: Chain | None = None
-        self._kind: tuple[tuple[int, ...], Any] = ((), None)
+        self._kind: tuple[Any, ...] = ()
         self._run: Run | None = None
         with self._preparing:
             self._stream = driver.Stream(NON_BLOCKING)
@@ -54,7 +54,7 @@ class CudaSlot:
     def load(self) -> None:
         """Send `frame` with the thresholds in force and start; this waits for nothing."""
         assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
-        if self._chain is None or (self.frame.shape, self.frame.dtype) != self._kind:
+        if self._chain is None or _kind(self.frame) != self._kind:
             self._prepare(self.frame)
         assert self._chain is not None and self._run is not None  # noqa: S101, PT018
         self._chain.write(self.frame, self._classifier.thresholds)
@@ -101,7 +101,7 @@ class CudaSlot:
         return graph
 
     def _prepare(self, frame: Frame) -> None:
-        """Take memory for frames of this shape, run everything once, and record it."""
+        """Take memory for frames of this kind, run everything once, and record it."""
         one, runtime = self._classifier, self._runtime
         if one.input_spec.kind == "image":
             check_picture(frame)
@@ -112,7 +112,7 @@ class CudaSlot:
                 one.precision,
                 one.engines,
                 runtime.kernels,
-                frame.shape,
+                frame,
                 uploads=not runtime.context.is_integrated,
             )
             try:
@@ -124,4 +124,9 @@ class CudaSlot:
             except BaseException:
                 chain.close()
                 raise
-        self._chain, self._kind = chain, (frame.shape, frame.dtype)
+        self._chain, self._kind = chain, _kind(frame)
+
+
+def _kind(frame: Frame) -> tuple[Any, ...]:
+    """Return what frames must have in common to travel in the same memory."""
+    return type(frame), frame.shape, frame.dtype
