@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from calibration.arguments import add_promise_arguments, promise_of
+from benchmarks import arguments as arguments_of
+from calibration.arguments import promise_of
 from edge.console import PASSED, run_main
 from edge.errors import DataError
 
@@ -75,57 +76,24 @@ def main() -> int:
     return code
 
 
+VERBS = {
+    demo: arguments_of.demo,
+    real_size: arguments_of.real_size,
+    papers: arguments_of.papers,
+    quantisation: arguments_of.quantisation,
+    risk: arguments_of.risk,
+    cuda_chain: arguments_of.cuda_chain,
+    cuda_pipeline: arguments_of.cuda_pipeline,
+}
+"""The reports, and what each has to be told."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line of all reports."""
     new = argparse.ArgumentParser(prog="python -m benchmarks", description="Comparisons and reports.")
     verbs = new.add_subparsers(required=True, metavar="REPORT")
-    one = verbs.add_parser("demo", help="the whole pipeline on real images, with a report")
-    one.add_argument(
-        "--dataset", choices=("digits", "fashion-mnist"), default="digits", help="images (default: %(default)s)"
-    )
-    one.add_argument("--data", type=Path, metavar="DIR", help="where the dataset's files are, if not in a usual place")
-    one.add_argument("--output", type=Path, metavar="DIR", help="folder for everything (default: runs/demo...)")
-    one.set_defaults(verb=demo)
-    one = verbs.add_parser("real-size", help="ResNet-18 at 224x224, fed from a 1080p video")
-    one.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/real-size"),
-        metavar="DIR",
-        help="folder for everything (default: %(default)s)",
-    )
-    one.set_defaults(verb=real_size)
-    one = verbs.add_parser(
-        "papers", help="Confidence-Gated and Explanation-Guided Training against their rivals, claim by claim"
-    )
-    one.add_argument("--quick", action="store_true", help="few epochs and one seed: minutes instead of hours")
-    one.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for everything; finished networks in it are kept (default: runs/papers...)",
-    )
-    one.set_defaults(verb=papers)
-    one = verbs.add_parser("quantisation", help="what each precision does to trained networks")
-    one.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of `python -m edge.training`")
-    one.add_argument(
-        "--output", type=Path, default=Path("runs/quantisation"), metavar="DIR", help="default: %(default)s"
-    )
-    add_promise_arguments(one)
-    one.set_defaults(verb=quantisation)
-    one = verbs.add_parser("risk", help="how often the promises of fitted thresholds are broken, in a simulation")
-    one.add_argument("bundle", type=Path, metavar="BUNDLE", help="its threshold-fitting split is the pool")
-    one.add_argument("--precision", default="int8", help="whose scores (default: %(default)s)")
-    one.add_argument("--output", type=Path, default=Path("runs/risk.json"), metavar="FILE", help="default: %(default)s")
-    one.set_defaults(verb=risk)
-    for name, verb, summary in (
-        ("cuda-chain", cuda_chain, "exits decided on the GPU against exits the host looks at"),
-        ("cuda-pipeline", cuda_pipeline, "frames overlapping on the GPU against one at a time"),
-    ):
-        one = verbs.add_parser(name, help=f"{summary}; needs a GPU")
-        usual = Path("runs") / f"{name.replace('-', '_')}.json"
-        one.add_argument("--output", type=Path, default=usual, metavar="FILE", help="default: %(default)s")
-        one.set_defaults(verb=verb)
+    for verb, add in VERBS.items():
+        add(verbs).set_defaults(verb=verb)
     return new
 
 

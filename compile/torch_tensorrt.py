@@ -6,8 +6,10 @@ TensorRT reads and a machine without a GPU can check.
 
 import argparse
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,34 @@ class SegmentModule(nn.Module):
         return answer if threshold is None else (*cut, *answer, confidence >= threshold)
 
 
+class Part(NamedTuple):
+    """A segment in torch, and its tensors by name for one image, in the order it takes and returns them."""
+
+    module: SegmentModule
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+def taken_apart(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> Iterator[Part]:
+    """Yield each segment of a network, on the device that it is on, its tensors named as in a bundle.
+
+    Raises:
+        CheckpointError: the network's stages are no modules in a row.
+    """
+    device = next(network.parameters()).device
+    tensors: tuple[Tensor, ...] = (torch.zeros(1, *spec.shape, device=device),)
+    for index in range(len(network.heads)):
+        module = SegmentModule(network, index, half=half).eval()
+        inputs = tensors if module.is_last else (*tensors, torch.ones(1, device=device))
+        with torch.no_grad():
+            outputs = module(*inputs)
+        cuts = () if module.is_last else outputs[:-4]
+        entering = input_names(index, len(tensors), is_last=module.is_last)
+        leaving = output_names(index, len(cuts), is_last=module.is_last)
+        yield Part(module, dict(zip(entering, inputs, strict=True)), dict(zip(leaving, outputs, strict=True)))
+        tensors = cuts
+
+
 def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> list[bytes]:
     """Return each segment as a serialised TensorRT engine for batch 1, its tensors named as in a bundle.
 
@@ -57,15 +87,10 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
         EngineError: Torch-TensorRT or a GPU is missing.
     """
     library = _library()
-    tensors: tuple[Tensor, ...] = (torch.zeros(1, *spec.shape),)
     engines = []
-    for index in range(len(network.heads)):
-        module = SegmentModule(network, index, half=half).eval()
-        inputs = tensors if module.is_last else (*tensors, torch.ones(1))
-        with torch.no_grad():
-            outputs = module(*inputs)
-        cuts = [] if module.is_last else list(outputs[:-4])
-        program = torch.export.export(module.cuda(), tuple(tensor.cuda() for tensor in inputs))
+    for part in taken_apart(network, spec, half=half):
+        inputs = tuple(tensor.cuda() for tensor in part.inputs.values())
+        program = torch.export.export(part.module.cuda(), inputs)
         engines.append(
             library.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
@@ -73,11 +98,10 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
                 disable_tf32=True,
                 max_aux_streams=0,
                 require_full_compilation=True,
-                arg_input_binding_names=input_names(index, len(tensors), is_last=module.is_last),
-                output_binding_names=output_names(index, len(cuts), is_last=module.is_last),
+                arg_input_binding_names=list(part.inputs),
+                output_binding_names=list(part.outputs),
             )
         )
-        tensors = tuple(cuts)
     return engines
 
 

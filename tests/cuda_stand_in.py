@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter_ns
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cuda.bindings
 import numpy as np
+import torch
 from cuda.bindings import driver as bindings
 from numpy.typing import NDArray
 
@@ -520,9 +522,36 @@ def driver_module(world: World) -> ModuleType:
             world.call("synchronize")
             self.of.run_all()
 
+    class Event:
+        """A point in a stream's work, passed when the stream gets there; recorded again, it is a later point."""
+
+        def __init__(self, flags: int = 0) -> None:
+            world.call("event")
+            legal(flags == 0, "an event that keeps no time, or is not this process's alone")
+            self.records, self.passed, self.at_ns = 0, 0, 0
+
+        def record(self, stream: PyStream | None = None) -> "Event":
+            world.call("event record")
+            legal(stream is not None, "an event in the default stream, which others use")
+            legal(stream.of.capture is None, "an event in a graph")
+            self.records += 1
+            stream.of.queue.append(SimpleNamespace(run=partial(self._pass, self.records)))
+            return self
+
+        def _pass(self, record: int, _: World) -> None:
+            self.passed, self.at_ns = record, perf_counter_ns()
+
+        def time_since(self, start: "Event") -> float:
+            world.call("event time")
+            for event in (start, self):
+                legal(event.records, "time of an event that was not recorded")
+                legal(event.passed == event.records, "time of an event that is still to come")
+            return (self.at_ns - start.at_ns) / 1e6
+
     def init() -> None:
         world.call("init", needs_context=False)
 
+    module.Event = Event
     module.Error, module.Context, module.Device, module.Stream = DriverError, Context, Device, PyStream
     module.init, module.mem_alloc, module.pagelocked_empty = init, DeviceAllocation, pagelocked_empty
     module.memcpy_htod, module.memcpy_dtoh, module.memcpy_htod_async = memcpy_htod, memcpy_dtoh, memcpy_htod_async
@@ -651,3 +680,23 @@ class SessionEngine:
         shape = [size if isinstance(size, int) else images for size in tensor.shape]
         dtype = kinds[tensor.type.removeprefix("tensor(").removesuffix(")")]
         return self.world.array(addresses[tensor.name], dtype, int(np.prod(shape))).reshape(shape)
+
+
+class ModuleEngine:
+    """A segment on the stand-in GPU: a torch module on its memory."""
+
+    def __init__(self, world: World, module: Any, spec: Any) -> None:
+        self.world, self.module, self.spec = world, module, spec
+
+    def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
+        def tensors(specs: Sequence[Any]) -> list[torch.Tensor]:
+            arrays = [self.world.array(addresses[s.name], s.dtype, int(np.prod(s.shape))) for s in specs]
+            return [torch.from_numpy(array.reshape(spec.shape)) for spec, array in zip(specs, arrays, strict=True)]
+
+        def run(_: World) -> None:
+            with torch.no_grad():
+                for out, found in zip(tensors(self.spec.outputs), self.module(*tensors(self.spec.inputs)), strict=True):
+                    legal((out.dtype, out.shape) == (found.dtype, found.shape), f"{found.dtype} {found.shape}")
+                    out.copy_(found)
+
+        return lambda stream: self.world.streams[stream].add(KernelNode("module", run))

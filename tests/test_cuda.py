@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import importlib.util
-import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -332,52 +331,6 @@ def test_the_preprocess_kernel_is_edge_preprocess(
     assert (levels < 0.001).mean() > (0.98 if height >= spec.height else 0.85)  # OpenCV enlarges by other code
 
 
-# Benchmarks, which a GPU gives their numbers
-
-
-def test_the_chain_benchmark_takes_the_exits_it_drew_and_runs_every_way(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks.gpu import chain
-
-    monkeypatch.setattr(chain, "DURATIONS_US", (20, 50))
-    monkeypatch.setattr(chain, "FRAMES", 40)
-    monkeypatch.setattr(chain, "WARM_UP", 2)
-    chain.run_chain(tmp_path / "chain.json")
-    found = json.loads((tmp_path / "chain.json").read_text())
-    assert [row["segment_us"] for row in found["rows"]] == [20, 50]
-    for row in found["rows"]:
-        assert set(row["latency_us"]) == {"graph", "stepwise", "bare 0..0", "bare 0..1", "bare 0..2"}
-        assert np.isfinite([row["realised_saving"], row["stepwise_over_graph_p50"], row["untaken_condition_us"]]).all()
-    assert found["conditions"]["gpu"]["gpu"] == "Orin"
-
-
-def test_the_pipeline_benchmark_keeps_the_order_of_frames(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks.gpu import pipeline
-
-    monkeypatch.setattr(pipeline, "FRAMES", 60)
-    pipeline.run_pipeline(tmp_path / "pipeline.json")
-    found = json.loads((tmp_path / "pipeline.json").read_text())
-    assert found["level"] == "graph"
-    assert found["speed_up"] == pytest.approx(found["frames_per_s"] / found["one_slot_frames_per_s"])
-
-
-def test_segments_that_take_a_set_time_count_their_runs(world: World) -> None:
-    from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
-
-    runtime = edge.cuda.opened()
-    engines = timed_engines(runtime, [20.0, 20.0, 20.0])
-    gpu = timed_classifier(runtime, engines, "graph")
-    gpu.classify(frame_for(0, 3))
-    with runtime.context.calling("counting"):
-        before = [engine.runs() for engine in engines]
-        for exit_index in (0, 1, 1, 2, 0):
-            assert gpu.classify(frame_for(exit_index, 3)).exit_index == exit_index
-        assert [engine.runs() - start for engine, start in zip(engines, before, strict=True)] == [5, 3, 1]
-
-
 # What is missing, and what fails
 
 
@@ -523,9 +476,24 @@ def test_the_stand_in_refuses_what_a_gpu_would_not_forgive(world: World) -> None
     builder.end_building()
     with pytest.raises(IllegalUseError, match="a body that was not built"):
         builder.complete()
+    before, after = driver.Event(), driver.Event()
+    with pytest.raises(IllegalUseError, match="an event in the default stream"):
+        before.record()
+    with pytest.raises(IllegalUseError, match="an event that was not recorded"):
+        after.time_since(before)
+    (before.record(stream), after.record(stream))
+    with pytest.raises(IllegalUseError, match="an event that is still to come"):
+        after.time_since(before)
+    stream.synchronize()
+    assert after.time_since(before) > 0
+    after.record(stream)
+    with pytest.raises(IllegalUseError, match="an event that is still to come"):
+        after.time_since(before)
     engine = SessionEngine(
         world, SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="image")], get_outputs=list), ""
     )
     with pytest.raises(IllegalUseError, match="no address for image"):
         engine.bind({})
     context.pop()
+    with pytest.raises(IllegalUseError, match="event record without a context"):
+        before.record(stream)

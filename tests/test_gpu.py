@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import edge.cuda
+from benchmarks.gpu import why_no_torch
 from edge.decision import Scores, decide
 from edge.errors import EngineError
 from edge.manifest import InputSpec
@@ -28,6 +29,7 @@ def why_no_gpu() -> str:
     return ""
 
 
+with_torch = pytest.mark.skipif(bool(why_no_torch()), reason=why_no_torch())
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_no_gpu()), reason=f"no GPU: {why_no_gpu()}")]
 
 EXITS = 3
@@ -209,65 +211,16 @@ def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runt
     assert done.returncode == 0, done.stderr
 
 
-class TorchEngine:
-    """A torch module as a segment, beside torch in one process, its memory from a pool of its own."""
-
-    def __init__(self, module: Any, shapes: Mapping[str, tuple[int, ...]], index: int, *, is_last: bool):
-        import torch
-
-        self.module, self.shapes, self.index, self.is_last = module.cuda().eval(), shapes, index, is_last
-        self.pool = torch.cuda.MemPool()
-
-    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        import torch
-
-        k, at = self.index, addresses
-
-        def tensor(name: str, shape: tuple[int, ...], kind: str = "<f4") -> Any:
-            place = {"data": (at[name], False), "shape": shape, "typestr": kind, "version": 3}
-            return torch.as_tensor(type("View", (), {"__cuda_array_interface__": place})(), device="cuda")
-
-        entering = "image" if k == 0 else f"cut_{k - 1}"
-        given = [tensor(entering, self.shapes[entering])]
-        outputs = [tensor(f"logits_{k}", self.shapes[f"logits_{k}"]), tensor(f"confidence_{k}", (1,))]
-        outputs.append(tensor(f"label_{k}", (1,), "<i4"))
-        if not self.is_last:
-            given.append(tensor(f"threshold_{k}", (1,)))
-            outputs = [tensor(f"cut_{k}", self.shapes[f"cut_{k}"]), *outputs, tensor(f"exit_{k}", (1,), "|b1")]
-
-        def enqueue(stream: int) -> None:
-            on = torch.cuda.stream(torch.cuda.ExternalStream(stream))
-            with torch.no_grad(), torch.cuda.use_mem_pool(self.pool), on:
-                for out, found in zip(outputs, self.module(*given), strict=True):
-                    out.copy_(found)
-
-        return enqueue
-
-
+@with_torch
 @pytest.mark.parametrize("level", ["graph", "stepwise"])
 def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(level: Any, runtime: "Runtime") -> None:
-    torch = pytest.importorskip("torch")
-    from networks import INPUT, NETWORKS, compiled, random_images, settled
+    import torch
+    from networks import INPUT, NETWORKS, random_images, settled
 
-    from compile.contents import write_segment
-    from compile.torch_tensorrt import SegmentModule
-    from edge.classifier import Classifier
-    from edge.cuda.slot import CudaSlot
-    from edge.manifest import PrecisionSpec, Thresholds
+    from benchmarks.gpu.torch_segments import torch_classifier
 
     network = settled(NETWORKS["tiny cnn"])
-    specs = _specs(compiled("tiny cnn", "fp32").segments, write_segment)
-    shapes = {t.name: tuple(1 if n is None else n for n in t.shape) for s in specs for t in (*s.inputs, *s.outputs)}
-    engines = [
-        TorchEngine(SegmentModule(network, k, half=False), shapes, k, is_last=k == len(specs) - 1)
-        for k in range(len(specs))
-    ]
-    thresholds = Thresholds((0.35, 0.4), "accuracy_gap", 0.0, "none", None, samples=1, split="")
-    precision = PrecisionSpec(specs, specs[-1], thresholds, (1.0,) * 3, (), "")
-    at_level = replace(runtime, level=level)
-    classifier = Classifier(
-        input_spec=INPUT, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, at_level)
-    )
+    classifier = torch_classifier(replace(runtime, level=level), network, INPUT, (0.35, 0.4))
     images = random_images(2000)
     with torch.no_grad():
         logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
@@ -284,12 +237,29 @@ def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(level: Any,
     assert (labels == expected.label)[same].mean() > 0.999
 
 
-def _specs(segments: Any, write: Any) -> Any:
-    import tempfile
-    from pathlib import Path
+@with_torch
+def test_torch_modules_in_overlapping_slots_answer_as_in_one(runtime: "Runtime") -> None:
+    from benchmarks.gpu.examples import example
+    from benchmarks.gpu.pipeline import one_at_a_time, piped
+    from benchmarks.gpu.torch_segments import torch_classifier
 
-    with tempfile.TemporaryDirectory() as folder:
-        return tuple(write(Path(folder), f"{k}.onnx", segment) for k, segment in enumerate(segments))
+    one = example("cnn-small", 32, (0.6, 0.25, 0.15), "cuda")
+    classifier = torch_classifier(runtime, one.network, one.spec, one.thresholds)
+    frames = one.frames(5000)
+    alone = one_at_a_time(classifier, frames)
+    assert piped(classifier, frames, 0.0)["exits"] == alone["exits"]
+    assert runtime.level == "stepwise" or alone["waits_a_frame"] == 1
+
+
+@with_torch
+def test_what_a_user_would_write_answers_as_the_chain_does(runtime: "Runtime", monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import users
+
+    monkeypatch.setattr(users, "NETWORKS", {"cnn-small": 32})
+    [found] = users.against_users(runtime, (0.6, 0.25, 0.15), 500, 20)["networks"].values()
+    for way in found["ways"].values():
+        assert way["same_label_there"] > 0.99
+    assert all(found["ways"][level]["same_exit_as_loop"] > 0.99 for level in ("graph", "stepwise"))
 
 
 def test_a_gpu_that_was_let_go_of_says_so(runtime: "Runtime") -> None:

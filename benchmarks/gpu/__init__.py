@@ -1,1 +1,10 @@
-"""What the CUDA runtime itself costs and saves: chains whose segments take a time that is set, on a real GPU."""
+"""What the CUDA runtime costs and saves on a real GPU: on segments that take a set time, and on networks in torch."""
+
+
+def why_no_torch() -> str:
+    """Return why torch's kernels cannot be run here; nothing where they can."""
+    try:
+        import torch
+    except ImportError as error:
+        return str(error)
+    return "" if torch.cuda.is_available() else f"torch {torch.__version__} has no CUDA"

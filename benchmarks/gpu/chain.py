@@ -1,41 +1,39 @@
 """`python -m benchmarks cuda-chain`: exits decided on the GPU against exits the host looks at, side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
-import pycuda.driver as driver
-from cuda.core.graph import GraphBuilder
+from numpy.typing import NDArray
 
+from benchmarks.gpu import why_no_torch
+from benchmarks.gpu.events import Stopwatch, WatchedGraph, WatchedSteps
+from benchmarks.gpu.plot import write_saving
+from benchmarks.gpu.recorded import Record, RecordedSlot, bare, recorded_ways
 from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
+from benchmarks.gpu.ways import Answering, Answers, answers_of, by_the_host, interleaved, summed_up
 from benchmarks.results import command_line, write_result
 from edge.classifier import Classifier
-from edge.console import print_table, say, tracked
+from edge.console import print_table, say
 from edge.cuda import opened
-from edge.cuda.chain import Chain, On
 from edge.cuda.device import device_facts
-from edge.cuda.graph import captured
-from edge.cuda.runs import GraphRun, Run
+from edge.cuda.runs import GraphRun, StepwiseRun
 from edge.cuda.runtime import Runtime
-from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
 from edge.machine import conditions
-from edge.preprocess import Frame
-from edge.statistics import latency_from_ms
 
 DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
 """Of frames that leave at each exit."""
 FRAMES, WARM_UP = 3000, 200
-
-Way = Callable[[Frame], object]
+CLOCKS = ("host_clock", "cuda_events")
 
 
 def run_chain(output: Path) -> None:
-    """Write `cuda_chain.json`.
+    """Write `cuda_chain.json`, and beside it a picture of the saving.
 
     Raises:
         EngineError: there is no GPU, or graphs cannot decide on it.
@@ -43,110 +41,105 @@ def run_chain(output: Path) -> None:
     runtime = opened()
     if runtime.level != "graph":
         raise EngineError(f"there is nothing to compare here: {runtime.why_not_graph}")
-    rows = [measured(runtime, duration) for duration in tracked(DURATIONS_US, "segments of 20 to 200 us")]
-    result = {
+    gpu = device_facts()
+    result: dict[str, Any] = {
         "command": command_line(),
-        "conditions": conditions() | {"gpu": device_facts()},
-        "what": "timed kernels, no TensorRT",
+        "conditions": conditions() | {"gpu": gpu},
+        "what": f"timed kernels on {gpu['gpu']}, no TensorRT",
         "shares": SHARES,
         "frames": FRAMES,
-        "rows": rows,
+        "rows": [measured(runtime, duration) for duration in DURATIONS_US],
     }
+    print_rows(result["rows"])
+    write_result(output, result)  # kept, whatever torch does in this process
+    result["users"] = beside_users(runtime)
     write_result(output, result)
-    columns = ("segment", "graph p50", "stepwise p50", "ratio", "ideal mean", "realised saving", "untaken condition")
-    print_table("the chain in one CUDA graph, and step by step", columns, [cells(row) for row in rows])
-    say(f"every row is in {output}")
+    write_saving(output.with_suffix(".png"), result["rows"], result["what"])
+    say(f"every row is in {output}, the saving over segment time in {output.with_suffix('.png')}")
+
+
+def beside_users(runtime: Runtime) -> dict[str, Any] | str:
+    """Return how networks in torch compare with what a user would write, or why they were not run."""
+    if why := why_no_torch():
+        say(f"networks in torch, against what a user would write, were not run: {why}")
+        return f"not run: {why}"
+    from benchmarks.gpu.users import against_users, print_users
+
+    found = against_users(runtime, SHARES, FRAMES, WARM_UP)
+    print_users(found)
+    return found
 
 
 def measured(runtime: Runtime, duration_us: float) -> dict[str, Any]:
-    """Return what segments of one duration take, in every way, frame by frame in turns."""
+    """Return what segments of one duration take in every way, by the host's clock and then by the GPU's.
+
+    In two passes: recording events takes the host's time.
+    """
+    say(f"segments of {duration_us} us, every way in turns")
     exits = len(SHARES)
-    engines = timed_engines(runtime, (duration_us,) * exits)
-    ways: dict[str, Way] = {
-        "graph": one_by_one(timed_classifier(runtime, engines, "graph")),
-        "stepwise": one_by_one(timed_classifier(runtime, engines, "stepwise")),
-    }
-    bare = [f"bare 0..{k}" for k in range(exits)]
-    for k, name in enumerate(bare):
-        ways[name] = one_by_one(timed_classifier(runtime, engines, "graph", partial(BareSlot, last=k)))
+    classifier = timed_classifier(runtime, timed_engines(runtime, (duration_us,) * exits), "graph")
     drawn = np.random.default_rng(0).choice(exits, size=WARM_UP + FRAMES, p=SHARES)
-    times_us = interleaved(ways, [frame_for(int(k), exits) for k in drawn])
-    taken = drawn[WARM_UP:]
-    ideal = sum(float((taken == k).mean() * times_us[name].mean()) for k, name in enumerate(bare))
-    whole, graph = float(times_us[bare[-1]].mean()), times_us["graph"]
-    at_first = float(np.median(graph[taken == 0]) - np.median(times_us[bare[0]]))
+    frames, watch = [frame_for(int(k), exits) for k in drawn], Stopwatch(runtime)
+    watched = recorded_ways(exits, partial(WatchedGraph, watch=watch), partial(WatchedSteps, watch=watch))
+    passes = (recorded_ways(exits, GraphRun, StepwiseRun), by_the_host), (watched, watch.timing)
+    row: dict[str, Any] = {"segment_us": duration_us}
+    for clock, (ways, timing) in zip(CLOCKS, passes, strict=True):
+        with ExitStack() as stack:
+            answering = slots_for(classifier, runtime, ways, stack)
+            timed = {name: timing(answer) for name, answer in answering.items()}
+            row[clock] = compared(interleaved(timed, frames, WARM_UP), drawn[WARM_UP:])
+    return row
+
+
+def slots_for(
+    classifier: Classifier, runtime: Runtime, ways: Mapping[str, Record], stack: ExitStack
+) -> dict[str, Answering]:
+    """Return a slot's answers for each way; the slots are closed with the stack."""
+    slots = {name: RecordedSlot(classifier, runtime, way) for name, way in ways.items()}
+    for slot in slots.values():
+        stack.callback(slot.close)
+    return {name: answers_of(slot) for name, slot in slots.items()}
+
+
+def compared(found: Mapping[str, Answers], taken: NDArray[np.intp]) -> dict[str, Any]:
+    """Return every way's times by one clock, and what they come to; `taken` are the exits that were drawn.
+
+    Raises:
+        EngineError: another exit answered.
+    """
+    for name in ("graph", "stepwise"):
+        if not np.array_equal(found[name].exit_index, taken):
+            raise EngineError(f"{name}: other exits answered than were drawn; report this")
+    us = {name: one.us for name, one in found.items()}
+    exits, graph = range(len(SHARES)), us["graph"]
+    ideal = sum(float((taken == k).mean() * us[bare(k)].mean()) for k in exits)
+    whole, mean = float(us[bare(exits[-1])].mean()), float(graph.mean())
     return {
-        "segment_us": duration_us,
-        "latency_us": {name: _microseconds(times) for name, times in times_us.items()},
-        "stepwise_over_graph_p50": float(np.median(times_us["stepwise"]) / np.median(graph)),
+        "latency_us": {name: summed_up(times) for name, times in us.items()},
+        "stepwise_over_graph_p50": float(np.median(us["stepwise"]) / np.median(graph)),
         "ideal_mean_us": ideal,
-        "ideal_over_measured": ideal / float(graph.mean()),
-        "realised_saving": (whole - float(graph.mean())) / (whole - ideal),
-        "untaken_condition_us": at_first,
+        "ideal_over_measured": ideal / mean,
+        "realised_saving": (whole - mean) / (whole - ideal),
+        "untaken_condition_us": float(np.median(graph[taken == 0]) - np.median(us[bare(0)])),
     }
 
 
-def one_by_one(classifier: Classifier) -> Way:
-    """Return what classifies a frame and waits for the answer."""
-    return lambda frame: classifier.classify(frame).exit_index
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each duration and clock."""
+    columns = ("segment", "clock", "graph p50", "stepwise p50", "ratio", "ideal mean", "realised saving", "untaken")
+    lines = [(f"{row['segment_us']} us", *cells(clock, row[clock])) for row in rows for clock in CLOCKS]
+    print_table("the chain in one CUDA graph, and step by step", columns, lines)
 
 
-class BareSlot(CudaSlot):
-    """A slot whose graph is the segments up to one, with nothing between them and one answer noted."""
-
-    def __init__(self, classifier: Classifier, runtime: Runtime, last: int) -> None:
-        """Say which segment is the last."""
-        super().__init__(classifier, runtime)
-        self._last = last
-
-    def record(self, chain: Chain, stream: driver.Stream) -> Run:
-        """Return the bare segments as a graph."""
-        return BareRun(chain, stream, self._last)
-
-
-class BareRun(GraphRun):
-    """Segments in a row, whatever their exits say."""
-
-    def __init__(self, chain: Chain, stream: driver.Stream, last: int) -> None:
-        """Record them."""
-
-        def fill(builder: GraphBuilder) -> None:
-            on = On(builder, int(builder.stream.handle))
-            chain.enqueue_input(on, stream)
-            for k in range(last):
-                chain.enqueue_segment(on, k)
-            chain.enqueue_exit(on, last)
-
-        super().__init__(captured(stream, fill), stream)
-
-
-def interleaved(ways: dict[str, Way], frames: Sequence[Frame]) -> dict[str, np.ndarray]:
-    """Time every way on every frame, in an order drawn for each; return microseconds of each, without the warm-up."""
-    times: dict[str, list[int]] = {name: [] for name in ways}
-    turns, generator = list(ways.items()), np.random.default_rng(1)
-    for frame in frames:
-        for index in generator.permutation(len(turns)):
-            name, way = turns[index]
-            started = perf_counter_ns()
-            way(frame)
-            times[name].append(perf_counter_ns() - started)
-    return {name: np.array(taken[WARM_UP:]) / 1e3 for name, taken in times.items()}
-
-
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
+def cells(clock: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a line of the table."""
-    latency = row["latency_us"]
+    latency = found["latency_us"]
     return (
-        f"{row['segment_us']} us",
+        clock.replace("_", " "),
         f"{latency['graph']['p50']:.1f} us",
         f"{latency['stepwise']['p50']:.1f} us",
-        f"{row['stepwise_over_graph_p50']:.2f}x",
-        f"{row['ideal_mean_us']:.1f} us",
-        f"{row['realised_saving']:.1%}",
-        f"{row['untaken_condition_us']:.1f} us",
+        f"{found['stepwise_over_graph_p50']:.2f}x",
+        f"{found['ideal_mean_us']:.1f} us",
+        f"{found['realised_saving']:.1%}",
+        f"{found['untaken_condition_us']:.1f} us",
     )
-
-
-def _microseconds(times_us: np.ndarray) -> dict[str, float]:
-    latency = latency_from_ms(times_us / 1e3)
-    return {name: 1e3 * getattr(latency, name) for name in ("mean", "p50", "p95", "p99")} | {"spread": latency.spread}

@@ -54,9 +54,7 @@ def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[Timed
         return [TimedEngine(code, k, len(durations_us), duration) for k, duration in enumerate(durations_us)]
 
 
-def timed_classifier(
-    runtime: Runtime, engines: Sequence[TimedEngine], level: Level, slot: Callable[..., CudaSlot] = CudaSlot
-) -> Classifier:
+def timed_classifier(runtime: Runtime, engines: Sequence[TimedEngine], level: Level) -> Classifier:
     """Return a classifier of these engines: an array's k-th value is how sure exit k is."""
     exits = len(engines)
     segments = tuple(_segment(k, exits) for k in range(exits))
@@ -65,7 +63,9 @@ def timed_classifier(
     precision = PrecisionSpec(segments, whole, thresholds, (1.0,) * exits, (), "")
     spec = InputSpec("array", None, exits, 1, 1, (0.0,) * exits, (1.0,) * exits)
     at_level = replace(runtime, level=level)
-    return Classifier(input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: slot(one, at_level))
+    return Classifier(
+        input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, at_level)
+    )
 
 
 def frame_for(exit_index: int, exits: int) -> np.ndarray:

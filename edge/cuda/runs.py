@@ -65,13 +65,17 @@ class StepwiseRun:
 
     def start(self) -> None:
         """Start the first segment."""
-        self._steps[0]()
+        self.step(0)
+
+    def step(self, index: int) -> None:
+        """Start one segment; the one before it has answered."""
+        self._steps[index]()
 
     def finish(self) -> int:
         """Wait for answers until one is final; return how many waits that took."""
         for index in range(len(self._steps)):
             if index:
-                self._steps[index]()
+                self.step(index)
             self._stream.synchronize()
             if self._chain.answer["is_final"][0]:
                 break

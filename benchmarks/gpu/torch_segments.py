@@ -1,0 +1,83 @@
+"""Chains of torch modules, behind the seam that TensorRT's engines stand behind; torch's kernels, no TensorRT."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compile.torch_tensorrt import Part, taken_apart
+from edge.classifier import Classifier
+from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot
+from edge.decision import NEVER
+from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
+from edge.training.network import MultiExitNetwork
+
+
+class TorchEngine:
+    """A torch module as a segment, beside whatever else torch does in this process."""
+
+    def __init__(self, module: nn.Module, spec: SegmentSpec) -> None:
+        """Move a module to the GPU; its tensors are in the order of its specification."""
+        self._module, self._spec = module.cuda().eval(), spec
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        """Tie addresses to the module.
+
+        Each binding has memory of its own for what is between: torch hands memory on by a stream's handle, and the
+        driver gives the handle of a stream that is gone to the next.
+        """
+        given, wanted = (
+            [_at(addresses[tensor.name], tensor) for tensor in tensors]
+            for tensors in (self._spec.inputs, self._spec.outputs)
+        )
+        pool = torch.cuda.MemPool()
+
+        def enqueue(stream: int) -> None:
+            torch._C._cuda_clearCublasWorkspaces()  # which go by handle, too
+            on = torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]
+            with torch.no_grad(), torch.cuda.use_mem_pool(pool), on:
+                for out, found in zip(wanted, self._module(*given), strict=True):
+                    out.copy_(found)
+
+        return enqueue
+
+
+def torch_classifier(
+    runtime: Runtime, network: MultiExitNetwork, spec: InputSpec, thresholds: Sequence[float]
+) -> Classifier:
+    """Return a classifier of a network's own modules."""
+    parts = list(taken_apart(network, spec, half=False))
+    segments = tuple(_described(part) for part in parts)
+    engines = [TorchEngine(part.module, segment) for part, segment in zip(parts, segments, strict=True)]
+    never = Thresholds((NEVER,) * (len(parts) - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
+    whole = SegmentSpec("", segments[0].inputs[:1], segments[-1].outputs, 0.0)
+    precision = PrecisionSpec(segments, whole, never, (1.0,) * len(parts), (), "")
+    return Classifier(
+        input_spec=spec,
+        precision=precision,
+        engines=engines,
+        thresholds=thresholds,
+        make_slot=lambda one: CudaSlot(one, runtime),
+    )
+
+
+def _described(part: Part) -> SegmentSpec:
+    """Return what a manifest says of a segment."""
+    inputs, outputs = (
+        tuple(TensorSpec(name, _kind(tensor), tuple(tensor.shape)) for name, tensor in tensors.items())
+        for tensors in (part.inputs, part.outputs)
+    )
+    return SegmentSpec("", inputs, outputs, 0.0)
+
+
+def _kind(tensor: Tensor) -> Any:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _at(address: int, spec: TensorSpec) -> Tensor:
+    """Return memory of the GPU as a tensor."""
+    place = {"data": (address, False), "shape": spec.shape, "typestr": np.dtype(spec.dtype).str, "version": 3}
+    return torch.as_tensor(type("Memory", (), {"__cuda_array_interface__": place})(), device="cuda")
