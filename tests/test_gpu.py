@@ -12,7 +12,7 @@ import pytest
 
 import edge.cuda
 from benchmarks.gpu import why_no_torch
-from edge.decision import Scores, decide
+from edge.decision import Scores, decide, scores_from_logits
 from edge.errors import EngineError
 from edge.manifest import InputSpec
 from edge.pipeline import FEWEST_SLOTS, Pipeline
@@ -212,29 +212,76 @@ def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runt
 
 
 @with_torch
-@pytest.mark.parametrize("level", ["graph", "stepwise"])
-def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(level: Any, runtime: "Runtime") -> None:
+@pytest.mark.parametrize("way", ["graph", "stepwise", "batch"])
+def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(way: Any, runtime: "Runtime") -> None:
     import torch
     from networks import INPUT, NETWORKS, random_images, settled
 
     from benchmarks.gpu.torch_segments import torch_classifier
 
     network = settled(NETWORKS["tiny cnn"])
+    level = runtime.level if way == "batch" else way
     classifier = torch_classifier(replace(runtime, level=level), network, INPUT, (0.35, 0.4))
     images = random_images(2000)
     with torch.no_grad():
         logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
-    probability = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probability /= probability.sum(axis=-1, keepdims=True)
-    expected = decide(
-        Scores(probability.max(axis=-1).astype(np.float32), logits.argmax(axis=-1).astype(np.int32)),
-        np.array([0.35, 0.4], np.float32),
-    )
-    found = [classifier.classify(image) for image in images]
-    same = np.array([one.exit_index for one in found]) == expected.exit_index
+    expected = decide(scores_from_logits(logits), np.array([0.35, 0.4], np.float32))
+    exit_index, label = batched(classifier, runtime, images) if way == "batch" else one_by_one(classifier, images)
+    same = exit_index == expected.exit_index
     assert same.mean() > 0.999  # a batch rounds otherwise than single images
-    labels = np.array([one.label for one in found])
-    assert (labels == expected.label)[same].mean() > 0.999
+    assert (label == expected.label)[same].mean() > 0.999
+    assert set(exit_index.tolist()) == {0, 1, 2}
+
+
+def one_by_one(classifier: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = [classifier.classify(image) for image in images]
+    return np.array([one.exit_index for one in found]), np.array([one.label for one in found])
+
+
+def batched(classifier: Any, runtime: "Runtime", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from edge.cuda.batch import CudaBatch
+
+    batch = CudaBatch(classifier, runtime, 48)
+    found = batch.classify(images)
+    batch.close()
+    return found.exit_index, found.label
+
+
+@pytest.mark.parametrize("rows", [1, 32, 33, 100])
+def test_survivors_and_their_rows_are_those_that_numpy_finds(rows: int, runtime: "Runtime") -> None:
+    import pycuda.driver as driver
+    from cuda.core import Stream
+
+    from edge.cuda.kernels import DECIDED, SAID
+    from edge.cuda.memory import NON_BLOCKING, PinnedMemory
+
+    generator = np.random.default_rng(rows)
+    leaves, label = generator.random(rows) < 0.5, generator.integers(0, 9, rows, dtype=np.int32)
+    sizes = {"said": SAID.itemsize, "decided": rows * DECIDED.itemsize, "count": 4, "exits": rows}
+    sizes |= dict.fromkeys(("images", "going_on", "label", "confidence"), 4 * rows)
+    with runtime.context.calling("finding survivors"):
+        memory = PinnedMemory({**sizes, "from": 80 * rows, "to": 80 * rows})
+        stream, at = driver.Stream(NON_BLOCKING), memory.addresses
+        on, said = Stream.from_handle(stream.handle), memory.view("said", SAID)
+        said["label"], said["confidence"], said["exits"] = at["label"], at["confidence"], at["exits"]
+        memory.view("exits", np.bool_)[:], memory.view("label", np.int32)[:] = leaves, label
+        memory.view("images", np.int32)[:] = np.arange(rows)
+        places = {name: at[name] for name in ("decided", "images", "going_on", "count")}
+        runtime.kernels.survivors(on, at["said"], rows, **places)
+        stream.synchronize()
+        stay = np.flatnonzero(~leaves)
+        assert memory.view("count", np.int32)[0] == len(stay)
+        for name in ("images", "going_on"):
+            np.testing.assert_array_equal(memory.view(name, np.int32)[: len(stay)], stay)
+        np.testing.assert_array_equal(memory.view("decided", DECIDED)["label"][leaves], label[leaves])
+        for nbytes in (75, 80) if len(stay) else ():
+            source, out = (
+                memory.view(name, np.uint8)[: nbytes * rows].reshape(rows, nbytes) for name in ("from", "to")
+            )
+            source[:] = generator.integers(0, 256, source.shape)
+            runtime.kernels.gather(on, at["from"], at["going_on"], len(stay), nbytes, at["to"])
+            stream.synchronize()
+            np.testing.assert_array_equal(out[: len(stay)], source[stay])
 
 
 @with_torch

@@ -24,18 +24,28 @@ class TorchEngine:
         self._module, self._spec = module.cuda().eval(), spec
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        """Tie addresses to the module.
+        """Tie addresses to the module."""
+        run, (given, wanted) = self._runner(), self._tensors(addresses, 1)
+        return lambda stream: run(stream, given, wanted)
 
-        Each binding has memory of its own for what is between: torch hands memory on by a stream's handle, and the
-        driver gives the handle of a stream that is gone to the next.
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Tie addresses to the module for any number of images."""
+        run = self._runner()
+        return lambda stream, images: run(stream, *self._tensors(addresses, images))
+
+    def _tensors(self, addresses: Mapping[str, int], images: int) -> list[list[Tensor]]:
+        both = self._spec.inputs, self._spec.outputs
+        return [[_at(addresses[one.name], one, images) for one in tensors] for tensors in both]
+
+    def _runner(self) -> Callable[[int, list[Tensor], list[Tensor]], None]:
+        """Return what enqueues the module.
+
+        With memory of its own for what is between: torch hands memory on by a stream's handle, and the driver gives
+        the handle of a stream that is gone to the next.
         """
-        given, wanted = (
-            [_at(addresses[tensor.name], tensor) for tensor in tensors]
-            for tensors in (self._spec.inputs, self._spec.outputs)
-        )
         pool = torch.cuda.MemPool()
 
-        def enqueue(stream: int) -> None:
+        def enqueue(stream: int, given: list[Tensor], wanted: list[Tensor]) -> None:
             torch._C._cuda_clearCublasWorkspaces()  # which go by handle, too
             on = torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]
             with torch.no_grad(), torch.cuda.use_mem_pool(pool), on:
@@ -77,7 +87,8 @@ def _kind(tensor: Tensor) -> Any:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _at(address: int, spec: TensorSpec) -> Tensor:
+def _at(address: int, spec: TensorSpec, images: int) -> Tensor:
     """Return memory of the GPU as a tensor."""
-    place = {"data": (address, False), "shape": spec.shape, "typestr": np.dtype(spec.dtype).str, "version": 3}
+    shape = spec.shape if spec.name.startswith("threshold_") else (images, *spec.shape[1:])
+    place = {"data": (address, False), "shape": shape, "typestr": np.dtype(spec.dtype).str, "version": 3}
     return torch.as_tensor(type("Memory", (), {"__cuda_array_interface__": place})(), device="cuda")
