@@ -63,6 +63,7 @@ def test_the_chain_benchmark_times_every_way_by_both_clocks_and_draws_the_saving
         assert set(one["latency_us"]) == {"graph", "stepwise", "bare 0..0", "bare 0..1", "bare 0..2"}
         assert all(way["p50"] > 0 for way in one["latency_us"].values())
         assert np.isfinite([one["realised_saving"], one["stepwise_over_graph_p50"], one["untaken_condition_us"]]).all()
+    assert found["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in found["rows"])
     assert found["conditions"]["gpu"]["gpu"] == "Orin"
     assert found["users"].startswith("not run: torch ")
     assert cv2.imread(str(tmp_path / "chain.png")) is not None

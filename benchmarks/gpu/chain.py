@@ -50,6 +50,7 @@ def run_chain(output: Path) -> None:
         "frames": FRAMES,
         "rows": [measured(runtime, duration) for duration in DURATIONS_US],
     }
+    result |= worst_of(result["rows"])
     print_rows(result["rows"])
     write_result(output, result)  # kept, whatever torch does in this process
     result["users"] = beside_users(runtime)
@@ -121,6 +122,16 @@ def compared(found: Mapping[str, Answers], taken: NDArray[np.intp]) -> dict[str,
         "ideal_over_measured": ideal / mean,
         "realised_saving": (whole - mean) / (whole - ideal),
         "untaken_condition_us": float(np.median(graph[taken == 0]) - np.median(us[bare(0)])),
+    }
+
+
+def worst_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return what is promised of segments of any duration, by the host's clock; the ratio is that of the shortest."""
+    found = [row["host_clock"] for row in rows]
+    return {
+        "realised_saving": min(one["realised_saving"] for one in found),
+        "stepwise_over_graph_p50": found[0]["stepwise_over_graph_p50"],
+        "untaken_condition_us": max(one["untaken_condition_us"] for one in found),
     }
 
 
