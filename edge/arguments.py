@@ -31,7 +31,11 @@ def build(verbs: "Verbs") -> argparse.ArgumentParser:
 def run(verbs: "Verbs") -> argparse.ArgumentParser:
     """Add `edge run`."""
     one = _of_a_bundle(verbs, "run", "classify a camera, video or folder")
-    one.add_argument("--source", required=True, help="camera index, video file, folder of images, or rtsp:// address")
+    one.add_argument(
+        "--source",
+        required=True,
+        help="camera index, video file, folder of images, rtsp:// address, or GStreamer pipeline (... ! appsink)",
+    )
     one.add_argument("--precision", help="precision to run (default: the fastest on the backend)")
     one.add_argument(
         "--threshold",

@@ -1,6 +1,7 @@
 """Where frames come from: camera, video file, network stream or folder, behind one way to name them."""
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import SourceError
+from edge.preprocess import Nv12
 from edge.protocols import FrameSource
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 HIGHEST_CAMERA = 2**31 - 1
+FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?(\w+)")
+"""What says in a GStreamer pipeline how pixels lie; the last one counts."""
 SHORT = 0.95
 """Share of the announced frames up to which a video counts as cut off."""
 
@@ -25,14 +29,16 @@ def open_source(name: str) -> FrameSource:
     """Open a source by its name.
 
     Args:
-        name: A camera's index (`0`) or device (`/dev/video0`), a stream (`rtsp://...`), a video file, or a folder
-            of images (or of `.npy` arrays, for networks that read arrays).
+        name: A camera's index (`0`) or device (`/dev/video0`), a stream (`rtsp://...`), a GStreamer pipeline
+            (`... ! appsink`), a video file, or a folder of images (or of `.npy` arrays, for networks that read arrays).
 
     Raises:
         SourceError: it is not there or gives no frames.
     """
     if name.isascii() and name.isdigit():
         return VideoSource(min(int(name), HIGHEST_CAMERA), f"camera {name}")
+    if " ! " in name:
+        return PipelineSource(name)
     if "://" in name or name.startswith("/dev/"):
         return VideoSource(name, name)
     path = Path(name)
@@ -48,8 +54,8 @@ def open_source(name: str) -> FrameSource:
 class VideoSource:
     """A camera, stream or video file through OpenCV."""
 
-    def __init__(self, address: int | str, name: str) -> None:
-        """Open it; `name` is what messages call it.
+    def __init__(self, address: int | str, name: str, api: int = cv2.CAP_ANY) -> None:
+        """Open it; `name` is what messages call it, `api` the part of OpenCV that is to read it.
 
         Raises:
             SourceError: it cannot be opened.
@@ -57,7 +63,7 @@ class VideoSource:
         self._name = name
         self._reading = threading.Lock()
         _silence_opencv()
-        self._capture = cv2.VideoCapture(address)
+        self._capture = cv2.VideoCapture(address, api)
         if not self._capture.isOpened():
             raise SourceError(f"{name} cannot be opened; {_hint(address)}")
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -91,6 +97,36 @@ class VideoSource:
             self._reading.release()
 
 
+class PipelineSource(VideoSource):
+    """A GStreamer pipeline, as for the CSI cameras of a Jetson: what it ends in is taken as it is, NV12 included."""
+
+    def __init__(self, pipeline: str) -> None:
+        """Start it.
+
+        Raises:
+            SourceError: it does not start, or OpenCV has no GStreamer.
+        """
+        self._ends_in = ["", *FORMAT.findall(pipeline)][-1]
+        super().__init__(pipeline, "the GStreamer pipeline", cv2.CAP_GSTREAMER)
+        self._height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+
+    def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
+        """Return the next frame: BGR, BGRx, gray or NV12.
+
+        Raises:
+            SourceError: the pipeline stopped, or gives another format.
+        """
+        frame = super().read(out)
+        if frame is None or frame.shape[0] == self._height:
+            return frame
+        if self._ends_in != "NV12":
+            raise SourceError(
+                f"{self._name} gives frames of shape {frame.shape} for pictures {self._height} high; "
+                "end it in video/x-raw,format=NV12 (or BGRx, BGR, GRAY8) ! appsink"
+            )
+        return frame if isinstance(frame, Nv12) else frame.view(Nv12)
+
+
 class FileSource:
     """Images or arrays, one file each."""
 
@@ -121,6 +157,10 @@ class FileSource:
 
 
 def _hint(address: int | str) -> str:
+    if isinstance(address, str) and " ! " in address:
+        if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            return "does it run with gst-launch-1.0, and does it end in appsink?"
+        return "this OpenCV was built without GStreamer; the python3-opencv of JetPack and Debian has it"
     if isinstance(address, int) or address.startswith("/dev/"):
         return "is it plugged in, and is another program using it?"
     return "is the address right, and is somebody sending?" if "://" in address else "is it a video?"
