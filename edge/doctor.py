@@ -42,6 +42,7 @@ def examine() -> list[Finding]:
         _gpu(),
         exits_on_the_gpu(),
         _cameras(),
+        _gstreamer(),
         Finding("engine cache", str(default_root()), True, ""),
     ]
 
@@ -79,3 +80,15 @@ def exits_on_the_gpu() -> Finding:
 def _cameras() -> Finding:
     devices = sorted(str(path) for path in Path("/dev").glob("video*"))
     return Finding("cameras", ", ".join(devices) or "none; videos and folders can be run", True, "plug in a camera")
+
+
+def _gstreamer() -> Finding:
+    """Look whether OpenCV reads CSI cameras; an OpenCV of pip hides the system's, which does."""
+    remedy = "apt-get install python3-opencv, and no OpenCV of pip beside it"
+    try:
+        import cv2
+    except ImportError:
+        return Finding("GStreamer", "unknown without cv2", True, remedy)
+    if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        return Finding("GStreamer", "in OpenCV", True, "")
+    return Finding("GStreamer", "not in this OpenCV; CSI cameras and pipelines cannot be read", True, remedy)

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
+from edge.doctor import examine
 from edge.errors import SourceError
 from edge.sources import open_source
 
@@ -113,3 +114,9 @@ def test_a_pipeline_that_does_not_start_says_how_to_try_it() -> None:
 def test_an_opencv_without_gstreamer_says_where_there_is_one() -> None:
     with pytest.raises(SourceError, match="this OpenCV was built without GStreamer; the python3-opencv of JetPack"):
         open_source("videotestsrc ! appsink")
+
+
+def test_doctor_knows_whether_opencv_has_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has, found in ((True, "in OpenCV"), (False, "not in this OpenCV; CSI cameras and pipelines cannot be read")):
+        monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda api, has=has: has and api == cv2.CAP_GSTREAMER)
+        assert {one.what: one for one in examine()}["GStreamer"].found == found
