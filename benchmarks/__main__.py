@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks import arguments as arguments_of
 from calibration.arguments import promise_of
 from edge.console import PASSED, run_main
+from edge.cuda import opened
 from edge.errors import DataError
 
 
@@ -53,6 +54,7 @@ def risk(arguments: argparse.Namespace) -> int:
 
 def cuda_chain(arguments: argparse.Namespace) -> int:
     """Measure what deciding on the GPU saves."""
+    opened()
     from benchmarks.gpu.chain import run_chain
 
     run_chain(arguments.output)
@@ -61,6 +63,7 @@ def cuda_chain(arguments: argparse.Namespace) -> int:
 
 def cuda_pipeline(arguments: argparse.Namespace) -> int:
     """Measure what overlapping frames on the GPU gains."""
+    opened()
     from benchmarks.gpu.pipeline import run_pipeline
 
     run_pipeline(arguments.output)

@@ -42,7 +42,7 @@ def build_bundle(
         (name, segment.file, batch)
         for batch in ([1, None] if batches else [1])
         for name in precisions or bundle.manifest.precisions
-        for segment in (*bundle.precision(name).segments, bundle.precision(name).whole)
+        for segment in (*bundle.precision(name).segments, *([bundle.precision(name).whole] if batch else []))
     ]
     cache = EngineCache()
     builds = []

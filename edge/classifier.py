@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge.bundle import Bundle
 from edge.decision import checked_thresholds
 from edge.engines.cache import load_engines
+from edge.errors import SourceError
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec
 from edge.preprocess import Frame, preprocess_for
 from edge.protocols import Backend, Prediction, Slot
@@ -110,7 +111,13 @@ class Classifier:
         return self._make_slot(self)
 
     def classify(self, frame: Frame) -> Prediction:
-        """Classify one frame now, in a slot kept for this."""
+        """Classify one frame now, in a slot kept for this.
+
+        Raises:
+            SourceError: it is none that this network reads.
+        """
+        if not isinstance(frame, np.ndarray):  # such as the None of an image that OpenCV could not read
+            raise SourceError(f"a frame is no array but {type(frame).__name__}; was it read at all?")
         if self._own_slot is None:
             self._own_slot = self.new_slot()
         self._own_slot.frame = frame

@@ -69,8 +69,8 @@ def exits_on_the_gpu() -> Finding:
     try:
         found = opened()
     except EngineError as error:
-        remedy = "install the NVIDIA driver and pip install 'early-exit[cuda13]'"
-        return Finding("exits on the GPU", f"not run here: {error}", True, remedy)
+        remedy = "install the NVIDIA driver and pip install 'early-exit[cuda13]' (cuda12 on JetPack 6)"
+        return Finding("exits on the GPU", f"not run here: {error.__cause__ or error}", True, remedy)
     if found.level == "graph":
         return Finding("exits on the GPU", "decided on the GPU: one graph, one wait a frame", True, "")
     why = f"decided by the host, exit by exit: {found.why_not_graph}"

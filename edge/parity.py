@@ -118,8 +118,10 @@ def verify(
     reference = bundle.reference() if references is None else read_reference(references)
     _check_fits(bundle, reference, references or bundle.path / bundle.manifest.reference)
     sides = {TRAINED: Side.from_logits(TRAINED, reference.logits)}
-    for name, backend in {backend.name: backend for backend in backends}.items():
-        sides[name] = Side(name, _recorded(bundle, precision, backend, reference))
+    classifiers = {one.name: Classifier.from_bundle(bundle, precision, one) for one in backends}  # all, or none runs
+    for name, classifier in classifiers.items():
+        recording = record(classifier, tracked(reference.frames, f"verifying {precision} on {name}"))
+        sides[name] = Side(name, recording)
     compared = pairs([backend.name for backend in backends])
     return tuple(
         compare(precision, sides[name], sides[against], reference.labels, thresholds) for name, against in compared
@@ -135,11 +137,6 @@ def pairs(backends: Sequence[str]) -> list[tuple[str, str]]:
     return [
         (name, held_to) for name in dict.fromkeys(backends) for held_to in (TRAINED, backends[0]) if name != held_to
     ]
-
-
-def _recorded(bundle: Bundle, precision: str, backend: Backend, reference: Reference) -> Recording:
-    classifier = Classifier.from_bundle(bundle, precision, backend)
-    return record(classifier, tracked(reference.frames, f"verifying {precision} on {backend.name}"))
 
 
 def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from edge.engines import BACKENDS
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what the parity checks need to be told."""
@@ -11,6 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--backend",
         action="append",
+        choices=BACKENDS,
         help="inference library to check it on; repeatable: later ones are also compared with the first "
         "(default: onnxruntime)",
     )

@@ -17,8 +17,12 @@ array (channels, height, width)."""
 class Nv12(np.ndarray[Any, np.dtype[np.uint8]]):
     """An 8-bit image as cameras on Jetsons give it: `rows.view(Nv12)`, of shape (3/2 height, width).
 
-    Rows of luma, then half as many of pairs of blue and red differences, one for each four pixels.
+    Rows of luma, then half as many of pairs of blue and red differences, one for each four pixels; by BT.601 with a
+    reduced range, as OpenCV reads NV12. A part of it is rows like any other.
     """
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
 
 
 class Preprocess(Protocol):
@@ -112,10 +116,13 @@ class ArrayPreprocess:
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one array of exactly the network's shape."""
-        if frame.shape != self._shape:
+        if frame.shape != self._shape or frame.dtype.kind not in "biuf":
             raise SourceError(
-                f"an array has shape {frame.shape}; this network reads (channels, height, width) {self._shape}"
+                f"an array has shape {frame.shape} and type {frame.dtype}; "
+                f"this network reads numbers, (channels, height, width) {self._shape}"
             )
+        with np.errstate(over="ignore"):  # what overflows is infinite, which is refused below
+            frame = frame.astype(np.float32, copy=False)
         if not np.isfinite(frame).all():
             raise SourceError(
                 "an array holds NaN or infinite numbers, of which a quantised network would make an answer"

@@ -158,8 +158,9 @@ class Batch(Protocol):
         """Classify preprocessed images, float32 of shape (images, channels, height, width).
 
         Raises:
-            SourceError: they are of another shape.
+            SourceError: they are of another shape or type, or hold NaN or infinite numbers.
+            EngineError: they cannot be run, as where engines take one image only; or this was closed.
         """
 
     def close(self) -> None:
-        """Let go of the memory; may be called twice."""
+        """Let go of the memory and of what runs the engines; may be called twice."""

@@ -484,6 +484,10 @@ def driver_module(world: World) -> ModuleType:
         def get_device_pointer(self) -> int:
             return self.address
 
+        def __del__(self) -> None:
+            world.calls["pinned freed"] += 1
+            world.calls["pinned freed without a context"] += not world.depth()
+
     def pagelocked_empty(size: int, dtype: Any, mem_flags: int = 0) -> NDArray[Any]:
         world.call("pagelocked_empty")
         legal(mem_flags == module.host_alloc_flags.DEVICEMAP, "memory that the GPU does not see")
@@ -505,6 +509,7 @@ def driver_module(world: World) -> ModuleType:
         at = source.ctypes.data
         legal(any(base <= at < base + size for base, size in world.pinned.items()), "a copy from memory that may move")
         legal(not world.is_integrated, "an upload where memory is shared")
+        world.calls["bytes sent"] += source.nbytes
 
         def copy(_: World) -> None:
             world.array(to, np.uint8, source.nbytes)[:] = source.view(np.uint8).ravel()

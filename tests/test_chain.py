@@ -25,7 +25,7 @@ from edge.classifier import Classifier
 from edge.decision import NEVER, Decisions, Scores, decide, scores_from_logits
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.errors import EngineError, ThresholdError
+from edge.errors import EngineError, SourceError, ThresholdError
 from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
 from edge.preprocess import Frame
 from edge.protocols import Engine, Prediction
@@ -457,6 +457,12 @@ def test_an_engine_that_breaks_is_heard_and_the_next_frame_is_answered() -> None
     assert classifier.classify(number(2)) == Prediction(
         22, pytest.approx(0.7), 2, pytest.approx(1 / (1 + np.exp(-1.4)))
     )
+
+
+@pytest.mark.parametrize("frame", [None, "picture.png", [[0.0]]])
+def test_what_is_no_array_is_no_frame(frame: Any) -> None:
+    with pytest.raises(SourceError, match=f"a frame is no array but {type(frame).__name__}; was it read at all"):
+        fake_chain().classify(frame)
 
 
 def test_new_thresholds_count_from_the_next_frame_that_is_loaded() -> None:

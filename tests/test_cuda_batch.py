@@ -1,7 +1,10 @@
 """Batches on the stand-in for a GPU: those who go on are put together by our own kernels, run from their source."""
 
 import ctypes
+import gc
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -127,26 +130,76 @@ def test_no_images_ask_nothing_of_the_gpu(network: Networks, world: World) -> No
     assert not world.calls
 
 
-@pytest.mark.parametrize(
-    "images", [np.zeros((2, 3, 12, 11), np.float32), np.zeros((3, 12, 12), np.float32), np.zeros((2, 3, 12, 12))]
-)
-def test_images_of_another_shape_or_type_are_refused_before_anything_runs(
-    images: np.ndarray, network: Networks, world: World, tmp_path: Path
+NO_IMAGES = {
+    "width": (np.zeros((2, 3, 12, 11), np.float32), "a batch has shape (2, 3, 12, 11) and type float32; this network"),
+    "one image": (np.zeros((3, 12, 12), np.float32), "a batch has shape (3, 12, 12)"),
+    "float64": (np.zeros((2, 3, 12, 12)), "type float64; this network reads preprocessed images, float32"),
+    "NaN": (np.full((2, 3, 12, 12), np.nan, np.float32), "a batch holds NaN or infinite numbers"),
+    "a list": ([np.zeros((3, 12, 12), np.float32)], "a batch is no array but list; this network reads"),
+    "nothing": (None, "a batch is no array but NoneType; this network reads"),
+}
+
+
+@pytest.mark.parametrize("what", NO_IMAGES)
+def test_what_are_no_images_of_the_network_is_refused_before_anything_runs(
+    what: str, network: Networks, world: World, tmp_path: Path
 ) -> None:
+    images, message = NO_IMAGES[what]
     one = network("tiny cnn")
     gpu, host = on_gpu(one), on_host(one, tmp_path, "tiny cnn")
     world.calls.clear()
     for batch in (gpu, host):
-        with pytest.raises(SourceError, match=r"a batch has shape .*; this network reads preprocessed images, float32"):
-            batch.classify(images)
+        with pytest.raises(SourceError, match=re.escape(message)):
+            batch.classify(images)  # type: ignore[arg-type]
     assert not world.calls
 
 
-def test_memory_is_given_back_once(network: Networks, world: World) -> None:
-    gpu = on_gpu(network("tiny cnn"))
-    gpu.close()
-    gpu.close()
+def test_memory_is_given_back_once_and_what_was_closed_says_so(network: Networks, world: World, tmp_path: Path) -> None:
+    one, images = network("tiny cnn"), np.stack(frames(3))
+    gpu, host = on_gpu(one), on_host(one, tmp_path, "tiny cnn")
+    gpu.classify(images)
+    gc.collect()
+    before = world.calls.copy()
+    for batch in (gpu, host):
+        batch.close()
+        batch.close()
+        with pytest.raises(EngineError, match=r"this batch was closed; make another with `Backend\.make_batch`"):
+            batch.classify(images)
     assert world.calls["mem_alloc"] == world.calls["free"] == 1
+    assert world.calls["pinned freed"] == before["pinned freed"] + 1
+    assert world.calls["pinned freed without a context"] == before["pinned freed without a context"]
+
+
+def test_what_is_sent_is_as_much_as_there_are_images(network: Networks, world: World) -> None:
+    one = network("tiny cnn")
+    gpu = on_gpu(one, 32)
+    sent = []
+    for count in (1, 32, 33):
+        world.calls["bytes sent"] = 0
+        gpu.classify(np.stack(frames(count)))
+        sent.append(world.calls["bytes sent"])
+    row = frames(1)[0].nbytes
+    assert sent[1] - sent[0] == 31 * row
+    assert sent[2] == sent[1] + sent[0]
+
+
+def test_a_batch_for_engines_of_one_image_says_how_to_load_others(network: Networks) -> None:
+    one = network("tiny cnn")
+    with pytest.raises(
+        EngineError, match=r"does not run a segment \(.*\); engines take many images where they are loaded "
+    ):
+        HostBatch(one.host).classify(np.stack(frames(2)))
+
+
+def test_the_whole_network_is_a_batch_of_one_segment(network: Networks, tmp_path: Path) -> None:
+    one = network("tiny cnn")
+    whole = replace(one.precision, segments=(one.precision.whole,), temperatures=(1.0,))
+    whole = replace(whole, thresholds=replace(whole.thresholds, values=()))
+    engines = load_engines(tmp_path / "tiny cnn", whole.segments, OnnxRuntime(), batch=None)
+    found = HostBatch(Classifier(input_spec=one.spec, precision=whole, engines=engines)).classify(np.stack(frames(9)))
+    one.host.set_thresholds([NEVER, NEVER])
+    assert found.label.tolist() == [one.host.classify(frame).label for frame in frames(9)]
+    assert set(found.exit_index.tolist()) == {0}
 
 
 def test_an_engine_that_does_not_take_the_memory_leaves_none_behind(network: Networks, world: World) -> None:

@@ -181,7 +181,7 @@ def test_tensorrt_rtx_engines_are_not_run_without_a_gpu(digits_bundle: Bundle, m
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     message = (
         r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver, then pip install "
-        r"'early-exit\[cuda13\]', or run with --backend onnxruntime$"
+        r"'early-exit\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
     )
     with pytest.raises(EngineError, match=message):
         rtx().load(Path("engine"), digits_bundle.precision("fp32").segments[0])

@@ -81,6 +81,13 @@ def test_nv12_is_its_picture_in_bgr(size: tuple[int, int], spec: InputSpec) -> N
     assert (preprocessed(spec, rows.view(Nv12)) == preprocessed(spec, bgr)).all()
 
 
+def test_a_part_of_an_nv12_frame_is_no_nv12_frame() -> None:
+    frame = np.zeros((12, 8), np.uint8).view(Nv12)
+    for part in (frame[:9], frame[:, :4], frame[::2]):
+        assert type(part) is np.ndarray
+    assert isinstance(frame.copy(), Nv12)
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 4, 3), (0, 4)])
 def test_nv12_of_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SourceError, match=r"an NV12 frame has shape .*NV12 \(3/2 height, width\), even sizes"):
@@ -157,6 +164,20 @@ def test_what_is_no_8_bit_image_is_refused_with_its_shape_and_type(spec: InputSp
         preprocessed(spec, frame)
     assert str(frame.shape) in str(error.value)
     assert str(frame.dtype) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["U1", "O", "c8", "M8[s]"])
+def test_an_array_of_no_numbers_is_refused_with_its_type(kind: str) -> None:
+    with pytest.raises(SourceError, match="this network reads numbers"):
+        preprocessed(array_input(), np.zeros((2, 3, 4), dtype=kind))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_an_array_of_what_float32_does_not_hold_is_refused(value: float) -> None:
+    array = np.zeros((2, 3, 4))
+    array[1, 2, 3] = value
+    with pytest.raises(SourceError, match="NaN or infinite numbers"):
+        preprocessed(array_input(), array)
 
 
 def test_an_array_is_normalised_channel_by_channel() -> None:

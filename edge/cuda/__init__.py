@@ -1,4 +1,4 @@
-"""Every CUDA call of the project: pycuda for context, memory and streams, cuda.core for kernels and graphs."""
+"""Every CUDA call of the product: pycuda for context, memory and streams, cuda.core for kernels and graphs."""
 
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,6 @@ def opened() -> "Runtime":
     except ImportError as error:  # pycuda needs the driver's library to be imported
         raise EngineError(
             f"frames cannot be run on a GPU here ({error}); install the NVIDIA driver, then pip install "
-            "'early-exit[cuda13]', or run with --backend onnxruntime"
+            "'early-exit[cuda13]' (cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
         ) from error
     return runtime()

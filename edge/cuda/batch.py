@@ -12,6 +12,7 @@ from edge.cuda.kernels import DECIDED, SAID
 from edge.cuda.memory import NON_BLOCKING, Buffers
 from edge.cuda.runtime import Runtime
 from edge.decision import Decisions
+from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 
 PACKED = "packed "
@@ -33,13 +34,14 @@ class CudaBatch:
         self._classifier, self._kernels, self._most = classifier, runtime.kernels, most
         self._preparing = runtime.context.calling("preparing for a batch")
         self._classifying = runtime.context.calling("classifying a batch")
+        self._closing = runtime.context.calling("closing a batch")
         segments = classifier.segments
         self._cuts = [[spec for spec in segment.inputs if spec.name.startswith("cut_")] for segment in segments]
         with self._preparing:
             self._stream = driver.Stream(NON_BLOCKING)
             self._buffers = self._allocated(uploads=not runtime.context.is_integrated)
-            write_said(self._buffers, classifier.precision)
             try:
+                write_said(self._buffers, classifier.precision)
                 pairs = zip(segments, classifier.engines, strict=True)
                 self._run = [engine.bind_batch(self._places(segment)) for segment, engine in pairs]
             except BaseException:
@@ -48,6 +50,8 @@ class CudaBatch:
 
     def classify(self, images: NDArray[np.float32]) -> Decisions:
         """Classify preprocessed images; see `edge.protocols.Batch`."""
+        if not self._buffers.addresses:
+            raise EngineError("this batch was closed; make another with `Backend.make_batch`")
         decisions = undecided(len(checked_images(images, self._classifier.input_spec)))
         for start in range(0, len(images), self._most):
             part = slice(start, start + self._most)
@@ -58,9 +62,10 @@ class CudaBatch:
         return decisions
 
     def close(self) -> None:
-        """Free the GPU's memory; may be called twice."""
-        with self._preparing:
+        """Let go of memory and engines; may be called twice."""
+        with self._closing:
             self._stream.synchronize()
+            self._run = []
             self._buffers.close()
 
     def _allocated(self, *, uploads: bool) -> Buffers:
@@ -72,7 +77,7 @@ class CudaBatch:
         stays = {name: most * size for name, size in tensors.items() if name not in sent}
         stays |= {PACKED + spec.name: most * nbytes(spec) for cuts in self._cuts for spec in cuts}
         return Buffers(
-            sent, {**stays, "going on": 4 * most}, {"decided": most * DECIDED.itemsize, "count": 4}, uploads=uploads
+            sent, {**stays, "going_on": 4 * most}, {"decided": most * DECIDED.itemsize, "count": 4}, uploads=uploads
         )
 
     def _places(self, segment: SegmentSpec) -> dict[str, int]:
@@ -87,7 +92,7 @@ class CudaBatch:
         self._buffers.view("images", np.int32)[:] = np.arange(self._most)
         for k, value in enumerate(self._classifier.thresholds):
             self._buffers.view(f"threshold_{k}", np.float32)[0] = value
-        self._buffers.send(self._stream)
+        self._buffers.send(self._stream, unused_bytes=(self._most - rows) * images[0].nbytes)
         for index, run in enumerate(self._run):
             if index:
                 self._pack(index, rows)
@@ -100,8 +105,8 @@ class CudaBatch:
     def _left(self, index: int, rows: int) -> int:
         """Note who leaves at an exit; return how many go on."""
         on, at = Stream.from_handle(self._stream.handle), self._buffers.addresses
-        places = {name: at[name] for name in ("decided", "images", "count")}
-        self._kernels.survivors(on, at[f"said_{index}"], rows, going_on=at["going on"], **places)
+        places = {name: at[name] for name in ("decided", "images", "going_on", "count")}
+        self._kernels.survivors(on, at[f"said_{index}"], rows, **places)
         self._stream.synchronize()
         return int(self._buffers.view("count", np.int32)[0])
 
@@ -109,4 +114,4 @@ class CudaBatch:
         """Put the rows together that go on to a segment."""
         on, at = Stream.from_handle(self._stream.handle), self._buffers.addresses
         for spec in self._cuts[index]:
-            self._kernels.gather(on, at[spec.name], at["going on"], rows, nbytes(spec), at[PACKED + spec.name])
+            self._kernels.gather(on, at[spec.name], at["going_on"], rows, nbytes(spec), at[PACKED + spec.name])

@@ -14,7 +14,8 @@ def device_facts() -> dict[str, str]:
         import pycuda.driver as cuda
     except ImportError as error:  # pycuda needs the driver's library to be imported
         raise EngineError(
-            f"the GPU cannot be asked what it is ({error}); install the NVIDIA driver, then pip install pycuda"
+            f"the GPU cannot be asked what it is ({error}); install the NVIDIA driver, then pip install "
+            "'early-exit[cuda13]' (cuda12 on JetPack 6)"
         ) from error
     try:
         cuda.init()

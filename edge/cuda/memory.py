@@ -38,7 +38,8 @@ class DeviceMemory:
 class PinnedMemory:
     """Memory of the host that does not move, which the GPU can read and write.
 
-    It is freed when nobody holds one of its arrays any more, which must be while the GPU's context is current.
+    It is freed when it is closed and nobody holds one of its arrays any more, which must be while the GPU's context is
+    current.
 
     Attributes:
         whole: All of it as the host sees it.
@@ -60,6 +61,11 @@ class PinnedMemory:
         found: NDArray[Any] = self.whole[self._slices[name]].view(dtype).reshape(shape)
         return found
 
+    def close(self) -> None:
+        """Let go of the memory; may be called twice."""
+        self.whole = np.empty(0, dtype=np.uint8)
+        self.addresses, self._slices = {}, {}
+
 
 class Buffers:
     """What the host sends in one copy, what stays on the GPU, and what the host is told.
@@ -67,7 +73,7 @@ class Buffers:
     Where both share their memory, nothing is copied.
 
     Attributes:
-        addresses: Where the GPU sees each tensor.
+        addresses: Where the GPU sees each tensor; nothing once it is closed.
     """
 
     def __init__(
@@ -85,10 +91,10 @@ class Buffers:
         """Return what is sent or told as an array."""
         return self._host.view(name, dtype, shape)
 
-    def send(self, stream: driver.Stream) -> None:
-        """Enqueue the copy."""
+    def send(self, stream: driver.Stream, *, unused_bytes: int = 0) -> None:
+        """Enqueue the copy, but for bytes at the end of what is sent last."""
         if self._uploads:
-            driver.memcpy_htod_async(self._sent_at, self._sent, stream)
+            driver.memcpy_htod_async(self._sent_at, self._sent[: self._sent.size - unused_bytes], stream)
 
     def fetched(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Return a copy of a tensor, when the stream is done."""
@@ -97,8 +103,10 @@ class Buffers:
         return found
 
     def close(self) -> None:
-        """Free the GPU's memory; may be called twice."""
+        """Let go of the memory, while the GPU's context is current; may be called twice."""
         self._device.close()
+        self._host.close()
+        self.addresses, self._sent = {}, self._host.whole
 
 
 def _shared_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:

@@ -1,12 +1,16 @@
 """One file per inference library; `backend_named` finds them."""
 
+from typing import TYPE_CHECKING
+
 from edge.errors import EngineError
-from edge.protocols import Backend
+
+if TYPE_CHECKING:  # pytest reads the names of backends each time it starts
+    from edge.protocols import Backend
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 
 
-def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> Backend:
+def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> "Backend":
     """Return a backend.
 
     Args:

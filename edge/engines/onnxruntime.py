@@ -89,7 +89,14 @@ class OnnxRuntimeEngine:
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Compute fresh outputs for any batch size; see `edge.protocols.Engine`."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        return dict(zip(self._outputs, self.session.run(self._outputs, contiguous), strict=True))
+        try:
+            return dict(zip(self._outputs, self.session.run(self._outputs, contiguous), strict=True))
+        except Exception as error:  # its exceptions share no narrower base
+            why = " ".join(str(error).split())
+            raise EngineError(
+                f"ONNX Runtime {onnxruntime.__version__} does not run a segment ({why}); engines take many images "
+                "where they are loaded with batch=None"
+            ) from error
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -1,12 +1,41 @@
-"""A built segment of the TensorRT family, made runnable on the GPU."""
+"""Built segments of the TensorRT family, made runnable on the GPU."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edge.classifier import Classifier
+from edge.cuda import opened
+from edge.engines.tensorrt_builder import FREE_BATCH
 from edge.engines.tensorrt_log import logger_of
 from edge.errors import EngineError
+from edge.manifest import SegmentSpec
+from edge.protocols import Batch, Slot
+
+
+class RunsOnTheGpu:
+    """What TensorRT and TensorRT for RTX have in common: engines are read onto the GPU, where their slots are, too."""
+
+    library: ModuleType
+
+    def load(self, engine: Path, spec: SegmentSpec) -> "TensorRtEngine":
+        """Read the engine onto the GPU in this machine."""
+        with opened().context.calling(f"loading the engine of {spec.file}"):
+            return TensorRtEngine(self.library, engine, spec.file)
+
+    def make_slot(self, classifier: Classifier) -> Slot:
+        """Return a slot on the GPU."""
+        from edge.cuda.slot import CudaSlot
+
+        return CudaSlot(classifier, opened())
+
+    def make_batch(self, classifier: Classifier) -> Batch:
+        """Return what classifies many images on the GPU."""
+        from edge.cuda.batch import CudaBatch
+
+        return CudaBatch(classifier, opened(), FREE_BATCH[-1])
 
 
 class TensorRtEngine:
@@ -44,12 +73,7 @@ class TensorRtEngine:
         context = self._context(addresses)
         for name in self._inputs():
             self._set_shape(context, name, 1)
-
-        def enqueue(stream: int) -> None:
-            if not context.execute_async_v3(stream):
-                raise self._refused("did not start")
-
-        return enqueue
+        return partial(self._start, context)
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
         """Do the same for as many images as are asked for at each call."""
@@ -59,10 +83,13 @@ class TensorRtEngine:
         def enqueue(stream: int, images: int) -> None:
             for name in names:
                 self._set_shape(context, name, images)
-            if not context.execute_async_v3(stream):
-                raise self._refused("did not start")
+            self._start(context, stream)
 
         return enqueue
+
+    def _start(self, context: Any, stream: int) -> None:
+        if not context.execute_async_v3(stream):
+            raise self._refused("did not start")
 
     def _context(self, addresses: Mapping[str, int]) -> Any:
         engine = self._engine
@@ -86,7 +113,8 @@ class TensorRtEngine:
     def _set_shape(self, context: Any, name: str, images: int) -> None:
         shape = tuple(images if size < 0 else size for size in self._engine.get_tensor_shape(name))
         if not context.set_input_shape(name, shape):
-            raise self._refused(f"does not take {name} with shape {shape}")
+            hint = "; engines take many images where they are loaded with batch=None" if images > 1 else ""
+            raise self._refused(f"does not take {name} with shape {shape}{hint}")
 
     def _refused(self, what: str) -> EngineError:
         return EngineError(f"the engine of {self._what} {what}: {self._log.last_error}; see `edge doctor`")
