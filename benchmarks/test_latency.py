@@ -1,6 +1,7 @@
 """pytest-benchmark suite: `pytest benchmarks --bundle DIR` times each way to classify the reference samples."""
 
 import itertools
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_latency(
     bundle = Bundle.open(Path(request.config.getoption("--bundle")))
     candidates = candidates_of(bundle, precision, backend_named(backend))
     frames = itertools.cycle(bundle.reference().frames)
-    benchmark(lambda: candidates[way](next(frames)))
-    for candidate in candidates.values():
-        candidate.close()
+    with ExitStack() as stack:
+        for candidate in candidates.values():
+            stack.callback(candidate.close)
+        benchmark(lambda: candidates[way](next(frames)))

@@ -24,7 +24,7 @@ def build(verbs: "Verbs") -> argparse.ArgumentParser:
         "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: all from Ampere on)"
     )
     one.add_argument("--precision", action="append", help="precision to build; repeatable (default: all)")
-    one.add_argument("--batches", action="store_true", help="also build engines for up to 32 images at once")
+    one.add_argument("--batches", action="store_true", help="also build engines for many images at once")
     return one
 
 

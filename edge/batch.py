@@ -22,7 +22,7 @@ class HostBatch:
     def classify(self, images: NDArray[np.float32]) -> Decisions:
         """Classify preprocessed images; see `edge.protocols.Batch`."""
         if (classifier := self._classifier) is None:
-            raise EngineError("this batch was closed; make another with `Backend.make_batch`")
+            raise closed_error()
         decisions = undecided(len(checked_images(images, classifier.input_spec)))
         going_on = np.arange(len(images))
         thresholds = {f"threshold_{k}": value for k, value in enumerate(classifier.thresholds[:, None])}
@@ -44,6 +44,11 @@ class HostBatch:
     def close(self) -> None:
         """Let go of the engines; may be called twice."""
         self._classifier = None
+
+
+def closed_error() -> EngineError:
+    """Return what to say where a batch is used after it was closed."""
+    return EngineError("this batch was closed; make another with `Backend.make_batch`")
 
 
 def undecided(samples: int) -> Decisions:

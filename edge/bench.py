@@ -7,6 +7,7 @@ disturbs the machine disturbs them alike.
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Protocol
@@ -124,11 +125,10 @@ def measure_precision(
         EngineError: an engine cannot be built or run here.
     """
     candidates = candidates_of(bundle, precision, backend)
-    try:
-        return measure(candidates, frames, labels)
-    finally:
+    with ExitStack() as stack:
         for candidate in candidates.values():
-            candidate.close()
+            stack.callback(candidate.close)
+        return measure(candidates, frames, labels)
 
 
 def measure(

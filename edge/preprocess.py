@@ -41,15 +41,12 @@ class ImagePreprocess:
     """Largest centred crop of the input's aspect ratio, bilinear resize, colour order, normalisation.
 
     Values are looked up in a table of the 256 possible ones for each channel, so that the arithmetic is the same
-    on every machine: `table[c, v] = (v / 255 - mean[c]) / std[c]`, rounded once to float32.
+    on every machine, and on a GPU.
     """
 
     def __init__(self, spec: InputSpec) -> None:
         """Make the table."""
-        self._spec = spec
-        levels = np.arange(256)[None, :] / 255
-        mean, std = np.array(spec.mean)[:, None], np.array(spec.std)[:, None]
-        self._table = ((levels - mean) / std).astype(np.float32)
+        self._spec, self._table = spec, levels_of(spec)
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one 8-bit image of any size."""
@@ -63,6 +60,17 @@ class ImagePreprocess:
         for channel in range(3):  # out is RGB, frames are BGR
             plane = resized if resized.ndim == 2 else resized[:, :, 2 - channel]
             np.take(self._table[channel], plane, out=out[channel], mode="clip")
+
+
+def levels_of(spec: InputSpec) -> NDArray[np.float32]:
+    """Return what each value v of a pixel is to the network: `(v / 255 - mean[c]) / std[c]`, rounded once to float32.
+
+    Shape (channels, 256).
+    """
+    levels = np.arange(256)[None, :] / 255
+    mean, std = np.array(spec.mean)[:, None], np.array(spec.std)[:, None]
+    table: NDArray[np.float32] = ((levels - mean) / std).astype(np.float32)
+    return table
 
 
 def check_picture(frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""Where frames come from: camera, video file, network stream or folder, behind one way to name them."""
+"""Where frames come from: camera, video file, stream, GStreamer pipeline or folder, behind one way to name them."""
 
 import os
 import re
@@ -46,7 +46,8 @@ def open_source(name: str) -> FrameSource:
         return FileSource(files_in(path), name)
     if not name or not path.is_file():
         raise SourceError(
-            f"there is no video or folder {name}; give a file, a folder, a camera index or a stream address"
+            f"there is no video or folder {name}; "
+            "give a file, a folder, a camera index, a stream address or a GStreamer pipeline (... ! appsink)"
         )
     return FileSource([path], name) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(str(path), name)
 

@@ -343,12 +343,18 @@ def _dimensions(size: Any) -> tuple[int, ...]:
 
 
 def _touches_preprocess(world: World, config: Any, order: int, out: int) -> None:
-    from edge.cuda.kernels import ORDER
+    from edge.cuda.kernels import ORDER, PLACE
+    from edge.cuda.order import NV12
 
     asked = world.array(order, ORDER)[0]
-    height, width, channels = (int(value) for value in asked["input"][:3])
-    rows, _, pitch, _ = (int(value) for value in asked["picture"])
+    height, width, channels = (int(value) for value in asked["shape"])
+    rows, _, pitch, kind = (int(value) for value in asked["picture"])
     world.array(int(asked["pixels"]), np.uint8, rows * pitch)
+    if kind == NV12:
+        world.array(int(asked["chroma"]), np.uint8, rows // 2 * pitch)
+    for name, count in (("rows", height), ("columns", width)):
+        world.array(int(asked[name]), PLACE, count)
+    world.array(int(asked["levels"]), np.float32, 256 * channels)
     world.array(out, np.float32, height * width * channels)
 
 
@@ -485,8 +491,9 @@ def driver_module(world: World) -> ModuleType:
             return self.address
 
         def __del__(self) -> None:
+            world.freed.add(self.address)
             world.calls["pinned freed"] += 1
-            world.calls["pinned freed without a context"] += not world.depth()
+            world.calls["freed without a context"] += not world.depth()
 
     def pagelocked_empty(size: int, dtype: Any, mem_flags: int = 0) -> NDArray[Any]:
         world.call("pagelocked_empty")
@@ -508,11 +515,12 @@ def driver_module(world: World) -> ModuleType:
         world.call("memcpy_htod_async")
         at = source.ctypes.data
         legal(any(base <= at < base + size for base, size in world.pinned.items()), "a copy from memory that may move")
-        legal(not world.is_integrated, "an upload where memory is shared")
         world.calls["bytes sent"] += source.nbytes
 
+        nbytes = source.nbytes  # the copy does not keep the memory alive
+
         def copy(_: World) -> None:
-            world.array(to, np.uint8, source.nbytes)[:] = source.view(np.uint8).ravel()
+            world.array(to, np.uint8, nbytes)[:] = world.array(at, np.uint8, nbytes)
 
         stream.of.add(MemcpyNode("upload", copy))
 
@@ -522,6 +530,9 @@ def driver_module(world: World) -> ModuleType:
             legal(flags == 1, "a stream that waits for the default stream")
             self.of = Stream(world)
             self.handle = self.of.handle
+
+        def __del__(self) -> None:
+            world.calls["freed without a context"] += not world.depth()
 
         def synchronize(self) -> None:
             world.call("synchronize")

@@ -1,4 +1,4 @@
-"""The CUDA runtime on a real GPU. Skipped where there is none; `test_cuda.py` runs it on a stand-in everywhere."""
+"""The CUDA runtime on a real GPU. Skipped where there is none; `test_cuda*.py` run it on a stand-in everywhere."""
 
 import subprocess
 import sys
@@ -100,7 +100,7 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: 
     for _ in range(100):
         for frame in frames:
             classifier.classify(frame)
-    assert free - used()[0] <= 0
+    assert free - used()[0] < 16 << 20  # on a Jetson this is everybody's memory
     assert used()[1] - resident < 4 << 20
 
 
@@ -213,24 +213,29 @@ def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runt
 
 @with_torch
 @pytest.mark.parametrize("way", ["graph", "stepwise", "batch"])
-def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(way: Any, runtime: "Runtime") -> None:
+def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(
+    way: Any, runtime: "Runtime", monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from networks import INPUT, NETWORKS, random_images, settled
 
     from benchmarks.gpu.torch_segments import torch_classifier
 
-    network = settled(NETWORKS["tiny cnn"])
-    level = runtime.level if way == "batch" else way
-    classifier = torch_classifier(replace(runtime, level=level), network, INPUT, (0.35, 0.4))
-    images = random_images(2000)
+    network, images = settled(NETWORKS["tiny cnn"]), random_images(2000)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # it rounds so that labels of random weights change
     with torch.no_grad():
         logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
-    expected = decide(scores_from_logits(logits), np.array([0.35, 0.4], np.float32))
+    scores = scores_from_logits(logits)
+    thresholds = tuple(float(np.quantile(scores.confidence[k], 0.6)) for k in (0, 1))
+    expected = decide(scores, np.array(thresholds, np.float32))
+    level = runtime.level if way == "batch" else way
+    classifier = torch_classifier(replace(runtime, level=level), network, INPUT, thresholds)
     exit_index, label = batched(classifier, runtime, images) if way == "batch" else one_by_one(classifier, images)
     same = exit_index == expected.exit_index
-    assert same.mean() > 0.999  # a batch rounds otherwise than single images
-    assert (label == expected.label)[same].mean() > 0.999
+    assert same.mean() > 0.99  # a batch rounds otherwise than single images
+    assert (label == expected.label)[same].mean() > 0.99
     assert set(exit_index.tolist()) == {0, 1, 2}
+    classifier.close()
 
 
 def one_by_one(classifier: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

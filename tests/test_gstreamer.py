@@ -89,6 +89,13 @@ def test_frames_come_as_the_pipeline_ends_and_look_alike_to_the_network(kind: st
 
 
 @with_gstreamer
+def test_nv12_of_hd_has_the_colours_that_were_asked_for() -> None:
+    said = read_all(red("video/x-raw,format=NV12,colorimetry=bt601,width=1280,height=720"))
+    assert said["kinds"] == [["Nv12", [1080, 1280]]] * 3
+    assert said["input"] == pytest.approx([1, 0, 0], abs=0.01)
+
+
+@with_gstreamer
 def test_the_last_format_of_a_pipeline_counts() -> None:
     size = "width=66,height=50"
     bgr = read_all(red(f"video/x-raw,format=NV12,{size} ! videoconvert ! video/x-raw,format=(string)BGR,{size}"))

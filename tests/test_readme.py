@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"(?:<!-- test: (?P<kind>\w+) -->\n)?```sh\n(?P<lines>.*?)```", re.DOTALL)
+PYTHON = re.compile(r"<!-- test: run -->\n```python\n(.*?)```", re.DOTALL)
 BLOCKS = [(match["kind"], match["lines"].strip().splitlines()) for match in BLOCK.finditer(README)]
 
 
@@ -36,6 +37,11 @@ def test_blocks_marked_run_do_run_in_their_order(tmp_path: Path) -> None:
     for line in commands("run"):
         done = run(line, tmp_path)
         assert done.returncode == 0, f"$ {line}\n{done.stdout}\n{done.stderr}"
+    scripts = PYTHON.findall(README)
+    assert scripts
+    for script in scripts:
+        done = run(shlex.join(["python", "-c", script]), tmp_path)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("line", commands("help"))

@@ -1,8 +1,9 @@
 """`python -m benchmarks cuda-pipeline`: frames of consecutive slots overlapping on the GPU, against one at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ class Repeated:
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame when it is due."""
         self._due = max(self._due + self._every_s, perf_counter() if not self._every_s else 0.0)
-        while perf_counter() < self._due:  # sleeping is too coarse here
-            pass
+        while perf_counter() < self._due:
+            sleep(0)  # longer is too coarse; not at all keeps the other threads from running
         return next(self._frames, None)
 
     def close(self) -> None:
@@ -125,25 +126,22 @@ def measured(classifier: Classifier, frames: list[Frame]) -> dict[str, Any]:
 
 def one_at_a_time(classifier: Classifier, frames: list[Frame]) -> dict[str, Any]:
     """Return throughput, exits and waits where each frame is waited for before the next is sent."""
-    [slot] = ready_slots(classifier, frames[0], 1)
-    answer, before, started = answers_of(slot), slot.syncs, perf_counter()
-    exits = [answer(frame).exit_index for frame in frames]
-    seconds = perf_counter() - started
-    waits = (slot.syncs - before) / len(frames)
-    slot.close()
+    with ready_slots(classifier, frames[0], 1) as [slot]:
+        answer, before, started = answers_of(slot), slot.syncs, perf_counter()
+        exits = [answer(frame).exit_index for frame in frames]
+        seconds = perf_counter() - started
+        waits = (slot.syncs - before) / len(frames)
     return {"frames_per_s": len(frames) / seconds, "exits": exits, "waits_a_frame": waits}
 
 
 def piped(classifier: Classifier, frames: list[Frame], every_s: float) -> dict[str, Any]:
     """Return throughput, latency and exits where slots overlap."""
-    slots = ready_slots(classifier, frames[0], FEWEST_SLOTS)
-    latency_ms, exits, started = [], [], perf_counter()
-    for result in Pipeline(Repeated(frames, every_s), slots, "all"):
-        latency_ms.append(result.latency_ms)
-        exits.append(result.prediction.exit_index)
-    seconds = perf_counter() - started
-    for slot in slots:
-        slot.close()
+    with ready_slots(classifier, frames[0], FEWEST_SLOTS) as slots:
+        latency_ms, exits, started = [], [], perf_counter()
+        for result in Pipeline(Repeated(frames, every_s), slots, "all"):
+            latency_ms.append(result.latency_ms)
+            exits.append(result.prediction.exit_index)
+        seconds = perf_counter() - started
     found = latency_from_ms(latency_ms)
     return {
         "frames_per_s": len(frames) / seconds,
@@ -152,12 +150,15 @@ def piped(classifier: Classifier, frames: list[Frame], every_s: float) -> dict[s
     }
 
 
-def ready_slots(classifier: Classifier, frame: Frame, count: int) -> list[Any]:
-    """Return slots that have answered a frame: memory and graphs are made at the first."""
-    slots = [classifier.new_slot() for _ in range(count)]
-    for slot in slots:
-        answers_of(slot)(frame)
-    return slots
+@contextmanager
+def ready_slots(classifier: Classifier, frame: Frame, count: int) -> Iterator[list[Any]]:
+    """Give slots that have answered a frame: memory and graphs are made at the first."""
+    with ExitStack() as stack:
+        slots = [classifier.new_slot() for _ in range(count)]
+        for slot in slots:
+            stack.callback(slot.close)
+            answers_of(slot)(frame)
+        yield slots
 
 
 def cells(found: Mapping[str, Any] | str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The chain against what a user of torch would write, on the same modules and frames."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -47,10 +48,11 @@ def measured(runtime: Runtime, one: Example, frames: Sequence[Frame], warm_up: i
         WHOLE: whole_as_graph(one.network, one.spec.shape),
         **{level: answers_of(slot) for level, slot in slots.items()},
     }
-    found = interleaved({name: by_the_host(answer) for name, answer in answering.items()}, frames, warm_up)
+    with ExitStack() as stack:
+        for slot in slots.values():
+            stack.callback(slot.close)
+        found = interleaved({name: by_the_host(answer) for name, answer in answering.items()}, frames, warm_up)
     waits = {level: slot.syncs / len(frames) for level, slot in slots.items()}
-    for slot in slots.values():
-        slot.close()
     return {"thresholds": one.thresholds, "waits_a_frame": waits, "ways": compared(found)}
 
 

@@ -1,22 +1,32 @@
 """Many images at once on the GPU: after each exit those that go on are put together there."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import pycuda.driver as driver
 from cuda.core import Stream
 from numpy.typing import NDArray
 
-from edge.batch import checked_images, undecided
+from edge.batch import checked_images, closed_error, undecided
 from edge.classifier import Classifier
-from edge.cuda.chain import nbytes, write_said
-from edge.cuda.kernels import DECIDED, SAID
-from edge.cuda.memory import NON_BLOCKING, Buffers
+from edge.cuda.chain import nbytes, said_sizes, write_said
+from edge.cuda.kernels import DECIDED
+from edge.cuda.memory import NON_BLOCKING, Buffers, waited_for
 from edge.cuda.runtime import Runtime
 from edge.decision import Decisions
-from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 
 PACKED = "packed "
 """What the name of a tensor begins with of which only those rows are left that go on."""
+
+
+class _Ready(NamedTuple):
+    """What images travel in."""
+
+    stream: driver.Stream
+    buffers: Buffers
+    run: list[Callable[[int, int], None]]
 
 
 class CudaBatch:
@@ -32,86 +42,97 @@ class CudaBatch:
             EngineError: there is no room for it.
         """
         self._classifier, self._kernels, self._most = classifier, runtime.kernels, most
-        self._preparing = runtime.context.calling("preparing for a batch")
         self._classifying = runtime.context.calling("classifying a batch")
         self._closing = runtime.context.calling("closing a batch")
-        segments = classifier.segments
-        self._cuts = [[spec for spec in segment.inputs if spec.name.startswith("cut_")] for segment in segments]
-        with self._preparing:
-            self._stream = driver.Stream(NON_BLOCKING)
-            self._buffers = self._allocated(uploads=not runtime.context.is_integrated)
-            try:
-                write_said(self._buffers, classifier.precision)
-                pairs = zip(segments, classifier.engines, strict=True)
-                self._run = [engine.bind_batch(self._places(segment)) for segment, engine in pairs]
-            except BaseException:
-                self._buffers.close()
-                raise
+        self._cuts = [[s for s in segment.inputs if s.name.startswith("cut_")] for segment in classifier.segments]
+        with runtime.context.calling("preparing for a batch"):
+            buffers = self._allocated(uploads=not runtime.context.is_integrated)
+            self._ready: _Ready | None = self._prepared(buffers)
 
     def classify(self, images: NDArray[np.float32]) -> Decisions:
         """Classify preprocessed images; see `edge.protocols.Batch`."""
-        if not self._buffers.addresses:
-            raise EngineError("this batch was closed; make another with `Backend.make_batch`")
+        if self._ready is None:
+            raise closed_error()
         decisions = undecided(len(checked_images(images, self._classifier.input_spec)))
         for start in range(0, len(images), self._most):
             part = slice(start, start + self._most)
             with self._classifying:
-                found = self._decided(images[part])
+                found = self._decided(self._ready, images[part])
             for field in Decisions._fields:
                 getattr(decisions, field)[part] = found[field]
         return decisions
 
     def close(self) -> None:
-        """Let go of memory and engines; may be called twice."""
+        """Let go of memory, stream and engines; may be called twice."""
+        if self._ready is None:
+            return
         with self._closing:
-            self._stream.synchronize()
-            self._run = []
-            self._buffers.close()
+            ready, self._ready = self._ready, None
+            waited_for(ready.stream)
+            ready.buffers.close()
+            del ready  # while the context is current: that is when pinned memory and streams are freed
 
     def _allocated(self, *, uploads: bool) -> Buffers:
         segments, most = self._classifier.segments, self._most
-        exits = range(len(segments))
         tensors = {spec.name: nbytes(spec) for segment in segments for spec in (*segment.inputs, *segment.outputs)}
-        sent = {f"said_{k}": SAID.itemsize for k in exits} | {f"threshold_{k}": 4 for k in exits[:-1]}
+        sent = {name: size for name, size in tensors.items() if name.startswith("threshold_")}
         sent |= {"images": 4 * most, "image": most * tensors["image"]}
         stays = {name: most * size for name, size in tensors.items() if name not in sent}
         stays |= {PACKED + spec.name: most * nbytes(spec) for cuts in self._cuts for spec in cuts}
         return Buffers(
-            sent, {**stays, "going_on": 4 * most}, {"decided": most * DECIDED.itemsize, "count": 4}, uploads=uploads
+            sent=sent,
+            constant=said_sizes(len(segments)),
+            stays={**stays, "going_on": 4 * most},
+            told={"decided": most * DECIDED.itemsize, "count": 4},
+            uploads=uploads,
         )
 
-    def _places(self, segment: SegmentSpec) -> dict[str, int]:
+    def _prepared(self, buffers: Buffers) -> _Ready:
+        """Bind the engines, and say what is said once."""
+        one = self._classifier
+        try:
+            write_said(buffers, one.precision)
+            pairs = zip(one.segments, one.engines, strict=True)
+            run = [engine.bind_batch(self._places(buffers, segment)) for segment, engine in pairs]
+            stream = driver.Stream(NON_BLOCKING)
+        except BaseException:
+            buffers.close()
+            raise
+        buffers.send_constants(stream)
+        return _Ready(stream, buffers, run)
+
+    def _places(self, buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:
         """Return where a segment finds its tensors: its cuts are what is left of those of the segment before."""
-        at = self._buffers.addresses
+        at = buffers.addresses
         return at | {spec.name: at[PACKED + spec.name] for spec in segment.inputs if PACKED + spec.name in at}
 
-    def _decided(self, images: NDArray[np.float32]) -> NDArray[np.void]:
+    def _decided(self, ready: _Ready, images: NDArray[np.float32]) -> NDArray[np.void]:
         """Run a chain of images that fit in."""
-        rows = len(images)
-        self._buffers.view("image", np.float32, (-1, *images.shape[1:]))[:rows] = images
-        self._buffers.view("images", np.int32)[:] = np.arange(self._most)
+        rows, view = len(images), ready.buffers.view
+        view("image", np.float32, (-1, *images.shape[1:]))[:rows] = images
+        view("images", np.int32)[:] = np.arange(self._most)
         for k, value in enumerate(self._classifier.thresholds):
-            self._buffers.view(f"threshold_{k}", np.float32)[0] = value
-        self._buffers.send(self._stream, unused_bytes=(self._most - rows) * images[0].nbytes)
-        for index, run in enumerate(self._run):
+            view(f"threshold_{k}", np.float32)[0] = value
+        ready.buffers.send(ready.stream, unused_bytes=(self._most - rows) * images[0].nbytes)
+        for index, run in enumerate(ready.run):
             if index:
-                self._pack(index, rows)
-            run(int(self._stream.handle), rows)
-            rows = self._left(index, rows)
+                self._pack(ready, index, rows)
+            run(int(ready.stream.handle), rows)
+            rows = self._left(ready, index, rows)
             if not rows:
                 break
-        return self._buffers.view("decided", DECIDED)[: len(images)]
+        return view("decided", DECIDED)[: len(images)]
 
-    def _left(self, index: int, rows: int) -> int:
+    def _left(self, ready: _Ready, index: int, rows: int) -> int:
         """Note who leaves at an exit; return how many go on."""
-        on, at = Stream.from_handle(self._stream.handle), self._buffers.addresses
+        on, at = Stream.from_handle(ready.stream.handle), ready.buffers.addresses
         places = {name: at[name] for name in ("decided", "images", "going_on", "count")}
         self._kernels.survivors(on, at[f"said_{index}"], rows, **places)
-        self._stream.synchronize()
-        return int(self._buffers.view("count", np.int32)[0])
+        ready.stream.synchronize()
+        return int(ready.buffers.view("count", np.int32)[0])
 
-    def _pack(self, index: int, rows: int) -> None:
+    def _pack(self, ready: _Ready, index: int, rows: int) -> None:
         """Put the rows together that go on to a segment."""
-        on, at = Stream.from_handle(self._stream.handle), self._buffers.addresses
+        on, at = Stream.from_handle(ready.stream.handle), ready.buffers.addresses
         for spec in self._cuts[index]:
             self._kernels.gather(on, at[spec.name], at["going_on"], rows, nbytes(spec), at[PACKED + spec.name])

@@ -12,10 +12,11 @@ import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
-from edge.cuda.kernels import ANSWER, FORMATS, NV12, ORDER, SAID, Kernels
+from edge.cuda.kernels import ANSWER, SAID, Kernels
 from edge.cuda.memory import Buffers
+from edge.cuda.order import order_sizes, write_order
 from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
-from edge.preprocess import Frame, Nv12, crop_of, preprocess_for, size_of
+from edge.preprocess import Frame, preprocess_for
 from edge.protocols import DeviceEngine
 
 
@@ -63,21 +64,25 @@ class Chain:
             tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
         }
         is_picture = spec.kind == "image"
-        given = {"frame": frame.size} if is_picture else {"image": nbytes(self._tensors["image"])}
-        said = {f"said_{k}": SAID.itemsize for k in range(self.exits)}
-        thresholds = {f"threshold_{k}": 4 for k in range(self.exits - 1)}
-        sent = {"order": ORDER.itemsize, **said, **thresholds, **given}
-        stay = {name: nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent}
-        self._buffers = Buffers(sent, stay, {"answer": ANSWER.itemsize}, uploads=uploads)
+        frame_bytes = {"frame": frame.size} if is_picture else {"image": nbytes(self._tensors["image"])}
+        sent = {f"threshold_{k}": 4 for k in range(self.exits - 1)} | frame_bytes
+        self._buffers = Buffers(
+            sent=sent,
+            constant=said_sizes(self.exits) | (order_sizes(spec) if is_picture else {}),
+            stays={name: nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent},
+            told={"answer": ANSWER.itemsize},
+            uploads=uploads,
+        )
         self._addresses = self._buffers.addresses
         self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
         self.answer = self._buffers.view("answer", ANSWER)
         self.frame = self._buffers.view("frame", np.uint8, frame.shape).view(type(frame)) if is_picture else None
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
-        self._write_order(frame)
-        write_said(self._buffers, precision)
         try:
+            if is_picture:
+                write_order(self._buffers, frame, spec)
+            write_said(self._buffers, precision)
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
             self.close()
@@ -95,6 +100,10 @@ class Chain:
         """Put thresholds where they are sent from."""
         for buffer, value in zip(self._thresholds, thresholds, strict=True):
             buffer[0] = value
+
+    def enqueue_constants(self, stream: driver.Stream) -> None:
+        """Send what is said once, before anything else."""
+        self._buffers.send_constants(stream)
 
     def enqueue_input(self, on: On, stream: driver.Stream) -> None:
         """Send what was written, and make it the network's input."""
@@ -124,17 +133,10 @@ class Chain:
         """Free the GPU's memory; may be called twice."""
         self._buffers.close()
 
-    def _write_order(self, frame: Frame) -> None:
-        if self.frame is None:
-            return
-        size, at = size_of(frame), self._addresses["frame"]
-        pixel = frame.shape[2] if frame.ndim == 3 else 1
-        order = self._buffers.view("order", ORDER)
-        order["pixels"], order["chroma"] = at, at + size[0] * size[1]
-        order["picture"] = (*size, size[1] * pixel, NV12 if isinstance(frame, Nv12) else FORMATS[pixel])
-        order["input"] = (self._spec.height, self._spec.width, self._spec.channels, *crop_of(size, self._spec))
-        order["mean"][0, : self._spec.channels], order["std"][0] = self._spec.mean, 1
-        order["std"][0, : self._spec.channels] = self._spec.std
+
+def said_sizes(exits: int) -> dict[str, int]:
+    """Return the bytes of what the kernels are told of exits."""
+    return {f"said_{index}": SAID.itemsize for index in range(exits)}
 
 
 def write_said(buffers: Buffers, precision: PrecisionSpec) -> None:

@@ -13,17 +13,17 @@ struct Picture {
     int height, width, pitch, format;
 };
 
-// What a network reads: a crop of the picture, resized, its values normalised.
-struct Input {
-    int height, width, channels;
-    int crop_top, crop_left, crop_height, crop_width;
-    float mean[3], std[3];
+// Where a row or column of the result lies in the picture: between `first` and `next`, each with its share of 2048.
+struct Place {
+    int first, next, near, far;
 };
 
-// What the host says of a frame.
+// What the host says of a frame: the picture, and how to make a network's input of it.
 struct Order {
     Picture picture;
-    Input input;
+    const Place *rows, *columns;
+    const float *levels;  // for each channel, what each of the 256 values of a pixel is to the network
+    int height, width, channels;
 };
 
 struct Colour {
@@ -59,45 +59,25 @@ FUNCTION Colour colour_at(const Picture &picture, int row, int column) {
     return c;
 }
 
-// Where a pixel of the result lies in the crop: between `first` and the next, each with its share of 2048.
-struct Place {
-    int first, next, near, far;
-};
-
-FUNCTION Place place_of(int index, int wanted, int available) {
-    const float at = (float)((index + 0.5) * ((double)available / wanted) - 0.5);
-    Place p;
-    p.first = (int)floorf(at);
-    float share = at - p.first;
-    if (p.first < 0) p.first = 0, share = 0.0f;
-    if (p.first >= available - 1) p.first = available - 1, share = 0.0f;
-    p.next = clamped(p.first + 1, 0, available - 1);
-    p.near = (int)rintf((1.0f - share) * 2048.0f);
-    p.far = (int)rintf(share * 2048.0f);
-    return p;
-}
-
 // OpenCV's bilinear interpolation of 8-bit values, bit for bit.
 FUNCTION int interpolated(int a, int b, int c, int d, const Place &across, const Place &down) {
     const int upper = a * across.near + b * across.far, lower = c * across.near + d * across.far;
     return (((down.near * (upper >> 4)) >> 16) + ((down.far * (lower >> 4)) >> 16) + 2) >> 2;
 }
 
-// One value of the network's input: cropped, resized, normalised. Channels are red, green, blue, or gray alone.
-FUNCTION float network_value(const Picture &picture, const Input &input, int channel, int row, int column) {
-    const Place down = place_of(row, input.height, input.crop_height);
-    const Place across = place_of(column, input.width, input.crop_width);
-    const int y0 = input.crop_top + down.first, y1 = input.crop_top + down.next;
-    const int x0 = input.crop_left + across.first, x1 = input.crop_left + across.next;
-    const Colour a = colour_at(picture, y0, x0), b = colour_at(picture, y0, x1);
-    const Colour c = colour_at(picture, y1, x0), d = colour_at(picture, y1, x1);
-    const int blue = interpolated(a.blue, b.blue, c.blue, d.blue, across, down);
-    const int green = interpolated(a.green, b.green, c.green, d.green, across, down);
-    const int red = interpolated(a.red, b.red, c.red, d.red, across, down);
-    int level = channel == 0 ? red : (channel == 1 ? green : blue);
-    if (input.channels == 1) level = picture.format == GRAY ? red : (blue * 3735 + green * 19235 + red * 9798 + 16384) >> 15;
-    return (level / 255.0f - input.mean[channel]) / input.std[channel];
+// A pixel of the picture, resized.
+FUNCTION Colour resized(const Picture &picture, const Place &down, const Place &across) {
+    const Colour a = colour_at(picture, down.first, across.first), b = colour_at(picture, down.first, across.next);
+    const Colour c = colour_at(picture, down.next, across.first), d = colour_at(picture, down.next, across.next);
+    Colour found;
+    found.blue = interpolated(a.blue, b.blue, c.blue, d.blue, across, down);
+    found.green = interpolated(a.green, b.green, c.green, d.green, across, down);
+    found.red = interpolated(a.red, b.red, c.red, d.red, across, down);
+    return found;
 }
+
+// As OpenCV weighs colours.
+FUNCTION int gray_of(const Colour &c) { return (c.blue * 3735 + c.green * 19235 + c.red * 9798 + 16384) >> 15; }
 
 typedef unsigned long long cudaGraphConditionalHandle;
 extern "C" __device__ __cudart_builtin__ void CUDARTAPI cudaGraphSetConditional(
@@ -119,14 +99,22 @@ struct Said {
     float coldness;
 };
 
-// One thread a value, as (channels, height, width).
+// One thread a pixel of the network's input, whose shape is (channels, height, width): red, green and blue, or gray.
 extern "C" __global__ void preprocess(const Order *order, float *out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
-    const Input &input = order->input;
-    if (column >= input.width || row >= input.height) return;
-    const long long place = ((long long)blockIdx.z * input.height + row) * input.width + column;
-    out[place] = network_value(order->picture, input, blockIdx.z, row, column);
+    const int width = order->width, height = order->height;
+    if (column >= width || row >= height) return;
+    const Colour colour = resized(order->picture, order->rows[row], order->columns[column]);
+    const long long plane = (long long)height * width;
+    out += (long long)row * width + column;
+    if (order->channels == 1) {
+        *out = order->levels[order->picture.format == GRAY ? colour.red : gray_of(colour)];
+    } else {
+        out[0] = order->levels[colour.red];
+        out[plane] = order->levels[256 + colour.green];
+        out[2 * plane] = order->levels[512 + colour.blue];
+    }
 }
 
 // The sum of one value of each thread of a warp, in all of them.

@@ -14,16 +14,22 @@ SOURCE = Path(__file__).with_name("kernels.cu")
 WARP, TILE, ROW = 32, (32, 8), 256
 WORD_BYTES = 16
 
+PLACE = np.dtype([("first", "i4"), ("next", "i4"), ("near", "i4"), ("far", "i4")])
+"""`Place` of the kernels."""
 ORDER = np.dtype(
-    {
-        "names": ["pixels", "chroma", "picture", "input", "mean", "std"],
-        "formats": ["u8", "u8", ("i4", 4), ("i4", 7), ("f4", 3), ("f4", 3)],
-        "offsets": [0, 8, 16, 32, 60, 72],
-        "itemsize": 88,
-    }
+    [
+        ("pixels", "u8"),
+        ("chroma", "u8"),
+        ("picture", "i4", 4),
+        ("rows", "u8"),
+        ("columns", "u8"),
+        ("levels", "u8"),
+        ("shape", "i4", 3),
+        ("unused", "i4"),
+    ]
 )
-"""`Order` of the kernels: a picture (height, width, pitch, format) and what to make of it (height, width, channels,
-crop top, left, height, width)."""
+"""`Order` of the kernels: a picture (height, width, pitch, format), and what to make of it (height, width,
+channels)."""
 SAID = np.dtype(
     [
         ("label", "u8"),
@@ -43,9 +49,6 @@ ANSWER = np.dtype(
 """`Answer` of the kernels."""
 DECIDED = np.dtype([("exit_index", "i4"), ("confidence", "f4"), ("label", "i4")])
 """`Decided` of the kernels."""
-FORMATS = {1: 0, 3: 1, 4: 2}
-"""The kernels' `Format` by the bytes of a pixel: gray, BGR, BGRx."""
-NV12 = 3
 
 
 class Kernels:
@@ -62,8 +65,8 @@ class Kernels:
 
     def preprocess(self, stream: Any, order: int, out: int, shape: tuple[int, int, int]) -> None:
         """Make a picture a network's input, float32 of shape (channels, height, width)."""
-        channels, height, width = shape
-        grid = (-(-width // TILE[0]), -(-height // TILE[1]), channels)
+        _, height, width = shape
+        grid = (-(-width // TILE[0]), -(-height // TILE[1]))
         _launch(stream, self._preprocess, grid, TILE, order, out)
 
     def answer(self, stream: Any, said: int, out: int) -> None:

@@ -1,6 +1,7 @@
 """Memory for the GPU: an allocation on either side, shared out to named tensors, made once and let go of once."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -68,31 +69,43 @@ class PinnedMemory:
 
 
 class Buffers:
-    """What the host sends in one copy, what stays on the GPU, and what the host is told.
+    """What the host sends with every frame, what it says once, what stays on the GPU, and what the host is told.
 
-    Where both share their memory, nothing is copied.
+    Where both share their memory, frames are not copied; what is said once is, since the GPU reads it again and again.
 
     Attributes:
         addresses: Where the GPU sees each tensor; nothing once it is closed.
     """
 
     def __init__(
-        self, sent: Mapping[str, int], stays: Mapping[str, int], told: Mapping[str, int], *, uploads: bool
+        self,
+        *,
+        sent: Mapping[str, int],
+        constant: Mapping[str, int],
+        stays: Mapping[str, int],
+        told: Mapping[str, int],
+        uploads: bool,
     ) -> None:
         """Allocate so many bytes for each tensor; `uploads` says whether the GPU has memory of its own."""
-        self._host = PinnedMemory({**sent, **told})
-        self._device = DeviceMemory({**(sent if uploads else {}), **stays})
+        self._host = PinnedMemory({**sent, **constant, **told})
+        self._device = DeviceMemory({**(sent if uploads else {}), **constant, **stays})
         self._uploads = uploads
         self.addresses = {**self._host.addresses, **self._device.addresses}
-        self._sent_at = self.addresses[next(iter(sent))]
-        self._sent = self._host.whole[: _shared_out(sent)[1]]
+        (_, sent_bytes), (_, constant_bytes) = _shared_out(sent), _shared_out(constant)
+        self._sent_at, self._constant_at = (self.addresses[next(iter(names))] for names in (sent, constant))
+        self._sent = self._host.whole[:sent_bytes]
+        self._constant = self._host.whole[sent_bytes : sent_bytes + constant_bytes]
 
     def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
-        """Return what is sent or told as an array."""
+        """Return what is sent, constant or told as an array."""
         return self._host.view(name, dtype, shape)
 
+    def send_constants(self, stream: driver.Stream) -> None:
+        """Enqueue the copy of what is said once."""
+        driver.memcpy_htod_async(self._constant_at, self._constant, stream)
+
     def send(self, stream: driver.Stream, *, unused_bytes: int = 0) -> None:
-        """Enqueue the copy, but for bytes at the end of what is sent last."""
+        """Enqueue the copy of what is sent with a frame, but for bytes at its end."""
         if self._uploads:
             driver.memcpy_htod_async(self._sent_at, self._sent[: self._sent.size - unused_bytes], stream)
 
@@ -106,7 +119,13 @@ class Buffers:
         """Let go of the memory, while the GPU's context is current; may be called twice."""
         self._device.close()
         self._host.close()
-        self.addresses, self._sent = {}, self._host.whole
+        self.addresses, self._sent, self._constant = {}, self._host.whole, self._host.whole
+
+
+def waited_for(stream: driver.Stream) -> None:
+    """Wait for what is on a stream before its memory is let go of; where the GPU failed, that was said before."""
+    with suppress(driver.Error):
+        stream.synchronize()
 
 
 def _shared_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:

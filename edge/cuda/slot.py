@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pycuda.driver as driver
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.console import say
 from edge.cuda.chain import Chain
 from edge.cuda.graph import whole_chain, why_not_captured
-from edge.cuda.memory import NON_BLOCKING
+from edge.cuda.memory import NON_BLOCKING, waited_for
 from edge.cuda.runs import GraphRun, Run, StepwiseRun, enqueue, unlike
 from edge.cuda.runtime import Runtime
 from edge.decision import NEVER
@@ -20,6 +20,15 @@ from edge.protocols import Prediction
 
 if TYPE_CHECKING:
     from edge.classifier import Classifier
+
+
+class _Ready(NamedTuple):
+    """What frames of one kind travel in."""
+
+    kind: tuple[Any, ...]
+    stream: driver.Stream
+    chain: Chain
+    run: Run
 
 
 class CudaSlot:
@@ -31,57 +40,54 @@ class CudaSlot:
     """
 
     def __init__(self, classifier: "Classifier", runtime: Runtime) -> None:
-        """Take a stream; memory is taken when the first frame says how much."""
+        """Take nothing yet: the first frame says how much memory it takes."""
         self.frame: Frame | None = None
         self.syncs = 0
         self._classifier, self._runtime = classifier, runtime
         self._loading = runtime.context.calling("sending a frame")
         self._inferring = runtime.context.calling("waiting for an answer")
         self._preparing = runtime.context.calling("preparing for frames")
-        self._chain: Chain | None = None
-        self._kind: tuple[Any, ...] = ()
-        self._run: Run | None = None
-        with self._preparing:
-            self._stream = driver.Stream(NON_BLOCKING)
+        self._ready: _Ready | None = None
 
     @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Copies of every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""
-        assert self._chain is not None, "tensors before a frame was loaded"  # noqa: S101 - our own order
+        assert self._ready is not None, "tensors before a frame was loaded"  # noqa: S101 - our own order
         with self._inferring:
-            return self._chain.tensors()
+            return self._ready.chain.tensors()
 
     def load(self) -> None:
         """Send `frame` with the thresholds in force and start; this waits for nothing."""
         assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
-        if self._chain is None or _kind(self.frame) != self._kind:
-            self._prepare(self.frame)
-        assert self._chain is not None and self._run is not None  # noqa: S101, PT018
-        self._chain.write(self.frame, self._classifier.thresholds)
-        if self._chain.frame is not None:
-            self.frame = self._chain.frame
+        ready = self._ready
+        if ready is None or ready.kind != _kind(self.frame):
+            ready = self._prepare(self.frame)
+        ready.chain.write(self.frame, self._classifier.thresholds)
+        if ready.chain.frame is not None:
+            self.frame = ready.chain.frame
         with self._loading:
-            self._run.start()
+            ready.run.start()
 
     def infer(self) -> Prediction:
         """Wait until an exit has answered."""
-        assert self._chain is not None and self._run is not None  # noqa: S101, PT018
+        assert self._ready is not None, "infer() before load()"  # noqa: S101 - our own pipeline's order
         with self._inferring:
-            self.syncs += self._run.finish()
-        [(label, confidence, probability, exit_index, _)] = self._chain.answer.tolist()
+            self.syncs += self._ready.run.finish()
+        [(label, confidence, probability, exit_index, _)] = self._ready.chain.answer.tolist()
         return Prediction(label, confidence, exit_index, probability)
 
     def close(self) -> None:
-        """Free graphs and memory; may be called twice."""
+        """Free graphs, memory and stream; may be called twice."""
+        if self._ready is None:
+            return
         with self._preparing:
-            if self._chain is None or self._run is None:
-                return
-            self._stream.synchronize()
-            self._run.close()
-            self._chain.close()
-            if self.frame is self._chain.frame:
+            ready, self._ready = self._ready, None
+            if self.frame is ready.chain.frame:
                 self.frame = None
-            self._chain = self._run = None  # while the context is current: that is when pinned memory is freed
+            waited_for(ready.stream)
+            ready.run.close()
+            ready.chain.close()
+            del ready  # while the context is current: that is when pinned memory and streams are freed
 
     def record(self, chain: Chain, stream: driver.Stream) -> Run:
         """Return how a chain, whose segments have all run once, is to be run from now on."""
@@ -100,31 +106,36 @@ class CudaSlot:
         stepwise.close()
         return graph
 
-    def _prepare(self, frame: Frame) -> None:
+    def _prepare(self, frame: Frame) -> _Ready:
         """Take memory for frames of this kind, run everything once, and record it."""
-        one, runtime = self._classifier, self._runtime
-        if one.input_spec.kind == "image":
+        if self._classifier.input_spec.kind == "image":
             check_picture(frame)
         self.close()
         with self._preparing:
-            chain = Chain(
-                one.input_spec,
-                one.precision,
-                one.engines,
-                runtime.kernels,
-                frame,
-                uploads=not runtime.context.is_integrated,
-            )
+            stream, chain = driver.Stream(NON_BLOCKING), self._chain_for(frame)
             try:
                 chain.write(frame, np.full(chain.exits - 1, NEVER, dtype=np.float32))
+                chain.enqueue_constants(stream)
                 for index in range(chain.exits):
-                    enqueue(chain, self._stream, index)
-                self._stream.synchronize()
-                self._run = self.record(chain, self._stream)
+                    enqueue(chain, stream, index)
+                stream.synchronize()
+                self._ready = _Ready(_kind(frame), stream, chain, self.record(chain, stream))
             except BaseException:
+                waited_for(stream)
                 chain.close()
                 raise
-        self._chain, self._kind = chain, _kind(frame)
+        return self._ready
+
+    def _chain_for(self, frame: Frame) -> Chain:
+        one, runtime = self._classifier, self._runtime
+        return Chain(
+            one.input_spec,
+            one.precision,
+            one.engines,
+            runtime.kernels,
+            frame,
+            uploads=not runtime.context.is_integrated,
+        )
 
 
 def _kind(frame: Frame) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from edge.errors import EngineError
 from edge.manifest import SegmentSpec
 from edge.protocols import Batch, Slot
 
+ANY_NUMBER = "engines take many images where they are loaded with batch=None"
+
 
 class RunsOnTheGpu:
     """What TensorRT and TensorRT for RTX have in common: engines are read onto the GPU, where their slots are, too."""
@@ -78,7 +80,9 @@ class TensorRtEngine:
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
         """Do the same for as many images as are asked for at each call."""
         context = self._context(addresses)
-        names = self._inputs()
+        names = [name for name in self._inputs() if min(self._engine.get_tensor_shape(name)) < 0]
+        if not names:
+            raise EngineError(f"the engine of {self._what} takes one image only; {ANY_NUMBER}")
 
         def enqueue(stream: int, images: int) -> None:
             for name in names:
@@ -113,7 +117,7 @@ class TensorRtEngine:
     def _set_shape(self, context: Any, name: str, images: int) -> None:
         shape = tuple(images if size < 0 else size for size in self._engine.get_tensor_shape(name))
         if not context.set_input_shape(name, shape):
-            hint = "; engines take many images where they are loaded with batch=None" if images > 1 else ""
+            hint = f"; {ANY_NUMBER}" if images > 1 else ""
             raise self._refused(f"does not take {name} with shape {shape}{hint}")
 
     def _refused(self, what: str) -> EngineError:
