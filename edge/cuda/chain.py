@@ -16,7 +16,7 @@ from edge.cuda.kernels import ANSWER, SAID, Kernels
 from edge.cuda.memory import Buffers
 from edge.cuda.order import order_sizes, write_order
 from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
-from edge.preprocess import Frame, preprocess_for
+from edge.preprocess import Frame, Nv12, preprocess_for
 from edge.protocols import DeviceEngine
 
 
@@ -76,7 +76,9 @@ class Chain:
         self._addresses = self._buffers.addresses
         self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
         self.answer = self._buffers.view("answer", ANSWER)
-        self.frame = self._buffers.view("frame", np.uint8, frame.shape).view(type(frame)) if is_picture else None
+        self.frame = self._buffers.view("frame", np.uint8, frame.shape) if is_picture else None
+        if isinstance(frame, Nv12) and self.frame is not None:
+            self.frame = self.frame.view(Nv12)
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
         self._to_numbers = preprocess_for(spec)
         try:

@@ -192,7 +192,8 @@ FUNCTION void gather(const Unit *from, const int *rows, long long units, Unit *t
     if (place < units) to[blockIdx.y * units + place] = from[rows[blockIdx.y] * units + place];
 }
 
-extern "C" __global__ void gather_bytes(const unsigned char *from, const int *rows, long long units, unsigned char *to) {
+extern "C" __global__ void gather_bytes(
+    const unsigned char *from, const int *rows, long long units, unsigned char *to) {
     gather(from, rows, units, to);
 }
 

@@ -15,7 +15,7 @@ from edge.cuda.memory import NON_BLOCKING, waited_for
 from edge.cuda.runs import GraphRun, Run, StepwiseRun, enqueue, unlike
 from edge.cuda.runtime import Runtime
 from edge.decision import NEVER
-from edge.preprocess import Frame, check_picture
+from edge.preprocess import Frame, Nv12, check_picture
 from edge.protocols import Prediction
 
 if TYPE_CHECKING:
@@ -140,4 +140,4 @@ class CudaSlot:
 
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what frames must have in common to travel in the same memory."""
-    return type(frame), frame.shape, frame.dtype
+    return isinstance(frame, Nv12), frame.shape, frame.dtype
