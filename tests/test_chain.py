@@ -530,3 +530,9 @@ def test_recording_that_breaks_leaves_the_thresholds_as_they_were() -> None:
     with pytest.raises(EngineError, match="the device is gone"):
         record(classifier, [number(0)])
     assert classifier.thresholds.tolist() == [0.75, 0.75]
+
+
+def test_recording_runs_every_segment_even_where_an_exit_is_as_sure_as_can_be() -> None:
+    classifier = fake_chain(np.ones((3, 1), np.float32))
+    record(classifier, [number(0)])
+    assert asked(classifier) == [[0]] * 3

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import psutil
 import pytest
-from commands import started_command, wait_until
+from commands import call, started_command, wait_until
 from networks import built_in_graph, decided_and_cut, written
 
+from edge.__main__ import main
 from edge.building import build_bundle
 from edge.bundle import Bundle
 from edge.console import INTERRUPTED, PASSED
@@ -327,6 +328,20 @@ def test_two_processes_build_each_engine_of_a_bundle_once(digits_bundle: Bundle,
 def test_onnxruntime_builds_for_this_processor_only() -> None:
     with pytest.raises(EngineError, match="this processor only"):
         backend_named("onnxruntime", target="sm89")
+
+
+def test_edge_build_builds_segments_for_many_images_too_and_the_whole_network_for_one_only(
+    digits_bundle: Bundle, cache: EngineCache
+) -> None:
+    spec = digits_bundle.precision("fp32")
+    segments = [segment.file for segment in spec.segments]
+    one = [(file, 1) for file in (*segments, spec.whole.file)]
+    many = [(file, None) for file in segments]
+    for words, expected in (([], one), (["--batches"], one + many)):
+        done = call(main, "build", digits_bundle.path, "--precision", "fp32", "--json", *words)
+        assert done.code == PASSED, done.stderr
+        assert [(build["segment"], build["batch"]) for build in json.loads(done.stdout)] == expected
+        assert len(engine_folders(cache)) == len(expected)
 
 
 def test_unknown_backends_are_refused_with_what_there_is() -> None:

@@ -17,10 +17,12 @@ from second_backend import SecondBackend
 from compile.precisions import PRECISIONS
 from edge.__main__ import main
 from edge.bundle import MANIFEST, Bundle, Reference, file_hashes, write_reference
+from edge.decision import Scores
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.errors import BundleError
-from edge.manifest import manifest_to_json
+from edge.errors import BundleError, EngineError
+from edge.manifest import SegmentSpec, manifest_to_json
 from edge.parity import TOLERANCES, TRAINED, Parity, Side, compare, verify
+from edge.recording import Recording
 
 
 def two_exits(samples: int = 1000, seed: int = 0) -> Reference:
@@ -100,12 +102,16 @@ def test_a_damaged_last_exit_is_not_blamed_on_the_first() -> None:
     assert parity.first_diverging == 1
 
 
-def test_what_is_no_number_on_either_side_is_no_difference() -> None:
+def test_what_is_no_number_on_both_sides_is_no_difference_and_on_one_side_the_largest() -> None:
     reference = two_exits()
+    logits = reference.logits.copy()
     reference.logits[0, :5] = (np.nan, np.inf, -np.inf, 0)
     parity = compared(reference.logits.copy(), reference)
     assert parity.passed, parity.failures
     assert parity.exits[0].max_abs_logit_error == parity.exits[0].mean_abs_logit_error == 0
+    reference.logits[0, :5] = logits[0, :5]
+    reference.logits[1, 7, 2] = np.nan
+    assert [found.max_abs_logit_error for found in compared(logits, reference).exits] == [0, np.inf]
 
 
 def test_where_only_all_exits_together_differ_too_much_the_worst_of_them_is_blamed() -> None:
@@ -116,6 +122,65 @@ def test_where_only_all_exits_together_differ_too_much_the_worst_of_them_is_blam
     for exits, blamed in (((better, worse), 1), ((worse, better), 0)):
         together = dataclasses.replace(parity, exits=exits, failures=("exit index agreement is 0.97",))
         assert together.first_diverging == blamed
+
+
+@pytest.mark.parametrize(("off", "found"), [((0.25, 0.0), [0.125, 0]), ((0.0, 0.5), [0, 0.25])])
+def test_the_mean_logit_error_is_each_exits_own(off: tuple[float, float], found: list[float]) -> None:
+    reference = two_exits()
+    logits = reference.logits.copy()
+    logits[:, ::2] += np.array(off, np.float32)[:, None, None]
+    parity = compared(logits, reference)
+    assert [one.mean_abs_logit_error for one in parity.exits] == pytest.approx(found, rel=1e-4)
+
+
+@pytest.mark.parametrize("exit_index", [0, 1])
+def test_only_answers_that_became_wrong_are_a_loss_of_accuracy(exit_index: int) -> None:
+    reference = two_exits()
+    right = reference.logits[exit_index].argmax(axis=-1) == reference.labels
+    worse, better = (reference.logits.copy() for _ in range(2))
+    for logits, samples in ((worse, np.flatnonzero(right)[:10]), (better, np.flatnonzero(~right)[:10])):
+        wanted = reference.labels[samples] if logits is better else reference.labels[samples] - 1
+        said = logits[exit_index, samples]
+        best = said.argmax(axis=-1)
+        logits[exit_index, samples, best] = said[np.arange(10), wanted]
+        logits[exit_index, samples, wanted] = said.max(axis=-1)
+    found, loss = compared(worse, reference), f"exit {exit_index}: accuracy loss is 0.01, must be <= 0.001"
+    assert [failure for failure in found.failures if "accuracy" in failure] == [loss]
+    assert found.exits[exit_index].reference_accuracy == pytest.approx(right.mean())
+    assert found.exits[exit_index].accuracy == pytest.approx(right.mean() - 0.01)
+    assert not [failure for failure in compared(better, reference).failures if "accuracy" in failure]
+
+
+def as_sure_as(confidence: np.ndarray) -> Side:
+    """Return a side whose first of two exits is so sure of each sample, and whose answers are all the same."""
+    both = np.stack([confidence, np.ones_like(confidence)]).astype(np.float32)
+    logits = np.zeros((*both.shape, 2), np.float32)
+    return Side("any", Recording(logits, Scores(both, np.zeros(both.shape, np.int32))))
+
+
+@pytest.mark.parametrize(("flipped", "share"), [(slice(0, 30), 0.47), (slice(970, 1000), 0.53)])
+def test_samples_that_cross_the_threshold_in_either_direction_count_as_other_decisions(
+    flipped: slice, share: float
+) -> None:
+    confidence = np.repeat(np.float32([0.9, 0.3]), 500)
+    other = confidence.copy()
+    other[flipped] = np.float32(1.2) - other[flipped]
+    parity = compare("fp32", as_sure_as(other), as_sure_as(confidence), np.zeros(1000, np.int64), [0.6])
+    assert parity.exit_index_agreement == pytest.approx(0.97)
+    assert [found.exit_index_agreement for found in parity.exits] == pytest.approx([0.97, 1])
+    assert [found.exit_share for found in parity.exits] == pytest.approx([share, 1 - share])
+    assert {
+        "exit index agreement is 0.97, must be >= 0.999",
+        "exit 0: decision agreement is 0.97, must be >= 0.999",
+        "exit 0: exit share drift is 0.03, must be <= 0.002",
+    } <= set(parity.failures)
+
+
+def test_a_confidence_at_the_threshold_on_both_sides_is_the_same_decision() -> None:
+    side = as_sure_as(np.float32([0.9, 0.6, 0.3]))
+    parity = compare("fp32", side, side, np.zeros(3, np.int64), [0.6])
+    assert parity.passed
+    assert parity.exits[0].exit_share == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +254,27 @@ def test_the_shipped_pytest_checks_ask_for_a_bundle() -> None:
     assert "--bundle DIR" in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize(
+    ("bundle", "backend", "said"),
+    [
+        (None, "openvino", "argument --backend: invalid choice: 'openvino'"),
+        (None, "tensorrt", "backend tensorrt needs a library that is not installed"),
+        ("none", "onnxruntime", "there is no bundle at none; make one with"),
+    ],
+)
+def test_the_shipped_pytest_checks_refuse_a_wrong_command_line_before_they_start(
+    bundle: str | None, backend: str, said: str, digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError")
+    words = ("--bundle", bundle or digits_bundle.path, "--backend", backend)
+    checks = ("pytest", "--pyargs", "edge.parity_checks", "-p", "no:cacheprovider", *words)
+    done = run_command(*checks, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert said in done.stderr
+    assert "Error" not in done.stderr
+    assert done.stdout == ""
+
+
 # Several backends
 
 
@@ -247,6 +333,20 @@ def test_every_backend_runs_once_even_if_named_twice(digits_bundle: Bundle) -> N
     pairs = [(parity.backend, parity.against) for parity in found]
     assert pairs == [("a", TRAINED), ("b", TRAINED), ("b", "a"), ("c", TRAINED), ("c", "a")]
     assert [backend.frames for backend in backends] == [found[0].samples] * 3
+
+
+def test_nothing_runs_where_a_later_backend_cannot_be_loaded(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = SecondBackend("onnxruntime"), SecondBackend()
+
+    def refuse(engine: Path, spec: SegmentSpec) -> None:
+        raise EngineError(f"the engine of {spec.file} is of another GPU")
+
+    monkeypatch.setattr(second, "load", refuse)
+    with pytest.raises(EngineError, match="is of another GPU"):
+        verify(digits_bundle, "fp32", [first, second])
+    assert first.frames == 0
 
 
 def test_the_shipped_pytest_checks_name_the_backends_that_differ(digits_bundle: Bundle) -> None:

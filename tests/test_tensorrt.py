@@ -379,15 +379,17 @@ def loaded(
     return TensorRtEngine(trt, folder / ENGINE, "segment_0.onnx")
 
 
+@pytest.mark.parametrize("images", [(), (2,)], ids=["one image", "many images"])
 def test_each_binding_runs_on_its_stream_with_its_addresses_in_a_context_of_its_own(
-    trt: ModuleType, tmp_path: Path
+    images: tuple[int, ...], trt: ModuleType, tmp_path: Path
 ) -> None:
-    engine = loaded(trt, tmp_path)
+    engine = loaded(trt, tmp_path, batch=None)
     other = {name: place + 0x8000 for name, place in PLACES.items()}
-    first, second = (engine.bind({**places, "said_0": 0x40}) for places in (PLACES, other))
+    bind: Callable[..., Callable[..., None]] = engine.bind_batch if images else engine.bind
+    first, second = (bind({**places, "said_0": 0x40}) for places in (PLACES, other))
     assert trt.ENQUEUED == []
     for enqueue, stream in ((first, 7), (second, 8), (first, 9)):
-        assert enqueue(stream) is None
+        assert enqueue(stream, *images) is None
     assert [(stream, places) for _, stream, places, _ in trt.ENQUEUED] == [(7, PLACES), (8, other), (9, PLACES)]
     one, another, again = (context for context, *_ in trt.ENQUEUED)
     assert one is again
@@ -429,6 +431,15 @@ def test_a_failing_status_is_an_error_that_names_segment_refusal_reason_and_reme
     remedy = f"; remove {tmp_path} and build it again on this machine, or see `edge doctor`"
     ends = f" ({reason}){remedy}" if trouble == "unreadable engine" else f": {reason}; see `edge doctor`"
     assert message == REFUSALS[trouble] + ends
+    assert trt.ENQUEUED == []
+
+
+@pytest.mark.parametrize("trouble", ["no context", "refused address", "no start"])
+def test_a_failing_status_is_an_error_where_many_images_are_bound_too(
+    trouble: str, trt: ModuleType, tmp_path: Path
+) -> None:
+    message = refusal_of(lambda: loaded(trt, tmp_path, batch=None, trouble=trouble).bind_batch(PLACES)(7, 2))
+    assert message == f"{REFUSALS[trouble]}: {stand_in.REASONS[trouble]}; see `edge doctor`"
     assert trt.ENQUEUED == []
 
 
