@@ -15,6 +15,8 @@ from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.manifest import InputSpec, PrecisionSpec, Thresholds
 
+PICTURES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
 
 class Network:
     """One of `networks`, on the host and on the stand-in."""
@@ -43,6 +45,10 @@ class Network:
 
     def _classifier(self, engines: Sequence[Any], make_slot: Callable[[Classifier], Any] | None) -> Classifier:
         return Classifier(input_spec=self.spec, precision=self.precision, engines=engines, make_slot=make_slot)
+
+
+Networks = Callable[..., Network]
+"""A name, and what `Network` takes by name, to one on the stand-in."""
 
 
 def frames(count: int) -> list[np.ndarray]:

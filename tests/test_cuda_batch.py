@@ -3,7 +3,7 @@
 import ctypes
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cuda_networks import Network, frames
+from cuda_networks import Network, Networks, frames
 from cuda_stand_in import CoreError, DriverError, World, host_launch
 
 import edge.cuda
@@ -24,13 +24,6 @@ from edge.errors import EngineError, SourceError
 
 if TYPE_CHECKING:
     from edge.cuda.batch import CudaBatch
-
-Networks = Callable[..., Network]
-
-
-@pytest.fixture
-def network(world: World, tmp_path: Path) -> Networks:
-    return lambda name, precision="fp32": Network(name, world, tmp_path, precision=precision)
 
 
 def on_gpu(one: Network, most: int = 7) -> "CudaBatch":
@@ -67,7 +60,7 @@ def middling(host: HostBatch, images: np.ndarray, exits: int) -> list[float]:
 def test_a_batch_on_the_gpu_is_decided_as_on_the_host(
     name: str, precision: str, most: int, network: Networks, tmp_path: Path
 ) -> None:
-    one = network(name, precision)
+    one = network(name, precision=precision)
     gpu, host, images = on_gpu(one, most), on_host(one, tmp_path, name), np.stack(frames(40))
     for thresholds in (middling(host, images, one.exits), [0.0] * (one.exits - 1), [NEVER] * (one.exits - 1)):
         for batch in (gpu, host):
