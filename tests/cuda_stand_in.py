@@ -639,7 +639,7 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
             self.source, self.arch = source, options.arch
 
         def compile(self, target: str) -> ObjectCode:
-            world.call("compile")
+            world.call("compile", needs_context=False)
             return ObjectCode(f"{target} for {self.arch} of {len(self.source)}".encode())
 
         def close(self) -> None:
