@@ -2,8 +2,14 @@
 
 import gc
 import importlib.util
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +25,9 @@ from cuda_stand_in import (
 )
 
 import edge.cuda
+from edge.decision import NEVER
 from edge.doctor import exits_on_the_gpu
+from edge.engines.cache import EngineCache
 from edge.errors import EngineError, SourceError
 from edge.recording import record
 
@@ -58,8 +66,83 @@ def test_with_conditions_the_level_is_graph(world: World) -> None:
     assert (edge.cuda.opened().level, edge.cuda.opened().why_not_graph) == ("graph", "")
 
 
+@pytest.mark.parametrize(
+    ("bodies", "problem"), [(True, "set to 0 was taken for 1"), (False, "set to 1 was taken for 0")]
+)
+def test_conditions_that_are_not_heeded_are_found_when_the_gpu_is_opened(
+    bodies: bool, problem: str, world: World
+) -> None:
+    world.bodies = bodies
+    runtime = edge.cuda.opened()
+    assert (runtime.level, runtime.why_not_graph) == ("stepwise", f"a condition {problem}")
+
+
+@pytest.mark.parametrize("bodies", [True, False])
+def test_conditions_that_are_not_heeded_later_are_found_before_a_frame_is_answered(
+    bodies: bool, network: Networks, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = network("tiny cnn")
+    slot = one.on_gpu("graph").new_slot()
+    world.bodies = bodies
+    for exit_index, frame in enumerate(frames(3)):
+        for classifier in (one.host, slot._classifier):
+            classifier.set_thresholds([2.0] * exit_index + [0.0] * (2 - exit_index))
+        slot.frame = frame
+        slot.load()
+        found, expected = slot.infer(), one.host.classify(frame)
+        assert (found.label, found.exit_index) == (expected.label, expected.exit_index)
+    assert "in one graph the chain answers otherwise" in " ".join(capsys.readouterr().err.split())
+    slot.close()
+    assert world.calls["graphs alive"] == 0
+
+
+ANSWERED = {"label": 3, "confidence": 0.5, "probability": 0.6, "exit_index": 1, "is_final": 1}
+
+
+class Said:
+    """A way to run a chain, which says one thing whenever no exit is taken, and another one otherwise."""
+
+    def __init__(self, chain: Any, never: dict[str, Any] | None, else_: dict[str, Any] | None) -> None:
+        self.chain, self.said = chain, {True: never, False: else_}
+
+    def start(self) -> None:
+        pass
+
+    def finish(self) -> int:
+        for name, value in (self.said[self.chain.threshold == NEVER] or {}).items():
+            self.chain.answer[name] = value
+        return 1
+
+    def close(self) -> None:
+        pass
+
+
+OTHERWISE: dict[str, dict[str, Any] | None] = {
+    **{name: ANSWERED | {name: value} for name, value in (("label", 4), ("exit_index", 2), ("is_final", 0))},
+    **{name: ANSWERED | {name: 0.55} for name in ("confidence", "probability")},
+    "not a number": ANSWERED | {"probability": np.nan},
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("when", ["no exit is taken", "the first exit is taken"])
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_ways_to_run_a_chain_are_unlike_where_one_thing_they_say_is(what: str, when: str, world: World) -> None:
+    from edge.cuda.kernels import ANSWER
+    from edge.cuda.runs import unlike
+
+    chain: Any = SimpleNamespace(exits=3, answer=np.zeros(1, ANSWER), threshold=None)
+    chain.set_thresholds = lambda values: setattr(chain, "threshold", values[0])
+    other = (OTHERWISE[what], ANSWERED) if when == "no exit is taken" else (ANSWERED, OTHERWISE[what])
+    for said in ((ANSWERED, ANSWERED), other):
+        one, two = Said(chain, ANSWERED, ANSWERED), Said(chain, *said)
+        assert bool(unlike(one, two, chain)) == bool(unlike(two, one, chain)) == (said is other)
+    nan = ANSWERED | {"probability": np.nan}
+    assert not unlike(Said(chain, nan, nan), Said(chain, nan, nan), chain)
+
+
 def test_a_segment_that_may_not_be_in_a_body_is_run_step_by_step_and_that_is_said(
-    network: Networks, capsys: pytest.CaptureFixture[str]
+    network: Networks, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = network("tiny cnn")
     one.engines[1].node = HostCallbackNode
@@ -67,12 +150,38 @@ def test_a_segment_that_may_not_be_in_a_body_is_run_step_by_step_and_that_is_sai
     said = " ".join(capsys.readouterr().err.split())
     assert "segment 1 cannot be part of a graph" in said
     assert "it puts CU_GRAPH_NODE_TYPE_HOST into its graph" in said
+    assert world.calls["captures alive"] == 0
 
 
-def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(network: Networks, world: World) -> None:
+def test_a_capture_that_the_driver_calls_spoilt_is_not_used_and_that_is_said(
+    network: Networks, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = network("tiny cnn")
-    gpu = one.on_gpu("graph")
-    enqueue = one.engines[1].bind
+    world.failing["invalidated"] = DriverError()
+    assert answers(one.on_gpu("graph"), frames(4)) == answers(one.host, frames(4))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its capture ended with CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in said
+
+
+@pytest.mark.parametrize("is_capturable", [True, False])
+def test_a_frame_is_sent_and_preprocessed_once_however_many_segments_run(
+    is_capturable: bool, network: Networks, world: World
+) -> None:
+    one = network("tiny cnn", spec=PICTURES)
+    if not is_capturable:
+        refuse_capture(one.engines[1], world)
+    gpu, frame = one.on_gpu("stepwise"), np.zeros((20, 30, 3), np.uint8)
+    gpu.set_thresholds([2.0, 2.0])
+    gpu.classify(frame)
+    world.ran.clear()
+    assert gpu.classify(frame).exit_index == 2
+    steps = [step for k in range(3) for step in (f"segment {k}", "answer")]
+    assert world.ran == ["upload", "preprocess", *steps]
+
+
+def refuse_capture(engine: SessionEngine, world: World) -> None:
+    """Let a segment fail where it is captured."""
+    enqueue = engine.bind
 
     def uncapturable(addresses: dict[str, int]) -> Callable[[int], None]:
         run = enqueue(addresses)
@@ -84,7 +193,13 @@ def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(network: N
 
         return checked
 
-    one.engines[1].bind = uncapturable  # type: ignore[method-assign]
+    engine.bind = uncapturable  # type: ignore[method-assign]
+
+
+def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(network: Networks, world: World) -> None:
+    one = network("tiny cnn")
+    gpu = one.on_gpu("graph")
+    refuse_capture(one.engines[1], world)
     assert answers(gpu, frames(4)) == answers(one.host, frames(4))
     assert all(stream.capture is None for stream in world.streams.values())
 
@@ -112,7 +227,7 @@ def test_every_failing_status_is_an_error_that_says_what_was_being_done(
         world.failing[call] = error
         with pytest.raises(EngineError, match=f"{FAILING[call]}.*{call}: CUDA_ERROR_UNKNOWN"):
             one.on_gpu("graph").new_slot()
-        assert world.left_over == 0
+        assert world.left_over == world.retained == 0
         return
     slot = one.on_gpu("graph").new_slot()
     slot.frame = frames(1)[0]
@@ -131,6 +246,115 @@ def test_every_failing_status_is_an_error_that_says_what_was_being_done(
     assert world.calls["mem_alloc"] - world.calls["free"] == (call == "mem_alloc")
 
 
+def test_threads_that_open_the_gpu_together_open_it_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pycuda.driver import Device
+
+    both, retain = threading.Barrier(2), Device.retain_primary_context
+
+    def slow(device: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        return retain(device)
+
+    monkeypatch.setattr(Device, "retain_primary_context", slow)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda _: edge.cuda.opened(), range(2))
+    assert one is other
+    assert world.calls["retain"] == 1
+
+
+def test_a_gpu_that_was_let_go_of_says_so(world: World) -> None:
+    context = edge.cuda.opened().context
+    assert context.arch == "sm_87"
+    context.close()
+    context.close()
+    assert world.retained == 0
+    with pytest.raises(EngineError, match="anything: the GPU was let go of; open it again"):
+        context.calling("anything")
+
+
+def test_kernels_are_kept_apart_by_gpu_source_and_compiler(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.cuda import kernels
+
+    folder = EngineCache().root
+    first = [kernels.compiled(arch) for arch in ("sm_87", "sm_90", "sm_87")]
+    assert [b"sm_87" in code for code in first] == [True, False, True]
+    assert len(list(folder.iterdir())) == world.calls["compile"] == 2
+    other = tmp_path / "other.cu"
+    other.write_text("other")
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "SOURCE", other)
+        assert kernels.compiled("sm_87") not in first
+    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcVersion", lambda: (0, 99, 0))
+    assert kernels.compiled("sm_87") == first[0]
+    assert len(list(folder.iterdir())) == world.calls["compile"] == 4
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_garbage_is_collected_again_after_a_capture_even_one_that_failed(
+    is_enabled: bool, network: Networks, world: World
+) -> None:
+    from edge.cuda.graph import captured
+
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        network("tiny cnn").on_gpu("graph").classify(frames(1)[0])
+        assert gc.isenabled() == is_enabled
+        with edge.cuda.opened().context.calling("failing"), pytest.raises(CoreError):
+            captured(driver_stream(), failing)
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.enable()
+
+
+def test_garbage_is_not_collected_until_all_threads_have_captured(world: World) -> None:
+    from edge.cuda.graph import captured
+
+    context, is_over, both = edge.cuda.opened().context, threading.Event(), threading.Barrier(2)
+
+    def fill(is_first: bool, builder: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.1)
+        if not is_first:
+            is_over.wait(1)
+
+    def capture(is_first: bool) -> None:
+        with context.calling("capturing"):
+            captured(driver_stream(), partial(fill, is_first)).close()
+        if is_first:
+            is_over.set()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(capture, (True, False)))
+    assert gc.isenabled()
+
+
+def driver_stream() -> Any:
+    from pycuda.driver import Stream
+
+    from edge.cuda.memory import NON_BLOCKING
+
+    return Stream(NON_BLOCKING)
+
+
+def failing(builder: Any) -> None:
+    raise CoreError("CUDA_ERROR_UNKNOWN")
+
+
+def test_an_engine_that_does_not_take_the_memory_leaves_none_behind(network: Networks, world: World) -> None:
+    one = network("tiny cnn")
+
+    def refusing(addresses: dict[str, int]) -> Any:
+        raise EngineError("no room")
+
+    one.engines[2].bind = refusing  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="no room"):
+        one.on_gpu("graph").classify(frames(1)[0])
+    assert world.calls["mem_alloc"] == world.calls["free"] == 1
+
+
 # What is given back
 
 
@@ -143,10 +367,15 @@ def test_frames_of_another_size_take_new_memory_and_give_back_the_old(world: Wor
         slot.infer()
         assert world.calls["mem_alloc"] - world.calls["free"] == 1
         assert world.calls["graphs alive"] == 1
+        gc.collect()
+        assert len(world.pinned) - world.calls["pinned freed"] == 1
     slot.close()
     slot.close()
     assert world.calls["mem_alloc"] == world.calls["free"]
-    assert world.calls["graphs alive"] == 0
+    assert world.calls["graphs alive"] == world.calls["builders alive"] == world.calls["captures alive"] == 0
+    assert world.calls["pinned freed"] == len(world.pinned)
+    assert world.calls["streams freed"] == world.calls["stream"]
+    assert world.calls["freed without a context"] == 0
 
 
 def test_a_classifier_and_a_recording_give_back_what_they_took(network: Networks, world: World) -> None:
@@ -167,6 +396,36 @@ def test_a_classifier_and_a_recording_give_back_what_they_took(network: Networks
         record(gpu, [np.zeros(3)])
     assert world.calls["mem_alloc"] == world.calls["free"]
     assert world.calls["graphs alive"] == 0
+
+
+@pytest.mark.parametrize("then", ["close", "another size"])
+def test_a_frame_that_nobody_waited_for_keeps_its_memory_until_it_is_done(
+    then: str, network: Networks, world: World
+) -> None:
+    slot = network("tiny cnn", spec=PICTURES).on_gpu("graph").new_slot()
+    slot.frame = np.zeros((20, 30, 3), np.uint8)
+    slot.load()
+    if then == "another size":
+        slot.frame = np.zeros((30, 30, 3), np.uint8)
+        slot.load()
+        assert world.calls["mem_alloc"] - world.calls["free"] == 1
+        assert slot.infer().exit_index >= 0
+    slot.close()
+    assert world.calls["mem_alloc"] == world.calls["free"]
+
+
+def test_a_closed_slot_keeps_a_callers_frame_and_none_of_its_own(network: Networks) -> None:
+    slot, mine = network("tiny cnn", spec=PICTURES).on_gpu("graph").new_slot(), np.zeros((20, 30, 3), np.uint8)
+    slot.frame = mine
+    slot.load()
+    slot.infer()
+    slot.close()
+    assert slot.frame is None
+    slot.frame = mine
+    slot.load()
+    slot.frame = mine
+    slot.close()
+    assert slot.frame is mine
 
 
 # The stand-in refuses
