@@ -16,6 +16,7 @@ from cuda_stand_in import (
     host_launch,
 )
 
+import edge.cuda
 from edge.errors import SourceError
 from edge.manifest import InputSpec
 from edge.preprocess import Nv12, crop_of, levels_of, preprocess_for
@@ -38,6 +39,14 @@ def test_the_gpu_answers_as_the_host_does_whichever_exit_is_taken(exits: int, le
         assert answers(gpu, frames(12)) == expected
         taken |= {exit_index for _, exit_index, _, _ in expected}
     assert {0, exits - 1} <= taken
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_whole_network_answers_at_its_one_exit_as_on_the_host(level: str, network: Networks) -> None:
+    one = network("tiny cnn", is_whole=True)
+    expected = answers(one.host, frames(4))
+    assert answers(one.on_gpu(level), frames(4)) == expected
+    assert {exit_index for _, exit_index, _, _ in expected} == {0}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -213,6 +222,47 @@ def test_two_threads_have_the_context_each_for_itself(network: Networks, world: 
     assert found == {0: expected, 1: expected}
 
 
+PARTS = (("few", "many"), ("said",), ("told",), ("stays",))
+"""What is sent, constant, told, and what stays."""
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+def test_what_is_sent_gets_to_the_gpu_and_nothing_beside_it_is_touched(uploads: bool, world: World) -> None:
+    from pycuda import driver
+
+    from edge.cuda.memory import NON_BLOCKING, Buffers
+
+    sizes = {"few": 4, "many": 1000, "said": 300, "told": 600, "stays": 2000}
+    sent, constant, told, stays = ({name: sizes[name] for name in names} for names in PARTS)
+    generator = np.random.default_rng(0)
+    expected = {name: generator.integers(1, 256, size, dtype=np.uint8) for name, size in sizes.items()}
+    with edge.cuda.opened().context.calling("sending"):
+        stream = driver.Stream(NON_BLOCKING)
+        buffers = Buffers(sent=sent, constant=constant, stays=stays, told=told, uploads=uploads)
+        driver.memcpy_htod(buffers.addresses["stays"], expected["stays"])
+
+        def check(unused_bytes: int) -> None:
+            for name in (*sent, *constant, *told):
+                buffers.view(name, np.uint8)[:] = expected[name]
+            buffers.send_constants(stream)
+            buffers.send(stream, unused_bytes=unused_bytes)
+            stream.synchronize()
+            for name, values in expected.items():
+                np.testing.assert_array_equal(buffers.fetched(name, values.shape, "uint8")[:300], values[:300])
+
+        check(unused_bytes=0)
+        before = buffers.fetched("many", (1000,), "uint8")
+        np.testing.assert_array_equal(before, expected["many"])
+        expected["many"] = ~before
+        check(unused_bytes=700)
+        np.testing.assert_array_equal(buffers.fetched("many", (1000,), "uint8")[400:] == before[400:], uploads)
+        np.testing.assert_array_equal(buffers.fetched("stays", (2000,), "uint8"), expected["stays"])
+        [(base, size)] = [(at, size) for at, size in world.pinned.items() if at not in world.freed]
+        shared = {name for name, at in buffers.addresses.items() if base <= at < base + size}
+        assert shared == ({*told} if uploads else {*told, *sent})
+        buffers.close()
+
+
 # Kernels
 
 
@@ -289,3 +339,30 @@ def test_the_preprocess_kernel_is_edge_preprocess(
     levels = np.abs(found - expected) * np.array(spec.std)[:, None, None] * 255
     assert levels.max() <= 1.001
     assert (levels < 0.001).mean() > (0.98 if height >= spec.height else 0.85)  # OpenCV enlarges by other code
+
+
+@pytest.mark.parametrize("classes", [1, 4, 17, 32, 33, 1000])
+@pytest.mark.parametrize("leaves", [True, False, None])
+def test_what_an_exit_says_is_noted_and_the_condition_is_to_go_on_where_it_does_not_answer(
+    leaves: bool | None, classes: int, host_kernels: ctypes.CDLL
+) -> None:
+    """None is the last exit's flag, which it does not have."""
+    from edge.cuda.kernels import ANSWER, SAID
+
+    logits = np.random.default_rng(classes).normal(0, 2, classes).astype(np.float32)
+    label, confidence, flag = np.array([7], np.int32), np.array([0.25], np.float32), np.array([leaves or 0], np.uint8)
+    said, temperature = np.zeros(1, SAID), 1.5
+    for name, array in (("label", label), ("confidence", confidence), ("logits", logits), ("exits", flag)):
+        said[name] = array.ctypes.data
+    said["classes"], said["exit_index"], said["coldness"] = classes, 3, 1 / temperature
+    if leaves is None:
+        said["exits"] = 0
+    powers = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    condition = ctypes.c_uint(9)
+    for name, given in (("answer", ()), ("answer_or_go_on", (ctypes.addressof(condition),))):
+        found = np.full(1, -1, dtype=ANSWER)
+        host_launch(host_kernels, name, 1, 32, (*given, said.ctypes.data, found.ctypes.data))
+        [(noted, sure, probability, exit_index, is_final)] = found.tolist()
+        assert (noted, sure, exit_index, is_final) == (7, 0.25, 3, leaves in (True, None))
+        assert probability == pytest.approx(1 / powers.sum(), rel=1e-5)
+    assert condition.value == (leaves is False)
