@@ -678,24 +678,28 @@ def installed(world: World) -> Iterator[World]:
     pycuda.driver = driver
     new = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.core": core, "cuda.core.graph": graph}
     cuda.bindings.driver, real = driver_bindings(world), cuda.bindings.driver
-    ours = [name for name in sys.modules if name.startswith(ON_THE_GPU)]
-    before = {name: sys.modules.pop(name) for name in [*ours, *new] if name in sys.modules}
+    before = {**_forgotten(), **{name: sys.modules.pop(name) for name in new if name in sys.modules}}
     sys.modules.update(new)
     _note_tensors(world)
     try:
         yield world
     finally:
         cuda.bindings.driver = real
-        for name in [name for name in sys.modules if name.startswith(ON_THE_GPU)]:
-            del sys.modules[name]
-            package, _, module = name.rpartition(".")
-            vars(sys.modules[package]).pop(module, None)
+        _forgotten()
         for name in new:
             sys.modules.pop(name, None)
         sys.modules.update(before)
         for name in (name for name in before if name.startswith(ON_THE_GPU)):
             package, _, module = name.rpartition(".")
             setattr(sys.modules[package], module, before[name])
+
+
+def _forgotten() -> dict[str, ModuleType]:
+    """Let our modules on the GPU be imported anew; return those that were."""
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(ON_THE_GPU)}
+    for package, _, module in (name.rpartition(".") for name in found):
+        vars(sys.modules[package]).pop(module, None)
+    return found
 
 
 def _note_tensors(world: World) -> None:

@@ -102,8 +102,8 @@ ANSWERED = {"label": 3, "confidence": 0.5, "probability": 0.6, "exit_index": 1, 
 class Said:
     """A way to run a chain, which says one thing whenever no exit is taken, and another one otherwise."""
 
-    def __init__(self, chain: Any, never: dict[str, Any] | None, else_: dict[str, Any] | None) -> None:
-        self.chain, self.said = chain, {True: never, False: else_}
+    def __init__(self, chain: Any, never: dict[str, Any] | None, sure: dict[str, Any] | None) -> None:
+        self.chain, self.said = chain, {True: never, False: sure}
 
     def start(self) -> None:
         pass
