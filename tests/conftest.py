@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import edge.cuda
 from edge.bundle import Bundle
 
 if TYPE_CHECKING:
+    from cuda_networks import Networks
     from cuda_stand_in import World
 
     from edge.training.checkpoint import Checkpoint
@@ -75,3 +77,11 @@ def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with installed(World(host_kernels)) as made:
         yield made
     assert made.depth() == 0
+
+
+@pytest.fixture
+def network(world: "World", tmp_path: Path) -> "Networks":
+    """Tiny networks on that GPU, and the same on the host."""
+    from cuda_networks import Network
+
+    return partial(Network, world=world, folder=tmp_path)

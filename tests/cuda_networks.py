@@ -15,14 +15,27 @@ from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.manifest import InputSpec, PrecisionSpec, Thresholds
 
+PICTURES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
 
 class Network:
     """One of `networks`, on the host and on the stand-in."""
 
-    def __init__(self, name: str, world: World, folder: Path, spec: InputSpec = INPUT, precision: str = "fp32") -> None:
-        one = compiled(name, precision)
-        self.precision: PrecisionSpec = written(folder / name, one, precision)
-        exits = len(one.segments)
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        folder: Path,
+        spec: InputSpec = INPUT,
+        precision: str = "fp32",
+        *,
+        is_whole: bool = False,
+    ) -> None:
+        """Take its segments, or the network without early exits as the only one."""
+        self.precision: PrecisionSpec = written(folder / name, compiled(name, precision), precision)
+        if is_whole:
+            self.precision = replace(self.precision, segments=(self.precision.whole,))
+        exits = len(self.precision.segments)
         temperatures = tuple(0.5 + k for k in range(exits))
         values = tuple(0.3 + 0.05 * k for k in range(exits - 1))
         thresholds = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=1, split="")
@@ -43,6 +56,10 @@ class Network:
 
     def _classifier(self, engines: Sequence[Any], make_slot: Callable[[Classifier], Any] | None) -> Classifier:
         return Classifier(input_spec=self.spec, precision=self.precision, engines=engines, make_slot=make_slot)
+
+
+Networks = Callable[..., Network]
+"""A name, and what `Network` takes by name, to one on the stand-in."""
 
 
 def frames(count: int) -> list[np.ndarray]:

@@ -5,14 +5,17 @@ What is enqueued runs when somebody waits for the stream, as late as it may on a
 """
 
 import ctypes
+import gc
 import mmap
+import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from time import perf_counter_ns
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +30,7 @@ ALIGNMENT = 256
 ON_THE_GPU = ("edge.cuda.", "benchmarks.gpu.")
 """Modules that are imported anew on the stand-ins."""
 OUR_KERNELS = ("preprocess", "answer", "answer_or_go_on", "survivors", "gather_bytes", "gather_words")
+SOURCES = ("edge/cuda/kernels.cu", "benchmarks/gpu/segments.cu")
 
 
 class IllegalUseError(AssertionError):
@@ -57,6 +61,10 @@ class World:
     calls: Counter[str] = field(default_factory=Counter)
     ran: list[str] = field(default_factory=list)
     """Segments and kernels, as they ran."""
+    bodies: bool | None = None
+    """Whether the bodies of conditions run, whatever these are set to; None where they do as they are told."""
+    tensors: dict[int, int] = field(default_factory=dict)
+    """Where tensors begin that memory was shared out to, and their bytes."""
     memory: dict[int, mmap.mmap] = field(default_factory=dict)
     freed: set[int] = field(default_factory=set)
     pinned: dict[int, int] = field(default_factory=dict)
@@ -77,6 +85,15 @@ class World:
         return len(getattr(self.stacks, "stack", []))
 
     def array(self, address: int, dtype: Any, count: int = 1) -> NDArray[Any]:
+        """Return memory, which must be one tensor's where its allocation is shared out."""
+        found = self.block(address, dtype, count)
+        start = max((at for at in self.tensors if at <= address), default=0)
+        base = max(at for at in self.memory if at <= address)
+        is_inside = address + found.nbytes <= start + self.tensors.get(start, 0)
+        legal(start < base or is_inside, f"{found.nbytes} bytes at {address:#x} reach beyond their tensor")
+        return found
+
+    def block(self, address: int, dtype: Any, count: int = 1) -> NDArray[Any]:
         """Return memory, which must be one allocation's that was not freed."""
         size = np.dtype(dtype).itemsize * count
         for base, block in self.memory.items():
@@ -102,6 +119,7 @@ class Stream:
 
     def __init__(self, world: World) -> None:
         self.world, self.queue, self.capture = world, [], None  # type: ignore[var-annotated]
+        self.is_context_known = False
         self.handle = 0x1000 + 16 * len(world.streams)
         world.streams[self.handle] = self
 
@@ -146,7 +164,7 @@ class ConditionalNode(Node):
         self.condition, self.body = condition, body
 
     def run(self, world: World) -> None:
-        if self.condition.cell.value:
+        if self.condition.cell.value if world.bodies is None else world.bodies:
             for node in self.body.nodes:
                 node.run(world)
 
@@ -170,7 +188,8 @@ class GraphBuilder:
         self.of, self.world, self.root = stream, stream.world, root or self
         self.nodes: list[Any] = []
         self.conditions: list[Condition] = []
-        self.state = "new"
+        self.state, self.is_closed = "new", False
+        self.world.calls["builders alive"] += 1
 
     @property
     def stream(self) -> Any:
@@ -178,8 +197,10 @@ class GraphBuilder:
 
     def begin_building(self, mode: str = "relaxed") -> "GraphBuilder":
         self.world.call("begin_building")
-        legal(mode in ("relaxed", "thread_local", "global"), f"mode {mode}")
-        legal(self.state == "new", f"building begun by a builder that is {self.state}")
+        legal(mode == "relaxed", f"mode {mode}, in which what other threads do spoils a capture")
+        legal(not gc.isenabled(), "a capture in which garbage may be collected")
+        legal(self.root is not self or self.of.is_context_known, "capture from a stream not asked for its context")
+        legal(self.state == "new" and not self.is_closed, f"building begun by a builder that is {self.state}")
         legal(self.of.capture is None, "capture inside capture")
         legal(not self.of.queue, "capture from a stream with work on it")
         self.state, self.of.capture = "building", self
@@ -187,6 +208,7 @@ class GraphBuilder:
 
     def end_building(self) -> "GraphBuilder":
         legal(self.state == "building", f"building ended by a builder that is {self.state}")
+        legal(not gc.isenabled(), "a capture in which garbage may have been collected")
         self.state, self.of.capture = "built", None
         self.world.call("end_building")
         return self
@@ -210,15 +232,17 @@ class GraphBuilder:
 
     def complete(self) -> "Graph":
         self.world.call("complete")
-        legal(self.state == "built" and self.root is self, f"completing a builder that is {self.state}")
+        is_ready = self.state == "built" and self.root is self and not self.is_closed
+        legal(is_ready, f"completing a builder that is {self.state}")
         bodies = [node.body for node in _all_nodes(self.nodes) if isinstance(node, ConditionalNode)]
-        legal(all(body.state in ("built", "closed after") for body in bodies), "a body that was not built")
+        legal(all(body.state == "built" for body in bodies), "a body that was not built")
         legal(all(c.node is not None for c in self.conditions), "a condition without a node")
         return Graph(self)
 
     def close(self) -> None:
         legal(self.state != "building", "closed while capturing")
-        self.state = "closed after" if self.state in ("built", "closed after") else "closed"
+        self.world.calls["builders alive"] -= not self.is_closed
+        self.is_closed = True
 
 
 def _all_nodes(nodes: Sequence[Any]) -> Iterator[Any]:
@@ -273,6 +297,8 @@ def driver_bindings(world: World) -> ModuleType:
         stream = world.streams[handle]
         legal(stream.capture is None, "capture inside capture")
         legal(not stream.queue, "capture from a stream with work on it")
+        legal(mode == bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED, f"capture in mode {mode}")
+        legal(not gc.isenabled(), "a capture in which garbage may be collected")
         stream.capture = Capture()
         return (ok,)
 
@@ -280,6 +306,7 @@ def driver_bindings(world: World) -> ModuleType:
         world.call("cuStreamEndCapture")
         stream = world.streams[handle]
         legal(isinstance(stream.capture, Capture), "the end of a capture that was not begun")
+        legal(not gc.isenabled(), "a capture in which garbage may have been collected")
         found, stream.capture = stream.capture, None
         if "invalidated" in world.failing:
             return bindings.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
@@ -314,9 +341,20 @@ class CoreStream:
     @property
     def context(self) -> None:
         legal(self.of.capture is None, "the context of a stream that is being captured")
+        self.of.is_context_known = True
 
     def create_graph_builder(self) -> GraphBuilder:
         return GraphBuilder(self.of)
+
+
+@cache
+def parameters_of(kernel: str) -> list[type]:
+    """Return what a kernel is to be given, as cuda.core hands things on: pointers and 64 bits as `int`."""
+    sources = [(Path(__file__).parents[1] / source).read_text() for source in SOURCES]
+    [found] = re.findall(rf'extern "C" __global__ void {kernel}\((.*?)\)', "\n".join(sources), re.DOTALL)
+    kinds = {"int": np.int32, "long long": int, "cudaGraphConditionalHandle": Condition}
+    parameters = [one.strip() for one in found.split(",")]
+    return [int if "*" in one else kinds[one.rpartition(" ")[0]] for one in parameters]
 
 
 def _kernel(world: World, name: str, config: Any, arguments: Sequence[Any]) -> KernelNode:
@@ -520,7 +558,7 @@ def driver_module(world: World) -> ModuleType:
         nbytes = source.nbytes  # the copy does not keep the memory alive
 
         def copy(_: World) -> None:
-            world.array(to, np.uint8, nbytes)[:] = world.array(at, np.uint8, nbytes)
+            world.block(to, np.uint8, nbytes)[:] = world.block(at, np.uint8, nbytes)
 
         stream.of.add(MemcpyNode("upload", copy))
 
@@ -532,6 +570,7 @@ def driver_module(world: World) -> ModuleType:
             self.handle = self.of.handle
 
         def __del__(self) -> None:
+            world.calls["streams freed"] += 1
             world.calls["freed without a context"] += not world.depth()
 
         def synchronize(self) -> None:
@@ -597,19 +636,19 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
 
     class Program:
         def __init__(self, source: str, kind: str, options: Any) -> None:
-            self.source = source
+            self.source, self.arch = source, options.arch
 
         def compile(self, target: str) -> ObjectCode:
-            world.call("compile")
-            return ObjectCode(f"{target} of {len(self.source)}".encode())
+            world.call("compile", needs_context=False)
+            return ObjectCode(f"{target} for {self.arch} of {len(self.source)}".encode())
 
         def close(self) -> None:
             pass
 
     def launch(target: Any, config: Any, kernel: str, *arguments: Any) -> None:
         world.call("launch")
-        for argument in arguments:
-            legal(isinstance(argument, int | np.int32 | Condition), f"argument {argument!r}")
+        given, wanted = [type(one) for one in arguments], parameters_of(kernel)
+        legal(given == wanted, f"{kernel} of {wanted} is given {given}")
         node = _kernel(world, kernel, config, arguments)
         if isinstance(target, GraphBuilder):
             legal(target.state == "building", "a launch into a graph that is not being built")
@@ -639,23 +678,43 @@ def installed(world: World) -> Iterator[World]:
     pycuda.driver = driver
     new = {"pycuda": pycuda, "pycuda.driver": driver, "cuda.core": core, "cuda.core.graph": graph}
     cuda.bindings.driver, real = driver_bindings(world), cuda.bindings.driver
-    ours = [name for name in sys.modules if name.startswith(ON_THE_GPU)]
-    before = {name: sys.modules.pop(name) for name in [*ours, *new] if name in sys.modules}
+    before = {**_forgotten(), **{name: sys.modules.pop(name) for name in new if name in sys.modules}}
     sys.modules.update(new)
+    _note_tensors(world)
     try:
         yield world
     finally:
         cuda.bindings.driver = real
-        for name in [name for name in sys.modules if name.startswith(ON_THE_GPU)]:
-            del sys.modules[name]
-            package, _, module = name.rpartition(".")
-            vars(sys.modules[package]).pop(module, None)
+        _forgotten()
         for name in new:
             sys.modules.pop(name, None)
         sys.modules.update(before)
         for name in (name for name in before if name.startswith(ON_THE_GPU)):
             package, _, module = name.rpartition(".")
             setattr(sys.modules[package], module, before[name])
+
+
+def _forgotten() -> dict[str, ModuleType]:
+    """Let our modules on the GPU be imported anew; return those that were."""
+    found = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(ON_THE_GPU)}
+    for package, _, module in (name.rpartition(".") for name in found):
+        vars(sys.modules[package]).pop(module, None)
+    return found
+
+
+def _note_tensors(world: World) -> None:
+    """Let the world know how memory is shared out: what reaches from one tensor into the next is illegal."""
+    from edge.cuda.memory import DeviceMemory, PinnedMemory
+
+    def noting(make: Callable[..., None]) -> Callable[..., None]:
+        def made(memory: Any, sizes: Mapping[str, int]) -> None:
+            make(memory, sizes)
+            world.tensors |= {memory.addresses[name]: size for name, size in sizes.items()}
+
+        return made
+
+    for kind in (DeviceMemory, PinnedMemory):
+        kind.__init__ = noting(kind.__init__)  # type: ignore[method-assign]
 
 
 class SessionEngine:

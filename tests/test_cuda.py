@@ -1,10 +1,7 @@
 """The CUDA runtime on a stand-in that refuses illegal use: the same answers as the host's chain, one wait a frame."""
 
 import ctypes
-import gc
-import importlib.util
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,42 +9,25 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from cuda_networks import Network, answers, frames
+from cuda_networks import PICTURES, Networks, answers, frames
 from cuda_stand_in import (
     OUR_KERNELS,
-    CoreError,
-    DriverError,
-    HostCallbackNode,
-    IllegalUseError,
-    SessionEngine,
     World,
-    driver_module,
     host_launch,
 )
 
 import edge.cuda
-from edge.doctor import exits_on_the_gpu
-from edge.errors import EngineError, SourceError
+from edge.errors import SourceError
 from edge.manifest import InputSpec
 from edge.preprocess import Nv12, crop_of, levels_of, preprocess_for
-from edge.recording import record
 
 LEVELS = ("graph", "stepwise")
-
-
-@pytest.fixture
-def network(world: World, tmp_path: Path) -> Callable[[str], Network]:
-    return lambda name: Network(name, world, tmp_path)
-
-
 EXITS = {2: "two exits", 3: "tiny cnn", 5: "five exits"}
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("exits", EXITS)
-def test_the_gpu_answers_as_the_host_does_whichever_exit_is_taken(
-    exits: int, level: str, network: Callable[[str], Network]
-) -> None:
+def test_the_gpu_answers_as_the_host_does_whichever_exit_is_taken(exits: int, level: str, network: Networks) -> None:
     one = network(EXITS[exits])
     assert one.exits == exits
     gpu = one.on_gpu(level)
@@ -62,7 +42,15 @@ def test_the_gpu_answers_as_the_host_does_whichever_exit_is_taken(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_confidence_at_the_threshold_exits_and_nan_never_does(level: str, network: Callable[[str], Network]) -> None:
+def test_the_whole_network_answers_at_its_one_exit_as_on_the_host(level: str, network: Networks) -> None:
+    one = network("tiny cnn", is_whole=True)
+    expected = answers(one.host, frames(4))
+    assert answers(one.on_gpu(level), frames(4)) == expected
+    assert {exit_index for _, exit_index, _, _ in expected} == {0}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_confidence_at_the_threshold_exits_and_nan_never_does(level: str, network: Networks) -> None:
     one = network("tiny cnn")
     [frame] = frames(1)
     one.host.set_thresholds([0, 0])
@@ -88,9 +76,7 @@ def test_a_confidence_at_the_threshold_exits_and_nan_never_does(level: str, netw
     assert gpu.classify(frame).exit_index == 1
 
 
-def test_a_frame_costs_one_launch_and_one_wait_and_untaken_segments_never_run(
-    network: Callable[[str], Network], world: World
-) -> None:
+def test_a_frame_costs_one_launch_and_one_wait_and_untaken_segments_never_run(network: Networks, world: World) -> None:
     one = network("five exits")
     gpu = one.on_gpu("graph")
     gpu.classify(frames(1)[0])
@@ -107,7 +93,7 @@ def test_a_frame_costs_one_launch_and_one_wait_and_untaken_segments_never_run(
 
 
 def test_stepwise_waits_once_for_each_exit_and_replays_a_graph_for_each_segment(
-    network: Callable[[str], Network], world: World
+    network: Networks, world: World
 ) -> None:
     gpu = network("tiny cnn").on_gpu("stepwise")
     gpu.classify(frames(1)[0])
@@ -118,7 +104,7 @@ def test_stepwise_waits_once_for_each_exit_and_replays_a_graph_for_each_segment(
         assert (world.calls["graph launch"], world.calls["synchronize"]) == (exit_index + 1, exit_index + 1)
 
 
-def test_frames_of_memory_that_is_shared_are_not_copied(network: Callable[[str], Network], world: World) -> None:
+def test_frames_of_memory_that_is_shared_are_not_copied(network: Networks, world: World) -> None:
     world.is_integrated = True
     one = network("tiny cnn")
     gpu = one.on_gpu("graph")
@@ -136,15 +122,14 @@ FRAME_KINDS = {
     "NV12 of the network's size": ((18, 12), Nv12),
     "NV12": ((60, 60), Nv12),
 }
-PICTURES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 @pytest.mark.parametrize("frame_kind", FRAME_KINDS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_pictures_are_preprocessed_as_the_host_does_it_up_to_a_level(
-    level: str, frame_kind: str, world: World, tmp_path: Path
+    level: str, frame_kind: str, network: Networks
 ) -> None:
-    one = Network("tiny cnn", world, tmp_path, PICTURES)
+    one = network("tiny cnn", spec=PICTURES)
     slot, (shape, kind) = one.on_gpu(level).new_slot(), FRAME_KINDS[frame_kind]
     expected = np.empty(PICTURES.shape, np.float32)
     for seed in range(3):
@@ -159,8 +144,8 @@ def test_pictures_are_preprocessed_as_the_host_does_it_up_to_a_level(
         assert (levels < 0.001).mean() > 0.9
 
 
-def test_a_source_may_write_into_the_slots_own_memory(world: World, tmp_path: Path) -> None:
-    slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
+def test_a_source_may_write_into_the_slots_own_memory(network: Networks) -> None:
+    slot = network("tiny cnn", spec=PICTURES).on_gpu("graph").new_slot()
     first, second = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
     slot.frame = first
     slot.load()
@@ -174,47 +159,14 @@ def test_a_source_may_write_into_the_slots_own_memory(world: World, tmp_path: Pa
     assert not np.array_equal(slot.tensors["image"], before)
 
 
-def test_frames_of_another_size_take_new_memory_and_give_back_the_old(world: World, tmp_path: Path) -> None:
-    one = Network("tiny cnn", world, tmp_path, PICTURES)
-    slot = one.on_gpu("graph").new_slot()
-    for height in (20, 30, 20, 30):
-        slot.frame = np.full((height, 30, 3), height, np.uint8)
-        slot.load()
-        slot.infer()
-        assert world.calls["mem_alloc"] - world.calls["free"] == 1
-        assert world.calls["graphs alive"] == 1
-    slot.close()
-    slot.close()
-    assert world.calls["mem_alloc"] == world.calls["free"]
-    assert world.calls["graphs alive"] == 0
-
-
-def test_a_classifier_and_a_recording_give_back_what_they_took(network: Callable[[str], Network], world: World) -> None:
-    gpu = network("tiny cnn").on_gpu("graph")
-    expected = answers(gpu, frames(3))
-    gc.collect()
-    before = world.calls.copy()
-    gpu.close()
-    gpu.close()
-    gc.collect()
-    assert world.calls["pinned freed"] == before["pinned freed"] + 1
-    assert world.calls["freed without a context"] == before["freed without a context"]
-    assert world.calls["mem_alloc"] == world.calls["free"] == 1
-    assert answers(gpu, frames(3)) == expected
-    gpu.close()
-    assert record(gpu, frames(3)).logits.shape == (3, 3, 4)
-    with pytest.raises(SourceError):
-        record(gpu, [np.zeros(3)])
-    assert world.calls["mem_alloc"] == world.calls["free"]
-    assert world.calls["graphs alive"] == 0
-
-
 @pytest.mark.parametrize(
     "frame",
     [np.zeros((4, 4, 5), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8).view(Nv12)],
 )
-def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(frame: np.ndarray, world: World, tmp_path: Path) -> None:
-    slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
+def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(
+    frame: np.ndarray, world: World, network: Networks
+) -> None:
+    slot = network("tiny cnn", spec=PICTURES).on_gpu("graph").new_slot()
     slot.frame = frame
     before = world.calls.copy()
     with pytest.raises(SourceError, match="this network reads 8-bit images"):
@@ -222,16 +174,16 @@ def test_what_is_no_picture_is_refused_before_the_gpu_sees_it(frame: np.ndarray,
     assert world.calls == before
 
 
-def test_a_frame_of_other_numbers_is_refused_after_pictures_of_its_size_too(world: World, tmp_path: Path) -> None:
-    gpu = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph")
+def test_a_frame_of_other_numbers_is_refused_after_pictures_of_its_size_too(network: Networks) -> None:
+    gpu = network("tiny cnn", spec=PICTURES).on_gpu("graph")
     gpu.classify(np.zeros((20, 30, 3), np.uint8))
     with pytest.raises(SourceError, match="type float32; this network reads 8-bit images"):
         gpu.classify(np.zeros((20, 30, 3), np.float32))
     assert gpu.classify(np.zeros((20, 30, 3), np.uint8)).exit_index >= 0
 
 
-def test_an_nv12_frame_is_not_taken_for_a_gray_one_of_its_shape(world: World, tmp_path: Path) -> None:
-    slot = Network("tiny cnn", world, tmp_path, PICTURES).on_gpu("graph").new_slot()
+def test_an_nv12_frame_is_not_taken_for_a_gray_one_of_its_shape(network: Networks) -> None:
+    slot = network("tiny cnn", spec=PICTURES).on_gpu("graph").new_slot()
     frame = np.random.default_rng(0).integers(0, 256, (30, 20), dtype=np.uint8)
     inputs = []
     for one in (frame, frame.view(Nv12), frame):
@@ -243,7 +195,7 @@ def test_an_nv12_frame_is_not_taken_for_a_gray_one_of_its_shape(world: World, tm
     assert not np.array_equal(inputs[0], inputs[1])
 
 
-def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Callable[[str], Network]) -> None:
+def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Networks) -> None:
     gpu = network("tiny cnn").on_gpu("graph")
     early, late = gpu.new_slot(), gpu.new_slot()
     for slot, values in ((early, [0, 0]), (late, [2, 2])):
@@ -254,7 +206,7 @@ def test_frames_in_flight_keep_the_thresholds_they_were_loaded_with(network: Cal
     assert (late.infer().exit_index, early.infer().exit_index) == (2, 0)
 
 
-def test_two_threads_have_the_context_each_for_itself(network: Callable[[str], Network], world: World) -> None:
+def test_two_threads_have_the_context_each_for_itself(network: Networks, world: World) -> None:
     one = network("tiny cnn")
     gpu, expected = one.on_gpu("graph"), answers(one.host, frames(8))
     found: dict[int, list[Any]] = {}
@@ -268,6 +220,47 @@ def test_two_threads_have_the_context_each_for_itself(network: Callable[[str], N
         thread.start()
         thread.join()
     assert found == {0: expected, 1: expected}
+
+
+PARTS = (("few", "many"), ("said",), ("told",), ("stays",))
+"""What is sent, constant, told, and what stays."""
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+def test_what_is_sent_gets_to_the_gpu_and_nothing_beside_it_is_touched(uploads: bool, world: World) -> None:
+    from pycuda import driver
+
+    from edge.cuda.memory import NON_BLOCKING, Buffers
+
+    sizes = {"few": 4, "many": 1000, "said": 300, "told": 600, "stays": 2000}
+    sent, constant, told, stays = ({name: sizes[name] for name in names} for names in PARTS)
+    generator = np.random.default_rng(0)
+    expected = {name: generator.integers(1, 256, size, dtype=np.uint8) for name, size in sizes.items()}
+    with edge.cuda.opened().context.calling("sending"):
+        stream = driver.Stream(NON_BLOCKING)
+        buffers = Buffers(sent=sent, constant=constant, stays=stays, told=told, uploads=uploads)
+        driver.memcpy_htod(buffers.addresses["stays"], expected["stays"])
+
+        def check(unused_bytes: int) -> None:
+            for name in (*sent, *constant, *told):
+                buffers.view(name, np.uint8)[:] = expected[name]
+            buffers.send_constants(stream)
+            buffers.send(stream, unused_bytes=unused_bytes)
+            stream.synchronize()
+            for name, values in expected.items():
+                np.testing.assert_array_equal(buffers.fetched(name, values.shape, "uint8")[:300], values[:300])
+
+        check(unused_bytes=0)
+        before = buffers.fetched("many", (1000,), "uint8")
+        np.testing.assert_array_equal(before, expected["many"])
+        expected["many"] = ~before
+        check(unused_bytes=700)
+        np.testing.assert_array_equal(buffers.fetched("many", (1000,), "uint8")[400:] == before[400:], uploads)
+        np.testing.assert_array_equal(buffers.fetched("stays", (2000,), "uint8"), expected["stays"])
+        [(base, size)] = [(at, size) for at, size in world.pinned.items() if at not in world.freed]
+        shared = {name for name, at in buffers.addresses.items() if base <= at < base + size}
+        assert shared == ({*told} if uploads else {*told, *sent})
+        buffers.close()
 
 
 # Kernels
@@ -348,169 +341,28 @@ def test_the_preprocess_kernel_is_edge_preprocess(
     assert (levels < 0.001).mean() > (0.98 if height >= spec.height else 0.85)  # OpenCV enlarges by other code
 
 
-# What is missing, and what fails
-
-
-def test_without_conditions_the_level_is_stepwise_and_says_why(world: World) -> None:
-    world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
-    runtime = edge.cuda.opened()
-    assert runtime.level == "stepwise"
-    assert runtime.why_not_graph == "CoreError: CUDA_ERROR_NOT_SUPPORTED"
-
-
-def test_doctor_says_who_decides_and_why_not_the_gpu(world: World) -> None:
-    assert exits_on_the_gpu().found == "decided on the GPU: one graph, one wait a frame"
-    world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
-    from edge.cuda.runtime import _opened
-
-    _opened.cache_clear()
-    found = exits_on_the_gpu()
-    assert found.found == "decided by the host, exit by exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
-    assert not found.is_well
-    world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
-    _opened.cache_clear()
-    assert exits_on_the_gpu().found == "not run here: CUDA_ERROR_NO_DEVICE"
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is there")
-def test_without_pycuda_doctor_says_what_to_install() -> None:
-    found = exits_on_the_gpu()
-    assert found.found.startswith("not run here: No module named 'pycuda")
-    assert "pip install 'early-exit[cuda13]'" in found.remedy
-
-
-def test_with_conditions_the_level_is_graph(world: World) -> None:
-    assert (edge.cuda.opened().level, edge.cuda.opened().why_not_graph) == ("graph", "")
-
-
-def test_a_segment_that_may_not_be_in_a_body_is_run_step_by_step_and_that_is_said(
-    network: Callable[[str], Network], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("classes", [1, 4, 17, 32, 33, 1000])
+@pytest.mark.parametrize("leaves", [True, False, None])
+def test_what_an_exit_says_is_noted_and_the_condition_is_to_go_on_where_it_does_not_answer(
+    leaves: bool | None, classes: int, host_kernels: ctypes.CDLL
 ) -> None:
-    one = network("tiny cnn")
-    one.engines[1].node = HostCallbackNode
-    assert answers(one.on_gpu("graph"), frames(4)) == answers(one.host, frames(4))
-    said = " ".join(capsys.readouterr().err.split())
-    assert "segment 1 cannot be part of a graph" in said
-    assert "it puts CU_GRAPH_NODE_TYPE_HOST into its graph" in said
+    """None is the last exit's flag, which it does not have."""
+    from edge.cuda.kernels import ANSWER, SAID
 
-
-def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(
-    network: Callable[[str], Network], world: World
-) -> None:
-    one = network("tiny cnn")
-    gpu = one.on_gpu("graph")
-    enqueue = one.engines[1].bind
-
-    def uncapturable(addresses: dict[str, int]) -> Callable[[int], None]:
-        run = enqueue(addresses)
-
-        def checked(stream: int) -> None:
-            if world.streams[stream].capture is not None:
-                raise CoreError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
-            run(stream)
-
-        return checked
-
-    one.engines[1].bind = uncapturable  # type: ignore[method-assign]
-    assert answers(gpu, frames(4)) == answers(one.host, frames(4))
-    assert all(stream.capture is None for stream in world.streams.values())
-
-
-FAILING = {
-    "init": "no NVIDIA GPU can be used here",
-    "device": "no NVIDIA GPU can be used here",
-    "retain": "no NVIDIA GPU can be used here",
-    "from_cubin": "preparing the GPU failed",
-    "mem_alloc": "preparing for frames failed",
-    "pagelocked_empty": "preparing for frames failed",
-    "stream": "preparing for frames failed",
-    "graph launch": "sending a frame failed",
-    "synchronize": "waiting for an answer failed",
-}
-
-
-@pytest.mark.parametrize("call", FAILING)
-def test_every_failing_status_is_an_error_that_says_what_was_being_done(
-    call: str, network: Callable[[str], Network], world: World
-) -> None:
-    one = network("tiny cnn")
-    error = (CoreError if call in ("graph launch", "from_cubin") else DriverError)(f"{call}: CUDA_ERROR_UNKNOWN")
-    if call in ("init", "device", "retain", "from_cubin"):
-        world.failing[call] = error
-        with pytest.raises(EngineError, match=f"{FAILING[call]}.*{call}: CUDA_ERROR_UNKNOWN"):
-            one.on_gpu("graph").new_slot()
-        assert world.left_over == 0
-        return
-    slot = one.on_gpu("graph").new_slot()
-    slot.frame = frames(1)[0]
-    if call in ("graph launch", "synchronize"):
-        slot.load()
-        slot.infer()
-    world.failing[call] = error
-    with pytest.raises(EngineError, match=f"{FAILING[call]}.*{call}: CUDA_ERROR_UNKNOWN"):
-        (slot.load(), slot.infer())
-    assert world.depth() == 0
-    del world.failing[call]
-    slot.load()
-    assert slot.infer().exit_index >= 0
-    slot.close()
-    gc.collect()
-    assert world.calls["mem_alloc"] - world.calls["free"] == (call == "mem_alloc")
-
-
-# The stand-in refuses
-
-
-def test_the_stand_in_refuses_what_a_gpu_would_not_forgive(world: World) -> None:
-    driver = driver_module(world)
-    with pytest.raises(IllegalUseError, match="mem_alloc without a context"):
-        driver.mem_alloc(8)
-    driver.init()
-    context = driver.Device(0).retain_primary_context()
-    context.push()
-    allocation = driver.mem_alloc(8)
-    allocation.free()
-    with pytest.raises(IllegalUseError, match="freed twice"):
-        allocation.free()
-    with pytest.raises(IllegalUseError, match="was freed"):
-        world.array(int(allocation), np.uint8)
-    from cuda.core import Device, Stream
-
-    with pytest.raises(IllegalUseError, match="waits for the default stream"):
-        driver.Stream()
-    stream = driver.Stream(1)
-    builder, other = (Stream.from_handle(stream.handle).create_graph_builder() for _ in range(2))
-    builder.begin_building()
-    with pytest.raises(IllegalUseError, match="capture inside capture"):
-        other.begin_building()
-    condition = builder.create_condition()
-    with pytest.raises(IllegalUseError, match="did not set its device"):
-        builder.if_then(condition)
-    Device(0).set_current()
-    builder.if_then(condition)
-    with pytest.raises(IllegalUseError, match="used twice"):
-        builder.if_then(condition)
-    builder.end_building()
-    with pytest.raises(IllegalUseError, match="a body that was not built"):
-        builder.complete()
-    before, after = driver.Event(), driver.Event()
-    with pytest.raises(IllegalUseError, match="an event in the default stream"):
-        before.record()
-    with pytest.raises(IllegalUseError, match="an event that was not recorded"):
-        after.time_since(before)
-    (before.record(stream), after.record(stream))
-    with pytest.raises(IllegalUseError, match="an event that is still to come"):
-        after.time_since(before)
-    stream.synchronize()
-    assert after.time_since(before) > 0
-    after.record(stream)
-    with pytest.raises(IllegalUseError, match="an event that is still to come"):
-        after.time_since(before)
-    engine = SessionEngine(
-        world, SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="image")], get_outputs=list), ""
-    )
-    with pytest.raises(IllegalUseError, match="no address for image"):
-        engine.bind({})
-    context.pop()
-    with pytest.raises(IllegalUseError, match="event record without a context"):
-        before.record(stream)
+    logits = np.random.default_rng(classes).normal(0, 2, classes).astype(np.float32)
+    label, confidence, flag = np.array([7], np.int32), np.array([0.25], np.float32), np.array([leaves or 0], np.uint8)
+    said, temperature = np.zeros(1, SAID), 1.5
+    for name, array in (("label", label), ("confidence", confidence), ("logits", logits), ("exits", flag)):
+        said[name] = array.ctypes.data
+    said["classes"], said["exit_index"], said["coldness"] = classes, 3, 1 / temperature
+    if leaves is None:
+        said["exits"] = 0
+    powers = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
+    condition = ctypes.c_uint(9)
+    for name, given in (("answer", ()), ("answer_or_go_on", (ctypes.addressof(condition),))):
+        found = np.full(1, -1, dtype=ANSWER)
+        host_launch(host_kernels, name, 1, 32, (*given, said.ctypes.data, found.ctypes.data))
+        [(noted, sure, probability, exit_index, is_final)] = found.tolist()
+        assert (noted, sure, exit_index, is_final) == (7, 0.25, 3, leaves in (True, None))
+        assert probability == pytest.approx(1 / powers.sum(), rel=1e-5)
+    assert condition.value == (leaves is False)

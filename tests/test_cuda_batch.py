@@ -3,7 +3,7 @@
 import ctypes
 import gc
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cuda_networks import Network, frames
+from cuda_networks import Network, Networks, frames
 from cuda_stand_in import CoreError, DriverError, World, host_launch
 
 import edge.cuda
@@ -24,13 +24,6 @@ from edge.errors import EngineError, SourceError
 
 if TYPE_CHECKING:
     from edge.cuda.batch import CudaBatch
-
-Networks = Callable[..., Network]
-
-
-@pytest.fixture
-def network(world: World, tmp_path: Path) -> Networks:
-    return lambda name, precision="fp32": Network(name, world, tmp_path, precision=precision)
 
 
 def on_gpu(one: Network, most: int = 7) -> "CudaBatch":
@@ -67,7 +60,7 @@ def middling(host: HostBatch, images: np.ndarray, exits: int) -> list[float]:
 def test_a_batch_on_the_gpu_is_decided_as_on_the_host(
     name: str, precision: str, most: int, network: Networks, tmp_path: Path
 ) -> None:
-    one = network(name, precision)
+    one = network(name, precision=precision)
     gpu, host, images = on_gpu(one, most), on_host(one, tmp_path, name), np.stack(frames(40))
     for thresholds in (middling(host, images, one.exits), [0.0] * (one.exits - 1), [NEVER] * (one.exits - 1)):
         for batch in (gpu, host):
@@ -118,9 +111,14 @@ def test_who_is_not_a_number_goes_on_and_at_the_threshold_one_leaves(network: Ne
 def test_where_memory_is_shared_a_batch_is_not_copied(network: Networks, world: World, tmp_path: Path) -> None:
     world.is_integrated = True
     one = network("tiny cnn")
-    gpu, images = on_gpu(one), np.stack(frames(9))
+    gpu, host, images = on_gpu(one), on_host(one, tmp_path, "tiny cnn"), np.stack(frames(40))
+    thresholds = middling(host, images, one.exits)
     before = world.calls["memcpy_htod_async"]
-    assert bits(gpu.classify(images)) == bits(on_host(one, tmp_path, "tiny cnn").classify(images))
+    for batch in (host, gpu):
+        batch._classifier.set_thresholds(thresholds)
+    expected = bits(host.classify(images))
+    for _ in range(2):  # the kernels wrote into what the host says of the images
+        assert bits(gpu.classify(images)) == expected
     assert world.calls["memcpy_htod_async"] == before
 
 
@@ -167,7 +165,8 @@ def test_memory_is_given_back_once_and_what_was_closed_says_so(network: Networks
         with pytest.raises(EngineError, match=r"this batch was closed; make another with `Backend\.make_batch`"):
             batch.classify(images)
     assert world.calls["mem_alloc"] == world.calls["free"] == 1
-    assert world.calls["pinned freed"] == before["pinned freed"] + 1
+    for kind in ("pinned freed", "streams freed"):
+        assert world.calls[kind] == before[kind] + 1
     assert world.calls["freed without a context"] == before["freed without a context"]
 
 
@@ -226,6 +225,17 @@ def test_a_failing_status_says_that_a_batch_was_classified_and_the_next_one_is(
     assert world.depth() == 0
     world.failing.clear()
     assert bits(gpu.classify(images)) == before
+
+
+def test_a_batch_that_failed_keeps_its_memory_until_what_was_started_is_done(network: Networks, world: World) -> None:
+    gpu = on_gpu(network("tiny cnn"))
+    world.failing["synchronize"] = DriverError("CUDA_ERROR_UNKNOWN")
+    with pytest.raises(EngineError, match="CUDA_ERROR_UNKNOWN"):
+        gpu.classify(np.stack(frames(5)))
+    world.failing.clear()
+    gpu.close()
+    assert world.calls["mem_alloc"] == world.calls["free"] == 1
+    assert world.ran[-1] == "survivors"
 
 
 # Kernels

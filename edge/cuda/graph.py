@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import pycuda.driver as driver
@@ -22,7 +23,9 @@ ALLOWED = (
 )
 """What CUDA lets be in the body of a condition."""
 MODE = "relaxed"
-"""Other threads prepare and run frames of their own while one captures."""
+"""Other threads run frames of their own while one captures."""
+CAPTURING = Lock()
+"""One thread at a time: garbage collection, which is off meanwhile, is the whole process's."""
 
 
 def whole_chain(chain: Chain, stream: driver.Stream) -> Graph:
@@ -118,13 +121,14 @@ def checked(found: tuple[Any, ...]) -> list[Any]:
 @contextmanager
 def _no_garbage_collected() -> Iterator[None]:
     """Keep what is freed from being freed in the middle of a capture, which that would spoil."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    with CAPTURING:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_enabled:
+                gc.enable()
 
 
 def _on(builder: GraphBuilder) -> On:

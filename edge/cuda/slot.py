@@ -59,9 +59,7 @@ class CudaSlot:
     def load(self) -> None:
         """Send `frame` with the thresholds in force and start; this waits for nothing."""
         assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
-        ready = self._ready
-        if ready is None or ready.kind != _kind(self.frame):
-            ready = self._prepare(self.frame)
+        ready = self._ready_for(self.frame)
         ready.chain.write(self.frame, self._classifier.thresholds)
         if ready.chain.frame is not None:
             self.frame = ready.chain.frame
@@ -105,6 +103,12 @@ class CudaSlot:
             return stepwise
         stepwise.close()
         return graph
+
+    def _ready_for(self, frame: Frame) -> _Ready:
+        """Return what a frame travels in; what others travelled in is held by nobody when it is freed."""
+        if self._ready is not None and self._ready.kind == _kind(frame):
+            return self._ready
+        return self._prepare(frame)
 
     def _prepare(self, frame: Frame) -> _Ready:
         """Take memory for frames of this kind, run everything once, and record it."""
