@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
@@ -58,13 +59,23 @@ def timed_classifier(runtime: Runtime, engines: Sequence[TimedEngine], level: Le
     """Return a classifier of these engines: an array's k-th value is how sure exit k is."""
     exits = len(engines)
     segments = tuple(_segment(k, exits) for k in range(exits))
-    thresholds = Thresholds((THRESHOLD,) * (exits - 1), "accuracy_gap", 0.0, "none", None, samples=1, split="")
-    whole = SegmentSpec("", segments[0].inputs[:1], segments[-1].outputs, 0.0)
-    precision = PrecisionSpec(segments, whole, thresholds, (1.0,) * exits, (), "")
     spec = InputSpec("array", None, exits, 1, 1, (0.0,) * exits, (1.0,) * exits)
-    at_level = replace(runtime, level=level)
+    return classifier_of(replace(runtime, level=level), spec, segments, engines, (THRESHOLD,) * (exits - 1))
+
+
+def classifier_of(
+    runtime: Runtime,
+    spec: InputSpec,
+    segments: tuple[SegmentSpec, ...],
+    engines: Sequence[Any],
+    thresholds: Sequence[float],
+) -> Classifier:
+    """Return a classifier of segments that no bundle holds."""
+    fitted = Thresholds(tuple(thresholds), "accuracy_gap", 0.0, "none", None, samples=1, split="")
+    whole = SegmentSpec("", segments[0].inputs[:1], segments[-1].outputs, 0.0)
+    precision = PrecisionSpec(segments, whole, fitted, (1.0,) * len(segments), (), "")
     return Classifier(
-        input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, at_level)
+        input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, runtime)
     )
 
 

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.segments import classifier_of
 from compile.torch_tensorrt import Part, taken_apart
 from edge.classifier import Classifier
 from edge.cuda.runtime import Runtime
-from edge.cuda.slot import CudaSlot
-from edge.decision import NEVER
-from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
+from edge.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.training.network import MultiExitNetwork
 
 
@@ -62,16 +61,7 @@ def torch_classifier(
     parts = list(taken_apart(network, spec, half=False))
     segments = tuple(_described(part) for part in parts)
     engines = [TorchEngine(part.module, segment) for part, segment in zip(parts, segments, strict=True)]
-    never = Thresholds((NEVER,) * (len(parts) - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
-    whole = SegmentSpec("", segments[0].inputs[:1], segments[-1].outputs, 0.0)
-    precision = PrecisionSpec(segments, whole, never, (1.0,) * len(parts), (), "")
-    return Classifier(
-        input_spec=spec,
-        precision=precision,
-        engines=engines,
-        thresholds=thresholds,
-        make_slot=lambda one: CudaSlot(one, runtime),
-    )
+    return classifier_of(runtime, spec, segments, engines, thresholds)
 
 
 def _described(part: Part) -> SegmentSpec:
