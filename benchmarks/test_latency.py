@@ -15,7 +15,7 @@ from edge.parity_plugin import chosen_backends
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one benchmark for each backend, precision and way to classify."""
-    path = metafunc.config.getoption("--bundle")
+    path = metafunc.config.getoption("edge_bundle")
     if path is None:
         raise pytest.UsageError("the benchmarks need a bundle: pytest benchmarks --bundle DIR")
     manifest = Bundle.open(Path(path)).manifest
@@ -28,7 +28,7 @@ def test_latency(
     benchmark: BenchmarkFixture, request: pytest.FixtureRequest, backend: str, precision: str, way: str
 ) -> None:
     """Time one frame after the other, from the frame being there to the decision being known."""
-    bundle = Bundle.open(Path(request.config.getoption("--bundle")))
+    bundle = Bundle.open(Path(request.config.getoption("edge_bundle")))
     candidates = candidates_of(bundle, precision, backend_named(backend))
     frames = itertools.cycle(bundle.reference().frames)
     with ExitStack() as stack:

@@ -69,6 +69,6 @@ def checked_images(images: NDArray[np.float32], spec: InputSpec) -> NDArray[np.f
         raise SourceError(f"a batch is no array but {type(images).__name__}; {wanted}")
     if images.shape[1:] != spec.shape or images.dtype != np.float32:
         raise SourceError(f"a batch has shape {images.shape} and type {images.dtype}; {wanted}")
-    if not np.isfinite(images).all():
+    if not np.isfinite(np.asarray(images)).all():
         raise SourceError("a batch holds NaN or infinite numbers, of which a network would make an answer")
     return images

@@ -17,7 +17,7 @@ from edge.parity_plugin import chosen_backends
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test for each precision and pair, and for each exit of the bundle where a test asks for one."""
-    path = metafunc.config.getoption("--bundle")
+    path = metafunc.config.getoption("edge_bundle", None)
     if path is None:
         raise pytest.UsageError("the parity checks need a bundle: pytest --pyargs edge.parity_checks --bundle DIR")
     manifest = Bundle.open(Path(path)).manifest
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def parity(precision: str, pair: tuple[str, str], request: pytest.FixtureRequest) -> Parity:
     """Return the comparison of one pair in one precision; each engine runs once."""
     option, backends = request.config.getoption, chosen_backends(request.config)
-    return _parities(option("--bundle"), precision, backends, option("--references"))[pairs(backends).index(pair)]
+    return _parities(option("edge_bundle"), precision, backends, option("edge_references"))[pairs(backends).index(pair)]
 
 
 def test_exit_is_within_tolerance(parity: Parity, exit_index: int) -> None:

@@ -8,13 +8,23 @@ from edge.engines import BACKENDS
 from edge.errors import EdgeError
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what the parity checks need to be told."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
+    """Add the options where the parity checks are run, and nowhere else: others may call theirs the same."""
+    if any("parity_checks" in word for word in args):
+        add_options(parser)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add what the parity checks, and the benchmarks, need to be told."""
     group = parser.getgroup("edge parity checks")
-    group.addoption("--bundle", metavar="DIR", help="bundle to check: pytest --pyargs edge.parity_checks --bundle DIR")
-    group.addoption("--references", metavar="FILE", help="samples of `python -m compile --references`")
+    group.addoption("--bundle", dest="edge_bundle", metavar="DIR", help="bundle to check")
+    group.addoption(
+        "--references", dest="edge_references", metavar="FILE", help="samples of `python -m compile --references`"
+    )
     group.addoption(
         "--backend",
+        dest="edge_backends",
         action="append",
         choices=BACKENDS,
         help="inference library to check it on; repeatable: later ones are also compared with the first "
@@ -25,13 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Refuse a bundle or backend that cannot be had: what is raised while tests are collected is a traceback."""
-    if config.getoption("--bundle") is None:
+    path = config.getoption("edge_bundle", None)
+    if path is None:
         return
     from edge.bundle import Bundle
     from edge.engines import backend_named
 
     try:
-        Bundle.open(Path(config.getoption("--bundle")))
+        Bundle.open(Path(path))
         for name in chosen_backends(config):
             backend_named(name)
     except EdgeError as error:
@@ -40,4 +51,4 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def chosen_backends(config: pytest.Config) -> tuple[str, ...]:
     """Return the names of the backends that the command line asks for, each once."""
-    return tuple(dict.fromkeys(config.getoption("--backend") or ["onnxruntime"]))
+    return tuple(dict.fromkeys(config.getoption("edge_backends") or ["onnxruntime"]))

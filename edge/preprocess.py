@@ -18,7 +18,7 @@ class Nv12(np.ndarray[Any, np.dtype[np.uint8]]):
     """An 8-bit image as cameras on Jetsons give it: `rows.view(Nv12)`, of shape (3/2 height, width).
 
     Rows of luma, then half as many of pairs of blue and red differences, one for each four pixels; by BT.601 with a
-    reduced range, as OpenCV reads NV12. A part of it is rows like any other.
+    reduced range, as OpenCV reads NV12. A part of it is rows like any other, and so is what NumPy makes of it anew.
     """
 
     def __getitem__(self, key: Any) -> Any:
@@ -129,11 +129,11 @@ class ArrayPreprocess:
                 f"an array has shape {frame.shape} and type {frame.dtype}; "
                 f"this network reads numbers, (channels, height, width) {self._shape}"
             )
-        with np.errstate(over="ignore"):  # what overflows is infinite, which is refused below
-            frame = frame.astype(np.float32, copy=False)
-        if not np.isfinite(frame).all():
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, which is refused below
+            np.subtract(np.asarray(frame, dtype=np.float32), self._mean, out=out)
+            np.divide(out, self._std, out=out)
+        if not np.isfinite(out).all():
             raise SourceError(
-                "an array holds NaN or infinite numbers, of which a quantised network would make an answer"
+                "an array holds NaN or infinite numbers, or ones too large for float32, of which a quantised network "
+                "would make an answer"
             )
-        np.subtract(frame, self._mean, out=out)
-        np.divide(out, self._std, out=out)

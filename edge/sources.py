@@ -19,8 +19,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAY_SUFFIX = ".npy"
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 HIGHEST_CAMERA = 2**31 - 1
-FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?(\w+)")
+FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
 """What says in a GStreamer pipeline how pixels lie; the last one counts."""
+FORMATS = ("NV12", "BGRx", "BGRA", "BGR", "GRAY8")
 SHORT = 0.95
 """Share of the announced frames up to which a video counts as cut off."""
 
@@ -68,7 +69,7 @@ class VideoSource:
         if not self._capture.isOpened():
             raise SourceError(f"{name} cannot be opened; {_hint(address)}")
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.is_live = count <= 0 and not Path(str(address)).is_file()
+        self.is_live = count <= 0 and (api == cv2.CAP_GSTREAMER or not Path(str(address)).is_file())
         self.frames = count if count > 0 else None
         self._read = 0
 
@@ -105,11 +106,15 @@ class PipelineSource(VideoSource):
         """Start it.
 
         Raises:
-            SourceError: it does not start, or OpenCV has no GStreamer.
+            SourceError: it does not start, ends in another format, or OpenCV has no GStreamer.
         """
-        self._ends_in = ["", *FORMAT.findall(pipeline)][-1]
+        self._ends_in = ["BGR", *FORMAT.findall(pipeline)][-1]
+        if self._ends_in not in FORMATS:
+            raise SourceError(
+                f"the last format of the GStreamer pipeline is {self._ends_in}; "
+                f"end it in video/x-raw,format={FORMATS[0]} (or {', '.join(FORMATS[1:])}) ! appsink"
+            )
         super().__init__(pipeline, "the GStreamer pipeline", cv2.CAP_GSTREAMER)
-        self._height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
     def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
         """Return the next frame: BGR, BGRx, gray or NV12.
@@ -118,12 +123,13 @@ class PipelineSource(VideoSource):
             SourceError: the pipeline stopped, or gives another format.
         """
         frame = super().read(out)
-        if frame is None or frame.shape[0] == self._height:
+        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        if frame is None or frame.shape[0] == height:
             return frame
         if self._ends_in != "NV12":
             raise SourceError(
-                f"{self._name} gives frames of shape {frame.shape} for pictures {self._height} high; "
-                "end it in video/x-raw,format=NV12 (or BGRx, BGR, GRAY8) ! appsink"
+                f"{self._name} gives frames of shape {frame.shape} for pictures {height} high; "
+                f"end it in video/x-raw,format={self._ends_in} ! appsink"
             )
         return frame if isinstance(frame, Nv12) else frame.view(Nv12)
 

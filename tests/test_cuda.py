@@ -1,6 +1,7 @@
 """The CUDA runtime on a stand-in that refuses illegal use: the same answers as the host's chain, one wait a frame."""
 
 import ctypes
+import platform
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,7 +138,7 @@ def test_pictures_are_preprocessed_as_the_host_does_it(level: str, frame_kind: s
         slot.infer()
         assert type(slot.frame) is kind
         preprocess_for(PICTURES)(frame, expected)
-        if shape[0] >= PICTURES.height:
+        if shape[0] >= PICTURES.height and platform.machine() == "x86_64":
             np.testing.assert_array_equal(slot.tensors["image"][0], expected)
         levels = np.abs(slot.tensors["image"][0] - expected) * np.array(PICTURES.std)[:, None, None] * 255
         assert levels.max() <= 1.001
@@ -336,9 +337,9 @@ def test_the_preprocess_kernel_is_edge_preprocess(
     grid = (-(-spec.width // 32), -(-spec.height // 8))
     host_launch(host_kernels, "preprocess", grid, (32, 8), (order.ctypes.data, found.ctypes.data))
     preprocess_for(spec)(frame, expected)
-    if height >= spec.height:
+    if height >= spec.height and platform.machine() == "x86_64":
         np.testing.assert_array_equal(found, expected)
-    else:  # OpenCV enlarges by other code
+    else:  # OpenCV enlarges, and works on ARM, by other code
         levels = np.abs(found - expected) * np.array(spec.std)[:, None, None] * 255
         assert levels.max() <= 1.001
         assert (levels < 0.001).mean() > 0.85

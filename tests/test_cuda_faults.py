@@ -17,6 +17,8 @@ from cuda_networks import PICTURES, Networks, answers, frames
 from cuda_stand_in import (
     CoreError,
     DriverError,
+    Graph,
+    GraphBuilder,
     HostCallbackNode,
     IllegalUseError,
     SessionEngine,
@@ -505,3 +507,43 @@ def test_the_stand_in_refuses_what_a_gpu_would_not_forgive(world: World, monkeyp
     context.pop()
     with pytest.raises(IllegalUseError, match="event record without a context"):
         before.record(stream)
+
+
+@pytest.mark.parametrize("call", ["complete", "graph upload"])
+def test_a_chain_that_cannot_be_one_graph_is_run_step_by_step_and_that_is_said_once(
+    call: str, network: Networks, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = network("tiny cnn")
+    gpu = one.on_gpu("graph")
+    complete, upload = GraphBuilder.complete, Graph.upload
+
+    def failing_complete(builder: GraphBuilder) -> Graph:
+        if call == "complete" and builder.conditions:
+            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
+        return complete(builder)
+
+    def failing_upload(graph: Graph, stream: Any) -> None:
+        if call == "graph upload":
+            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
+        upload(graph, stream)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GraphBuilder, "complete", failing_complete)
+        patch.setattr(Graph, "upload", failing_upload)
+        slots = [gpu.new_slot(), gpu.new_slot()]
+        for slot in slots:
+            [slot.frame] = frames(1)
+            slot.load()
+            assert slot.infer()[:3] == one.host.classify(frames(1)[0])[:3]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("the chain cannot be one graph, so that the host looks at each exit: CUDA_ERROR_NOT") == 1
+
+
+def test_arrays_of_any_type_travel_in_the_same_memory(network: Networks, world: World) -> None:
+    gpu = network("tiny cnn").on_gpu("graph")
+    [frame] = frames(1)
+    expected = gpu.classify(frame)
+    with pytest.raises(SourceError, match="an array has shape"):
+        gpu.classify(frame[:, :-1])
+    assert gpu.classify(frame.astype(np.float64)) == expected
+    assert world.calls["mem_alloc"] == 1

@@ -100,7 +100,7 @@ def test_the_last_format_of_a_pipeline_counts() -> None:
     size = "width=66,height=50"
     bgr = read_all(red(f"video/x-raw,format=NV12,{size} ! videoconvert ! video/x-raw,format=(string)BGR,{size}"))
     assert bgr["kinds"] == [KINDS["BGR"]] * 3
-    nv12 = read_all(red(f"video/x-raw,format=BGR,{size} ! videoconvert ! video/x-raw, format = (string) NV12,{size}"))
+    nv12 = read_all(red(f'video/x-raw,format=BGR,{size} ! videoconvert ! video/x-raw, format = (string) "NV12",{size}'))
     assert nv12["kinds"] == [KINDS["NV12"]] * 3
 
 
@@ -108,7 +108,15 @@ def test_the_last_format_of_a_pipeline_counts() -> None:
 def test_planes_that_are_not_nv12_are_not_taken_for_gray() -> None:
     said = read_all(red("video/x-raw,format=I420,width=64,height=48"))
     assert said["kinds"] == []
-    assert "gives frames of shape (72, 64) for pictures 48 high; end it in video/x-raw,format=NV12" in said["error"]
+    assert said["error"].startswith(
+        "the last format of the GStreamer pipeline is I420; end it in video/x-raw,format=NV12"
+    )
+
+
+@pytest.mark.parametrize("last", ["RGBA", "RGBx", "rggb", "I420"])
+def test_a_format_that_would_be_read_in_wrong_colours_is_refused_before_it_starts(last: str) -> None:
+    with pytest.raises(SourceError, match=f"the last format of the GStreamer pipeline is {last}; end it in"):
+        open_source(f"camera ! video/x-raw,format=NV12 ! convert ! video/x-raw,format={last} ! appsink")
 
 
 @with_gstreamer

@@ -172,11 +172,12 @@ def test_an_array_of_no_numbers_is_refused_with_its_type(kind: str) -> None:
         preprocessed(array_input(), np.zeros((2, 3, 4), dtype=kind))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_an_array_of_what_float32_does_not_hold_is_refused(value: float) -> None:
-    array = np.zeros((2, 3, 4))
-    array[1, 2, 3] = value
-    with pytest.raises(SourceError, match="NaN or infinite numbers"):
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, -3e38])
+@pytest.mark.parametrize("mask", [False, True])
+def test_an_array_of_what_float32_does_not_hold_is_refused(value: float, mask: bool) -> None:
+    array = np.ma.masked_invalid(np.zeros((2, 3, 4))) if mask else np.zeros((2, 3, 4))
+    array[0, 2, 3] = value
+    with pytest.raises(SourceError, match="NaN or infinite numbers, or ones too large for float32"):
         preprocessed(array_input(), array)
 
 

@@ -95,10 +95,10 @@ class CudaBatch:
             pairs = zip(one.segments, one.engines, strict=True)
             run = [engine.bind_batch(self._places(buffers, segment)) for segment, engine in pairs]
             stream = driver.Stream(NON_BLOCKING)
+            buffers.send_constants(stream)
         except BaseException:
             buffers.close()
             raise
-        buffers.send_constants(stream)
         return _Ready(stream, buffers, run)
 
     def _places(self, buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:

@@ -80,7 +80,7 @@ class Chain:
         if isinstance(frame, Nv12) and self.frame is not None:
             self.frame = self.frame.view(Nv12)
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
-        self._to_numbers = preprocess_for(spec)
+        self._to_numbers = None if is_picture else preprocess_for(spec)
         try:
             if is_picture:
                 write_order(self._buffers, frame, spec)
@@ -92,7 +92,7 @@ class Chain:
 
     def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Put a frame and the thresholds in force where they are sent from."""
-        if self._image is not None:
+        if self._image is not None and self._to_numbers is not None:
             self._to_numbers(frame, self._image)
         elif frame is not self.frame:
             np.copyto(self.frame, frame)  # type: ignore[arg-type]  # a picture has one
@@ -132,7 +132,9 @@ class Chain:
         return {name: self._buffers.fetched(name, _shape(spec), spec.dtype) for name, spec in self._tensors.items()}
 
     def close(self) -> None:
-        """Free the GPU's memory; may be called twice."""
+        """Let go of the memory, while the GPU's context is current; may be called twice."""
+        self.frame = self._image = None
+        self.answer, self._thresholds = np.zeros(1, dtype=ANSWER), []
         self._buffers.close()
 
 

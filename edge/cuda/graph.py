@@ -80,10 +80,12 @@ def why_not_captured(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
         status, graph = cuda.cuStreamEndCapture(stream.handle)
     if status != cuda.CUresult.CUDA_SUCCESS:
         return problem or f"its capture ended with {status.name}"
-    [_, count] = checked(cuda.cuGraphGetNodes(graph))
-    [nodes, _] = checked(cuda.cuGraphGetNodes(graph, count))
-    kinds = {kind for node in nodes for kind in checked(cuda.cuGraphNodeGetType(node))}
-    checked(cuda.cuGraphDestroy(graph))
+    try:
+        [_, count] = checked(cuda.cuGraphGetNodes(graph))
+        [nodes, _] = checked(cuda.cuGraphGetNodes(graph, count))
+        kinds = {kind for node in nodes for kind in checked(cuda.cuGraphNodeGetType(node))}
+    finally:
+        checked(cuda.cuGraphDestroy(graph))
     wrong = sorted(kind.name for kind in kinds if kind not in ALLOWED)
     return problem or (f"it puts {', '.join(wrong)} into its graph" if wrong else "")
 

@@ -1,6 +1,6 @@
 """What a process needs of a GPU to run chains: its context, our kernels, and whether graphs can decide on it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 from typing import Literal
@@ -30,6 +30,8 @@ class Runtime:
     level: Level
     why_not_graph: str
     """Nothing where the level is `graph`."""
+    said: set[str] = field(default_factory=set)
+    """What users were told of the level, so that they are told once."""
 
 
 def runtime() -> Runtime:

@@ -80,8 +80,8 @@ class CudaSlot:
             return
         with self._preparing:
             ready, self._ready = self._ready, None
-            if self.frame is ready.chain.frame:
-                self.frame = None
+            if self.frame is not None and ready.chain.frame is not None:
+                self.frame = None if np.may_share_memory(self.frame, ready.chain.frame) else self.frame
             waited_for(ready.stream)
             ready.run.close()
             ready.chain.close()
@@ -94,21 +94,38 @@ class CudaSlot:
         found = [(k, problem) for k, problem in enumerate(problems) if problem]
         if found or self._runtime.level == "stepwise":
             for k, problem in found:
-                say(f"segment {k} cannot be part of a graph, so that the host looks at each exit: {problem}")
+                self._say(f"segment {k} cannot be part of a graph", problem)
             return stepwise
-        graph = GraphRun(whole_chain(chain, stream), stream)
+        try:
+            graph = GraphRun(whole_chain(chain, stream), stream)
+        except Exception as error:  # whatever driver and libraries raise of what they do not support
+            self._say("the chain cannot be one graph", str(error))
+            return stepwise
         if problem := unlike(graph, stepwise, chain):
-            say(f"in one graph the chain answers otherwise, so that the host looks at each exit: {problem}")
+            self._say("in one graph the chain answers otherwise", problem)
             graph.close()
             return stepwise
         stepwise.close()
         return graph
 
+    def _say(self, what: str, why: str) -> None:
+        """Say why the host looks at each exit, once for all slots."""
+        text = f"{what}, so that the host looks at each exit: {why}"
+        if text not in self._runtime.said:
+            self._runtime.said.add(text)
+            say(text)
+
     def _ready_for(self, frame: Frame) -> _Ready:
-        """Return what a frame travels in; what others travelled in is held by nobody when it is freed."""
-        if self._ready is not None and self._ready.kind == _kind(frame):
+        """Return what a frame travels in, made anew where the one before was of another kind."""
+        if self._ready is not None and self._ready.kind == self._kind(frame):
             return self._ready
         return self._prepare(frame)
+
+    def _kind(self, frame: Frame) -> tuple[Any, ...]:
+        """Return what frames must have in common to travel in the same memory; arrays are made alike first."""
+        if self._classifier.input_spec.kind == "array":
+            return ()
+        return isinstance(frame, Nv12), frame.shape, frame.dtype
 
     def _prepare(self, frame: Frame) -> _Ready:
         """Take memory for frames of this kind, run everything once, and record it."""
@@ -123,7 +140,7 @@ class CudaSlot:
                 for index in range(chain.exits):
                     enqueue(chain, stream, index)
                 stream.synchronize()
-                self._ready = _Ready(_kind(frame), stream, chain, self.record(chain, stream))
+                self._ready = _Ready(self._kind(frame), stream, chain, self.record(chain, stream))
             except BaseException:
                 waited_for(stream)
                 chain.close()
@@ -140,8 +157,3 @@ class CudaSlot:
             frame,
             uploads=not runtime.context.is_integrated,
         )
-
-
-def _kind(frame: Frame) -> tuple[Any, ...]:
-    """Return what frames must have in common to travel in the same memory."""
-    return isinstance(frame, Nv12), frame.shape, frame.dtype
