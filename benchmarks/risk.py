@@ -51,7 +51,7 @@ def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
 def promises() -> Iterator[Promise]:
     """Yield every promise there is to make."""
     for risk, method, shared in product(LIMITS, METHODS, (True, False)):
-        yield Promise(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]
+        yield Promise(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # words of a product
 
 
 def naive_of(promises: Sequence[Promise]) -> list[Promise]:

@@ -25,7 +25,8 @@ def write_video(path: Path, frames: Iterable[Frame]) -> None:
             picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if frame.ndim == 2 else np.ascontiguousarray(frame)
             if writer is None:
                 size = (picture.shape[1], picture.shape[0])
-                writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*"FFV1"), 30, size)  # type: ignore[attr-defined]
+                lossless = cv2.VideoWriter_fourcc(*"FFV1")  # type: ignore[attr-defined]  # its stubs lack it
+                writer = cv2.VideoWriter(str(target), lossless, 30, size)
                 if not writer.isOpened():
                     raise DataError("this OpenCV cannot write FFV1 video; pip install opencv-python-headless")
             writer.write(picture)

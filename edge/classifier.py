@@ -187,7 +187,7 @@ class HostSlot:
 def buffers_for(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:
     """Return a zeroed array for every tensor of the segments, batch 1; a cut is shared by the two that meet in it."""
     return {
-        spec.name: np.zeros([1 if size is None else size for size in spec.shape], dtype=spec.dtype)
+        spec.name: np.zeros(spec.shape_of_one, dtype=spec.dtype)
         for segment in segments
         for spec in (*segment.inputs, *segment.outputs)
     }

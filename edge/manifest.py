@@ -3,8 +3,11 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from edge.errors import BundleError
 from edge.strict_json import decode
@@ -21,6 +24,16 @@ class TensorSpec:
     """NumPy's name of the element type."""
     shape: tuple[int | None, ...]
     """Sizes; None is the batch."""
+
+    @property
+    def shape_of_one(self) -> tuple[int, ...]:
+        """The shape for one image."""
+        return tuple(1 if size is None else size for size in self.shape)
+
+    @property
+    def nbytes_of_one(self) -> int:
+        """The bytes for one image."""
+        return prod(self.shape_of_one) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)

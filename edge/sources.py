@@ -123,7 +123,8 @@ class PipelineSource(VideoSource):
             SourceError: the pipeline stopped, or gives another format.
         """
         frame = super().read(out)
-        height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        with self._reading:
+            height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         if frame is None or frame.shape[0] == height:
             return frame
         if self._ends_in != "NV12":

@@ -357,7 +357,7 @@ class FakeEngine:
         for spec in (*self.spec.inputs, *self.spec.outputs):
             found = tensors[spec.name]
             assert found.dtype == spec.dtype, spec.name
-            assert found.shape == tuple(1 if size is None else size for size in spec.shape), spec.name
+            assert found.shape == spec.shape_of_one, spec.name
             assert found.flags.c_contiguous
 
         def run() -> None:

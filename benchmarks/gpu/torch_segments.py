@@ -46,7 +46,7 @@ class TorchEngine:
 
         def enqueue(stream: int, given: list[Tensor], wanted: list[Tensor]) -> None:
             torch._C._cuda_clearCublasWorkspaces()  # which go by handle, too
-            on = torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]
+            on = torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]  # torch left it so
             with torch.no_grad(), torch.cuda.use_mem_pool(pool), on:
                 for out, found in zip(wanted, self._module(*given), strict=True):
                     out.copy_(found)

@@ -49,7 +49,7 @@ def whole_as_graph(network: MultiExitNetwork, shape: tuple[int, int, int]) -> An
 @torch.no_grad()
 def recorded(network: MultiExitNetwork, image: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None]]:
     """Return where a network's label of what is in `image` will be, and what computes it again."""
-    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # as torch left it
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # libraries set themselves up at the first calls, which a graph must not hold
         for _ in range(3):

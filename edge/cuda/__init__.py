@@ -17,8 +17,13 @@ def opened() -> "Runtime":
     try:
         from edge.cuda.runtime import runtime
     except ImportError as error:  # pycuda needs the driver's library to be imported
-        raise EngineError(
-            f"frames cannot be run on a GPU here ({error}); install the NVIDIA driver, then pip install "
-            "'early-exit[cuda13]' (cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
-        ) from error
+        raise lacking("frames cannot be run on a GPU here", error) from error
     return runtime()
+
+
+def lacking(what: str, error: ImportError) -> EngineError:
+    """Return what to say where a library for the GPU is missing."""
+    return EngineError(
+        f"{what} ({error}); install the NVIDIA driver, then pip install 'early-exit[cuda13]' "
+        "(cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.batch import checked_images, closed_error, undecided
 from edge.classifier import Classifier
-from edge.cuda.chain import nbytes, said_sizes, write_said
+from edge.cuda.chain import said_sizes, write_said
 from edge.cuda.kernels import DECIDED
 from edge.cuda.memory import NON_BLOCKING, Buffers, waited_for
 from edge.cuda.runtime import Runtime
@@ -74,11 +74,13 @@ class CudaBatch:
 
     def _allocated(self, *, uploads: bool) -> Buffers:
         segments, most = self._classifier.segments, self._most
-        tensors = {spec.name: nbytes(spec) for segment in segments for spec in (*segment.inputs, *segment.outputs)}
+        tensors = {
+            spec.name: spec.nbytes_of_one for segment in segments for spec in (*segment.inputs, *segment.outputs)
+        }
         sent = {name: size for name, size in tensors.items() if name.startswith("threshold_")}
         sent |= {"images": 4 * most, "image": most * tensors["image"]}
         stays = {name: most * size for name, size in tensors.items() if name not in sent}
-        stays |= {PACKED + spec.name: most * nbytes(spec) for cuts in self._cuts for spec in cuts}
+        stays |= {PACKED + spec.name: most * spec.nbytes_of_one for cuts in self._cuts for spec in cuts}
         return Buffers(
             sent=sent,
             constant=said_sizes(len(segments)),
@@ -135,4 +137,4 @@ class CudaBatch:
         """Put the rows together that go on to a segment."""
         on, at = Stream.from_handle(ready.stream.handle), ready.buffers.addresses
         for spec in self._cuts[index]:
-            self._kernels.gather(on, at[spec.name], at["going_on"], rows, nbytes(spec), at[PACKED + spec.name])
+            self._kernels.gather(on, at[spec.name], at["going_on"], rows, spec.nbytes_of_one, at[PACKED + spec.name])

@@ -5,7 +5,6 @@ of that graph.
 """
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from edge.cuda.kernels import ANSWER, SAID, Kernels
 from edge.cuda.memory import Buffers
 from edge.cuda.order import order_sizes, write_order
-from edge.manifest import InputSpec, PrecisionSpec, TensorSpec
-from edge.preprocess import Frame, Nv12, preprocess_for
+from edge.manifest import InputSpec, PrecisionSpec
+from edge.preprocess import ArrayPreprocess, Frame, Nv12
 from edge.protocols import DeviceEngine
 
 
@@ -64,12 +63,12 @@ class Chain:
             tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
         }
         is_picture = spec.kind == "image"
-        frame_bytes = {"frame": frame.size} if is_picture else {"image": nbytes(self._tensors["image"])}
+        frame_bytes = {"frame": frame.size} if is_picture else {"image": self._tensors["image"].nbytes_of_one}
         sent = {f"threshold_{k}": 4 for k in range(self.exits - 1)} | frame_bytes
         self._buffers = Buffers(
             sent=sent,
             constant=said_sizes(self.exits) | (order_sizes(spec) if is_picture else {}),
-            stays={name: nbytes(tensor) for name, tensor in self._tensors.items() if name not in sent},
+            stays={name: tensor.nbytes_of_one for name, tensor in self._tensors.items() if name not in sent},
             told={"answer": ANSWER.itemsize},
             uploads=uploads,
         )
@@ -80,7 +79,7 @@ class Chain:
         if isinstance(frame, Nv12) and self.frame is not None:
             self.frame = self.frame.view(Nv12)
         self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
-        self._to_numbers = None if is_picture else preprocess_for(spec)
+        self._to_numbers = ArrayPreprocess(spec)
         try:
             if is_picture:
                 write_order(self._buffers, frame, spec)
@@ -92,7 +91,7 @@ class Chain:
 
     def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Put a frame and the thresholds in force where they are sent from."""
-        if self._image is not None and self._to_numbers is not None:
+        if self._image is not None:
             self._to_numbers(frame, self._image)
         elif frame is not self.frame:
             np.copyto(self.frame, frame)  # type: ignore[arg-type]  # a picture has one
@@ -106,6 +105,12 @@ class Chain:
     def enqueue_constants(self, stream: driver.Stream) -> None:
         """Send what is said once, before anything else."""
         self._buffers.send_constants(stream)
+
+    def enqueue_step(self, on: On, stream: driver.Stream, index: int) -> None:
+        """Run a segment and note what its exit says; before the first, send the input."""
+        if index == 0:
+            self.enqueue_input(on, stream)
+        self.enqueue_exit(on, index)
 
     def enqueue_input(self, on: On, stream: driver.Stream) -> None:
         """Send what was written, and make it the network's input."""
@@ -129,7 +134,9 @@ class Chain:
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return a copy of every tensor of the chain, when the stream is done; of segments not run they are stale."""
-        return {name: self._buffers.fetched(name, _shape(spec), spec.dtype) for name, spec in self._tensors.items()}
+        return {
+            name: self._buffers.fetched(name, spec.shape_of_one, spec.dtype) for name, spec in self._tensors.items()
+        }
 
     def close(self) -> None:
         """Let go of the memory, while the GPU's context is current; may be called twice."""
@@ -153,12 +160,3 @@ def write_said(buffers: Buffers, precision: PrecisionSpec) -> None:
         said["exits"] = at.get(f"exit_{k}", 0)
         said["classes"] = next(spec.shape[-1] for spec in segment.outputs if spec.name == f"logits_{k}")
         said["exit_index"], said["coldness"] = index, 1 / temperature
-
-
-def _shape(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(1 if size is None else size for size in spec.shape)
-
-
-def nbytes(spec: TensorSpec) -> int:
-    """Return the bytes of a tensor, batch 1."""
-    return prod(_shape(spec)) * np.dtype(spec.dtype).itemsize

@@ -1,5 +1,6 @@
 """What tells this machine's GPU from any other: engines built on one must not be loaded on another."""
 
+from edge.cuda import lacking
 from edge.errors import EngineError
 from edge.machine import board_model, l4t_release
 
@@ -13,10 +14,7 @@ def device_facts() -> dict[str, str]:
     try:
         import pycuda.driver as cuda
     except ImportError as error:  # pycuda needs the driver's library to be imported
-        raise EngineError(
-            f"the GPU cannot be asked what it is ({error}); install the NVIDIA driver, then pip install "
-            "'early-exit[cuda13]' (cuda12 on JetPack 6)"
-        ) from error
+        raise lacking("the GPU cannot be asked what it is", error) from error
     try:
         cuda.init()
         device = cuda.Device(0)

@@ -43,13 +43,7 @@ def whole_chain(chain: Chain, stream: driver.Stream) -> Graph:
 
 def one_exit(chain: Chain, stream: driver.Stream, index: int) -> Graph:
     """Return one segment and its answer as a graph; before the first, the input."""
-
-    def fill(builder: GraphBuilder) -> None:
-        if index == 0:
-            chain.enqueue_input(_on(builder), stream)
-        chain.enqueue_exit(_on(builder), index)
-
-    return captured(stream, fill)
+    return captured(stream, lambda builder: chain.enqueue_step(_on(builder), stream, index))
 
 
 def captured(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Graph:

@@ -90,10 +90,7 @@ class StepwiseRun:
 
 def enqueue(chain: Chain, stream: driver.Stream, index: int) -> None:
     """Put one segment and its answer on a stream; before the first, the input."""
-    on = On(Stream.from_handle(stream.handle), int(stream.handle))
-    if index == 0:
-        chain.enqueue_input(on, stream)
-    chain.enqueue_exit(on, index)
+    chain.enqueue_step(On(Stream.from_handle(stream.handle), int(stream.handle)), stream, index)
 
 
 def unlike(one: Run, other: Run, chain: Chain) -> str:

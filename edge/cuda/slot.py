@@ -80,8 +80,10 @@ class CudaSlot:
             return
         with self._preparing:
             ready, self._ready = self._ready, None
-            if self.frame is not None and ready.chain.frame is not None:
-                self.frame = None if np.may_share_memory(self.frame, ready.chain.frame) else self.frame
+            own = ready.chain.frame
+            if self.frame is not None and own is not None and np.may_share_memory(self.frame, own):
+                self.frame = None
+            del own
             waited_for(ready.stream)
             ready.run.close()
             ready.chain.close()
