@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 from benchmarks import arguments as arguments_of
-from calibration.arguments import promise_of
+from calibration.arguments import guarantee_from_arguments
 from edge.console import PASSED, run_main
-from edge.cuda import opened
+from edge.cuda import get_runtime
 from edge.errors import DataError
 
 
@@ -40,7 +40,7 @@ def quantisation(arguments: argparse.Namespace) -> int:
     """Compile trained networks in every precision and compare."""
     from benchmarks.quantisation import run_quantisation
 
-    run_quantisation(arguments.checkpoints, arguments.output, promise_of(arguments))
+    run_quantisation(arguments.checkpoints, arguments.output, guarantee_from_arguments(arguments))
     return PASSED
 
 
@@ -54,7 +54,7 @@ def risk(arguments: argparse.Namespace) -> int:
 
 def cuda_chain(arguments: argparse.Namespace) -> int:
     """Measure what deciding on the GPU saves."""
-    opened()
+    get_runtime()
     from benchmarks.gpu.chain import run_chain
 
     run_chain(arguments.output)
@@ -63,7 +63,7 @@ def cuda_chain(arguments: argparse.Namespace) -> int:
 
 def cuda_pipeline(arguments: argparse.Namespace) -> int:
     """Measure what overlapping frames on the GPU gains."""
-    opened()
+    get_runtime()
     from benchmarks.gpu.pipeline import run_pipeline
 
     run_pipeline(arguments.output)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from calibration.arguments import add_promise_arguments
+from calibration.arguments import add_guarantee_arguments
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -54,7 +54,7 @@ def quantisation(verbs: "Verbs") -> argparse.ArgumentParser:
     one = verbs.add_parser("quantisation", help="what each precision does to trained networks")
     one.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of `python -m edge.training`")
     _add_output(one, "runs/quantisation", "DIR")
-    add_promise_arguments(one)
+    add_guarantee_arguments(one)
     return one
 
 

@@ -4,9 +4,10 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,25 +15,25 @@ from benchmarks.chain_overhead import chain_overhead
 from benchmarks.memory import peak_rss_mb_over_bare
 from benchmarks.report import write_report
 from benchmarks.results import command_line, write_result
-from benchmarks.truncated import alone, matched, truncated_bundles, truncated_rows
+from benchmarks.truncated import matched_thresholds, truncated_bundles, truncated_row
 from benchmarks.video import write_video
-from compile.material import Material, material_of
-from compile.precisions import USUAL as PRECISIONS
-from edge.bench import Candidate, Measured, candidates_of, measure
-from edge.bundle import Bundle
-from edge.classifier import Classifier
-from edge.console import print_table, say, tracked
+from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
+from compile.trained_model import load_trained_model
+from edge.bundle.bundle import Bundle
+from edge.console import log, print_table, track
 from edge.decision import Scores
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EdgeError
-from edge.machine import conditions
-from edge.preprocess import Frame
-from edge.recording import record
+from edge.frames.base import Frame
+from edge.inference.load import load_classifier
+from edge.inference.record import record
+from edge.measure.bench import BenchResult, bench_classifiers, measure
+from edge.system import conditions
 from edge.training.checkpoint import read_checkpoint
 
 PRECISION = "int8"
 """What the report speaks of: what a Jetson runs. Both precisions are measured."""
-PROMISE = {
+GUARANTEE = {
     "digits": ["--method", "expectation", "--limit", "0.02"],  # few images prove little
     "fashion-mnist": ["--limit", "0.005", "--confidence", "0.95", "--shared"],  # shared is cheaper here: risk.json
 }
@@ -53,18 +54,19 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     checkpoint_path, bundle_path, video = folder / "training/checkpoint.pt", folder / "bundle", folder / "test.avi"
     source = ["--data", str(data)] if data else []
     stage("edge.training", "--dataset", dataset, *source, "--output", folder / "training", *TRAINING[dataset])
-    stage("compile", checkpoint_path, "--output", bundle_path, *PROMISE[dataset])
+    stage("compile", checkpoint_path, "--output", bundle_path, *GUARANTEE[dataset])
     stage("edge", "build", bundle_path)
     checkpoint, bundle = read_checkpoint(checkpoint_path), Bundle.open(bundle_path)
-    material = material_of(checkpoint, data)
-    frames, labels = list(material.frames("test")), material.labels("test").tolist()
-    write_video(video, tracked(frames, "writing the test images as a video"))
+    trained = load_trained_model(checkpoint, data)
+    frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
+    write_video(video, track([frame.pixels for frame in frames], "writing the test images as a video"))
     predictions = folder / "predictions.jsonl"
     stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions)
     stage("edge", "verify", bundle_path)
 
-    measured = measure_all(bundle, material, folder, frames, labels)
-    scores = {name: record(Classifier.from_bundle(bundle, name, OnnxRuntime()), frames).scores for name in PRECISIONS}
+    rivals = truncated_bundles(trained, len(bundle.manifest.exits), folder, PRECISIONS)
+    measured = {name: measure_all(bundle, rivals, name, frames, labels) for name in PRECISIONS}
+    scores = {name: record(load_classifier(bundle, name, OnnxRuntime()), frames).scores for name in PRECISIONS}
     report: dict[str, Any] = {
         "dataset": dataset,
         "precision": PRECISION,
@@ -94,7 +96,7 @@ def stage(module: str, *arguments: object, quiet: bool = False) -> str:
     words = [str(argument) for argument in arguments]
     if not quiet:
         shown = ["edge", *words] if module == "edge" else ["python", "-m", module, *words]
-        say(f"\n$ {shlex.join(shown)}")
+        log(f"\n$ {shlex.join(shown)}")
     done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, text=True)
     if not quiet:
         sys.stdout.write(done.stdout)
@@ -104,26 +106,31 @@ def stage(module: str, *arguments: object, quiet: bool = False) -> str:
     return done.stdout
 
 
+class Measured(NamedTuple):
+    """One precision of the bundle and the truncated networks, interleaved."""
+
+    bench: BenchResult
+    truncated: list[dict[str, float]]
+
+
 def measure_all(
-    bundle: Bundle, material: Material, folder: Path, frames: list[Frame], labels: list[int]
-) -> dict[str, dict[str, Measured]]:
-    """Measure the bundle and the networks truncated at each exit, by precision, all taking turns."""
-    exits = len(bundle.manifest.exits)
-    rivals = truncated_bundles(material, exits, folder, PRECISIONS)
-    backend = OnnxRuntime()
-    measured = {}
-    for precision in PRECISIONS:
-        candidates: dict[str, Candidate] = candidates_of(bundle, precision, backend)
-        for k, rival in enumerate(rivals):
-            candidates[f"truncated {k}"] = alone(rival, precision, backend)
-            candidates[f"matched {k}"] = matched(bundle, rival, precision, backend)
-        measured[precision] = measure(candidates, tracked(frames, f"measuring {precision}"), labels)
-    return measured
+    bundle: Bundle, rivals: Sequence[Bundle], precision: str, frames: list[Frame], labels: list[int]
+) -> Measured:
+    """Measure the bundle, the networks truncated at each exit, and early exits at the accuracy of each of those."""
+    backend, exits = OnnxRuntime(), len(bundle.manifest.exits)
+    with bench_classifiers(bundle, precision, backend) as ours:
+        truncated = [load_classifier(rival, precision, backend) for rival in rivals]
+        matched = [ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, precision)) for rival in rivals]
+        found = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
+    whole, early_exit, *others = found
+    per_exit, alone, at_accuracy = others[:exits], others[exits : 2 * exits], others[2 * exits :]
+    rows = [truncated_row(k, *pair) for k, pair in enumerate(zip(alone, at_accuracy, strict=True))]
+    return Measured(BenchResult(whole, early_exit, tuple(per_exit)), rows)
 
 
-def figures(bundle: Bundle, precision: str, measured: dict[str, Measured]) -> dict[str, Any]:
+def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any]:
     """Return the report's figures of one precision."""
-    whole, early = measured["whole"], measured["early exit"]
+    whole, early = measured.bench.whole, measured.bench.early_exit
     macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
     cost = macs.cumsum() / macs.sum()
     segments = bundle.precision(precision).segments
@@ -134,10 +141,10 @@ def figures(bundle: Bundle, precision: str, measured: dict[str, Measured]) -> di
         "latency_ms": {
             "whole": asdict(whole.latency_ms),
             "early_exit": asdict(early.latency_ms),
-            "exits": [asdict(measured[f"exit {k} forced"].latency_ms) for k in range(len(macs))],
+            "exits": [asdict(measurement.latency_ms) for measurement in measured.bench.per_exit],
         },
         "speedup_mean": whole.latency_ms.mean / early.latency_ms.mean,
-        "truncated": truncated_rows(measured, len(macs)),
+        "truncated": measured.truncated,
         "int8_macs_share": float(np.average([segment.int8_macs_share for segment in segments], weights=macs)),
         "thresholds": list(bundle.precision(precision).thresholds.values),
     }

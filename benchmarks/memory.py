@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edge.bundle import Bundle
+from edge.bundle.bundle import Bundle
 from edge.engines.cache import EngineCache
 from edge.engines.onnxruntime import OnnxRuntime
 
@@ -29,7 +29,7 @@ def peak_rss_mb_over_bare(bundle: Bundle, precision: str, video: Path) -> dict[s
     """Run both, each in a process of its own, and return their peak resident memory in megabytes (10^6 bytes)."""
     cache = EngineCache()
     segments = bundle.precision(precision).segments
-    engines = [cache.built(bundle.path / segment.file, OnnxRuntime(), batch=1).path for segment in segments]
+    engines = [cache.get(bundle.path / segment.file, OnnxRuntime(), batch=1).path for segment in segments]
     run = ["-m", "edge", "run", str(bundle.path), "--source", str(video), "--precision", precision]
     edge_mb = _peak_mb([sys.executable, *run])
     bare_mb = _peak_mb([sys.executable, "-c", BARE, str(video), *map(str, engines)])

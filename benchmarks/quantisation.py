@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import command_line, write_result
-from calibration.thresholds import Promise
-from compile.material import Material, material_of
+from calibration.thresholds import RiskGuarantee
 from compile.precisions import PRECISIONS
 from compile.recipe import compile_bundle
-from edge.bundle import Bundle
-from edge.classifier import Classifier
-from edge.console import print_table, say, tracked
-from edge.decision import Decisions, Scores, checked_thresholds, decide
+from compile.trained_model import TrainedModel, load_trained_model
+from edge.bundle.bundle import Bundle
+from edge.console import log, print_table, track
+from edge.decision import Decisions, Scores, decide, validate_thresholds
 from edge.engines import backend_named
-from edge.machine import conditions
-from edge.recording import record
+from edge.inference.load import load_classifier
+from edge.inference.record import record
+from edge.system import conditions
 from edge.training.checkpoint import read_checkpoint
 
 TARGET = "sm89"
 MOST_IMAGES = 5000
 
 
-def run_quantisation(checkpoints: Sequence[Path], folder: Path, promise: Promise) -> None:
+def run_quantisation(checkpoints: Sequence[Path], folder: Path, guarantee: RiskGuarantee) -> None:
     """Compile each checkpoint in every precision and write `quantisation.json` into `folder`."""
     rows: list[dict[str, Any]] = []
     seconds: dict[str, dict[str, float]] = {}
@@ -37,16 +37,16 @@ def run_quantisation(checkpoints: Sequence[Path], folder: Path, promise: Promise
         checkpoint = read_checkpoint(path)
         name = f"{checkpoint.settings.dataset}-{checkpoint.settings.backbone}"
         started = perf_counter()
-        bundle = compile_bundle(checkpoint, folder / name, promise=promise, precisions=PRECISIONS)
+        bundle = compile_bundle(checkpoint, folder / name, guarantee=guarantee, precisions=PRECISIONS)
         seconds[name] = {"compile": perf_counter() - started, **build_seconds(bundle)}
-        rows += rows_of(name, bundle, material_of(checkpoint))
+        rows += rows_of(name, bundle, load_trained_model(checkpoint))
     result = {"command": command_line(), "conditions": conditions(), "seconds": seconds, "rows": rows}
     write_result(folder / "quantisation.json", result)
     columns = ("network", "precision", "exit", "accuracy", "top-1 as fp32", "same exit", "share", "int8 MACs")
     print_table("precisions on the test split, each with its own thresholds", columns, [cells(row) for row in rows])
     for name, taken in seconds.items():
-        say(f"{name}: " + ", ".join(f"{what} {value:.1f} s" for what, value in taken.items()))
-    say(f"every row is in {folder / 'quantisation.json'}")
+        log(f"{name}: " + ", ".join(f"{what} {value:.1f} s" for what, value in taken.items()))
+    log(f"every row is in {folder / 'quantisation.json'}")
 
 
 def build_seconds(bundle: Bundle) -> dict[str, float]:
@@ -61,9 +61,9 @@ def build_seconds(bundle: Bundle) -> dict[str, float]:
     return {f"tensorrt-rtx {TARGET}": float(built), "again": float(again)}
 
 
-def rows_of(name: str, bundle: Bundle, material: Material) -> list[dict[str, Any]]:
+def rows_of(name: str, bundle: Bundle, trained: TrainedModel) -> list[dict[str, Any]]:
     """Return a row for each precision and exit."""
-    frames, truth = list(material.frames("test", MOST_IMAGES)), material.labels("test", MOST_IMAGES)
+    frames, truth = list(trained.frames("test", MOST_IMAGES)), trained.labels("test", MOST_IMAGES)
     found = {precision: _answers(bundle, precision, frames) for precision in bundle.manifest.precisions}
     plain, usual = found["fp32"]
     rows = []
@@ -90,9 +90,9 @@ def rows_of(name: str, bundle: Bundle, material: Material) -> list[dict[str, Any
 
 
 def _answers(bundle: Bundle, precision: str, frames: list[Any]) -> tuple[Scores, Decisions]:
-    classifier = Classifier.from_bundle(bundle, precision, backend_named("onnxruntime"))
-    scores = record(classifier, tracked(frames, f"{bundle.manifest.name} in {precision}")).scores
-    thresholds = checked_thresholds(bundle.precision(precision).thresholds.values, len(bundle.manifest.exits))
+    classifier = load_classifier(bundle, precision, backend_named("onnxruntime"))
+    scores = record(classifier, track(frames, f"{bundle.manifest.name} in {precision}")).scores
+    thresholds = validate_thresholds(bundle.precision(precision).thresholds.values, len(bundle.manifest.exits))
     return scores, decide(scores, np.asarray(thresholds))
 
 

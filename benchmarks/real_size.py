@@ -14,12 +14,12 @@ from benchmarks.demo import stage
 from benchmarks.memory import peak_rss_mb_over_bare
 from benchmarks.results import command_line, write_result
 from benchmarks.video import write_video
-from compile.precisions import USUAL as PRECISIONS
-from edge.bundle import Bundle
-from edge.console import print_table, tracked
-from edge.machine import conditions
-from edge.running import STAGES
-from edge.statistics import latency_from_ms
+from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
+from edge.bundle.bundle import Bundle
+from edge.cli.run import STAGES
+from edge.console import print_table, track
+from edge.measure.latency import latency_from_ms
+from edge.system import conditions
 
 CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 120, 200
 
@@ -37,7 +37,7 @@ def run_real_size(folder: Path) -> None:
     stage("compile", folder / "training/checkpoint.pt", "--output", folder / "bundle", "--method", "none")
     stage("edge", "build", folder / "bundle")
     video = folder / "1080p.avi"
-    write_video(video, tracked(moving_pictures(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
+    write_video(video, track(moving_pictures(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
     bundle = Bundle.open(folder / "bundle")
     result: dict[str, Any] = {"network": "resnet18 224x224", "video": "1920x1080 FFV1", "frames": FRAMES}
     result["precisions"] = {}

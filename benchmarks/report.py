@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from calibration.operating_points import describe, operating_points
-from edge.bundle import Bundle
-from edge.classifier import Classifier
-from edge.decision import NEVER, Scores, checked_thresholds
+from edge.bundle import tensors
+from edge.bundle.bundle import Bundle
+from edge.decision import NEVER, Scores, validate_thresholds
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.files import write_file
-from edge.preprocess import Frame
+from edge.frames.base import Frame, PixelFormat
+from edge.inference.load import load_classifier
+from edge.storage import write_file
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 SAMPLES_PER_EXIT = 4
@@ -77,9 +78,9 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     truth = np.array(labels)
     recorded = bundle.scores(precision)
     fitted = operating_points(recorded.scores, recorded.truth, macs)
-    curve = [describe(scores, truth, macs, checked_thresholds(point.thresholds, len(macs))) for point in fitted]
+    curve = [describe(scores, truth, macs, validate_thresholds(point.thresholds, len(macs))) for point in fitted]
     curve.sort(key=lambda point: point.cost_ratio)
-    chosen = describe(scores, truth, macs, checked_thresholds(report["thresholds"], len(macs)))
+    chosen = describe(scores, truth, macs, validate_thresholds(report["thresholds"], len(macs)))
     cost = np.cumsum(macs) / np.sum(macs)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -115,13 +116,12 @@ def latency_figure(report: dict[str, Any]) -> Figure:
 def attention_figure(report: dict[str, Any], bundle: Bundle, frames: Sequence[Frame], labels: Sequence[int]) -> Figure:
     """Draw, for each exit, test images it answered and every exit's attention map."""
     exits = len(bundle.manifest.exits)
-    classifier = Classifier.from_bundle(bundle, report["precision"], OnnxRuntime())
+    classifier = load_classifier(bundle, report["precision"], OnnxRuntime())
     chosen: list[tuple[int, int]] = []
     for wanted in range(exits):
-        taken = (index for index, frame in enumerate(frames) if classifier.classify(frame).exit_index == wanted)
+        taken = (index for index, frame in enumerate(frames) if classifier.predict(frame).exit_index == wanted)
         chosen += [(wanted, index) for index, _ in zip(taken, range(SAMPLES_PER_EXIT), strict=False)]
-    classifier.set_thresholds([NEVER] * (exits - 1))
-    slot = classifier.new_slot()
+    slot, never = classifier.new_slot(), np.full(exits - 1, NEVER, dtype=np.float32)
     columns = SAMPLES_PER_EXIT
     figure = Figure(figsize=(10, 1.0 * exits), layout="constrained")
     grid = figure.subplots(exits, columns * (exits + 1), squeeze=False)
@@ -129,22 +129,22 @@ def attention_figure(report: dict[str, Any], bundle: Bundle, frames: Sequence[Fr
         axes.axis("off")
     places = dict.fromkeys(range(exits), 0)
     for answered, index in chosen:
-        slot.frame = frames[index]
-        slot.load()
-        slot.infer()
+        slot.start(frames[index], never)
+        slot.result()
+        outputs = slot.tensors()
         row, start = grid[answered], places[answered] * (exits + 1)
         places[answered] += 1
         row[start].imshow(shown(frames[index]), cmap="gray")
         row[start].set_title(f"{bundle.manifest.labels[labels[index]]}", fontsize=7, pad=2)
         for k in range(exits):
-            row[start + 1 + k].imshow(slot.tensors[f"attention_{k}"][0, 0], cmap="magma", vmin=0)
+            row[start + 1 + k].imshow(outputs[tensors.attention(k)][0, 0], cmap="magma", vmin=0)
             row[start + 1 + k].set_title(f"exit {k}", fontsize=6, pad=2, color=ORANGE if k == answered else "black")
     return figure
 
 
 def shown(frame: Frame) -> NDArray[Any]:
-    """Return a frame as a picture to draw."""
-    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    """Return a frame's pixels as matplotlib draws them."""
+    return frame.pixels if frame.format is PixelFormat.GRAY else cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB)
 
 
 def comparison_table(report: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edge.files import write_file
+from edge.storage import write_file
 
 
 def command_line() -> str:

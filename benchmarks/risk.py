@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from benchmarks.results import command_line, write_result
 from calibration.operating_points import describe
-from calibration.risk import CONFIDENT, RISKS
-from calibration.thresholds import Promise, fit_thresholds
-from edge.bundle import Bundle
-from edge.console import print_table, say, tracked
+from calibration.thresholds import RiskGuarantee, fit_thresholds
+from edge.bundle.bundle import Bundle
+from edge.console import log, print_table, track
 from edge.decision import Scores, decide
-from edge.machine import conditions
+from edge.risk import HIGH_PROBABILITY_METHODS, RISKS
+from edge.system import conditions
 
 RESPLITS = 500
 LIMITS = {"accuracy_gap": 0.005, "disagreement": 0.02}
@@ -35,62 +35,64 @@ def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
     recorded = bundle.scores(precision)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     fit = partial(fitted_often, scores=recorded.scores, truth=recorded.truth, macs=macs)
-    asked = list(promises())
-    careless = {promise: fit(promise) for promise in tracked(naive_of(asked), f"naive, {RESPLITS} re-splits each")}
+    asked = list(guarantees())
+    careless = {guarantee: fit(guarantee) for guarantee in track(naive_of(asked), f"naive, {RESPLITS} re-splits each")}
     rows = [
-        judged(promise, fit(promise), careless[replace(promise, method="none")])
-        for promise in tracked(asked, f"{RESPLITS} re-splits each")
+        judged(guarantee, fit(guarantee), careless[replace(guarantee, method="none")])
+        for guarantee in track(asked, f"{RESPLITS} re-splits each")
     ]
     result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
     write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
     columns = ("risk", "limit", "method", "thresholds", "broken", "asked", "mean risk", "mean MACs", "naive fit")
     print_table(f"promises on {bundle.manifest.name}, {RESPLITS} re-splits", columns, [cells(row) for row in rows])
-    say(f"every row is in {output}")
+    log(f"every row is in {output}")
 
 
-def promises() -> Iterator[Promise]:
+def guarantees() -> Iterator[RiskGuarantee]:
     """Yield every promise there is to make."""
     for risk, method, shared in product(LIMITS, METHODS, (True, False)):
-        yield Promise(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # words of a product
+        yield RiskGuarantee(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # words of a product
 
 
-def naive_of(promises: Sequence[Promise]) -> list[Promise]:
+def naive_of(guarantees: Sequence[RiskGuarantee]) -> list[RiskGuarantee]:
     """Return each promise without anything that keeps it, once."""
-    return list(dict.fromkeys(replace(promise, method="none") for promise in promises))
+    return list(dict.fromkeys(replace(guarantee, method="none") for guarantee in guarantees))
 
 
-def judged(promise: Promise, kept: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
+def judged(guarantee: RiskGuarantee, kept: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
     """Return how often thresholds with this promise broke it, beside thresholds fitted without one."""
     (risks, ratios), (naive_risks, naive_ratios) = kept, naive
     return {
-        "risk": promise.risk,
-        "method": promise.method,
-        "shared": promise.shared,
-        "epsilon": promise.limit,
-        "delta": DELTA if promise.method in CONFIDENT else None,
+        "risk": guarantee.risk,
+        "method": guarantee.method,
+        "shared": guarantee.shared,
+        "epsilon": guarantee.limit,
+        "delta": DELTA if guarantee.method in HIGH_PROBABILITY_METHODS else None,
         "resplits": RESPLITS,
-        "violation_rate": float((risks > promise.limit).mean()),
+        "violation_rate": float((risks > guarantee.limit).mean()),
         "mean_risk": float(risks.mean()),
         "mean_macs_ratio": float(ratios.mean()),
-        "naive_violation_rate": float((naive_risks > promise.limit).mean()),
+        "naive_violation_rate": float((naive_risks > guarantee.limit).mean()),
         "naive_mean_macs_ratio": float(naive_ratios.mean()),
         "macs_over_naive": float(ratios.mean() / naive_ratios.mean()),
     }
 
 
-def fitted_often(promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int]) -> NDArray[np.float64]:
+def fitted_often(
+    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int]
+) -> NDArray[np.float64]:
     """Return the pool's risk and mean cost under thresholds fitted to each of many draws, shape (2, re-splits)."""
-    return np.array([fitted_once(promise, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
+    return np.array([fitted_once(guarantee, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
 
 
 def fitted_once(
-    promise: Promise, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
+    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
 ) -> tuple[float, float]:
     """Return the pool's risk and mean cost under thresholds fitted to one draw from it."""
     drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
     sample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
-    thresholds = np.array(fit_thresholds(sample, truth[drawn], macs, promise, "").values, dtype=np.float32)
-    risk = RISKS[promise.risk](scores, decide(scores, thresholds), truth).mean()
+    thresholds = np.array(fit_thresholds(sample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
+    risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
     return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
 
 

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.errors import DataError
-from edge.files import file_aside
-from edge.preprocess import Frame
+from edge.storage import atomic_file
 
 
-def write_video(path: Path, frames: Iterable[Frame]) -> None:
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> None:
     """Write 8-bit images of one size with the lossless codec FFV1.
 
     Raises:
         DataError: this build of OpenCV cannot write it, or there are no images.
     """
     writer: cv2.VideoWriter | None = None
-    with file_aside(path) as aside, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target = Path(folder) / path.name  # OpenCV chooses the container by the suffix
-        for frame in frames:
-            picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if frame.ndim == 2 else np.ascontiguousarray(frame)
+        for pixels in frames:
+            picture = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else np.ascontiguousarray(pixels)
             if writer is None:
                 size = (picture.shape[1], picture.shape[0])
                 lossless = cv2.VideoWriter_fourcc(*"FFV1")  # type: ignore[attr-defined]  # its stubs lack it

@@ -5,18 +5,18 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.arguments import add_promise_arguments, promise_of, promise_options
+from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments, guarantee_options
 from calibration.budget import fit_to_macs, fit_to_ms, measured_costs
 from calibration.operating_points import OperatingPoint, describe
 from calibration.origin import scores_to_fit
 from calibration.temperature import fit_temperatures
-from calibration.thresholds import fit_alike
-from edge.bundle import Bundle
+from calibration.thresholds import fit_all_precisions
+from edge.bundle.bundle import Bundle
+from edge.bundle.manifest import Thresholds
+from edge.bundle.scores import LabelledScores
 from edge.console import PASSED, print_json, print_table, run_main
-from edge.decision import checked_thresholds
+from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
-from edge.manifest import Thresholds
-from edge.scores import LabelledScores
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def main() -> int:
     for name, recorded in found.items():
         temperatures = fit_temperatures(recorded.logits, recorded.truth)
         refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=fitted[name], temperatures=temperatures)
-        values = checked_thresholds(fitted[name].values, exits=len(macs))
+        values = validate_thresholds(fitted[name].values, exits=len(macs))
         rows.append((name, *cells(describe(recorded.scores, recorded.truth, macs, values))))
     bundle.with_precisions(refitted)
     if arguments.json:
@@ -50,7 +50,7 @@ def check_asked(arguments: argparse.Namespace) -> None:
     """
     budgets = {"--mean-macs": arguments.mean_macs, "--mean-ms": arguments.mean_ms}
     for option in (option for option, value in budgets.items() if value is not None):
-        if asked := promise_options(arguments):
+        if asked := guarantee_options(arguments):
             raise ThresholdError(f"{option} promises nothing about accuracy: leave out {', '.join(asked)}")
     if arguments.bench is not None and arguments.mean_ms is None:
         raise ThresholdError("--bench is for a budget of milliseconds: add --mean-ms, or leave it out")
@@ -74,7 +74,9 @@ def fit(
             for name, one in found.items()
         }
     truth = next(iter(found.values())).truth
-    return fit_alike({name: one.scores for name, one in found.items()}, truth, macs, promise_of(arguments), split)
+    return fit_all_precisions(
+        {name: one.scores for name, one in found.items()}, truth, macs, guarantee_from_arguments(arguments), split
+    )
 
 
 def cells(point: OperatingPoint) -> tuple[str, ...]:
@@ -91,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "within a budget.",
     )
     new.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
-    add_promise_arguments(new)
+    add_guarantee_arguments(new)
     group = new.add_argument_group("or a budget, with no promise")
     budget = group.add_mutually_exclusive_group()
     budget.add_argument(

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any, get_args, get_type_hints
 
-from calibration.thresholds import Promise
+from calibration.thresholds import RiskGuarantee
 
-ASKED = get_type_hints(Promise)
+ASKED = get_type_hints(RiskGuarantee)
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "--risk": (
         "risk",
@@ -33,22 +33,22 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 """Each with the field of `Promise` it sets; what is not given is not there after parsing."""
 
 
-def add_promise_arguments(parser: argparse.ArgumentParser) -> None:
+def add_guarantee_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `promise_of` reads."""
     group = parser.add_argument_group("what early exits may cost, on images the thresholds were not fitted to")
-    usual = Promise()
+    usual = RiskGuarantee()
     for option, (field, settings) in OPTIONS.items():
         default = "" if field == "shared" else f" (default: {getattr(usual, field)})"
         described = settings | {"help": settings["help"] + default}
         group.add_argument(option, dest=field, default=argparse.SUPPRESS, **described)
 
 
-def promise_of(arguments: argparse.Namespace) -> Promise:
+def guarantee_from_arguments(arguments: argparse.Namespace) -> RiskGuarantee:
     """Return what the user asked for."""
     given = vars(arguments)
-    return Promise(**{field: given[field] for field, _ in OPTIONS.values() if field in given})
+    return RiskGuarantee(**{field: given[field] for field, _ in OPTIONS.values() if field in given})
 
 
-def promise_options(arguments: argparse.Namespace) -> list[str]:
+def guarantee_options(arguments: argparse.Namespace) -> list[str]:
     """Return the options the user gave."""
     return [option for option, (field, _) in OPTIONS.items() if field in vars(arguments)]

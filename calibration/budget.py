@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from calibration.operating_points import within_budget
 from calibration.thresholds import check_scores
+from edge.bundle.manifest import Thresholds
 from edge.decision import Scores
 from edge.errors import ThresholdError
-from edge.manifest import Thresholds
 
 
 def fit_to_macs(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], share: float, split: str) -> Thresholds:
@@ -58,10 +58,9 @@ def measured_costs(bench: Path | None, precision: str, exits: int, segments: str
     try:
         printed = json.loads(bench.read_text())
         measured, measured_segments = printed["precisions"][precision], printed["segments"][precision]
-        names = [name for name in measured if name.endswith(" forced")]
-        if names != [f"exit {k} forced" for k in range(exits)]:
-            raise ValueError(f"it has {', '.join(names) or 'no exits'}")
-        forced = [float(measured[name]["latency_ms"]["mean"]) for name in names]
+        forced = [float(measurement["latency_ms"]["mean"]) for measurement in measured["per_exit"]]
+        if len(forced) != exits:
+            raise ValueError(f"it has {len(forced)} exits")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ThresholdError(
             f"{bench} does not say how long each of the {exits} exits of {precision} takes ({error!r}); "

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 
-PRICES = np.concatenate([np.zeros(1), np.geomspace(1e-4, 10, 120)])
+COST_WEIGHTS = np.concatenate([np.zeros(1), np.geomspace(1e-4, 10, 120)])
 """Accuracy given for all of the network's computation that are tried; each gives one operating point."""
 
 ROUNDING = 1e-12
@@ -69,7 +69,7 @@ def operating_points(scores: Scores, truth: NDArray[np.int64], costs: Sequence[f
     never = np.full(len(costs) - 1, NEVER, dtype=np.float32)
     points = {tuple(never.tolist()): describe(scores, truth, costs, never)}
     thresholds = never
-    for price in PRICES:
+    for price in COST_WEIGHTS:
         thresholds = _best_thresholds(scores.confidence, correct - price * cost[:, None], thresholds)
         points.setdefault(tuple(thresholds.tolist()), describe(scores, truth, costs, thresholds))
     return list(points.values())

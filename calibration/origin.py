@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
+from edge.bundle.bundle import Bundle
+from edge.bundle.sample_ids import samples_fingerprint
+from edge.bundle.scores import LabelledScores, read_scores
 from edge.errors import ThresholdError
-from edge.scores import LabelledScores, read_scores, samples_fingerprint
 
 
 def scores_to_fit(bundle: Bundle, file: Path | None, precision: str | None) -> tuple[dict[str, LabelledScores], str]:
@@ -61,7 +62,7 @@ def _check_unused(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
             f"{copies} of the {len(recorded.samples)} samples in {file} are copies of others, which prove nothing; "
             "record each image once"
         )
-    for split, samples in bundle.spoken_for().items():
+    for split, samples in bundle.used_samples().items():
         if shared := int(np.isin(recorded.samples, samples).any(axis=1).sum()):
             raise ThresholdError(
                 f"{shared} of the {len(recorded.samples)} samples in {file} are of the bundle's {split} split; "

@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from calibration.arguments import add_promise_arguments, promise_of
-from compile.precisions import PRECISIONS, USUAL
+from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments
+from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
+from edge.cli.info import print_bundle
 from edge.console import PASSED, print_json, run_main
-from edge.report import print_bundle
 from edge.training.checkpoint import read_checkpoint
 
 
@@ -19,8 +19,8 @@ def main() -> int:
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,
-        precisions=arguments.precision or USUAL,
-        promise=promise_of(arguments),
+        precisions=arguments.precision or DEFAULT_PRECISIONS,
+        guarantee=guarantee_from_arguments(arguments),
         method=arguments.ranges,
         references=arguments.references,
         data=arguments.data,
@@ -46,12 +46,12 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         choices=PRECISIONS,
         help="precision to include; repeatable; auto chooses for each segment the fastest that keeps the answers "
-        "(default: " + ", ".join(USUAL) + ")",
+        "(default: " + ", ".join(DEFAULT_PRECISIONS) + ")",
     )
     new.add_argument(
         "--ranges", choices=METHODS, default=METHODS[0], help="how int8 ranges are chosen (default: %(default)s)"
     )
-    add_promise_arguments(new)
+    add_guarantee_arguments(new)
     new.add_argument(
         "--references", type=Path, metavar="FILE", help="also write 2,000 reference samples here, for `edge verify`"
     )

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from calibration.thresholds import Promise, fit_thresholds
+from calibration.thresholds import RiskGuarantee, fit_thresholds
 from compile.check import Evaluator
 from compile.cut import cut_segments
 from compile.decision_ops import add_decisions
@@ -16,15 +16,15 @@ from compile.half import to_fp16
 from compile.quantise import METHODS, quantise_int8
 from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
-from edge.parity import TRAINED, Side, compare
+from edge.parity.compare import REFERENCE, Outputs, compare
 
 BATCH = 100
-NOMINAL = Promise(method="none")
+NOMINAL = RiskGuarantee(method="none")
 """Of the thresholds by which exits are judged: those of the bundle are fitted when its precisions are known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judges:
+class SelectionData:
     """Images that decide whether a precision will do."""
 
     images: NDArray[np.float32]
@@ -36,13 +36,13 @@ class Judges:
     """How int8 ranges are chosen."""
 
 
-def fastest_per_segment(whole: ModelProto, judges: Judges) -> tuple[ModelProto, tuple[str, ...]]:
+def fastest_per_segment(whole: ModelProto, selection: SelectionData) -> tuple[ModelProto, tuple[str, ...]]:
     """Return the graph with each segment in its precision, and a sentence about each choice.
 
     All segments start in int8. While an exit is beyond the tolerances of `edge.parity`, the segment up to it that
     hurts this exit most when it alone is in its precision takes the next wider one.
     """
-    trial = _Trial(whole, judges)
+    trial = _Trial(whole, selection)
     choices = ["int8"] * trial.exits
     reasons = ["keeps every exit's answers"] * trial.exits
     while (failing := trial.first_failing(choices)) is not None:
@@ -59,33 +59,33 @@ def fastest_per_segment(whole: ModelProto, judges: Judges) -> tuple[ModelProto, 
 class _Trial:
     """A network whose segments are tried in one precision and another."""
 
-    def __init__(self, whole: ModelProto, judges: Judges) -> None:
+    def __init__(self, whole: ModelProto, selection: SelectionData) -> None:
         """Note what the network says in fp32."""
         segments = cut_segments(add_decisions(whole))
         self.exits = len(segments)
-        self._whole, self._judges = whole, judges
+        self._whole, self._judges = whole, selection
         self._nodes = [{node.name for node in segment.model.graph.node} for segment in segments]
-        self._expected = logits(whole, judges.images)
+        self._expected = logits(whole, selection.images)
         macs = [total_macs(segment.model) for segment in segments]
         scores = scores_from_logits(self._expected)
-        self._thresholds = fit_thresholds(scores, judges.labels, macs, NOMINAL, split="").values
+        self._thresholds = fit_thresholds(scores, selection.labels, macs, NOMINAL, split="").values
         self._alone: dict[tuple[int, str], NDArray[np.float32]] = {}
 
     def mixed(self, choices: Sequence[str]) -> ModelProto:
         """Return the graph with each segment's nodes in the precision chosen for it."""
         parts = {name: {n for k, c in enumerate(choices) if c == name for n in self._nodes[k]} for name in choices}
-        model, judges = self._whole, self._judges
+        model, selection = self._whole, self._judges
         if "int8" in parts:
             left_out = set().union(*self._nodes) - parts["int8"]
-            model = quantise_int8(model, judges.samples, method=judges.method, left_out=left_out)
+            model = quantise_int8(model, selection.samples, method=selection.method, left_out=left_out)
         if "fp16" in parts:
-            model = to_fp16(model, judges.samples, parts["fp16"])
+            model = to_fp16(model, selection.samples, parts["fp16"])
         return model
 
     def first_failing(self, choices: Sequence[str]) -> int | None:
         """Return the first exit that is beyond tolerance."""
         found = logits(self.mixed(choices), self._judges.images)
-        sides = Side.from_logits("onnxruntime", found), Side.from_logits(TRAINED, self._expected)
+        sides = Outputs.from_logits("onnxruntime", found), Outputs.from_logits(REFERENCE, self._expected)
         return compare("auto", *sides, self._judges.labels, self._thresholds).first_diverging
 
     def harm(self, k: int, precision: str, exit_index: int) -> tuple[float, float]:

@@ -10,13 +10,13 @@ from onnx import ModelProto
 from compile.cut import Segment
 from compile.export import NEWEST_IR, OPSET
 from compile.graph import Graph, int8_macs_share, parameter_count, total_macs
-from compile.material import Material
-from edge.bundle import Reference, write_reference
-from edge.console import tracked
+from compile.trained_model import TrainedModel
+from edge.bundle.bundle import Reference, write_reference
+from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
+from edge.console import track
 from edge.decision import NEVER
 from edge.errors import BundleError
-from edge.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
-from edge.preprocess import as_sized
+from edge.frames.preprocess import resize
 from edge.training.data import PreprocessedImages, batches
 from edge.training.evaluate import logits_of
 
@@ -45,7 +45,15 @@ def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
     onnx.save(segment.model, folder / file)
     graph = Graph(segment.model)
     inputs, outputs = ([graph.spec(name) for name in names] for names in (segment.inputs, segment.outputs))
-    return SegmentSpec(file, tuple(inputs), tuple(outputs), int8_macs_share(segment.model))
+    return SegmentSpec(
+        file,
+        tuple(inputs),
+        tuple(outputs),
+        int8_macs_share(segment.model),
+        segment.exit_index,
+        segment.cuts_in,
+        segment.cuts_out,
+    )
 
 
 def _check_versions(model: ModelProto, file: str) -> None:
@@ -57,17 +65,17 @@ def _check_versions(model: ModelProto, file: str) -> None:
         )
 
 
-def write_references(path: Path, material: Material, most_bytes: int | None = REFERENCE_BYTES) -> None:
+def write_references(path: Path, trained: TrainedModel, most_bytes: int | None = REFERENCE_BYTES) -> None:
     """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
-    spec, count = material.checkpoint.input, REFERENCE_SAMPLES
+    spec, count = trained.checkpoint.input, REFERENCE_SAMPLES
     if most_bytes is not None:
-        first = next(material.frames("test", 1))
-        count = min(count, max(1, most_bytes // as_sized(first, spec).nbytes))
-    chosen = material.some("test", count)
-    frames = np.stack([as_sized(frame, spec) for frame in material.frames("test", count)])
-    samples = PreprocessedImages(material.images, chosen, spec)
-    loader = tracked(batches(samples, 100), "reference samples")
-    logits, labels = logits_of(material.checkpoint.network(), loader)
+        first = next(trained.frames("test", 1))
+        count = min(count, max(1, most_bytes // resize(first.pixels, spec).nbytes))
+    chosen = trained.some("test", count)
+    frames = np.stack([resize(frame.pixels, spec) for frame in trained.frames("test", count)])
+    samples = PreprocessedImages(trained.images, chosen, spec)
+    loader = track(batches(samples, 100), "reference samples")
+    logits, labels = logits_of(trained.checkpoint.network(), loader)
     write_reference(path, Reference(frames, labels, logits))
 
 

@@ -8,7 +8,7 @@ from onnx import ModelProto, helper
 from compile.graph import QUANTISERS, Graph, exit_count
 from edge.errors import CheckpointError
 
-RETYPERS = (*QUANTISERS, "Cast")
+QDQ_AND_CAST = (*QUANTISERS, "Cast")
 """What makes another type of a tensor, and nothing else."""
 
 
@@ -18,6 +18,9 @@ class Segment(NamedTuple):
     model: ModelProto
     inputs: list[str]
     outputs: list[str]
+    exit_index: int
+    cuts_in: tuple[str, ...] = ()
+    cuts_out: tuple[str, ...] = ()
 
 
 def cut_segments(model: ModelProto) -> list[Segment]:
@@ -34,14 +37,16 @@ def cut_segments(model: ModelProto) -> list[Segment]:
     handed_over: list[list[str]] = []
     for index in range(exits - 1):
         later = [output.name for output in model.graph.output if output.name in _answers(range(index + 1, exits))]
-        handed_over.append(borders_of(graph, _cut_outputs(model, index), later))
+        handed_over.append(cut_tensors(graph, _cut_outputs(model, index), later))
     segments = []
     for index in range(exits):
         entering = handed_over[index - 1] if index else ["image"]
         outputs = [output.name for output in model.graph.output if output.name in _answers([index])]
         leaving = handed_over[index] if index < exits - 1 else []
         thresholds = [f"threshold_{index}"] if index < exits - 1 else []
-        segments.append(_slice(graph, [*entering, *thresholds], [*leaving, *outputs], f"segment {index}"))
+        sliced = _slice(graph, [*entering, *thresholds], [*leaving, *outputs], f"segment {index}", index)
+        cuts_in = tuple(_cut_outputs(model, index - 1)) if index else ()
+        segments.append(sliced._replace(cuts_in=cuts_in, cuts_out=tuple(_cut_outputs(model, index))))
     _rename_borders(segments, model, handed_over)
     assert_faithful(model, segments)
     return segments
@@ -51,10 +56,10 @@ def whole_network(model: ModelProto) -> Segment:
     """Return the network without its early exits: image to the last exit's answer."""
     exits = exit_count(model)
     outputs = [f"logits_{exits - 1}", f"confidence_{exits - 1}", f"label_{exits - 1}"]
-    return _slice(Graph(model), ["image"], outputs, "the whole network")
+    return _slice(Graph(model), ["image"], outputs, "the whole network", exits - 1)
 
 
-def borders_of(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) -> list[str]:
+def cut_tensors(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) -> list[str]:
     """Return the tensor to hand over for each tensor of a cut: the last one that all that reads it later has in common.
 
     Quantisers and casts make several tensors of one; which of them is read later depends on the precision there.
@@ -74,11 +79,11 @@ def borders_of(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) 
 
 def _aliases(graph: Graph, cut: str) -> list[str]:
     """Return the tensors that are a cut's in one type or another, the first one made at the head."""
-    while (maker := graph.producer[cut]).op_type in RETYPERS:
+    while (maker := graph.producer[cut]).op_type in QDQ_AND_CAST:
         cut = maker.input[0]
     names = [cut]
     for name in names:  # grows while it is walked
-        names += [node.output[0] for node in graph.consumers.get(name, []) if node.op_type in RETYPERS]
+        names += [node.output[0] for node in graph.consumers.get(name, []) if node.op_type in QDQ_AND_CAST]
     return names
 
 
@@ -126,7 +131,7 @@ def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
         raise CheckpointError(f"no segment computes {', '.join(missing)}")
 
 
-def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> Segment:
+def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str, exit_index: int) -> Segment:
     nodes = graph.ancestors(outputs, stop=inputs)
     made = {name for node in nodes for name in node.output}
     read = {name for node in nodes for name in node.input if name}
@@ -147,7 +152,7 @@ def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> Se
     model = helper.make_model(
         sliced, opset_imports=source.opset_import, ir_version=source.ir_version, producer_name="early-exit"
     )
-    return Segment(model, inputs, outputs)
+    return Segment(model, inputs, outputs, exit_index)
 
 
 def _cut_outputs(model: ModelProto, index: int) -> list[str]:

@@ -7,9 +7,9 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from compile.quiet import quietly
+from compile.quiet import suppress_output
+from edge.bundle.manifest import InputSpec
 from edge.errors import CheckpointError
-from edge.manifest import InputSpec
 from edge.training.network import MultiExitNetwork
 
 OPSET = 20
@@ -38,7 +38,7 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> ModelProto:
         names = _output_names(network, example)
     batch = torch.export.Dim("batch")
     try:
-        with quietly("torch.onnx"):
+        with suppress_output("torch.onnx"):
             program = torch.onnx.export(
                 flat, (example,), dynamo=True, optimize=True, opset_version=OPSET, verbose=False,
                 input_names=["image"], output_names=names, dynamic_shapes=({0: batch},),

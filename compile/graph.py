@@ -7,7 +7,7 @@ from typing import Literal
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from edge.manifest import TensorSpec
+from edge.bundle.manifest import TensorSpec
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 

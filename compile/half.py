@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from compile.check import Evaluator
 from compile.graph import Graph
-from compile.quiet import quietly
+from compile.quiet import suppress_output
 from edge.errors import CheckpointError
 
 FLOAT_OPS = ("LayerNormalization",)
@@ -34,7 +34,7 @@ def to_fp16(model: ModelProto, samples: NDArray[np.float32], only: Collection[st
     kept = {node.name for node in model.graph.node if only is not None and node.name not in only}
     kept |= set(float_layers(model))
     _check_weights(model, kept)
-    with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
+    with tempfile.TemporaryDirectory() as folder, suppress_output("modelopt"):
         from modelopt.onnx.autocast import convert_to_mixed_precision  # here: it configures logging when imported
 
         source = Path(folder) / "fp32.onnx"

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from calibration.operating_points import describe, operating_points
-from edge.decision import checked_thresholds
-from edge.manifest import Thresholds
-from edge.scores import LabelledScores
+from edge.bundle.manifest import Thresholds
+from edge.bundle.scores import LabelledScores
+from edge.decision import validate_thresholds
 
 
 def draw_trade_offs(path: Path, found: LabelledScores, macs: list[int], chosen: Thresholds) -> None:
@@ -15,7 +15,7 @@ def draw_trade_offs(path: Path, found: LabelledScores, macs: list[int], chosen: 
     from matplotlib.figure import Figure
 
     points = sorted(operating_points(found.scores, found.truth, macs), key=lambda point: point.cost_ratio)
-    values = checked_thresholds(chosen.values, len(macs))
+    values = validate_thresholds(chosen.values, len(macs))
     here = describe(found.scores, found.truth, macs, values)
     alone = (found.scores.label == found.truth).mean(axis=1)
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -5,16 +5,16 @@ from typing import NamedTuple
 from onnx import ModelProto
 
 from calibration.samples import stratified
-from compile.auto import Judges, fastest_per_segment
+from compile.auto import SelectionData, fastest_per_segment
 from compile.graph import Graph
 from compile.half import float_layers, to_fp16
-from compile.material import Material
 from compile.quantise import float_convolutions, quantise_int8
-from edge.console import busy
+from compile.trained_model import TrainedModel
+from edge.console import status
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 """`auto` chooses for each segment."""
-USUAL = PRECISIONS[:3]
+DEFAULT_PRECISIONS = PRECISIONS[:3]
 JUDGES = 1000
 
 
@@ -25,7 +25,7 @@ class Converted(NamedTuple):
     notes: tuple[str, ...]
 
 
-def in_precision(precision: str, whole: ModelProto, material: Material, method: str) -> Converted:
+def convert(precision: str, whole: ModelProto, trained: TrainedModel, method: str) -> Converted:
     """Return the graph in one of `PRECISIONS`.
 
     Args:
@@ -40,19 +40,19 @@ def in_precision(precision: str, whole: ModelProto, material: Material, method: 
     """
     if precision == "fp32":
         return Converted(whole, ())
-    split, seed = material.splits["calibration"], material.checkpoint.settings.seed
+    split, seed = trained.splits["calibration"], trained.checkpoint.settings.seed
     if precision == "fp16":
-        with busy(f"fp16: looking for overflow on {len(split)} images"):
+        with status(f"fp16: looking for overflow on {len(split)} images"):
             notes = tuple(f"{name} stays fp32: it sums squares over a whole map" for name in float_layers(whole))
-            return Converted(to_fp16(whole, material.inputs(split)), notes)
-    samples = material.inputs(stratified(split, material.images.labels, count=len(split), seed=seed))
-    with busy(f"{precision}: measuring ranges on {len(samples)} images"):
+            return Converted(to_fp16(whole, trained.inputs(split)), notes)
+    samples = trained.inputs(stratified(split, trained.images.labels, count=len(split), seed=seed))
+    with status(f"{precision}: measuring ranges on {len(samples)} images"):
         if precision == "int8":
             int8 = quantise_int8(whole, samples, method=method)
             return Converted(int8, _float_notes(whole, int8))
-        chosen = material.some("validation", JUDGES)
-        judges = Judges(material.inputs(chosen), material.images.labels[chosen], samples, method)
-        return Converted(*fastest_per_segment(whole, judges))
+        chosen = trained.some("validation", JUDGES)
+        selection = SelectionData(trained.inputs(chosen), trained.images.labels[chosen], samples, method)
+        return Converted(*fastest_per_segment(whole, selection))
 
 
 def _float_notes(whole: ModelProto, int8: ModelProto) -> tuple[str, ...]:

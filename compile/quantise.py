@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from compile.graph import Graph
-from compile.quiet import quietly
+from compile.quiet import suppress_output
 from edge.errors import CheckpointError
 
 FLOAT_HEAD_OPS = ["Mul", "Sigmoid", "ReduceMean", "AveragePool", "Gemm"]
@@ -49,7 +49,7 @@ def quantise_int8(
     if method not in METHODS:
         raise CheckpointError(f"there is no calibration method {method!r}; choose {' or '.join(METHODS)}")
     excluded = [*left_out, *float_convolutions(model)]
-    with tempfile.TemporaryDirectory() as folder, quietly("modelopt"):
+    with tempfile.TemporaryDirectory() as folder, suppress_output("modelopt"):
         from modelopt.onnx.quantization import quantize  # here, because it configures logging when imported
 
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quietly(logger_name: str) -> Iterator[None]:
+def suppress_output(logger_name: str) -> Iterator[None]:
     """Swallow a library's prints, progress bars, warnings and all its log but errors."""
     logger = logging.getLogger(logger_name)
     level = logger.level

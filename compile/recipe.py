@@ -10,27 +10,28 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from calibration.temperature import fit_temperatures
-from calibration.thresholds import Promise, fit_alike
+from calibration.thresholds import RiskGuarantee, fit_all_precisions
 from compile.check import assert_chain_equals_whole
 from compile.contents import exit_specs, write_precision, write_references
 from compile.cut import cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.material import Material, material_of
 from compile.plot import draw_trade_offs
-from compile.precisions import USUAL, in_precision
+from compile.precisions import DEFAULT_PRECISIONS, convert
 from compile.quantise import METHODS
-from edge.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
-from edge.classifier import Classifier
-from edge.console import busy, progress
+from compile.trained_model import TrainedModel, load_trained_model
+from edge.bundle.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
+from edge.bundle.scores import LabelledScores, segments_digest, write_scores
+from edge.console import status
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.files import file_aside, sha256_of
-from edge.machine import usable_cores
-from edge.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
-from edge.preprocess import Frame
-from edge.recording import record_side_by_side
-from edge.scores import LabelledScores, segments_digest, write_scores
+from edge.frames.base import Frame, frame_from_array
+from edge.inference.classifier import Classifier
+from edge.inference.record import record_parallel
+from edge.storage import atomic_file, sha256_of
+from edge.system import usable_cores
 from edge.training.checkpoint import Checkpoint
 
 REFERENCE, SAMPLES, TRADE_OFFS = "reference.npz", "samples.npz", "trade_offs.png"
@@ -42,8 +43,8 @@ def compile_bundle(
     checkpoint: Checkpoint,
     output: Path,
     *,
-    promise: Promise,
-    precisions: Sequence[str] = USUAL,
+    guarantee: RiskGuarantee,
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
     method: str = METHODS[0],
     references: Path | None = None,
     data: Path | None = None,
@@ -64,61 +65,59 @@ def compile_bundle(
         CheckpointError: the network cannot be exported or cut.
         BundleError: `output` holds something that is no bundle.
     """
-    material = material_of(checkpoint, data)
+    trained = load_trained_model(checkpoint, data)
     with bundle_writer(output) as folder:
-        with busy("exporting"):
+        with status("exporting"):
             whole = export_onnx(checkpoint.network(), checkpoint.input)
             exits = exit_specs(whole, cut_segments(add_decisions(whole)))
         macs, specs, found = [exit_.macs for exit_ in exits], {}, {}
         for precision in dict.fromkeys(precisions):
-            model, notes = in_precision(precision, whole, material, method)
-            written = cut_and_written(folder, precision, model, material)
-            found[precision] = scored(folder, precision, written, material)
+            model, notes = convert(precision, whole, trained, method)
+            written = cut_and_written(folder, precision, model, trained)
+            found[precision] = scored(folder, precision, written, trained)
             specs[precision] = dataclasses.replace(written, notes=notes)
         scores = {precision: one.scores for precision, one in found.items()}
         split = checkpoint.splits["thresholds"].fingerprint
-        fitted = fit_alike(scores, material.labels("thresholds"), macs, promise, split)
+        fitted = fit_all_precisions(scores, trained.labels("thresholds"), macs, guarantee, split)
         for precision, (logits, *_) in found.items():
-            temperatures = fit_temperatures(logits, material.labels("thresholds"))
+            temperatures = fit_temperatures(logits, trained.labels("thresholds"))
             specs[precision] = dataclasses.replace(
                 specs[precision], thresholds=fitted[precision], temperatures=temperatures
             )
             draw_trade_offs(folder / precision / TRADE_OFFS, found[precision], macs, fitted[precision])
-        write_references(folder / REFERENCE, material)
+        write_references(folder / REFERENCE, trained)
         if references is not None:
-            with file_aside(references) as aside:
-                write_references(aside, material, most_bytes=None)
+            with atomic_file(references) as aside:
+                write_references(aside, trained, most_bytes=None)
         write_samples(
-            folder / SAMPLES, {name: material.digests(name) for name in material.splits if name != "thresholds"}
+            folder / SAMPLES, {name: trained.digests(name) for name in trained.splits if name != "thresholds"}
         )
         write_manifest(folder, checkpoint, exits, specs)
     return Bundle.open(output)
 
 
-def cut_and_written(folder: Path, precision: str, model: ModelProto, material: Material) -> PrecisionSpec:
+def cut_and_written(folder: Path, precision: str, model: ModelProto, trained: TrainedModel) -> PrecisionSpec:
     """Add the decisions, cut, check the segments against the graph bit for bit, and write them."""
     decided = add_decisions(model)
     segments = cut_segments(decided)
-    assert_chain_equals_whole(decided, segments, material.inputs(material.some("validation", CHECKED_SAMPLES)))
+    assert_chain_equals_whole(decided, segments, trained.inputs(trained.some("validation", CHECKED_SAMPLES)))
     return write_precision(folder, precision, segments, whole_network(decided))
 
 
-def scored(folder: Path, precision: str, spec: PrecisionSpec, material: Material) -> LabelledScores:
+def scored(folder: Path, precision: str, spec: PrecisionSpec, trained: TrainedModel) -> LabelledScores:
     """Record what the segments say of the threshold-fitting split, as they will run."""
-    engines = load_engines(folder, spec.segments, OnnxRuntime())
-    classifier = Classifier(input_spec=material.checkpoint.input, precision=spec, engines=engines)
-    truth, cores = material.labels("thresholds"), usable_cores()
-    with progress() as bar:
-        task = bar.add_task(f"{precision}: scoring", total=len(truth), note="")
+    checkpoint = trained.checkpoint
+    chain = ChainSpec(checkpoint.input, checkpoint.classes, spec.segments, spec.temperatures)
+    classifier = Classifier(chain, load_engines(folder, spec.segments, OnnxRuntime()), spec.thresholds.values)
+    truth, cores = trained.labels("thresholds"), usable_cores()
+    parts = [part for part in np.array_split(trained.splits["thresholds"], cores) if len(part)]
 
-        def counted(indices: NDArray[np.intp]) -> Iterator[Frame]:
-            for index in indices:
-                yield material.images.frames[int(index)]
-                bar.advance(task)
+    def frames(indices: NDArray[np.intp]) -> Iterator[Frame]:
+        return (frame_from_array(trained.images.frames[int(index)], checkpoint.input.kind) for index in indices)
 
-        parts = np.array_split(material.splits["thresholds"], cores)
-        recording = record_side_by_side(classifier, [counted(part) for part in parts if len(part)])
-    samples = np.stack([material.digests("thresholds")] * 2, axis=1)  # either tells them apart
+    with status(f"{precision}: scoring"):
+        recording = record_parallel(classifier, [frames(part) for part in parts])
+    samples = np.stack([trained.digests("thresholds")] * 2, axis=1)  # either tells them apart
     segments = segments_digest(sha256_of(folder / segment.file) for segment in spec.segments)
     found = LabelledScores(*recording, truth, samples, segments)
     write_scores(folder / spec.scores, found)

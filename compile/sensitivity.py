@@ -12,17 +12,17 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from compile.auto import logits
 from compile.export import export_onnx
 from compile.graph import Graph
-from compile.material import material_of
-from compile.precisions import in_precision
+from compile.precisions import convert
 from compile.quantise import METHODS
-from edge.console import PASSED, print_json, print_table, run_main, tracked
+from compile.trained_model import load_trained_model
+from edge.console import PASSED, print_json, print_table, run_main, track
 from edge.training.checkpoint import read_checkpoint
 
 IMAGES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Harm:
+class LayerSensitivity:
     """What quantising one convolution does."""
 
     layer: str
@@ -35,7 +35,7 @@ class Harm:
     """Mean absolute change over images, classes and exits."""
 
 
-def sensitivity(whole: ModelProto, int8: ModelProto, images: NDArray[np.float32]) -> list[Harm]:
+def sensitivity(whole: ModelProto, int8: ModelProto, images: NDArray[np.float32]) -> list[LayerSensitivity]:
     """Return what each quantised convolution does on its own, worst first.
 
     Args:
@@ -48,12 +48,12 @@ def sensitivity(whole: ModelProto, int8: ModelProto, images: NDArray[np.float32]
     total = sum(graph.macs(node) for node in graph.nodes)
     layers = [node for node in quantised.nodes if node.op_type == "Conv" and quantised.is_int8(node)]
     found = []
-    for layer in tracked(layers, "measuring where int8 hurts"):
+    for layer in track(layers, "measuring where int8 hurts"):
         changed = logits(_only(whole, quantised, layer), images)
         answers = (changed.argmax(axis=-1) != expected.argmax(axis=-1)).mean(axis=1)
         [own] = [node for node in graph.nodes if node.name == layer.name]
         share, change = graph.macs(own) / total, float(np.abs(changed - expected).mean())
-        found.append(Harm(own.input[1].removeprefix("network."), share, tuple(answers.tolist()), change))
+        found.append(LayerSensitivity(own.input[1].removeprefix("network."), share, tuple(answers.tolist()), change))
     return sorted(found, key=lambda harm: -harm.logit_change)
 
 
@@ -94,10 +94,10 @@ def main() -> int:
     new.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = new.parse_args()
     checkpoint = read_checkpoint(arguments.checkpoint)
-    material = material_of(checkpoint, arguments.data)
+    trained = load_trained_model(checkpoint, arguments.data)
     whole = export_onnx(checkpoint.network(), checkpoint.input)
-    int8 = in_precision("int8", whole, material, arguments.ranges)
-    harms = sensitivity(whole, int8.model, material.inputs(material.some("validation", IMAGES)))
+    int8 = convert("int8", whole, trained, arguments.ranges)
+    harms = sensitivity(whole, int8.model, trained.inputs(trained.some("validation", IMAGES)))
     if arguments.json:
         print_json([dataclasses.asdict(harm) for harm in harms])
         return PASSED

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from compile.export import cut_names
-from edge.console import PASSED, busy, run_main
+from edge.bundle.manifest import InputSpec
+from edge.console import PASSED, run_main, status
 from edge.errors import CheckpointError, EngineError
-from edge.files import write_file
-from edge.manifest import InputSpec
+from edge.storage import write_file
 from edge.training.checkpoint import read_checkpoint
 from edge.training.network import MultiExitNetwork, Stages
 
@@ -134,7 +134,7 @@ def main() -> int:
     new.add_argument("--half", action="store_true", help="fp16 instead of fp32")
     arguments = new.parse_args()
     checkpoint = read_checkpoint(arguments.checkpoint)
-    with busy("building"):
+    with status("building"):
         engines = segment_engines(checkpoint.network(), checkpoint.input, half=arguments.half)
     for index, engine in enumerate(engines):
         write_file(arguments.output / f"segment_{index}.engine", engine)

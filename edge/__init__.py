@@ -1,1 +1,60 @@
-"""Early-exit image classification on embedded NVIDIA GPUs: what runs on the device."""
+"""Early-exit image classification on embedded NVIDIA GPUs.
+
+    import edge
+
+    classifier = edge.load("runs/digits/bundle")
+    print(classifier.predict("photo.jpg"))
+
+The public names below are imported when they are first used: `import edge` needs NumPy only.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge.decision import Prediction
+    from edge.errors import EdgeError
+    from edge.frames.base import Frame, FrameSource, PixelFormat
+    from edge.frames.open import open_source
+    from edge.inference.classifier import Classifier
+    from edge.inference.load import load
+    from edge.inference.pipeline import Result
+    from edge.progress import Progress
+
+__all__ = [
+    "Classifier",
+    "EdgeError",
+    "Frame",
+    "FrameSource",
+    "PixelFormat",
+    "Prediction",
+    "Progress",
+    "Result",
+    "load",
+    "open_source",
+]
+
+_MODULES = {
+    "Classifier": "edge.inference.classifier",
+    "EdgeError": "edge.errors",
+    "Frame": "edge.frames.base",
+    "FrameSource": "edge.frames.base",
+    "PixelFormat": "edge.frames.base",
+    "Prediction": "edge.decision",
+    "Progress": "edge.progress",
+    "Result": "edge.inference.pipeline",
+    "load": "edge.inference.load",
+    "open_source": "edge.frames.open",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

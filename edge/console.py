@@ -7,14 +7,19 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from edge.errors import EdgeError
+from edge.progress import Progress
+from edge.progress import track as track_progress
 
 T = TypeVar("T")
 
@@ -57,29 +62,52 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
-def progress() -> Progress:
-    """Return a progress bar on stderr; it shows only where a person is looking."""
-    description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
-    columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
-    return Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+class ProgressDisplay:
+    """Progress bars on stderr, one per task, shown only on a terminal.
+
+    Used as a context manager. The display itself is an `edge.progress.OnProgress`.
+    """
+
+    def __init__(self) -> None:
+        """Create the bars' columns."""
+        description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+        columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
+        self._bars = Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = Lock()
+
+    def __call__(self, progress: Progress) -> None:
+        """Draw the state of a task; a task that is done disappears."""
+        with self._lock:
+            if progress.task not in self._tasks:
+                self._tasks[progress.task] = self._bars.add_task(progress.task, total=progress.total, note="")
+            task = self._tasks[progress.task]
+            self._bars.update(task, completed=progress.done, total=progress.total, note=progress.note)
+            if progress.done == progress.total:
+                self._bars.remove_task(self._tasks.pop(progress.task))
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
 
 
-def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """Pass items on with a progress bar."""
-    with progress() as bar:
-        known = total if total is not None else len(items) if isinstance(items, Sequence) else None
-        task = bar.add_task(description, total=known, note="")
-        for item in items:
-            yield item
-            bar.advance(task)
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield items under a progress bar."""
+    with ProgressDisplay() as display:
+        yield from track_progress(items, description, display, total)
 
 
 @contextmanager
-def busy(description: str) -> Iterator[Callable[[str], None]]:
-    """Show that something is going on whose length nobody knows; give a function to note how it goes."""
-    with progress() as bar:
-        task = bar.add_task(description, total=None, note="")
-        yield lambda note: bar.update(task, note=note)
+def status(description: str) -> Iterator[Callable[[str], None]]:
+    """Show a task of unknown length; yields a function that sets its note."""
+    with ProgressDisplay() as display:
+        display(Progress(description))
+        yield lambda note: display(Progress(description, note=note))
 
 
 def at_least(lowest: int) -> Callable[[str], int]:
@@ -109,7 +137,7 @@ def above_zero(text: str) -> float:
     return float(text)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Tell a person what happened; stderr, so that stdout stays clean for results."""
     stderr.print(text, markup=False)
 

@@ -12,18 +12,49 @@ NEVER = 2.0
 
 
 class Scores(NamedTuple):
-    """What every exit said of every sample; both arrays have shape (exits, samples)."""
+    """Confidence and label of every exit for every sample; both arrays have shape (exits, samples)."""
 
     confidence: NDArray[np.float32]
     label: NDArray[np.int32]
 
 
 class Decisions(NamedTuple):
-    """Which exit answered each sample, and what it said; each array has shape (samples,)."""
+    """The exit that answered each sample, with its confidence and label; each array has shape (samples,)."""
 
     exit_index: NDArray[np.intp]
     confidence: NDArray[np.float32]
     label: NDArray[np.int32]
+
+
+class Prediction(NamedTuple):
+    """The classification of one frame."""
+
+    label: str
+    label_index: int
+    probability: float
+    """Calibrated probability of the label: the softmax maximum at the temperature of the exit that answered."""
+    exit_index: int
+    confidence: float
+    """Uncalibrated softmax maximum, which the exit rule compares with the threshold; NaN where logits are NaN."""
+
+
+class Predictions(NamedTuple):
+    """The classification of many frames; each array has shape (samples,)."""
+
+    label_index: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    exit_index: NDArray[np.intp]
+    confidence: NDArray[np.float32]
+
+
+def allocate_predictions(samples: int) -> Predictions:
+    """Allocate predictions for `samples` images."""
+    return Predictions(
+        np.zeros(samples, dtype=np.int32),
+        np.zeros(samples, dtype=np.float32),
+        np.zeros(samples, dtype=np.intp),
+        np.zeros(samples, dtype=np.float32),
+    )
 
 
 def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
@@ -37,7 +68,7 @@ def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
     return Scores(probability.max(axis=-1), logits.argmax(axis=-1).astype(np.int32))
 
 
-def checked_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
+def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     """Return thresholds as float32, one for each exit but the last.
 
     Raises:
@@ -58,7 +89,7 @@ def checked_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
 
 
 def decide(scores: Scores, thresholds: NDArray[np.float32]) -> Decisions:
-    """Let the first exit answer whose confidence reaches its threshold; the last one always answers.
+    """Return for each sample the first exit whose confidence reaches its threshold; the last one always answers.
 
     `exit_k = confidence_k >= threshold_k`, in float32. NaN reaches no threshold.
     """

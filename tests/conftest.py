@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import edge.cuda
-from edge.bundle import Bundle
+from edge.bundle.bundle import Bundle
 
 if TYPE_CHECKING:
-    from cuda_networks import Networks
-    from cuda_stand_in import World
-
     from edge.training.checkpoint import Checkpoint
+    from tests.support.cuda_networks import Networks
+    from tests.support.cuda_stand_in import World
 
 # Before anything imports torch. Threads of OpenMP spin while they wait: on a busy machine with few cores, training
 # takes forty times longer with two of them than with one.
@@ -39,8 +38,8 @@ def _own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
     """Return the three-exit CNN after two epochs on small digits: mostly right, and seldom sure."""
-    from edge.training.recipe import train
     from edge.training.settings import Settings
+    from edge.training.train import train
 
     settings = Settings(
         dataset="digits", image_size=16, attention_weight=0.1, epochs=2, batch_size=32, learning_rate=3e-3
@@ -51,12 +50,12 @@ def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
 @pytest.fixture(scope="session")
 def digits_bundle(digits_checkpoint: "Checkpoint", tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Return that network as a bundle in fp32 and int8."""
-    from calibration.thresholds import Promise
+    from calibration.thresholds import RiskGuarantee
     from compile.recipe import compile_bundle
 
     output = tmp_path_factory.mktemp("compiled") / "bundle"
-    promise = Promise(limit=0.01, method="none")
-    return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), promise=promise)
+    guarantee = RiskGuarantee(limit=0.01, method="none")
+    return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), guarantee=guarantee)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +70,7 @@ def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture
 def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["World"]:
     """A GPU that does what it is told; in the end nobody's context is left on any stack."""
-    from cuda_stand_in import World, installed
+    from tests.support.cuda_stand_in import World, installed
 
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
     with installed(World(host_kernels)) as made:
@@ -82,6 +81,6 @@ def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.fixture
 def network(world: "World", tmp_path: Path) -> "Networks":
     """Tiny networks on that GPU, and the same on the host."""
-    from cuda_networks import Network
+    from tests.support.cuda_networks import Network
 
     return partial(Network, world=world, folder=tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.decision import NEVER, Scores, checked_thresholds, decide, scores_from_logits
+from edge.decision import NEVER, Scores, decide, scores_from_logits, validate_thresholds
 from edge.errors import ThresholdError
 
 CONFIDENCES = st.one_of(
@@ -101,12 +101,12 @@ def test_one_float32_below_the_threshold_is_not_enough() -> None:
 )
 def test_what_is_no_threshold_is_refused_by_name_and_value(values: list[float], exits: int, complaint: str) -> None:
     with pytest.raises(ThresholdError, match=complaint):
-        checked_thresholds(values, exits)
+        validate_thresholds(values, exits)
 
 
 @given(st.lists(st.floats(0, 1e30), max_size=4))
 def test_thresholds_are_taken_over_as_the_nearest_float32(values: list[float]) -> None:
-    thresholds = checked_thresholds(values, exits=len(values) + 1)
+    thresholds = validate_thresholds(values, exits=len(values) + 1)
     assert thresholds.dtype == np.float32
     assert thresholds.tobytes() == np.array(values, dtype=np.float32).tobytes()
 

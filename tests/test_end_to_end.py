@@ -7,10 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from commands import FEW_IMAGES
 
-from edge.bundle import Bundle
+from edge.bundle.bundle import Bundle
 from edge.training.datasets import load_dataset
+from tests.support.commands import FEW_IMAGES
 
 
 def command(*words: object, code: int = 0) -> str:

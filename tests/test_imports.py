@@ -10,7 +10,8 @@ import sys
 import zipfile
 
 import pytest
-from commands import ROOT
+
+from tests.support.commands import ROOT
 
 HEAVY = (
     "torch", "cv2", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "pycuda", "cuda", "sklearn", "matplotlib",

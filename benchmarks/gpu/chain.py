@@ -16,14 +16,14 @@ from benchmarks.gpu.recorded import Record, RecordedSlot, bare, recorded_ways
 from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
 from benchmarks.gpu.ways import Answering, Answers, answers_of, by_the_host, interleaved, summed_up
 from benchmarks.results import command_line, write_result
-from edge.classifier import Classifier
-from edge.console import print_table, say
-from edge.cuda import opened
-from edge.cuda.device import device_facts
-from edge.cuda.runs import GraphRun, StepwiseRun
+from edge.console import log, print_table
+from edge.cuda import get_runtime
+from edge.cuda.executors import GraphRun, StepwiseRun
+from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
 from edge.errors import EngineError
-from edge.machine import conditions
+from edge.inference.classifier import Classifier
+from edge.system import conditions
 
 DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
@@ -38,9 +38,9 @@ def run_chain(output: Path) -> None:
     Raises:
         EngineError: there is no GPU, or graphs cannot decide on it.
     """
-    runtime = opened()
+    runtime = get_runtime()
     if runtime.level != "graph":
-        raise EngineError(f"there is nothing to compare here: {runtime.why_not_graph}")
+        raise EngineError(f"there is nothing to compare here: {runtime.graph_unsupported_reason}")
     gpu = device_facts()
     result: dict[str, Any] = {
         "command": command_line(),
@@ -56,13 +56,13 @@ def run_chain(output: Path) -> None:
     result["users"] = beside_users(runtime)
     write_result(output, result)
     write_saving(output.with_suffix(".png"), result["rows"], result["what"])
-    say(f"every row is in {output}, the saving over segment time in {output.with_suffix('.png')}")
+    log(f"every row is in {output}, the saving over segment time in {output.with_suffix('.png')}")
 
 
 def beside_users(runtime: Runtime) -> dict[str, Any] | str:
     """Return how networks in torch compare with what a user would write, or why they were not run."""
     if why := why_no_torch():
-        say(f"networks in torch, against what a user would write, were not run: {why}")
+        log(f"networks in torch, against what a user would write, were not run: {why}")
         return f"not run: {why}"
     from benchmarks.gpu.users import against_users, print_users
 
@@ -76,7 +76,7 @@ def measured(runtime: Runtime, duration_us: float) -> dict[str, Any]:
 
     In two passes: recording events takes the host's time.
     """
-    say(f"segments of {duration_us} us, every way in turns")
+    log(f"segments of {duration_us} us, every way in turns")
     exits = len(SHARES)
     classifier = timed_classifier(runtime, timed_engines(runtime, (duration_us,) * exits), "graph")
     drawn = np.random.default_rng(0).choice(exits, size=WARM_UP + FRAMES, p=SHARES)

@@ -7,9 +7,9 @@ from cuda.core.graph import Graph
 
 from benchmarks.gpu.ways import Answer, Answering, Way
 from edge.cuda.chain import Chain
-from edge.cuda.runs import GraphRun, StepwiseRun
+from edge.cuda.executors import GraphRun, StepwiseRun
 from edge.cuda.runtime import Runtime
-from edge.preprocess import Frame
+from edge.frames.base import Frame
 
 
 class Stopwatch:
@@ -17,7 +17,7 @@ class Stopwatch:
 
     def __init__(self, runtime: Runtime) -> None:
         """Make the events."""
-        self._calling = runtime.context.calling("timing with CUDA events")
+        self._calling = runtime.context.activate("timing with CUDA events")
         with self._calling:
             self._before, self._after = driver.Event(), driver.Event()
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from edge.bundle.manifest import InputSpec
 from edge.decision import scores_from_logits
-from edge.manifest import InputSpec
-from edge.preprocess import Frame
+from edge.frames.base import Frame
 from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 

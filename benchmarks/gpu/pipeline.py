@@ -13,16 +13,16 @@ from benchmarks.gpu.chain import DURATIONS_US, SHARES
 from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
 from benchmarks.gpu.ways import answers_of
 from benchmarks.results import command_line, write_result
-from edge.classifier import Classifier
-from edge.console import print_table, say
-from edge.cuda import opened
-from edge.cuda.device import device_facts
+from edge.console import log, print_table
+from edge.cuda import get_runtime
+from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
 from edge.errors import EngineError
-from edge.machine import conditions
-from edge.pipeline import FEWEST_SLOTS, Pipeline
-from edge.preprocess import Frame
-from edge.statistics import latency_from_ms
+from edge.frames.base import Frame
+from edge.inference.classifier import Classifier
+from edge.inference.pipeline import FEWEST_SLOTS, Pipeline
+from edge.measure.latency import latency_from_ms
+from edge.system import conditions
 
 FRAMES = 5000
 LOAD = 0.6
@@ -60,7 +60,7 @@ def run_pipeline(output: Path) -> None:
     Raises:
         EngineError: there is no GPU.
     """
-    runtime = opened()
+    runtime = get_runtime()
     gpu = device_facts()
     result: dict[str, Any] = {
         "command": command_line(),
@@ -74,7 +74,7 @@ def run_pipeline(output: Path) -> None:
     write_result(output, result)
     columns = ("what ran", "one slot", f"{FEWEST_SLOTS} slots", "speed-up", "p99 over p50")
     print_table(f"pipeline on {gpu['gpu']}", columns, [cells(result[name]) for name in RUNS])
-    say(f"all of it is in {output}")
+    log(f"all of it is in {output}")
 
 
 def on_timed_kernels(runtime: Runtime) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.files import write_file
+from edge.storage import write_file
 
 COLOURS = {"host_clock": "#2563eb", "cuda_events": "#ea580c"}
 

@@ -6,12 +6,12 @@ from functools import partial
 import pycuda.driver as driver
 from cuda.core.graph import Graph, GraphBuilder
 
-from edge.classifier import Classifier
 from edge.cuda.chain import Chain, On
+from edge.cuda.executors import Run
 from edge.cuda.graph import captured, whole_chain
-from edge.cuda.runs import Run
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
+from edge.inference.classifier import Classifier
 
 Record = Callable[[Chain, driver.Stream], Run]
 """How a chain is made ready to be run again and again."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
-from edge.classifier import Classifier
+from edge.bundle.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
 from edge.cuda.memory import PinnedMemory
 from edge.cuda.runtime import Level, Runtime
 from edge.cuda.slot import CudaSlot
-from edge.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
+from edge.inference.classifier import Classifier
 
 SOURCE = Path(__file__).with_name("segments.cu")
 THRESHOLD = 0.5
@@ -49,7 +49,7 @@ class TimedEngine:
 
 def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[TimedEngine]:
     """Return an engine for each duration."""
-    with runtime.context.calling("compiling timed segments"):
+    with runtime.context.activate("compiling timed segments"):
         program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=runtime.context.arch))
         code = program.compile("cubin")
         return [TimedEngine(code, k, len(durations_us), duration) for k, duration in enumerate(durations_us)]

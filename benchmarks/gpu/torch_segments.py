@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.segments import classifier_of
 from compile.torch_tensorrt import Part, taken_apart
-from edge.classifier import Classifier
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.runtime import Runtime
-from edge.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.inference.classifier import Classifier
 from edge.training.network import MultiExitNetwork
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.ways import Answer, Answering
-from edge.decision import checked_thresholds
-from edge.preprocess import Frame
+from edge.decision import validate_thresholds
+from edge.frames.base import Frame
 from edge.training.network import MultiExitNetwork
 
 
@@ -16,7 +16,7 @@ def eager_loop(network: MultiExitNetwork, thresholds: Sequence[float], device: s
     """Return the loop that comes to mind first: exit by exit, asking each whether it is sure."""
     stages: Any = network.backbone.stages
     heads = network.heads
-    limits = checked_thresholds(thresholds, len(heads)).tolist()
+    limits = validate_thresholds(thresholds, len(heads)).tolist()
 
     @torch.inference_mode()
     def answer(frame: Frame) -> Answer:

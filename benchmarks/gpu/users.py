@@ -11,11 +11,11 @@ from benchmarks.gpu.examples import Example, example
 from benchmarks.gpu.torch_segments import torch_classifier
 from benchmarks.gpu.user_code import eager_loop, whole_as_graph
 from benchmarks.gpu.ways import Answering, Answers, answers_of, by_the_host, interleaved, summed_up
-from edge.console import print_table, say
-from edge.cuda.device import device_facts
+from edge.console import log, print_table
+from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Level, Runtime
 from edge.cuda.slot import CudaSlot
-from edge.preprocess import Frame
+from edge.frames.base import Frame
 
 NETWORKS = {"cnn-small": 32, "resnet18": 224}
 """Backbones, and pixels a side of what they see."""
@@ -28,7 +28,7 @@ def against_users(runtime: Runtime, shares: Sequence[float], frames: int, warm_u
     """Return, for each network, what every way takes and says."""
     networks = {}
     for backbone, size in NETWORKS.items():
-        say(f"{backbone} in torch, every way in turns")
+        log(f"{backbone} in torch, every way in turns")
         one = example(backbone, size, shares, DEVICE)
         networks[f"{backbone} {size}x{size}"] = measured(runtime, one, one.frames(warm_up + frames), warm_up)
     return {"what": what_runs(), "networks": networks}

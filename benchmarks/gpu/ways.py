@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.preprocess import Frame
-from edge.protocols import Slot
-from edge.statistics import latency_from_ms
+from edge.frames.base import Frame
+from edge.inference.base import Slot
+from edge.measure.latency import latency_from_ms
 
 
 class Answer(NamedTuple):

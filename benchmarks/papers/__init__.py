@@ -11,11 +11,11 @@ from benchmarks.papers.grid import full_grid, name_of, quick_grid
 from benchmarks.papers.judge import judge
 from benchmarks.papers.tables import print_tables
 from benchmarks.results import command_line, write_result
-from edge.console import print_table, say
-from edge.machine import conditions
+from edge.console import log, print_table
+from edge.system import conditions
 from edge.training.datasets import load_dataset
-from edge.training.recipe import train
 from edge.training.settings import Settings
+from edge.training.train import train
 
 
 def run_papers(folder: Path, *, quick: bool) -> None:
@@ -35,7 +35,7 @@ def run_papers(folder: Path, *, quick: bool) -> None:
     columns = ("claim", "asked for", "measured", "holds")
     cells = [(one["claim"], one["asked_for"], one["measured"], "yes" if one["holds"] else "NO") for one in claims]
     print_table("the papers' claims, means over seeds", columns, cells)
-    say(f"every row is in {folder / 'papers.json'}, the figures beside it")
+    log(f"every row is in {folder / 'papers.json'}, the figures beside it")
 
 
 def train_all(runs: Sequence[Settings], folder: Path) -> None:
@@ -43,7 +43,7 @@ def train_all(runs: Sequence[Settings], folder: Path) -> None:
     for (dataset, data, size), members in groupby(runs, key=lambda run: (run.dataset, run.data, run.image_size)):
         images = load_dataset(dataset, Path(data) if data else None, size)
         for run in members:
-            say(f"training {name_of(run)}")
+            log(f"training {name_of(run)}")
             train(run, folder / name_of(run), images)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers.grid import BACKBONE
-from edge.files import write_file
+from edge.storage import write_file
 
 Row = dict[str, Any]
 

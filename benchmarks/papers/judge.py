@@ -15,24 +15,24 @@ from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import BACKBONE, name_of
 from benchmarks.papers.metrics import confidence_of, decided
 from calibration.operating_points import within_budget
-from calibration.thresholds import Promise
-from compile.material import Material, material_of
+from calibration.thresholds import RiskGuarantee
 from compile.recipe import compile_bundle
-from edge.bench import Candidate, EarlyExit, WholeNetwork, measure
-from edge.bundle import Bundle
-from edge.classifier import Classifier
-from edge.console import tracked
+from compile.trained_model import TrainedModel, load_trained_model
+from edge.bundle.bundle import Bundle
+from edge.console import track
 from edge.decision import NEVER, Scores, decide, scores_from_logits
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.inference.load import load_classifier
+from edge.measure.bench import Candidate, EarlyExit, WholeNetwork, measure
 from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.data import PreprocessedImages, batches
 from edge.training.evaluate import answers_of
 from edge.training.explain import consistency, faithfulness
-from edge.training.recipe import CHECKPOINT
 from edge.training.settings import Settings
+from edge.training.train import CHECKPOINT
 
 BUDGETS = (0.3, 0.5, 0.7)
-PROMISE = Promise(limit=0.005, method="none")
+GUARANTEE = RiskGuarantee(limit=0.005, method="none")
 """As in the papers: what holds for the samples thresholds are fitted to."""
 TIMED_FRAMES, EXPLAINED_IMAGES, EXPLAINED_BY_LARGE = 1000, 512, 32
 PRECISION = "fp32"
@@ -54,12 +54,12 @@ class Judged:
 def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
     """Return a row for each network of a group and each of its operating points."""
     checkpoints = [read_checkpoint(folder / name_of(run) / CHECKPOINT) for run in group]
-    material = material_of(checkpoints[0])
-    judged = [_judged(one, material, folder / name_of(one.settings) / "bundle") for one in checkpoints]
+    trained = load_trained_model(checkpoints[0])
+    judged = [_judged(one, trained, folder / name_of(one.settings) / "bundle") for one in checkpoints]
     reference = next(one for one in judged if one.run.truncated_at is None)
-    speedups = _speedups(judged, reference, material)
+    speedups = _speedups(judged, reference, trained)
     macs = sum(exit_.macs for exit_ in reference.bundle.manifest.exits)
-    truth = material.labels("test")
+    truth = trained.labels("test")
     return [
         _row(one, point, truth, macs) | {"speedup_measured": speedups[f"{index} {point}"]}
         for index, one in enumerate(judged)
@@ -67,11 +67,11 @@ def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _judged(checkpoint: Checkpoint, material: Material, path: Path) -> Judged:
-    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), promise=PROMISE)
+def _judged(checkpoint: Checkpoint, trained: TrainedModel, path: Path) -> Judged:
+    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), guarantee=GUARANTEE)
     network = checkpoint.network()
-    test = PreprocessedImages(material.images, material.splits["test"], checkpoint.input)
-    answers = answers_of(network, tracked(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
+    test = PreprocessedImages(trained.images, trained.splits["test"], checkpoint.input)
+    answers = answers_of(network, track(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
     scores = scores_from_logits(answers.logits)
     explained = EXPLAINED_IMAGES if checkpoint.settings.backbone == BACKBONE else EXPLAINED_BY_LARGE
     images, _ = test.__getitems__(np.linspace(0, len(test) - 1, min(len(test), explained)).astype(int).tolist())
@@ -103,18 +103,18 @@ def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
     return points
 
 
-def _speedups(judged: Sequence[Judged], reference: Judged, material: Material) -> Mapping[str, float]:
+def _speedups(judged: Sequence[Judged], reference: Judged, trained: TrainedModel) -> Mapping[str, float]:
     """Return how much faster than the whole network each operating point is, measured with exits really taken."""
     backend = OnnxRuntime()
     candidates: dict[str, Candidate] = {"whole": WholeNetwork(reference.bundle, PRECISION, backend)}
     for index, one in enumerate(judged):
-        classifier = Classifier.from_bundle(one.bundle, PRECISION, backend)
+        classifier = load_classifier(one.bundle, PRECISION, backend)
         for point, thresholds in one.points.items():
             candidates[f"{index} {point}"] = EarlyExit(classifier, thresholds)
-    test = material.splits["test"]
+    test = trained.splits["test"]
     chosen = test[np.linspace(0, len(test) - 1, min(len(test), TIMED_FRAMES)).astype(np.intp)]
-    frames = [material.images.frames[int(index)] for index in chosen]
-    measured = measure(candidates, tracked(frames, "measuring"), None)
+    frames = [trained.images.frames[int(index)] for index in chosen]
+    measured = measure(candidates, track(frames, "measuring"), None)
     whole = measured.pop("whole").latency_ms.mean
     return {name: whole / found.latency_ms.mean for name, found in measured.items()}
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from edge.cuda.runtime import Runtime
 
 
-def opened() -> "Runtime":
+def get_runtime() -> "Runtime":
     """Return this process's GPU, opened once.
 
     Raises:
@@ -17,11 +17,11 @@ def opened() -> "Runtime":
     try:
         from edge.cuda.runtime import runtime
     except ImportError as error:  # pycuda needs the driver's library to be imported
-        raise lacking("frames cannot be run on a GPU here", error) from error
+        raise missing_library("frames cannot be run on a GPU here", error) from error
     return runtime()
 
 
-def lacking(what: str, error: ImportError) -> EngineError:
+def missing_library(what: str, error: ImportError) -> EngineError:
     """Return what to say where a library for the GPU is missing."""
     return EngineError(
         f"{what} ({error}); install the NVIDIA driver, then pip install 'early-exit[cuda13]' "

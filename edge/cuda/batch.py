@@ -1,6 +1,6 @@
 """Many images at once on the GPU: after each exit those that go on are put together there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +8,15 @@ import pycuda.driver as driver
 from cuda.core import Stream
 from numpy.typing import NDArray
 
-from edge.batch import checked_images, closed_error, undecided
-from edge.classifier import Classifier
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import SegmentSpec
+from edge.cuda.base import MAX_BATCH, DeviceEngine
 from edge.cuda.chain import said_sizes, write_said
 from edge.cuda.kernels import DECIDED
 from edge.cuda.memory import NON_BLOCKING, Buffers, waited_for
 from edge.cuda.runtime import Runtime
-from edge.decision import Decisions
-from edge.manifest import SegmentSpec
+from edge.decision import Predictions, allocate_predictions
+from edge.errors import EngineError
 
 PACKED = "packed "
 """What the name of a tensor begins with of which only those rows are left that go on."""
@@ -35,30 +36,32 @@ class CudaBatch:
     The host waits once for each segment that runs: it has to say how many images the next one takes.
     """
 
-    def __init__(self, classifier: Classifier, runtime: Runtime, most: int) -> None:
+    def __init__(
+        self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, most: int = MAX_BATCH
+    ) -> None:
         """Allocate everything and bind the segments.
 
         Raises:
             EngineError: there is no room for it.
         """
-        self._classifier, self._kernels, self._most = classifier, runtime.kernels, most
-        self._classifying = runtime.context.calling("classifying a batch")
-        self._closing = runtime.context.calling("closing a batch")
-        self._cuts = [[s for s in segment.inputs if s.name.startswith("cut_")] for segment in classifier.segments]
-        with runtime.context.calling("preparing for a batch"):
+        self._spec, self._engines, self._kernels, self._most = chain, engines, runtime.kernels, most
+        self._classifying = runtime.context.activate("classifying a batch")
+        self._closing = runtime.context.activate("closing a batch")
+        self._cuts = [[s for s in segment.inputs if s.name in segment.cuts_in] for segment in chain.segments]
+        with runtime.context.activate("preparing for a batch"):
             buffers = self._allocated(uploads=not runtime.context.is_integrated)
             self._ready: _Ready | None = self._prepared(buffers)
 
-    def classify(self, images: NDArray[np.float32]) -> Decisions:
-        """Classify preprocessed images; see `edge.protocols.Batch`."""
+    def classify(self, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> Predictions:
+        """Classify preprocessed images; see `edge.inference.base.Batch`."""
         if self._ready is None:
-            raise closed_error()
-        decisions = undecided(len(checked_images(images, self._classifier.input_spec)))
+            raise EngineError("this batch was closed; load the classifier again")
+        decisions = allocate_predictions(len(images))
         for start in range(0, len(images), self._most):
             part = slice(start, start + self._most)
             with self._classifying:
-                found = self._decided(self._ready, images[part])
-            for field in Decisions._fields:
+                found = self._decided(self._ready, images[part], thresholds)
+            for field in Predictions._fields:
                 getattr(decisions, field)[part] = found[field]
         return decisions
 
@@ -73,7 +76,7 @@ class CudaBatch:
             del ready  # while the context is current: that is when pinned memory and streams are freed
 
     def _allocated(self, *, uploads: bool) -> Buffers:
-        segments, most = self._classifier.segments, self._most
+        segments, most = self._spec.segments, self._most
         tensors = {
             spec.name: spec.nbytes_of_one for segment in segments for spec in (*segment.inputs, *segment.outputs)
         }
@@ -91,10 +94,9 @@ class CudaBatch:
 
     def _prepared(self, buffers: Buffers) -> _Ready:
         """Bind the engines, and say what is said once."""
-        one = self._classifier
         try:
-            write_said(buffers, one.precision)
-            pairs = zip(one.segments, one.engines, strict=True)
+            write_said(buffers, self._spec)
+            pairs = zip(self._spec.segments, self._engines, strict=True)
             run = [engine.bind_batch(self._places(buffers, segment)) for segment, engine in pairs]
             stream = driver.Stream(NON_BLOCKING)
             buffers.send_constants(stream)
@@ -108,12 +110,12 @@ class CudaBatch:
         at = buffers.addresses
         return at | {spec.name: at[PACKED + spec.name] for spec in segment.inputs if PACKED + spec.name in at}
 
-    def _decided(self, ready: _Ready, images: NDArray[np.float32]) -> NDArray[np.void]:
+    def _decided(self, ready: _Ready, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> NDArray[np.void]:
         """Run a chain of images that fit in."""
         rows, view = len(images), ready.buffers.view
         view("image", np.float32, (-1, *images.shape[1:]))[:rows] = images
         view("images", np.int32)[:] = np.arange(self._most)
-        for k, value in enumerate(self._classifier.thresholds):
+        for k, value in enumerate(thresholds):
             view(f"threshold_{k}", np.float32)[0] = value
         ready.buffers.send(ready.stream, unused_bytes=(self._most - rows) * images[0].nbytes)
         for index, run in enumerate(ready.run):

@@ -11,12 +11,13 @@ import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
+from edge.bundle.chain import ChainSpec
+from edge.cuda.base import DeviceEngine
 from edge.cuda.kernels import ANSWER, SAID, Kernels
 from edge.cuda.memory import Buffers
-from edge.cuda.order import order_sizes, write_order
-from edge.manifest import InputSpec, PrecisionSpec
-from edge.preprocess import ArrayPreprocess, Frame, Nv12
-from edge.protocols import DeviceEngine
+from edge.cuda.preprocess_params import order_sizes, write_order
+from edge.frames.base import Frame
+from edge.frames.preprocess import ArrayPreprocess
 
 
 class On(NamedTuple):
@@ -39,8 +40,7 @@ class Chain:
 
     def __init__(
         self,
-        spec: InputSpec,
-        precision: PrecisionSpec,
+        spec: ChainSpec,
         engines: Sequence[DeviceEngine],
         kernels: Kernels,
         frame: Frame,
@@ -50,24 +50,23 @@ class Chain:
         """Allocate everything and bind the segments.
 
         Args:
-            spec: What the network reads.
-            precision: Whose segments.
+            spec: The segments.
             engines: These segments on the GPU.
             kernels: What they are joined with.
             frame: One of those that are to come.
             uploads: Whether frames are copied to the GPU, which shares no memory with the host.
         """
         self.exits = len(engines)
-        self._spec, self._kernels = spec, kernels
+        self._spec, self._kernels = spec.input, kernels
         self._tensors = {
-            tensor.name: tensor for segment in precision.segments for tensor in (*segment.inputs, *segment.outputs)
+            tensor.name: tensor for segment in spec.segments for tensor in (*segment.inputs, *segment.outputs)
         }
-        is_picture = spec.kind == "image"
-        frame_bytes = {"frame": frame.size} if is_picture else {"image": self._tensors["image"].nbytes_of_one}
+        is_picture = spec.input.kind == "image"
+        frame_bytes = {"frame": frame.pixels.size} if is_picture else {"image": self._tensors["image"].nbytes_of_one}
         sent = {f"threshold_{k}": 4 for k in range(self.exits - 1)} | frame_bytes
         self._buffers = Buffers(
             sent=sent,
-            constant=said_sizes(self.exits) | (order_sizes(spec) if is_picture else {}),
+            constant=said_sizes(self.exits) | (order_sizes(spec.input) if is_picture else {}),
             stays={name: tensor.nbytes_of_one for name, tensor in self._tensors.items() if name not in sent},
             told={"answer": ANSWER.itemsize},
             uploads=uploads,
@@ -75,15 +74,15 @@ class Chain:
         self._addresses = self._buffers.addresses
         self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
         self.answer = self._buffers.view("answer", ANSWER)
-        self.frame = self._buffers.view("frame", np.uint8, frame.shape) if is_picture else None
-        if isinstance(frame, Nv12) and self.frame is not None:
-            self.frame = self.frame.view(Nv12)
-        self._image = None if is_picture else self._buffers.view("image", np.float32, spec.shape)
-        self._to_numbers = ArrayPreprocess(spec)
+        self.frame: Frame | None = None
+        if is_picture:
+            self.frame = Frame(self._buffers.view("frame", np.uint8, frame.pixels.shape), frame.format)
+        self._image = None if is_picture else self._buffers.view("image", np.float32, spec.input.shape)
+        self._to_numbers = ArrayPreprocess(spec.input)
         try:
             if is_picture:
-                write_order(self._buffers, frame, spec)
-            write_said(self._buffers, precision)
+                write_order(self._buffers, frame, spec.input)
+            write_said(self._buffers, spec)
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
             self.close()
@@ -93,8 +92,8 @@ class Chain:
         """Put a frame and the thresholds in force where they are sent from."""
         if self._image is not None:
             self._to_numbers(frame, self._image)
-        elif frame is not self.frame:
-            np.copyto(self.frame, frame)  # type: ignore[arg-type]  # a picture has one
+        elif self.frame is not None and frame.pixels is not self.frame.pixels:
+            np.copyto(self.frame.pixels, frame.pixels)
         self.set_thresholds(thresholds)
 
     def set_thresholds(self, thresholds: NDArray[np.float32]) -> None:
@@ -150,7 +149,7 @@ def said_sizes(exits: int) -> dict[str, int]:
     return {f"said_{index}": SAID.itemsize for index in range(exits)}
 
 
-def write_said(buffers: Buffers, precision: PrecisionSpec) -> None:
+def write_said(buffers: Buffers, precision: ChainSpec) -> None:
     """Tell the kernels where each exit says what it says; `exit_index` counts the segments that are there."""
     at = buffers.addresses
     for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
@@ -159,4 +158,4 @@ def write_said(buffers: Buffers, precision: PrecisionSpec) -> None:
             said[kind] = at[f"{kind}_{k}"]
         said["exits"] = at.get(f"exit_{k}", 0)
         said["classes"] = next(spec.shape[-1] for spec in segment.outputs if spec.name == f"logits_{k}")
-        said["exit_index"], said["coldness"] = index, 1 / temperature
+        said["exit_index"], said["inverse_temperature"] = index, 1 / temperature

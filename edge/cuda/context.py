@@ -32,7 +32,7 @@ class PrimaryContext:
         self.arch = f"sm_{major}{minor}"
         self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
 
-    def calling(self, what: str) -> "Calling":
+    def activate(self, what: str) -> "Calling":
         """Return a block in which this thread may use the GPU, and in which errors say what was being done."""
         if self._context is None:
             raise EngineError(f"{what}: the GPU was let go of; open it again")

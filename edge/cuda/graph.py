@@ -59,7 +59,7 @@ def captured(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Gra
     return graph
 
 
-def why_not_captured(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
+def capture_error(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
     """Return what keeps something from being captured into the body of a condition; nothing where it can be.
 
     Tried out by the driver itself: a GraphBuilder whose capture was spoilt may crash when it is taken apart.

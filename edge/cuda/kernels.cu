@@ -96,7 +96,7 @@ struct Said {
     const float *confidence, *logits;
     const unsigned char *exits;
     int classes, exit_index;
-    float coldness;
+    float inverse_temperature;
 };
 
 // One thread a pixel of the network's input, whose shape is (channels, height, width): red, green and blue, or gray.
@@ -134,7 +134,7 @@ FUNCTION int note(const Said &said, Answer *out) {
     float largest = __int_as_float(0xff800000), sum = 0.0f;  // minus infinity
     for (int c = threadIdx.x; c < said.classes; c += 32) largest = fmaxf(largest, said.logits[c]);
     largest = warp_largest(largest);
-    for (int c = threadIdx.x; c < said.classes; c += 32) sum += expf((said.logits[c] - largest) * said.coldness);
+    for (int c = threadIdx.x; c < said.classes; c += 32) sum += expf((said.logits[c] - largest) * said.inverse_temperature);
     sum = warp_sum(sum);
     const int is_final = said.exits ? *said.exits != 0 : 1;
     if (threadIdx.x == 0) {

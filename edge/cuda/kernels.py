@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
 
-from edge.engines.cache import EngineCache
-from edge.files import write_file
+from edge.storage import cache_root, write_file
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 WARP, TILE, ROW = 32, (32, 8), 256
@@ -38,7 +37,7 @@ SAID = np.dtype(
         ("exits", "u8"),
         ("classes", "i4"),
         ("exit_index", "i4"),
-        ("coldness", "f4"),
+        ("inverse_temperature", "f4"),
         ("unused", "i4"),
     ]
 )
@@ -94,7 +93,7 @@ def compiled(arch: str) -> bytes:
     """Return the kernels' machine code for an architecture such as `sm_87`."""
     source = SOURCE.read_text()
     options = ProgramOptions(std="c++17", arch=arch)
-    kept = EngineCache().root / f"kernels-{_key(source, arch)}.cubin"
+    kept = cache_root() / f"kernels-{_key(source, arch)}.cubin"
     if not kept.exists():
         program = Program(source, "c++", options)
         write_file(kept, bytes(program.compile("cubin").code))

@@ -28,7 +28,7 @@ class Runtime:
     context: PrimaryContext
     kernels: Kernels
     level: Level
-    why_not_graph: str
+    graph_unsupported_reason: str
     """Nothing where the level is `graph`."""
     said: set[str] = field(default_factory=set)
     """What users were told of the level, so that they are told once."""
@@ -48,7 +48,7 @@ def runtime() -> Runtime:
 def _opened() -> Runtime:
     context = PrimaryContext()
     try:
-        with context.calling("preparing the GPU"):
+        with context.activate("preparing the GPU"):
             kernels = Kernels(context.arch)
             problem = why_no_conditions(kernels)
     except EngineError:

@@ -1,25 +1,26 @@
 """A slot on the GPU: one frame in flight, with a stream, memory and graphs of its own."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
-from edge.console import say
+from edge.bundle.chain import ChainSpec
+from edge.cuda.base import DeviceEngine
 from edge.cuda.chain import Chain
-from edge.cuda.graph import whole_chain, why_not_captured
+from edge.cuda.executors import GraphRun, Run, StepwiseRun, diff_outputs, enqueue
+from edge.cuda.graph import capture_error, whole_chain
 from edge.cuda.memory import NON_BLOCKING, waited_for
-from edge.cuda.runs import GraphRun, Run, StepwiseRun, enqueue, unlike
 from edge.cuda.runtime import Runtime
-from edge.decision import NEVER
-from edge.preprocess import Frame, Nv12, check_picture
-from edge.protocols import Prediction
+from edge.decision import NEVER, Prediction
+from edge.frames.base import Frame
+from edge.frames.preprocess import check_picture
 
-if TYPE_CHECKING:
-    from edge.classifier import Classifier
+log = logging.getLogger(__name__)
 
 
 class _Ready(NamedTuple):
@@ -35,44 +36,43 @@ class CudaSlot:
     """One frame's way through the GPU; frames of another kind than the one before take new memory.
 
     Attributes:
-        frame: The frame to classify next; a source that writes into it spares a copy.
         syncs: How often the host waited for the GPU so far.
     """
 
-    def __init__(self, classifier: "Classifier", runtime: Runtime) -> None:
+    def __init__(self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime) -> None:
         """Take nothing yet: the first frame says how much memory it takes."""
-        self.frame: Frame | None = None
         self.syncs = 0
-        self._classifier, self._runtime = classifier, runtime
-        self._loading = runtime.context.calling("sending a frame")
-        self._inferring = runtime.context.calling("waiting for an answer")
-        self._preparing = runtime.context.calling("preparing for frames")
+        self._spec, self._engines, self._runtime = chain, engines, runtime
+        self._loading = runtime.context.activate("sending a frame")
+        self._inferring = runtime.context.activate("waiting for an answer")
+        self._preparing = runtime.context.activate("preparing for frames")
         self._ready: _Ready | None = None
 
     @property
+    def buffer(self) -> Frame | None:
+        """Pinned memory for the next frame; None before the first one, and for networks that read arrays."""
+        return None if self._ready is None else self._ready.chain.frame
+
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Copies of every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""
-        assert self._ready is not None, "tensors before a frame was loaded"  # noqa: S101 - our own order
+        """Return copies of every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""
+        assert self._ready is not None, "tensors() before start()"  # noqa: S101 - our own order
         with self._inferring:
             return self._ready.chain.tensors()
 
-    def load(self) -> None:
-        """Send `frame` with the thresholds in force and start; this waits for nothing."""
-        assert self.frame is not None, "load() before a frame was captured"  # noqa: S101 - our own pipeline's order
-        ready = self._ready_for(self.frame)
-        ready.chain.write(self.frame, self._classifier.thresholds)
-        if ready.chain.frame is not None:
-            self.frame = ready.chain.frame
+    def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
+        """Send a frame with the thresholds and start; this waits for nothing."""
+        ready = self._ready_for(frame)
+        ready.chain.write(frame, thresholds)
         with self._loading:
             ready.run.start()
 
-    def infer(self) -> Prediction:
+    def result(self) -> Prediction:
         """Wait until an exit has answered."""
-        assert self._ready is not None, "infer() before load()"  # noqa: S101 - our own pipeline's order
+        assert self._ready is not None, "result() before start()"  # noqa: S101 - our own pipeline's order
         with self._inferring:
             self.syncs += self._ready.run.finish()
         [(label, confidence, probability, exit_index, _)] = self._ready.chain.answer.tolist()
-        return Prediction(label, confidence, exit_index, probability)
+        return Prediction(self._spec.labels[label], label, probability, exit_index, confidence)
 
     def close(self) -> None:
         """Free graphs, memory and stream; may be called twice."""
@@ -80,10 +80,6 @@ class CudaSlot:
             return
         with self._preparing:
             ready, self._ready = self._ready, None
-            own = ready.chain.frame
-            if self.frame is not None and own is not None and np.may_share_memory(self.frame, own):
-                self.frame = None
-            del own
             waited_for(ready.stream)
             ready.run.close()
             ready.chain.close()
@@ -91,7 +87,7 @@ class CudaSlot:
 
     def record(self, chain: Chain, stream: driver.Stream) -> Run:
         """Return how a chain, whose segments have all run once, is to be run from now on."""
-        problems = [why_not_captured(stream, partial(enqueue, chain, stream, k)) for k in range(chain.exits)]
+        problems = [capture_error(stream, partial(enqueue, chain, stream, k)) for k in range(chain.exits)]
         stepwise = StepwiseRun(chain, stream, [not problem for problem in problems])
         found = [(k, problem) for k, problem in enumerate(problems) if problem]
         if found or self._runtime.level == "stepwise":
@@ -103,7 +99,7 @@ class CudaSlot:
         except Exception as error:  # whatever driver and libraries raise of what they do not support
             self._say("the chain cannot be one graph", str(error))
             return stepwise
-        if problem := unlike(graph, stepwise, chain):
+        if problem := diff_outputs(graph, stepwise, chain):
             self._say("in one graph the chain answers otherwise", problem)
             graph.close()
             return stepwise
@@ -115,7 +111,7 @@ class CudaSlot:
         text = f"{what}, so that the host looks at each exit: {why}"
         if text not in self._runtime.said:
             self._runtime.said.add(text)
-            say(text)
+            log.warning(text)
 
     def _ready_for(self, frame: Frame) -> _Ready:
         """Return what a frame travels in, made anew where the one before was of another kind."""
@@ -125,13 +121,13 @@ class CudaSlot:
 
     def _kind(self, frame: Frame) -> tuple[Any, ...]:
         """Return what frames must have in common to travel in the same memory; arrays are made alike first."""
-        if self._classifier.input_spec.kind == "array":
+        if self._spec.input.kind == "array":
             return ()
-        return isinstance(frame, Nv12), frame.shape, frame.dtype
+        return frame.format, frame.pixels.shape, frame.pixels.dtype
 
     def _prepare(self, frame: Frame) -> _Ready:
         """Take memory for frames of this kind, run everything once, and record it."""
-        if self._classifier.input_spec.kind == "image":
+        if self._spec.input.kind == "image":
             check_picture(frame)
         self.close()
         with self._preparing:
@@ -150,12 +146,5 @@ class CudaSlot:
         return self._ready
 
     def _chain_for(self, frame: Frame) -> Chain:
-        one, runtime = self._classifier, self._runtime
-        return Chain(
-            one.input_spec,
-            one.precision,
-            one.engines,
-            runtime.kernels,
-            frame,
-            uploads=not runtime.context.is_integrated,
-        )
+        runtime = self._runtime
+        return Chain(self._spec, self._engines, runtime.kernels, frame, uploads=not runtime.context.is_integrated)

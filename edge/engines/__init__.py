@@ -1,43 +1,49 @@
-"""One file per inference library; `backend_named` finds them."""
+"""Segment to runnable engine: one file or folder per inference library."""
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from edge.errors import EngineError
+from edge.system import has_nvidia_gpu
 
 if TYPE_CHECKING:  # pytest reads the names of backends each time it starts
-    from edge.protocols import Backend
+    from edge.engines.base import Backend
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+
+
+def default_backend() -> str:
+    """Return `tensorrt` where the library and a GPU are present, else `onnxruntime`."""
+    return "tensorrt" if has_nvidia_gpu() and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
 
 
 def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> "Backend":
     """Return a backend.
 
     Args:
-        name: One of `BACKENDS`.
-        threads: CPU threads a segment runs on; backends on a GPU have no use for it.
+        name: One of `BACKENDS`, or `auto` for `default_backend`.
+        threads: CPU threads per segment; backends on a GPU ignore it.
         target: GPU to build for, such as `sm89`; None is the one in this machine.
 
     Raises:
         EngineError: there is no such backend, or its library is not installed.
     """
+    name = default_backend() if name == "auto" else name
     try:
         if name == "onnxruntime":
             from edge.engines.onnxruntime import OnnxRuntime
 
             if target is not None:
-                raise EngineError(
-                    f"onnxruntime builds for this processor only, not for {target!r}; leave out the target"
-                )
+                raise EngineError(f"onnxruntime builds for this CPU only, not for {target!r}; leave out the target")
             return OnnxRuntime(threads)
         if name == "tensorrt":
-            from edge.engines.tensorrt import TensorRt
+            from edge.engines.tensorrt.tensorrt import TensorRt
 
             if target is not None:
                 raise EngineError(f"tensorrt builds for the GPU in this machine only, not for {target!r}; leave it out")
             return TensorRt()
         if name == "tensorrt-rtx":
-            from edge.engines.tensorrt_rtx import TensorRtRtx
+            from edge.engines.tensorrt.tensorrt_rtx import TensorRtRtx
 
             return TensorRtRtx(target)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Built engines, kept for this user on this machine, and given out only where everything they depend on is the same."""
+"""This user's cache of built engines, each valid only for exactly what it was built from and on."""
 
 import hashlib
 import json
@@ -6,46 +6,45 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edge.console import busy
+from edge.bundle.manifest import SegmentSpec
+from edge.engines.base import Backend, BuildOrder
 from edge.errors import EngineError
-from edge.files import folder_aside, folder_locked, sha256_of
-from edge.manifest import SegmentSpec
-from edge.protocols import Backend, BuildOrder, Engine
+from edge.progress import OnProgress, Progress, ignore_progress
+from edge.storage import atomic_dir, cache_root, locked_dir, sha256_of
 
 ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """An engine in the cache.
-
-    Attributes:
-        path: Its file.
-        was_cached: Whether it was there already.
-    """
+    """An engine in the cache."""
 
     path: Path
     was_cached: bool
+    """Whether it had been built before."""
 
 
 class EngineCache:
-    """A folder of built engines, one subfolder each, named by a digest of all the engine depends on."""
+    """A folder of built engines, one subfolder each, named by a digest of all that the engine depends on."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Use `root`; by default `$EDGE_CACHE`, else `early-exit` in the user's cache folder.
+        """Use `root`; by default `edge.storage.cache_root`.
 
         Raises:
-            EngineError: the folder belongs to somebody else. Engines are code.
+            EngineError: the folder belongs to another user. Engines are code.
         """
-        self.root = root or default_root()
+        self.root = root or cache_root()
         if self.root.exists() and self.root.stat().st_uid != os.getuid():
             raise EngineError(
                 f"engine cache {self.root} belongs to another user; set EDGE_CACHE to a folder of your own"
             )
 
-    def built(self, segment: Path, backend: Backend, batch: int | None) -> BuiltEngine:
-        """Return a segment's engine, building it where it is missing, damaged or made for anything else.
+    def get(
+        self, segment: Path, backend: Backend, batch: int | None, on_progress: OnProgress = ignore_progress
+    ) -> BuiltEngine:
+        """Return a segment's engine; build it where it is missing, damaged or built for anything else.
 
         Raises:
             EngineError: the backend refuses the segment.
@@ -55,19 +54,30 @@ class EngineCache:
         folder = self.root / _digest(key)
         if _is_intact(folder, key):
             return BuiltEngine(folder / ENGINE, was_cached=True)
-        with folder_locked(self.root):
+        with locked_dir(self.root):
             if _is_intact(folder, key):  # another process built it meanwhile
                 return BuiltEngine(folder / ENGINE, was_cached=True)
-            self._build(segment, backend, batch, folder, key)
+            self._build(segment, backend, batch, folder, key, on_progress)
         return BuiltEngine(folder / ENGINE, was_cached=False)
 
-    def _build(self, segment: Path, backend: Backend, batch: int | None, folder: Path, key: dict[str, str]) -> None:
+    def _build(
+        self,
+        segment: Path,
+        backend: Backend,
+        batch: int | None,
+        folder: Path,
+        key: dict[str, str],
+        on_progress: OnProgress,
+    ) -> None:
+        task = f"building {segment.parent.name}/{segment.name} for {backend.name}"
+        on_progress(Progress(task))
         timings = self.root / f"timings-{_digest(backend.device_key() | {'backend': backend.name})}"
-        with folder_aside(folder) as aside:
-            with busy(f"building {segment.parent.name}/{segment.name} for {backend.name}") as tell:
-                backend.build(BuildOrder(segment, batch, aside / ENGINE, aside / LAYERS, timings), tell)
-            entry = {"key": key, "sha256": sha256_of(aside / ENGINE)}
-            (aside / ENTRY).write_text(json.dumps(entry, indent=2))
+        with atomic_dir(folder) as partial:
+            order = BuildOrder(segment, batch, partial / ENGINE, partial / LAYERS, timings)
+            backend.build(order, lambda phase: on_progress(Progress(task, note=phase)))
+            entry = {"key": key, "sha256": sha256_of(partial / ENGINE)}
+            (partial / ENTRY).write_text(json.dumps(entry, indent=2))
+        on_progress(Progress(task, 1, 1))
 
 
 def load_engines(
@@ -76,17 +86,18 @@ def load_engines(
     backend: Backend,
     *,
     batch: int | None = 1,
-) -> list[Engine]:
-    """Return runnable engines for segments in a bundle's folder, building those that the cache lacks."""
+    on_progress: OnProgress = ignore_progress,
+) -> list[Any]:
+    """Return runnable engines for the segments in a bundle's folder; build those missing in the cache.
+
+    Raises:
+        EngineError: an engine cannot be built or run here.
+    """
     cache = EngineCache()
-    return [backend.load(cache.built(folder / segment.file, backend, batch).path, segment) for segment in segments]
-
-
-def default_root() -> Path:
-    """Return where engines are kept unless told otherwise."""
-    if root := os.environ.get("EDGE_CACHE"):
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
+    return [
+        backend.load(cache.get(folder / segment.file, backend, batch, on_progress).path, segment)
+        for segment in segments
+    ]
 
 
 def _digest(key: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the engine that is always there."""
+"""ONNX Runtime on the CPU, the default backend."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -10,28 +10,27 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.batch import HostBatch
-from edge.classifier import Classifier, HostSlot
+from edge.bundle.manifest import SegmentSpec
+from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.errors import EngineError
-from edge.machine import cpu_identity
-from edge.manifest import SegmentSpec
-from edge.protocols import Batch, BuildOrder, Slot
+from edge.system import cpu_identity
 
 
 class OnnxRuntime:
-    """Builds segments into optimised graphs for this CPU, and runs them on `threads` threads."""
+    """Builds segments into graphs optimised for this CPU, and runs them on `threads` threads."""
 
     name = "onnxruntime"
+    device: DeviceKind = "cpu"
 
     def __init__(self, threads: int = 1) -> None:
-        """Choose the number of threads a segment runs on; 0 leaves it to the library."""
+        """Set the threads per segment; 0 uses all cores."""
         self.threads = threads
 
     def device_key(self) -> dict[str, str]:
-        """Return what an optimised graph depends on: the library's version and the processor."""
+        """Return the library's version and the processor, on which an optimised graph depends."""
         return {"version": onnxruntime.__version__, "machine": platform.machine(), "cpu": cpu_identity()}
 
-    def build(self, order: BuildOrder, tell: Callable[[str], None]) -> None:
+    def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
         """Write the segment's graph, optimised for this processor."""
         options = self._options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
         if order.batch is not None:
@@ -40,17 +39,9 @@ class OnnxRuntime:
         _session(order.segment, options)
 
     def load(self, engine: Path, spec: SegmentSpec) -> "OnnxRuntimeEngine":
-        """Open an optimised graph as it is."""
+        """Load an optimised graph without optimising it again."""
         options = self._options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
         return OnnxRuntimeEngine(_session(engine, options), spec)
-
-    def make_slot(self, classifier: Classifier) -> Slot:
-        """Return a slot in host memory."""
-        return HostSlot(classifier)
-
-    def make_batch(self, classifier: Classifier) -> Batch:
-        """Return what classifies many images in host memory."""
-        return HostBatch(classifier)
 
     def _options(self, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -72,7 +63,7 @@ class OnnxRuntimeEngine:
         self._outputs = [tensor.name for tensor in spec.outputs]
 
     def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        """Tie arrays to the session; see `edge.protocols.Engine`."""
+        """Bind arrays to the session; see `edge.engines.base.Engine`."""
         return partial(self.session.run_with_iobinding, self.io_binding(tensors))
 
     def io_binding(self, tensors: Mapping[str, NDArray[Any]]) -> onnxruntime.IOBinding:
@@ -87,15 +78,15 @@ class OnnxRuntimeEngine:
         return binding
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Compute fresh outputs for any batch size; see `edge.protocols.Engine`."""
+        """Compute fresh outputs for any batch size; see `edge.engines.base.Engine`."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
             return dict(zip(self._outputs, self.session.run(self._outputs, contiguous), strict=True))
         except Exception as error:  # its exceptions share no narrower base
             why = " ".join(str(error).split())
             raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} does not run a segment ({why}); engines take many images "
-                "where they are loaded with batch=None"
+                f"ONNX Runtime {onnxruntime.__version__} cannot run a segment ({why}); "
+                "only engines loaded with batch=None take several images"
             ) from error
 
 

@@ -10,9 +10,9 @@ from edge.training.attention import ATTENTION_LOSSES
 from edge.training.backbones import BACKBONES
 from edge.training.datasets import dataset_names
 from edge.training.plots import write_training_plot
-from edge.training.recipe import CHECKPOINT, train
 from edge.training.regimes import REGIMES
 from edge.training.settings import Settings
+from edge.training.train import CHECKPOINT, train
 
 
 def main() -> int:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from edge.bundle.decoding import decode
+from edge.bundle.manifest import InputSpec, SplitSpec
 from edge.errors import CheckpointError
-from edge.files import write_file
-from edge.manifest import InputSpec, SplitSpec
-from edge.strict_json import decode
+from edge.storage import write_file
 from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings

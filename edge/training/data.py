@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from edge.machine import usable_cores
-from edge.manifest import InputSpec
-from edge.preprocess import preprocess_for
-from edge.training.datasets import LabelledImages
+from edge.bundle.manifest import InputSpec
+from edge.frames.base import frame_from_array
+from edge.frames.preprocess import preprocess_for
+from edge.system import usable_cores
+from edge.training.datasets.base import LabelledImages
 
 Batch = tuple[Tensor, Tensor]
 """Images, float32 of shape (batch, channels, height, width), and labels, shape (batch,)."""
@@ -90,7 +91,7 @@ def preprocessed(
     out = np.empty((len(indices), *spec.shape), dtype=np.float32)
     preprocess = preprocess_for(spec)
     for position, index in enumerate(indices):
-        preprocess(images.frames[int(index)], out[position])
+        preprocess(frame_from_array(images.frames[int(index)], spec.kind), out[position])
     return out
 
 

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from edge.files import write_file
+from edge.storage import write_file
 
 
 def write_training_plot(path: Path, history: list[dict[str, Any]]) -> None:

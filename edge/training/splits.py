@@ -1,15 +1,12 @@
 """Disjoint sets of samples, one for each purpose, with fingerprints that tell whether they are the same again."""
 
-import hashlib
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.manifest import SplitSpec
+from edge.bundle.sample_ids import split_fingerprint
 from edge.errors import DataError
-from edge.manifest import SplitSpec
-from edge.scores import content_digest
-from edge.training.datasets import Frames, LabelledImages
+from edge.training.datasets.base import LabelledImages
 
 SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0.07}
 """Share of all samples for each purpose; training gets the rest."""
@@ -55,19 +52,9 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
 def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
     """Return size and fingerprint of each split."""
     return {
-        purpose: SplitSpec(len(indices), fingerprint(images.digests[i] for i in indices))
+        purpose: SplitSpec(len(indices), split_fingerprint(images.digests[i] for i in indices))
         for purpose, indices in splits.items()
     }
-
-
-def fingerprint(digests: Iterable[str]) -> str:
-    """Return a digest of a set of samples, whatever their order."""
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
-
-
-def content_digests(frames: Frames) -> list[str]:
-    """Return a digest of each frame's content."""
-    return [content_digest(frames[index].tobytes()) for index in range(len(frames))]
 
 
 def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:

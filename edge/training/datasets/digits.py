@@ -5,8 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edge.training.datasets import LabelledImages
-from edge.training.splits import content_digests
+from edge.training.datasets.base import LabelledImages, content_digests
 
 SIZE = 32
 

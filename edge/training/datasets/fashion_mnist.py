@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
-from edge.training.datasets import LabelledImages
-from edge.training.splits import content_digests
+from edge.training.datasets.base import LabelledImages, content_digests
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 TORCHVISION = (Path("data/FashionMNIST/raw"), Path.home() / "data/FashionMNIST/raw")

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.console import tracked
+from edge.bundle.sample_ids import content_digest
+from edge.console import track
 from edge.errors import DataError, SourceError
-from edge.preprocess import Frame
-from edge.scores import content_digest
-from edge.sources import IMAGE_SUFFIXES, files_in, read_frame
-from edge.training.datasets import LabelledImages
+from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
+from edge.training.datasets.base import LabelledImages
 
 SIZE = 64
 LAYOUT = "give --data a folder with a subfolder of images for each class"
@@ -28,7 +28,7 @@ class ImageFiles:
         """Return the number of files."""
         return len(self._paths)
 
-    def __getitem__(self, index: int, /) -> Frame:
+    def __getitem__(self, index: int, /) -> NDArray[Any]:
         """Return one image, BGR.
 
         Raises:
@@ -36,7 +36,7 @@ class ImageFiles:
         """
         path = self._paths[index]
         try:
-            return read_frame(path)
+            return read_frame(path).pixels
         except SourceError as error:
             raise DataError(str(error)) from error
 
@@ -102,7 +102,7 @@ def _checked_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[n
     """
     digests: list[str] = []
     first_with: dict[str, int] = {}
-    for index in tracked(range(len(paths)), "checking images"):
+    for index in track(range(len(paths)), "checking images"):
         files[index]  # raises where the image is damaged
         digests.append(content_digest(paths[index].read_bytes()))
         first = first_with.setdefault(digests[-1], index)

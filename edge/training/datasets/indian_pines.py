@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
-from edge.training.datasets import LabelledImages
-from edge.training.splits import content_digests
+from edge.training.datasets.base import LabelledImages, content_digests
 
 CUBE, TRUTH = "Indian_pines_corrected.npy", "Indian_pines_gt.npy"
 CLASSES = (

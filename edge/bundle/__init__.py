@@ -1,0 +1,1 @@
+"""What travels to the device: manifest, files, recorded scores, sample identities."""

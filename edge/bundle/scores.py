@@ -1,0 +1,62 @@
+"""Recorded scores of labelled samples as a file, with the identity of the samples and of the segments."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle.sample_ids import Digests
+from edge.decision import Scores
+from edge.errors import BundleError
+
+
+class LabelledScores(NamedTuple):
+    """Every exit's outputs for labelled samples."""
+
+    logits: NDArray[np.float32]
+    """Shape (exits, samples, classes)."""
+    scores: Scores
+    """As the segments decided, not computed again from the logits."""
+    truth: NDArray[np.int64]
+    """True classes, shape (samples,)."""
+    samples: Digests
+    """Digests of each sample's file and of its network input, shape (samples, 2)."""
+    segments: str
+    """`segments_digest` of the recorded segments."""
+
+
+def segments_digest(hashes: Iterable[str]) -> str:
+    """Return the identity of a precision's segments, given the sha256 of each."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
+
+
+def write_scores(path: Path, recorded: LabelledScores) -> None:
+    """Write recorded scores."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            logits=recorded.logits,
+            confidence=recorded.scores.confidence,
+            label=recorded.scores.label,
+            truth=recorded.truth,
+            samples=recorded.samples,
+            segments=np.array(recorded.segments),
+        )
+
+
+def read_scores(path: Path) -> LabelledScores:
+    """Read recorded scores.
+
+    Raises:
+        BundleError: the file is missing or something else.
+    """
+    try:
+        with np.load(path) as file:
+            scores = Scores(file["confidence"], file["label"])
+            return LabelledScores(file["logits"], scores, file["truth"], file["samples"], str(file["segments"]))
+    except Exception as error:  # a damaged archive raises whatever its damage leads to
+        raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error

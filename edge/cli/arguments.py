@@ -1,0 +1,44 @@
+"""Command-line arguments that several subcommands share."""
+
+import argparse
+from pathlib import Path
+
+from edge.console import at_least
+from edge.engines import BACKENDS
+
+
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """Add the positional BUNDLE."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add `--backend` and `--threads`."""
+    parser.add_argument(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="inference library (default: tensorrt where it and a GPU are present, else onnxruntime)",
+    )
+    add_threads(parser)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`."""
+    parser.add_argument(
+        "--threads",
+        type=at_least(0),
+        default=1,
+        metavar="N",
+        help="CPU threads per segment; 0 uses all cores (default: %(default)s)",
+    )
+
+
+def add_precisions(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add a repeatable `--precision`."""
+    parser.add_argument("--precision", action="append", help=f"precision to {verb}; repeatable (default: all)")
+
+
+def add_precision(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add a single `--precision`."""
+    parser.add_argument("--precision", help=f"precision to {verb} (default: the fastest on the backend)")

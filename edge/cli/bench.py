@@ -1,0 +1,63 @@
+"""`edge bench`: latency of each exit, the real mix, and the whole network as one engine."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+
+from edge.bundle.bundle import Bundle
+from edge.cli.arguments import add_backend, add_bundle, add_precisions
+from edge.console import PASSED, ProgressDisplay, print_json, print_table
+from edge.engines import backend_named
+from edge.frames.base import frame_from_array
+from edge.measure.bench import BenchResult, bench
+from edge.measure.latency import LATENCY_COLUMNS, latency_cells
+from edge.progress import track
+from edge.system import conditions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `edge bench`."""
+    add_bundle(parser)
+    add_precisions(parser, "measure")
+    add_backend(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure on the bundle's reference samples."""
+    bundle = Bundle.open(arguments.bundle)
+    backend = backend_named(arguments.backend, threads=arguments.threads)
+    reference, kind = bundle.reference(), bundle.manifest.input.kind
+    names = arguments.precision or list(bundle.manifest.precisions)
+    before = conditions()
+    frames, labels = [frame_from_array(pixels, kind) for pixels in reference.frames], reference.labels.tolist()
+    with ProgressDisplay() as display:
+        results = {
+            name: bench(bundle, name, backend, track(frames, f"measuring {name}", display), labels, display)
+            for name in names
+        }
+    if arguments.json:
+        measured = {name: dataclasses.asdict(result) for name, result in results.items()}
+        segments = {name: bundle.segments_digest(name) for name in names}
+        run = {"backend": backend.name, "threads": arguments.threads, "segments": segments}
+        print_json(run | {"conditions": before, "precisions": measured})
+    else:
+        print_bench(results)
+        print(
+            f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads"
+        )
+    return PASSED
+
+
+def print_bench(results: Mapping[str, BenchResult]) -> None:
+    """Print latency, accuracy and speed-up over the whole network."""
+    rows = []
+    for precision, result in results.items():
+        named = {"whole": result.whole, "early exit": result.early_exit}
+        named |= {f"exit {k} forced": measurement for k, measurement in enumerate(result.per_exit)}
+        for name, measurement in named.items():
+            accuracy = "" if measurement.accuracy is None else f"{measurement.accuracy:.2%}"
+            shares = " / ".join(f"{share:.0%}" for share in measurement.exit_shares)
+            speedup = f"{result.whole.latency_ms.mean / measurement.latency_ms.mean:.2f}x"
+            rows.append((precision, name, *latency_cells(measurement.latency_ms), speedup, accuracy, shares))
+    columns = ("precision", "classifier", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
+    print_table("frame available to decision known, interleaved in one process", columns, rows)

@@ -1,0 +1,86 @@
+"""`edge record`: every exit's scores for a folder of labelled images, to refit thresholds from."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edge.bundle.bundle import Bundle
+from edge.bundle.sample_ids import content_digest, short_digests
+from edge.bundle.scores import LabelledScores, write_scores
+from edge.cli.arguments import add_backend, add_bundle, add_precision
+from edge.console import PASSED, ProgressDisplay, print_json
+from edge.engines import backend_named
+from edge.engines.base import Backend
+from edge.frames.base import Frame
+from edge.frames.files import read_frame
+from edge.frames.labelled import InputDigest, labelled_files
+from edge.inference.load import default_precision, load_classifier
+from edge.inference.record import record
+from edge.progress import OnProgress, ignore_progress, track
+from edge.storage import atomic_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `edge record`."""
+    add_bundle(parser)
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="one subfolder per class, named like the bundle's labels",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
+    add_precision(parser, "record")
+    add_backend(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Record the scores and print the command that uses them."""
+    bundle = Bundle.open(arguments.bundle)
+    backend = backend_named(arguments.backend, threads=arguments.threads)
+    precision = arguments.precision or default_precision(bundle, backend)
+    with ProgressDisplay() as display:
+        count = record_folder(bundle, precision, backend, arguments.images, arguments.output, display)
+    if arguments.json:
+        print_json({"scores": str(arguments.output), "precision": precision, "samples": count})
+    else:
+        print(f"wrote {arguments.output} with {count} samples; to refit thresholds:")
+        print(f"  python -m calibration {bundle.path} --scores {arguments.output} --precision {precision}")
+    return PASSED
+
+
+def record_folder(
+    bundle: Bundle,
+    precision: str,
+    backend: Backend,
+    images: Path,
+    output: Path,
+    on_progress: OnProgress = ignore_progress,
+) -> int:
+    """Write the scores of all images in class folders below `images`, and return their number.
+
+    Raises:
+        DataError: a subfolder is not named like a label, or there are no images.
+        SourceError: an image cannot be read.
+    """
+    paths, labels = labelled_files(images, bundle.manifest.labels)
+    classifier = load_classifier(bundle, precision, backend, on_progress=on_progress)
+    file_digests, input_digests = [], []
+
+    def frames() -> Iterator[Frame]:
+        input_digest = InputDigest(bundle.manifest.input)
+        for path in track(paths, "recording", on_progress):
+            frame = read_frame(path)
+            file_digests.append(content_digest(path.read_bytes()))
+            input_digests.append(input_digest(frame))
+            yield frame
+
+    recording = record(classifier, frames())
+    samples = np.stack([short_digests(file_digests), short_digests(input_digests)], axis=1)
+    truth = np.array(labels, dtype=np.int64)
+    with atomic_file(output) as partial:
+        write_scores(partial, LabelledScores(*recording, truth, samples, bundle.segments_digest(precision)))
+    return len(paths)

@@ -1,0 +1,74 @@
+"""`edge verify`: engines compared with the trained network, and backends with one another, exit by exit."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.bundle.bundle import Bundle
+from edge.cli.arguments import add_bundle, add_precisions, add_threads
+from edge.console import FAILED, PASSED, ProgressDisplay, print_json, print_table
+from edge.engines import BACKENDS, backend_named
+from edge.parity.compare import Parity, verify
+from edge.parity.report import exit_cells, exit_columns, group_by_reference, markdown, verdict
+from edge.storage import write_file
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `edge verify`."""
+    add_bundle(parser)
+    add_precisions(parser, "verify")
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="samples of `python -m compile --references` (default: the bundle's)",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the comparison as a Markdown page")
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="inference library; repeatable: later ones are also compared with the first (default: onnxruntime)",
+    )
+    add_threads(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compare and print the verdict."""
+    bundle = Bundle.open(arguments.bundle)
+    backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
+    with ProgressDisplay() as display:
+        results = [
+            result
+            for name in arguments.precision or bundle.manifest.precisions
+            for result in verify(bundle, name, backends, arguments.references, display)
+        ]
+    if arguments.report is not None:
+        write_file(arguments.report, markdown(bundle, results))
+    passed = all(result.passed for result in results)
+    if arguments.json:
+        print_json({"passed": passed, "precisions": [_as_json(result) for result in results]})
+    else:
+        print_parity(results)
+    return PASSED if passed else FAILED
+
+
+def print_parity(results: Sequence[Parity]) -> None:
+    """Print a table for each reference, and every verdict."""
+    for reference, group in group_by_reference(results).items():
+        rows = [
+            (f"{result.precision} on {result.backend}", *exit_cells(k, exit_))
+            for result in group
+            for k, exit_ in enumerate(result.exits)
+        ]
+        title = f"engines against {reference}, {group[0].samples} samples"
+        print_table(title, ("precision", *exit_columns(reference)), rows)
+        for result in group:
+            print(verdict(result))
+
+
+def _as_json(result: Parity) -> dict[str, Any]:
+    failures = [str(failure) for failure in result.failures]
+    return {**dataclasses.asdict(result), "failures": failures, "first_diverging": result.first_diverging}

@@ -1,0 +1,1 @@
+"""Capabilities of this machine, each problem with its remedy."""

@@ -1,0 +1,56 @@
+"""Labelled images on disk: a folder with a subfolder for each class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edge.bundle.manifest import InputSpec
+from edge.bundle.sample_ids import content_digest
+from edge.errors import DataError
+from edge.frames.base import Frame
+from edge.frames.files import files_in
+from edge.frames.preprocess import preprocess_for
+
+
+class InputDigest:
+    """Identity of a sample by its network input, whatever file it comes from."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        """Prepare preprocessing."""
+        self._preprocess, self._input = preprocess_for(spec), np.empty(spec.shape, dtype=np.float32)
+
+    def __call__(self, frame: Frame) -> str:
+        """Return the digest of one frame."""
+        self._preprocess(frame, self._input)
+        return content_digest(self._input.tobytes())
+
+
+def class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the images and arrays of each class: those in and below the subfolder of its name, sorted.
+
+    Hidden folders are skipped.
+
+    Raises:
+        DataError: the folder is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give one with a subfolder of images for each class")
+    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {subfolder.name: files_in(subfolder) for subfolder in subfolders}
+
+
+def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """Return the images in a folder of class folders, and each one's class index.
+
+    Raises:
+        DataError: a subfolder has another name than the classes, or there are no images.
+    """
+    paths, labels = [], []
+    for name, files in class_folders(folder).items():
+        if name not in classes:
+            raise DataError(f"{folder / name} is not named like a label of the bundle; labels: {', '.join(classes)}")
+        paths += files
+        labels += [classes.index(name)] * len(files)
+    if not paths:
+        raise DataError(f"{folder} has no images in subfolders named like the labels {', '.join(classes)}")
+    return paths, labels

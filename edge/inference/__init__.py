@@ -1,0 +1,1 @@
+"""Frames to predictions: classifier, slots, pipeline, recording."""

@@ -1,0 +1,44 @@
+"""Interfaces to implement for a device that runs chains: one frame at a time, or batches."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.decision import Prediction, Predictions
+from edge.frames.base import Frame
+
+
+class Slot(Protocol):
+    """Buffers and bindings of one in-flight frame."""
+
+    @property
+    def buffer(self) -> Frame | None:
+        """Memory that the device reads without a copy, for sources to decode into; None where there is none."""
+
+    def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
+        """Preprocess a frame into the chain's input and set the thresholds; a GPU starts to work.
+
+        Raises:
+            SourceError: the frame has another shape, type or format than the network reads.
+        """
+
+    def result(self) -> Prediction:
+        """Run segments, or wait for the GPU to run them, until an exit answers."""
+
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """Return every tensor of the chain by name, batch 1. Tensors of segments that did not run are stale."""
+
+    def close(self) -> None:
+        """Release the memory. Idempotent."""
+
+
+class Batch(Protocol):
+    """Batched inference: samples that exit are removed and the rest is compacted."""
+
+    def classify(self, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> Predictions:
+        """Classify preprocessed images, float32 of shape (samples, channels, height, width)."""
+
+    def close(self) -> None:
+        """Release the memory. Idempotent."""

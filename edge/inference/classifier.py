@@ -1,0 +1,196 @@
+"""The classifier: segments run one after the other until an exit is confident enough to answer."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike, NDArray
+
+from edge.bundle.chain import ChainSpec
+from edge.decision import Prediction, Predictions, validate_thresholds
+from edge.engines.base import DeviceKind
+from edge.errors import EngineError
+from edge.frames.base import Frame, FrameSource
+from edge.frames.open import open_frame, open_source
+from edge.frames.preprocess import preprocess_batch
+from edge.inference.base import Batch, Slot
+from edge.inference.pipeline import MIN_SLOTS, Pipeline, Policy, Result
+from edge.inference.slots import new_batch, new_slot
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_BATCH = 64
+"""Images preprocessed at once by `predict_batch`, which bounds its memory."""
+
+
+class Classifier:
+    """Early-exit classification with a chain of engines. Made by `edge.load`; calls from several threads are safe.
+
+    Attributes:
+        chain: Segments, labels, input and temperatures.
+    """
+
+    def __init__(
+        self,
+        chain: ChainSpec,
+        engines: Sequence[Any],
+        thresholds: ArrayLike,
+        *,
+        device: DeviceKind = "cpu",
+        load_batch_engines: Callable[[], Sequence[Any]] | None = None,
+    ) -> None:
+        """Join a chain with its engines.
+
+        Args:
+            chain: What the engines compute.
+            engines: One per segment: `Engine`s on the CPU, `DeviceEngine`s on a GPU.
+            thresholds: One for each exit but the last.
+            device: Where the engines run.
+            load_batch_engines: Loads engines of any batch size when `predict_batch` is first called; None where there
+                are none.
+
+        Raises:
+            ThresholdError: thresholds are NaN, infinite, negative or of the wrong number.
+        """
+        self.chain = chain
+        self._engines, self._device, self._load_batch_engines = engines, device, load_batch_engines
+        self._thresholds = validate_thresholds(thresholds, chain.exits)
+        self._idle: list[Slot] = []
+        self._batch: Batch | None = None
+        self._batch_lock = Lock()
+        self._closed = False
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Thresholds of the early exits: 0 always exits, above 1 never. Setting them affects frames not yet started."""
+        return tuple(self._thresholds.tolist())
+
+    @thresholds.setter
+    def thresholds(self, values: ArrayLike) -> None:
+        self._thresholds = validate_thresholds(values, self.chain.exits)
+
+    def with_thresholds(self, values: ArrayLike) -> "Classifier":
+        """Return a classifier on the same engines with its own thresholds.
+
+        Raises:
+            ThresholdError: they are NaN, infinite, negative or of the wrong number.
+        """
+        return Classifier(
+            self.chain,
+            self._engines,
+            values,
+            device=self._device,
+            load_batch_engines=self._load_batch_engines,
+        )
+
+    def predict(self, image: "str | Path | NDArray[Any] | Frame | Image") -> Prediction:
+        """Classify one image.
+
+        Args:
+            image: A file, an array (8-bit BGR, BGRx or gray; for networks that read arrays, their input), a `Frame`,
+                or a PIL image.
+
+        Raises:
+            SourceError: the image cannot be read or has a shape or type that the network does not read.
+        """
+        frame = open_frame(image, self.chain.input.kind)
+        slot = self._take_slot()
+        try:
+            slot.start(frame, self._thresholds)
+            return slot.result()
+        finally:
+            self._return_slot(slot)
+
+    def predict_batch(self, images: "Iterable[str | Path | NDArray[Any] | Frame | Image]") -> list[Prediction]:
+        """Classify many images: samples that exit are removed from the batch and the rest is compacted.
+
+        Engines for any batch size are loaded, and where needed built, at the first call.
+
+        Raises:
+            SourceError: an image cannot be read or has a shape or type that the network does not read.
+            EngineError: there are no such engines.
+        """
+        frames = [open_frame(image, self.chain.input.kind) for image in images]
+        thresholds = self._thresholds
+        predictions: list[Prediction] = []
+        with self._batch_lock:
+            for start in range(0, len(frames), MAX_BATCH):
+                inputs = preprocess_batch(frames[start : start + MAX_BATCH], self.chain.input)
+                predictions += self._named(self._open_batch().classify(inputs, thresholds))
+        return predictions
+
+    def stream(
+        self, source: str | int | Path | FrameSource, *, policy: Policy | None = None
+    ) -> Generator[Result, None, None]:
+        """Classify a source's frames; capture, preprocessing and inference of consecutive frames overlap.
+
+        Args:
+            source: A name for `edge.open_source`, or an open source. It is closed when the iteration ends.
+            policy: `latest` drops frames when late, `all` drops none; by default `latest` for live sources.
+
+        Raises:
+            SourceError: the source cannot be opened or fails; all frames before that are yielded.
+        """
+        opened = open_source(source) if isinstance(source, str | int | Path) else source
+        slots: list[Slot] = []
+        try:
+            slots += [self.new_slot() for _ in range(MIN_SLOTS)]
+            selected = policy or ("latest" if opened.is_live else "all")
+            yield from Pipeline(opened, slots, selected, lambda: self._thresholds)
+        finally:
+            opened.close()
+            for slot in slots:
+                slot.close()
+
+    def new_slot(self) -> Slot:
+        """Return buffers for one more in-flight frame; the caller closes them."""
+        if self._closed:
+            raise EngineError("the classifier was closed; load it again")
+        return new_slot(self._device, self.chain, self._engines)
+
+    def close(self) -> None:
+        """Release the classifier's buffers. Idempotent. Engines are shared with `with_thresholds` and stay."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        with self._batch_lock:
+            if self._batch is not None:
+                self._batch.close()
+                self._batch = None
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take_slot(self) -> Slot:
+        """Return an idle slot, or a new one: each concurrent call has its own."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.new_slot()
+
+    def _return_slot(self, slot: Slot) -> None:
+        self._idle.append(slot)
+        if self._closed:
+            self.close()
+
+    def _open_batch(self) -> Batch:
+        """Return batched inference; the batch lock is held."""
+        if self._closed:
+            raise EngineError("the classifier was closed; load it again")
+        if self._batch is None:
+            if self._load_batch_engines is None:
+                raise EngineError("this classifier has no engines for batches; load it with `edge.load`")
+            self._batch = new_batch(self._device, self.chain, self._load_batch_engines())
+        return self._batch
+
+    def _named(self, predictions: Predictions) -> Iterator[Prediction]:
+        for label, probability, exit_index, confidence in zip(*(array.tolist() for array in predictions), strict=True):
+            yield Prediction(self.chain.labels[label], label, probability, exit_index, confidence)

@@ -1,0 +1,1 @@
+"""Two ways of running a bundle, compared exit by exit."""

@@ -1,0 +1,198 @@
+"""Frames as the network reads them: the arithmetic, the geometry, and what is no frame."""
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.bundle.manifest import InputSpec
+from edge.errors import SourceError
+from edge.frames.base import Nv12
+from edge.frames.preprocess import preprocess_for, resize
+from tests.support.commands import random_frames
+
+
+def gray_input(height: int = 8, width: int = 8, mean: float = 0.0, std: float = 1.0) -> InputSpec:
+    return InputSpec("image", "gray", 1, height, width, (mean,), (std,))
+
+
+def rgb_input(height: int = 8, width: int = 8) -> InputSpec:
+    return InputSpec("image", "rgb", 3, height, width, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+
+def array_input() -> InputSpec:
+    return InputSpec("array", None, 2, 3, 4, (1.0, -2.0), (0.5, 4.0))
+
+
+def preprocessed(spec: InputSpec, frame: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return network input from a buffer that held something else before."""
+    out = np.full(spec.shape, np.nan, dtype=np.float32)
+    preprocess_for(spec)(frame, out)
+    return out
+
+
+def levels(spec: InputSpec, channel: int) -> NDArray[np.float32]:
+    """What each of the 256 values of a pixel is to the network."""
+    return ((np.arange(256) / 255 - spec.mean[channel]) / spec.std[channel]).astype(np.float32)
+
+
+def test_every_level_of_gray_is_scaled_and_normalised_exactly() -> None:
+    spec = gray_input(16, 16, mean=0.3, std=0.35)
+    frame = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert (preprocessed(spec, frame)[0] == levels(spec, 0).reshape(16, 16)).all()
+
+
+def test_channels_come_out_as_red_green_blue_each_with_its_own_constants() -> None:
+    spec = rgb_input(16, 16)
+    blue, green, red = (np.random.default_rng(seed).permutation(256).reshape(16, 16) for seed in range(3))
+    found = preprocessed(spec, np.stack([blue, green, red], axis=-1).astype(np.uint8))
+    for channel, plane in enumerate((red, green, blue)):
+        assert (found[channel] == levels(spec, channel)[plane]).all()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 30), (8, 31), (5, 5)])
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input(), gray_input(6, 12), rgb_input(12, 6)])
+def test_a_gray_image_is_the_same_with_one_channel_and_with_three_equal_ones(
+    spec: InputSpec, size: tuple[int, int]
+) -> None:
+    gray = random_frames(1, *size)[0, :, :, 0]
+    bgr = np.repeat(gray[:, :, None], 3, axis=2)
+    assert (preprocessed(spec, gray) == preprocessed(spec, bgr)).all()
+
+
+def test_colours_become_gray_as_opencv_weighs_them() -> None:
+    frame = random_frames(1, 8, 8)[0]
+    expected = levels(gray_input(), 0)[cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)]
+    assert (preprocessed(gray_input(), frame)[0] == expected).all()
+
+
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input(), rgb_input(12, 6)])
+def test_a_fourth_byte_of_a_pixel_is_not_looked_at(spec: InputSpec) -> None:
+    bgr = random_frames(1, 24, 30)[0]
+    bgrx = np.dstack([bgr, np.random.default_rng(0).integers(0, 256, (24, 30), dtype=np.uint8)])
+    assert (preprocessed(spec, bgrx) == preprocessed(spec, bgr)).all()
+
+
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input(), rgb_input(12, 6)])
+@pytest.mark.parametrize("size", [(24, 30), (8, 8), (2, 2)])
+def test_nv12_is_its_picture_in_bgr(size: tuple[int, int], spec: InputSpec) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (size[0] * 3 // 2, size[1]), dtype=np.uint8)
+    bgr = cv2.cvtColor(rows, cv2.COLOR_YUV2BGR_NV12)
+    assert bgr.shape == (*size, 3)
+    assert (preprocessed(spec, rows.view(Nv12)) == preprocessed(spec, bgr)).all()
+
+
+def test_a_part_of_an_nv12_frame_is_no_nv12_frame() -> None:
+    frame = np.zeros((12, 8), np.uint8).view(Nv12)
+    for part in (frame[:9], frame[:, :4], frame[::2]):
+        assert type(part) is np.ndarray
+    assert isinstance(frame.copy(), Nv12)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (6, 3), (3, 4, 3), (0, 4)])
+def test_nv12_of_an_impossible_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SourceError, match=r"an NV12 frame has shape .*NV12 \(3/2 height, width\), even sizes"):
+        preprocessed(rgb_input(), np.zeros(shape, np.uint8).view(Nv12))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (4, 4), (13, 13)])
+def test_resizing_is_that_of_opencv(size: tuple[int, int]) -> None:
+    frame = random_frames(1, *size)[0]
+    expected = cv2.resize(frame, (8, 8), interpolation=cv2.INTER_LINEAR)
+    assert (resize(frame, rgb_input()) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "spec", "crop"),
+    [
+        ((20, 40), gray_input(8, 8), (slice(0, 20), slice(10, 30))),
+        ((40, 20), gray_input(8, 8), (slice(10, 30), slice(0, 20))),
+        ((40, 40), gray_input(8, 16), (slice(10, 30), slice(0, 40))),
+        ((480, 640), gray_input(32, 32), (slice(0, 480), slice(80, 560))),
+        ((8, 8), gray_input(8, 8), (slice(0, 8), slice(0, 8))),
+    ],
+)
+def test_the_largest_centred_crop_of_the_right_shape_is_taken(
+    size: tuple[int, int], spec: InputSpec, crop: tuple[slice, slice]
+) -> None:
+    frame = random_frames(1, *size)[0]
+    kept = frame[crop]
+    assert kept.shape[0] * spec.width == kept.shape[1] * spec.height, "the test's own crop changes proportions"
+    expected = cv2.resize(kept, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
+    assert (resize(frame, spec) == expected).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (3, 1000)])
+def test_tiny_and_thin_images_are_read(size: tuple[int, int]) -> None:
+    assert np.isfinite(preprocessed(rgb_input(), random_frames(1, *size)[0])).all()
+
+
+def test_an_image_much_thinner_than_the_input_is_read() -> None:
+    assert np.isfinite(preprocessed(rgb_input(4, 40), random_frames(1, 50, 1)[0])).all()
+
+
+def test_a_view_into_a_larger_image_is_read_like_a_copy() -> None:
+    large = random_frames(1, 64, 64)[0]
+    view = large[5:45:2, 60:20:-2]
+    assert (preprocessed(rgb_input(), view) == preprocessed(rgb_input(), view.copy())).all()
+
+
+def test_the_frame_is_left_as_it_was() -> None:
+    frame = random_frames(1, 20, 30)[0]
+    before = frame.copy()
+    preprocessed(gray_input(), frame)
+    assert (frame == before).all()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((8, 8, 3), dtype=np.float32),
+        np.zeros((8, 8), dtype=np.uint16),
+        np.zeros((8, 8), dtype=bool),
+        np.zeros((8, 8, 5), dtype=np.uint8),
+        np.zeros((8, 8, 1), dtype=np.uint8),
+        np.zeros((3, 8, 8), dtype=np.uint8),
+        np.zeros((1, 8, 8, 3), dtype=np.uint8),
+        np.zeros(64, dtype=np.uint8),
+        np.zeros((0, 8, 3), dtype=np.uint8),
+    ],
+    ids=lambda frame: f"{frame.dtype}{list(frame.shape)}",
+)
+@pytest.mark.parametrize("spec", [gray_input(), rgb_input()], ids=["gray", "rgb"])
+def test_what_is_no_8_bit_image_is_refused_with_its_shape_and_type(spec: InputSpec, frame: NDArray[np.generic]) -> None:
+    with pytest.raises(SourceError) as error:
+        preprocessed(spec, frame)
+    assert str(frame.shape) in str(error.value)
+    assert str(frame.dtype) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["U1", "O", "c8", "M8[s]"])
+def test_an_array_of_no_numbers_is_refused_with_its_type(kind: str) -> None:
+    with pytest.raises(SourceError, match="this network reads numbers"):
+        preprocessed(array_input(), np.zeros((2, 3, 4), dtype=kind))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, -3e38])
+@pytest.mark.parametrize("mask", [False, True])
+def test_an_array_of_what_float32_does_not_hold_is_refused(value: float, mask: bool) -> None:
+    array = np.ma.masked_invalid(np.zeros((2, 3, 4))) if mask else np.zeros((2, 3, 4))
+    array[0, 2, 3] = value
+    with pytest.raises(SourceError, match="NaN or infinite numbers, or ones too large for float32"):
+        preprocessed(array_input(), array)
+
+
+def test_an_array_is_normalised_channel_by_channel() -> None:
+    array = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    expected = np.stack([(array[0] - np.float32(1)) / np.float32(0.5), (array[1] + np.float32(2)) / np.float32(4)])
+    found = preprocessed(array_input(), array)
+    assert found.dtype == np.float32
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 2), (2, 3), (1, 3, 4), (2, 4, 3), (1, 2, 3, 4)])
+def test_an_array_of_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SourceError) as error:
+        preprocessed(array_input(), np.zeros(shape, dtype=np.float32))
+    assert str(shape) in str(error.value)
+    assert "(2, 3, 4)" in str(error.value)

@@ -1,0 +1,233 @@
+"""Frames from folders and videos: which, in what order, and exactly as they were stored."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.errors import SourceError
+from edge.frames.base import FrameSource
+from edge.frames.files import files_in, read_frame
+from edge.frames.open import open_source
+from tests.support.commands import PATIENCE, ROOT, random_frames, write_video
+
+
+def all_frames(source: FrameSource) -> list[NDArray[Any]]:
+    """Read to the end as the pipeline does: into the frame before."""
+    frames: list[NDArray[Any]] = []
+    out = None
+    while (out := source.read(out)) is not None:
+        frames.append(out.copy())
+    source.close()
+    source.close()  # may be called twice
+    return frames
+
+
+def write_image(path: Path, frame: NDArray[Any]) -> NDArray[Any]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), frame)
+    return frame
+
+
+def test_a_folder_gives_its_images_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["b.png", "a/z.png", "a/b/c.BMP", "C.png", "a.webp", "10.png", "9.tif"]
+    frames = random_frames(len(names))
+    for name, frame in zip(names, frames, strict=True):
+        write_image(tmp_path / "images" / name, frame)
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path / "images"))
+    assert not source.is_live
+    assert source.frames == len(names)
+    order = sorted(names, key=lambda name: name.split("/"))
+    assert order[0] == "10.png"
+    lossless = [name for name in order if not name.endswith(".webp")]
+    found = dict(zip(order, all_frames(source), strict=True))
+    for name in lossless:
+        assert (found[name] == frames[names.index(name)]).all(), name
+
+
+def test_a_gray_or_transparent_image_is_read_as_bgr(tmp_path: Path) -> None:
+    gray = random_frames(1)[0, :, :, 0]
+    write_image(tmp_path / "gray.png", gray)
+    write_image(tmp_path / "transparent.png", np.dstack([gray, gray, gray, np.full_like(gray, 7)]))
+    for name in ("gray.png", "transparent.png"):
+        assert (read_frame(tmp_path / name) == gray[:, :, None]).all()
+        assert read_frame(tmp_path / name).shape == (32, 32, 3)
+
+
+def test_a_folder_of_arrays_gives_them_as_numbers(tmp_path: Path) -> None:
+    arrays = [np.random.default_rng(seed).normal(size=(5, 3, 3)) for seed in range(3)]
+    for index, array in enumerate(arrays):
+        np.save(tmp_path / f"{index}.npy", array)
+    found = all_frames(open_source(str(tmp_path)))
+    for frame, array in zip(found, arrays, strict=True):
+        assert frame.dtype == np.float32
+        assert (frame == array.astype(np.float32)).all()
+
+
+def test_images_below_images_are_found_and_other_files_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / "deep" / "er" / "a.jpg", random_frames(1)[0])
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "b.NPY").write_bytes(b"")
+    assert files_in(tmp_path) == [tmp_path / "b.NPY", tmp_path / "deep" / "er" / "a.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_video_gives_every_frame_exactly(suffix: str, tmp_path: Path) -> None:
+    frames = random_frames(20, 48, 64)
+    source = open_source(str(write_video(tmp_path / f"video{suffix}", frames)))
+    assert not source.is_live
+    assert source.frames == 20
+    assert (np.stack(all_frames(source)) == frames).all()
+
+
+def test_a_video_without_an_announced_length_ends_where_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "video.mjpeg"
+    path.write_bytes(b"".join(cv2.imencode(".jpg", frame)[1].tobytes() for frame in random_frames(5)))
+    source = open_source(str(path))
+    assert source.frames is None
+    assert len([source.read(None) for _ in range(5)]) == 5
+
+
+def test_the_end_of_a_video_of_unknown_length_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "video.mjpeg"
+    path.write_bytes(b"".join(cv2.imencode(".jpg", frame)[1].tobytes() for frame in random_frames(5)))
+    assert len(all_frames(open_source(str(path)))) == 5
+
+
+def test_a_single_picture_is_one_frame_or_is_refused_at_once(tmp_path: Path) -> None:
+    frame = write_image(tmp_path / "picture.png", random_frames(1)[0])
+    try:
+        source = open_source(str(tmp_path / "picture.png"))
+    except SourceError as error:
+        assert "folder" in str(error)  # noqa: PT017 - either answer is right
+    else:
+        assert (all_frames(source)[0] == frame).all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_video_cut_off_gives_its_whole_frames_and_then_an_error(share: float, tmp_path: Path) -> None:
+    frames = random_frames(20, 48, 64)
+    path = write_video(tmp_path / "video.avi", frames)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    found: list[NDArray[Any]] = []
+    source = open_source(str(path))
+
+    def read_all() -> None:
+        while (frame := source.read(None)) is not None:
+            found.append(frame)
+
+    with pytest.raises(SourceError, match=r"ended after \d+ of 20 frames; the file is damaged or was cut off"):
+        read_all()
+    assert 0 < len(found) < 20
+    assert (np.stack(found) == frames[: len(found)]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("nowhere", "there is no video or folder"),
+        ("nowhere/nothing.mp4", "there is no video or folder"),
+        ("-1", "there is no video or folder -1"),
+        ("empty", "holds no images"),
+        ("text.avi", "text.avi cannot be opened"),
+        ("empty.avi", "empty.avi cannot be opened"),
+        ("99", "camera 99 cannot be opened"),
+        ("/dev/video99", "/dev/video99 cannot be opened"),
+        pytest.param("", "give a file, a folder, a camera index, a stream", id="no name"),
+        ("²", "there is no video or folder"),
+        ("9" * 20, "cannot be opened"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused_by_name(
+    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "image.png", random_frames(1)[0])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.avi").write_text("not a video\n" * 100)
+    (tmp_path / "empty.avi").write_bytes(b"")
+    with pytest.raises(SourceError, match=what):
+        open_source(name)
+
+
+def image_bytes(suffix: str) -> bytes:
+    return cv2.imencode(suffix, random_frames(1, 64, 64)[0])[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif", ".jpg"])
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_an_image_cut_off_is_refused_by_name(suffix: str, share: float, tmp_path: Path) -> None:
+    content = image_bytes(suffix)
+    (tmp_path / f"cut{suffix}").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(SourceError, match=rf"cut{suffix} cannot be read as an image.*; remove or replace it"):
+        read_frame(tmp_path / f"cut{suffix}")
+
+
+@pytest.mark.parametrize("trailer", [b"", b"\0" * 10, b"SEFT" * 100])
+def test_a_photo_with_something_after_its_end_is_read(trailer: bytes, tmp_path: Path) -> None:
+    content = image_bytes(".jpg")
+    (tmp_path / "photo.jpg").write_bytes(content + trailer)
+    expected = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert (read_frame(tmp_path / "photo.jpg") == expected).all()
+
+
+def array_file(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        np.save(path, np.zeros((2, 3, 3), dtype=np.float32))
+        path.write_bytes(edit(path.read_bytes()))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(array_file(lambda content: content[:20]), id="cut in its header"),
+        pytest.param(array_file(lambda content: content[:-5]), id="cut in its numbers"),
+        pytest.param(array_file(lambda content: b"text" + content), id="no array"),
+        pytest.param(array_file(lambda content: b""), id="empty"),
+        pytest.param(lambda path: np.save(path, np.array(["a", "b"])), id="words"),
+        pytest.param(lambda path: np.save(path, np.array([{}]), allow_pickle=True), id="objects"),
+        pytest.param(lambda path: np.save(path, np.zeros((2, 3, 3), dtype=complex)), id="complex"),
+        pytest.param(lambda path: path.mkdir(), id="folder"),
+    ],
+)
+def test_a_file_that_holds_no_array_is_refused_by_name(write: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "array.npy"
+    write(path)
+    with pytest.raises(SourceError, match=r"array\.npy is no array of numbers .*; remove or replace it"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_an_archive_named_like_an_array_is_refused(share: float, tmp_path: Path) -> None:
+    """In a process of its own: numpy forgets to close such a file where it is damaged."""
+    path = tmp_path / "archive.npy"
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    script = "import sys, pathlib, edge.sources; edge.sources.read_frame(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is no array of numbers")
+
+
+def test_a_damaged_image_is_reported_in_its_turn_and_not_before(tmp_path: Path) -> None:
+    frames = random_frames(3)
+    for index, frame in enumerate(frames):
+        write_image(tmp_path / f"{index}.png", frame)
+    (tmp_path / "1.png").write_bytes(image_bytes(".png")[:500])
+    source = open_source(str(tmp_path))
+    first = source.read(None)
+    assert first is not None
+    assert (first == frames[0]).all()
+    with pytest.raises(SourceError, match=r"1\.png"):
+        source.read(first)

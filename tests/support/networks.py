@@ -1,0 +1,197 @@
+"""Tiny networks, whose weights are random but always the same, and what compiling makes of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from compile.contents import write_precision
+from compile.cut import Segment, cut_segments, whole_network
+from compile.decision_ops import add_decisions
+from compile.export import export_onnx
+from compile.half import to_fp16
+from compile.quantise import quantise_int8
+from edge.bundle.manifest import InputSpec, PrecisionSpec
+from edge.training.backbones import build_network
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
+
+CHANNELS, SIZE, CLASSES, WIDTH = 3, 12, 4, 16
+"""ModelOpt leaves convolutions with fewer than 16 channels in float."""
+INPUT = InputSpec("array", None, CHANNELS, SIZE, SIZE, (0.0,) * CHANNELS, (1.0,) * CHANNELS)
+PRECISIONS = ("fp32", "int8")
+
+
+class Compiled(NamedTuple):
+    """A network's multi-exit graph with decisions, and what it was cut into."""
+
+    whole: ModelProto
+    segments: list[Segment]
+
+
+def tiny_cnn() -> MultiExitNetwork:
+    """Return three stages of one convolution each."""
+    stages = [
+        conv_bn_relu(CHANNELS, WIDTH),
+        conv_bn_relu(WIDTH, WIDTH, stride=2),
+        conv_bn_relu(WIDTH, 2 * WIDTH),
+    ]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH), _head(WIDTH), _head(2 * WIDTH)])
+
+
+def residual_network() -> MultiExitNetwork:
+    """Return stages that add what they read to what they make of it: their cut feeds a convolution and an Add."""
+    stages = [conv_bn_relu(CHANNELS, WIDTH), Residual(), nn.Sequential(Residual(), Residual())]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
+
+
+def two_tensor_network() -> MultiExitNetwork:
+    """Return stages that hand on two tensors, a fine and a coarse one, both of which the next stage reads."""
+    stages = [Fork(), Exchange(), Join()]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
+
+
+def two_exit_network() -> MultiExitNetwork:
+    """Return two stages."""
+    stages = [conv_bn_relu(CHANNELS, WIDTH), conv_bn_relu(WIDTH, WIDTH)]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
+
+
+def five_exit_network() -> MultiExitNetwork:
+    """Return five stages."""
+    stages = [conv_bn_relu(CHANNELS, WIDTH)] + [conv_bn_relu(WIDTH, WIDTH) for _ in range(4)]
+    return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
+
+
+def tied_network() -> MultiExitNetwork:
+    """Return a network whose first and last head rank classes 1 and 2 alike, before all others, whatever the image."""
+    network = tiny_cnn()
+    for head, others in ((network.heads[0], 0.5), (network.heads[-1], 0.25)):
+        nn.init.zeros_(head.classify.weight)
+        head.classify.bias.data = torch.tensor([others, 1.0, 1.0, others])
+    return network
+
+
+class Residual(nn.Module):
+    """A convolution beside an identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.relu(self.convolution(features) + features)
+
+
+class Fork(nn.Module):
+    """One image to two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = conv_bn_relu(CHANNELS, WIDTH), conv_bn_relu(WIDTH, WIDTH, stride=2)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.fine(image)
+        return fine, self.coarse(fine)
+
+
+class Exchange(nn.Module):
+    """Two tensors to two of the same shapes, each made of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.down = conv_bn_relu(WIDTH, WIDTH), conv_bn_relu(WIDTH, WIDTH, stride=2)
+        self.coarse = conv_bn_relu(WIDTH, WIDTH)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fine(fine), self.coarse(coarse) + self.down(fine)
+
+
+class Join(nn.Module):
+    """Two tensors to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.coarse = conv_bn_relu(WIDTH, WIDTH, stride=2), conv_bn_relu(WIDTH, WIDTH)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return self.down(fine) + self.coarse(coarse)
+
+
+NETWORKS: dict[str, Callable[[], MultiExitNetwork]] = {
+    "tiny cnn": tiny_cnn,
+    "residual": residual_network,
+    "two tensors": two_tensor_network,
+    "five exits": five_exit_network,
+    "tied": tied_network,
+    "two exits": two_exit_network,
+}
+
+
+def settled(build: Callable[[], MultiExitNetwork], shape: tuple[int, int, int] = INPUT.shape) -> MultiExitNetwork:
+    """Return a network with seeded weights and batch statistics as training leaves them, ready for evaluation."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.2)
+        network.train()
+        with torch.no_grad():
+            for _ in range(4):
+                network(torch.randn(8, *shape) + 0.3)
+    return network.eval()
+
+
+def random_images(count: int, seed: int = 0, shape: tuple[int, int, int] = INPUT.shape) -> NDArray[np.float32]:
+    """Return network inputs, shape (count, channels, height, width)."""
+    return np.random.default_rng(seed).normal(0.3, 1, (count, *shape)).astype(np.float32)
+
+
+@cache
+def multi_exit_graph(name: str, precision: str) -> ModelProto:
+    """Return one of `NETWORKS` as exported and, where asked for, quantised. Copy it before you change it."""
+    if precision == "fp32":
+        return export_onnx(settled(NETWORKS[name]), INPUT)
+    return quantise_int8(multi_exit_graph(name, "fp32"), random_images(32, seed=1), method="max")
+
+
+@cache
+def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -> ModelProto:
+    """Return a backbone of the project with ten classes as `multi_exit_graph` does one of `NETWORKS`."""
+    if precision == "fp32":
+        spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
+        small = (shape[0], min(shape[1], 64), min(shape[2], 64))
+        return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), small), spec)
+    plain, samples = built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape)
+    return to_fp16(plain, samples) if precision == "fp16" else quantise_int8(plain, samples, method="max")
+
+
+@cache
+def compiled(name: str, precision: str) -> Compiled:
+    """Return one of `NETWORKS` compiled. Copy what you want to change."""
+    return decided_and_cut(multi_exit_graph(name, precision))
+
+
+def decided_and_cut(graph: ModelProto) -> Compiled:
+    """Add decisions to a multi-exit graph and cut it."""
+    whole = add_decisions(graph)
+    return Compiled(whole, cut_segments(whole))
+
+
+def written(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
+    """Write a network into a new folder as a bundle has it; its early exits are never taken."""
+    folder.mkdir()
+    return write_precision(folder, precision, network.segments, whole_network(network.whole))
+
+
+def _head(channels: int) -> AttentionHead:
+    return AttentionHead(channels, CLASSES, refine=conv_bn_relu(channels, channels), grid=2)

@@ -1,0 +1,229 @@
+"""Writing: the whole of the new content or the whole of the old, and nothing left lying about."""
+
+import hashlib
+import os
+import stat
+import subprocess
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from edge.storage import atomic_dir, atomic_file, sha256_of, write_file
+from tests.support.commands import contents, full_disk
+
+OLD, NEW = b"old content", b"new content, longer"
+
+
+class Aside(Protocol):
+    def __call__(self, path: Path) -> AbstractContextManager[Path]: ...
+
+
+def fill(aside: Path, content: bytes) -> None:
+    """Write one file, which `aside` is or holds."""
+    (aside / "file" if aside.is_dir() else aside).write_bytes(content)
+
+
+def read(path: Path) -> bytes:
+    return (path / "file" if path.is_dir() else path).read_bytes()
+
+
+def put(path: Path, way: Aside, content: bytes) -> None:
+    with way(path) as aside:
+        fill(aside, content)
+
+
+@pytest.fixture(params=[atomic_file, atomic_dir], ids=["file", "folder"])
+def way(request: pytest.FixtureRequest) -> Aside:
+    aside: Aside = request.param
+    return aside
+
+
+@pytest.fixture
+def dead_process() -> int:
+    """The number of a process that is no more."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_the_new_content_takes_the_place_of_the_old(way: Aside, was_there: bool, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folders" / "target"
+    if was_there:
+        put(target, way, OLD)
+    put(target, way, NEW)
+    assert read(target) == NEW
+    assert os.listdir(target.parent) == ["target"]
+
+
+def test_a_folder_holds_nothing_of_the_one_it_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with atomic_dir(target) as aside:
+        (aside / "obsolete").write_bytes(OLD)
+    put(target, atomic_dir, NEW)
+    assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+def test_until_the_block_ends_the_old_content_is_there(way: Aside, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    put(target, way, OLD)
+    with way(target) as aside:
+        fill(aside, NEW)
+        assert read(target) == OLD
+    assert read(target) == NEW
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), SystemExit()])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_an_exception_in_the_block_leaves_everything_as_it_was(
+    way: Aside, was_there: bool, error: BaseException, tmp_path: Path
+) -> None:
+    target = tmp_path / "target"
+    if was_there:
+        put(target, way, OLD)
+    before = contents(tmp_path)
+
+    def fail() -> None:
+        with way(target) as aside:
+            fill(aside, NEW)
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("free", [0, 10, 4096])
+def test_a_full_disk_leaves_everything_as_it_was(way: Aside, free: int, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    put(target, way, OLD)
+    before = contents(tmp_path)
+    with pytest.raises(OSError, match="File too large"), full_disk(free):
+        put(target, way, NEW * 1000)
+    assert contents(tmp_path) == before
+
+
+def test_a_path_below_a_file_is_refused_and_the_file_left_alone(way: Aside, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+    with pytest.raises(OSError, match="file"):
+        put(tmp_path / "file" / "target", way, NEW)
+    assert contents(tmp_path) == {"file": OLD}
+
+
+@pytest.mark.parametrize("content", ["tëxt\n", b"\0bytes\xff"])
+def test_text_and_bytes_are_written_as_they_are(content: str | bytes, tmp_path: Path) -> None:
+    write_file(tmp_path / "target", content)
+    assert (tmp_path / "target").read_bytes() == (content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_what_is_written_may_be_read_as_the_users_mask_says(way: Aside, mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        put(tmp_path / "target", way, NEW)
+    finally:
+        os.umask(before)
+    usual = 0o777 if way is atomic_dir else 0o666
+    assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == usual & ~mask
+
+
+def test_what_killed_writers_left_behind_is_swept_away(way: Aside, dead_process: int, tmp_path: Path) -> None:
+    partial = tmp_path / f".target.{dead_process}.abcdefgh.partial"
+    partial.mkdir()
+    (partial / "half").write_bytes(OLD)
+    (tmp_path / f".target.{dead_process}.ijklmnop.partial").write_bytes(OLD)
+    put(tmp_path / "target", way, NEW)
+    assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("name", ["target", "target.2"])
+def test_what_a_living_process_is_writing_is_left_alone(
+    name: str, way: Aside, dead_process: int, tmp_path: Path
+) -> None:
+    name = name.replace("2", str(dead_process))
+    partial = tmp_path / f".{name}.{os.getppid()}.abcdefgh.partial"
+    partial.mkdir()
+    (partial / "half").write_bytes(OLD)
+    put(tmp_path / "target", way, NEW)
+    assert sorted(os.listdir(tmp_path)) == [partial.name, "target"]
+    assert read(partial / "half") == OLD
+
+
+@pytest.mark.parametrize("name", [".target.notes", ".target.notes.partial", ".targets.1.abcdefgh.partial", "target.1"])
+def test_files_that_only_look_alike_are_left_alone(name: str, way: Aside, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(OLD)
+    put(tmp_path / "target", way, NEW)
+    assert (tmp_path / name).read_bytes() == OLD
+
+
+def test_leftovers_of_a_name_with_brackets_are_swept_away_too(way: Aside, dead_process: int, tmp_path: Path) -> None:
+    (tmp_path / f".net[1].{dead_process}.abcdefgh.partial").write_bytes(OLD)
+    put(tmp_path / "net[1]", way, NEW)
+    assert os.listdir(tmp_path) == ["net[1]"]
+
+
+def test_an_old_folder_put_aside_by_a_killed_writer_comes_back(dead_process: int, tmp_path: Path) -> None:
+    retired = tmp_path / f".target.{dead_process}.abcdefgh.retired"
+    retired.mkdir()
+    (retired / "file").write_bytes(OLD)
+    with pytest.raises(RuntimeError), atomic_dir(tmp_path / "target"):
+        raise RuntimeError
+    assert contents(tmp_path) == {"target": None, "target/file": OLD}
+
+
+def test_an_old_folder_put_aside_goes_where_the_new_one_is_in_place(dead_process: int, tmp_path: Path) -> None:
+    put(tmp_path / "target", atomic_dir, NEW)
+    retired = tmp_path / f".target.{dead_process}.abcdefgh.retired"
+    retired.mkdir()
+    (retired / "file").write_bytes(OLD)
+    put(tmp_path / "target", atomic_dir, NEW)
+    assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    put(target, atomic_dir, OLD)
+    before = contents(tmp_path)
+    replace = os.replace
+
+    def refuse_partial(source: Path, destination: Path) -> None:
+        if source.suffix == ".partial":
+            raise PermissionError(f"{destination} may not be written")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse_partial)
+    with pytest.raises(PermissionError):
+        put(target, atomic_dir, NEW)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_behind_a_link_is_replaced_without_leftovers(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", atomic_dir, OLD)
+    (tmp_path / "target").symlink_to(tmp_path / "elsewhere")
+    put(tmp_path / "target", atomic_dir, NEW)
+    assert read(tmp_path / "target") == NEW
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "target"]
+
+
+def test_a_link_that_a_killed_writer_put_aside_does_not_stop_the_next(dead_process: int, tmp_path: Path) -> None:
+    put(tmp_path / "target", atomic_dir, OLD)
+    (tmp_path / f".target.{dead_process}.abcdefgh.retired").symlink_to(tmp_path / "target")
+    put(tmp_path / "target", atomic_dir, NEW)
+    assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # stands for /dev/null and /dev/stdout, which root could lose
+    with pytest.raises(OSError, match="pipe"):
+        put(tmp_path / "pipe", atomic_file, NEW)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_the_hash_is_that_of_the_whole_content(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000  # more than is read at once
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()

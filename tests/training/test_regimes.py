@@ -1,0 +1,229 @@
+"""Regimes weigh samples as their formulas say, and the phases share out the epochs."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from edge.errors import DataError
+from edge.training.backbones import build_network
+from edge.training.loop import phase_ends
+from edge.training.network import MultiExitNetwork
+from edge.training.objective import classification_loss, objective
+from edge.training.regimes import (
+    REGIMES,
+    Weigh,
+    confidence_gated,
+    early_exits,
+    every_exit,
+    last_exit,
+    residual,
+    shallow_deep,
+    steep_residual,
+    true_class_probability,
+    unsolved,
+)
+from edge.training.settings import Settings
+
+LABELS = torch.tensor([0, 1, 2, 3, 0])
+EVERY_PHASE = [
+    pytest.param(phase.weigh, id=f"{name} {index}")
+    for name, phases in REGIMES.items()
+    for index, phase in enumerate(phases)
+]
+
+
+def random_logits(exits: int = 3) -> Tensor:
+    return 2 * torch.randn(exits, len(LABELS), 4, generator=torch.Generator().manual_seed(0))
+
+
+def logits_for(probability: float, label: int, classes: int = 4) -> Tensor:
+    """Return logits that give `label` this probability and share out the rest."""
+    wanted = torch.full((classes,), (1 - probability) / (classes - 1))
+    wanted[label] = probability
+    return wanted.log()
+
+
+# What the formulas say
+
+
+def test_joint_is_the_plain_sum_of_losses() -> None:
+    logits = random_logits()
+    plain = sum(torch.nn.functional.cross_entropy(one, LABELS) for one in logits)
+    torch.testing.assert_close(classification_loss(logits, LABELS, every_exit(logits, LABELS, 0.0)), plain)
+
+
+def test_last_and_early_exits_are_one_without_the_other() -> None:
+    logits = random_logits()
+    torch.testing.assert_close(last_exit(logits, LABELS, 0.5)[:, 0], torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(early_exits(logits, LABELS, 0.5)[:, 0], torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_soft_cgt_weighs_deeper_exits_by_the_probability_that_all_earlier_ones_are_wrong() -> None:
+    logits = random_logits(exits=4)
+    wrong = 1 - logits.softmax(-1)[:, range(5), LABELS]
+    weights = confidence_gated(residual)(logits, LABELS, 0.0)
+    expected = torch.stack([torch.ones(5), wrong[0], wrong[0] * wrong[1], wrong[0] * wrong[1] * wrong[2]])
+    torch.testing.assert_close(weights, expected)
+
+
+def test_steep_soft_cgt_weighs_by_the_product_of_sigmoids() -> None:
+    logits = random_logits()
+    passed = 1 - torch.sigmoid(20 * (logits.softmax(-1)[:, range(5), LABELS] - 0.9))
+    weights = confidence_gated(steep_residual)(logits, LABELS, 0.0)
+    torch.testing.assert_close(weights, torch.stack([torch.ones(5), passed[0], passed[0] * passed[1]]))
+
+
+def test_the_steep_gate_passes_unsolved_samples_on_and_holds_solved_ones_back() -> None:
+    logits = torch.stack([logits_for(0.001, 0), logits_for(0.9, 0), logits_for(0.999, 0)])
+    passed = steep_residual(logits, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(passed, torch.tensor([1.0, 0.5, 0.12]), atol=2e-3, rtol=0)
+
+
+def test_true_class_probability_is_that_of_each_samples_own_label() -> None:
+    logits = torch.stack([logits_for(0.7, 0), logits_for(0.7, 0)])
+    torch.testing.assert_close(true_class_probability(logits, torch.tensor([0, 3])), torch.tensor([0.7, 0.1]))
+
+
+@pytest.mark.parametrize(
+    ("probability", "answer", "gate"),
+    [(0.95, 1, 0.0), (0.85, 1, 1.0), (0.95, 2, 1.0), (0.85, 2, 1.0)],
+    ids=["sure and right", "right but unsure", "sure but wrong", "neither"],
+)
+def test_hard_cgt_holds_back_only_what_is_right_and_sure(probability: float, answer: int, gate: float) -> None:
+    logits = logits_for(probability, answer).unsqueeze(0)
+    assert unsolved(logits, torch.tensor([1])).tolist() == [gate]
+
+
+def test_hard_cgt_passes_on_what_no_earlier_exit_has_solved() -> None:
+    sure, unsure = logits_for(0.99, 2), logits_for(0.6, 2)
+    exits = [[sure, unsure, unsure], [unsure, sure, unsure], [unsure, unsure, unsure]]
+    logits = torch.stack([torch.stack(samples) for samples in exits])
+    weights = confidence_gated(unsolved)(logits, torch.full((3,), 2), 0.0)
+    assert weights.tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("regime", ["hard-cgt-plain", "joint"])
+def test_what_the_first_exit_solves_gives_deeper_heads_no_gradient_at_all_under_hard_cgt(regime: str) -> None:
+    network = network_that_answers(2)
+    assert gradients(network, torch.full((6,), 2), regime) == [True, regime == "joint", regime == "joint"]
+
+
+@pytest.mark.parametrize("how", ["sure but wrong", "right but unsure"])
+def test_what_the_first_exit_does_not_solve_reaches_every_head_under_hard_cgt(how: str) -> None:
+    network = network_that_answers(2, bias=100.0 if how == "sure but wrong" else 1.0)
+    label = 1 if how == "sure but wrong" else 2
+    assert gradients(network, torch.full((6,), label), "hard-cgt-plain") == [True, True, True]
+
+
+def test_one_unsolved_sample_is_enough_for_deeper_heads_to_learn_under_hard_cgt() -> None:
+    network = network_that_answers(2)
+    assert gradients(network, torch.tensor([2, 2, 0, 2, 2, 2]), "hard-cgt-plain") == [True, True, True]
+
+
+def network_that_answers(label: int, bias: float = 20.0) -> MultiExitNetwork:
+    """Return a fresh network whose first exit answers this, whatever it is shown."""
+    torch.manual_seed(0)
+    network = build_network("cnn", channels=1, classes=4)
+    with torch.no_grad():
+        network.heads[0].classify.weight.mul_(0.1)
+        network.heads[0].classify.bias.zero_()[label] = bias
+    return network
+
+
+def gradients(network: MultiExitNetwork, labels: Tensor, regime: str) -> list[bool]:
+    """Return for each head whether any of its weights gets a gradient other than 0 from one pass."""
+    outputs = network(torch.randn(len(labels), 1, 12, 12))
+    settings = Settings(dataset="none", attention_weight=0.0)
+    objective(outputs, labels, settings, REGIMES[regime][0], 0.0).total.backward()
+    moved = []
+    for head in network.heads:
+        found = [parameter.grad for parameter in head.parameters()]
+        assert all(one is not None for one in found)
+        moved.append(any(bool((one != 0).any()) for one in found))
+    return moved
+
+
+def test_the_leak_keeps_deep_exits_learning_from_samples_solved_early() -> None:
+    logits = torch.zeros(3, 1, 4)
+    logits[0, 0, 2] = 100.0  # the first exit is sure and right
+    for gate in (unsolved, residual):
+        weights = confidence_gated(gate, leak=0.3)(logits, torch.tensor([2]), 0.0)
+        torch.testing.assert_close(weights[:, 0], torch.tensor([1.0, 0.3, 0.3]))
+
+
+def test_the_leak_is_what_every_sample_keeps_and_the_gate_shares_out_the_rest() -> None:
+    logits = random_logits()
+    plain = confidence_gated(residual)(logits, LABELS, 0.0)
+    torch.testing.assert_close(confidence_gated(residual, leak=0.3)(logits, LABELS, 0.0), 0.3 + 0.7 * plain)
+
+
+def test_the_leak_takes_nothing_from_samples_nobody_solved() -> None:
+    logits = torch.zeros(3, 1, 4)
+    weights = confidence_gated(unsolved, leak=0.3)(logits, torch.tensor([2]), 0.0)
+    torch.testing.assert_close(weights, torch.ones(3, 1))
+
+
+def test_every_exit_counts_fully_until_the_warm_up_is_over() -> None:
+    logits = random_logits()
+    warmed, plain = confidence_gated(residual, warm_up=0.25), confidence_gated(residual)
+    for progress in (0.0, 0.1, 0.2499):
+        torch.testing.assert_close(warmed(logits, LABELS, progress), torch.ones(3, 5))
+    for progress in (0.25, 0.5, 1.0):
+        torch.testing.assert_close(warmed(logits, LABELS, progress), plain(logits, LABELS, progress))
+
+
+def test_shallow_deep_networks_come_to_the_papers_weights() -> None:
+    logits = torch.zeros(7, 2, 4)
+    labels = torch.tensor([0, 1])
+    paper = torch.tensor([0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0])
+    torch.testing.assert_close(shallow_deep(logits, labels, 1.0), paper[:, None].expand(7, 2))
+    start = torch.tensor([0.01] * 6 + [1.0])
+    torch.testing.assert_close(shallow_deep(logits, labels, 0.0)[:, 0], start)
+    half = torch.tensor([0.085, 0.16, 0.235, 0.31, 0.385, 0.46, 1.0])
+    torch.testing.assert_close(shallow_deep(logits, labels, 0.5)[:, 0], half)
+
+
+# What holds for all of them
+
+
+@pytest.mark.parametrize("weigh", EVERY_PHASE)
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_no_gradient_flows_through_any_regimes_weights(weigh: Weigh, progress: float) -> None:
+    logits = random_logits().requires_grad_()
+    weights = weigh(logits, LABELS, progress)
+    assert weights.shape == (3, 5)
+    assert not weights.requires_grad
+    assert bool((weights.isfinite() & (weights >= 0)).all())
+
+
+@pytest.mark.parametrize("weigh", EVERY_PHASE)
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_every_regime_weighs_a_network_of_one_exit(weigh: Weigh, progress: float) -> None:
+    """Which is what a truncated one is."""
+    weights = weigh(random_logits(exits=1), LABELS, progress)
+    expected = torch.zeros(1, 5) if weigh is early_exits else torch.ones(1, 5)
+    torch.testing.assert_close(weights.contiguous(), expected)
+
+
+# Phases
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_phases_share_out_all_epochs(regime: str) -> None:
+    phases = REGIMES[regime]
+    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    for epochs in range(len(phases), 40):
+        ends = phase_ends(phases, Settings(dataset="none", regime=regime, epochs=epochs))
+        assert ends[-1] == epochs
+        assert all(first < then for first, then in zip((0, *ends), ends, strict=False)), "a phase without an epoch"
+
+
+@pytest.mark.parametrize(("epochs", "ends"), [(2, (1, 2)), (3, (2, 3)), (12, (6, 12)), (60, (30, 60))])
+def test_two_phases_take_half_of_the_epochs_each(epochs: int, ends: tuple[int, int]) -> None:
+    for regime in ("mixed", "disjoint"):
+        assert phase_ends(REGIMES[regime], Settings(dataset="none", regime=regime, epochs=epochs)) == ends
+
+
+def test_fewer_epochs_than_phases_are_refused() -> None:
+    with pytest.raises(DataError, match=r"'disjoint' has 2 phases .* 1 are too few"):
+        phase_ends(REGIMES["disjoint"], Settings(dataset="none", regime="disjoint", epochs=1))

@@ -1,0 +1,321 @@
+"""Backbones of timm are trained, cut and compiled as the built-in ones are, and refused with what to do instead."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto
+
+from compile.check import assert_chain_equals_whole
+from compile.export import export_onnx
+from compile.graph import int8_macs_share
+from compile.quantise import quantise_int8
+from edge.errors import CheckpointError, DataError
+from edge.training.backbones import build_network
+from edge.training.checkpoint import Checkpoint, read_checkpoint
+from edge.training.network import MultiExitNetwork
+from edge.training.pretrained import load_pretrained
+from edge.training.settings import Settings
+from edge.training.train import CHECKPOINT, train
+from tests.support.networks import decided_and_cut, random_images, settled
+
+SHAPE, CLASSES = (1, 32, 32), 10
+MOBILENET, RESNET, CONVNEXT = "timm:mobilenetv3_small_100", "timm:resnet18:1,2,4", "timm:test_convnext"
+EFFICIENTNET = "timm:test_efficientnet"
+each_trained = pytest.mark.parametrize("backbone", [MOBILENET, RESNET, CONVNEXT])
+each_family = pytest.mark.parametrize("backbone", [MOBILENET, RESNET, CONVNEXT, EFFICIENTNET])
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def timm() -> ModuleType:
+    """Import timm, even where torchvision is of another build than torch.
+
+    Package indices have torchvision for CUDA only on some platforms. Beside a torch for the CPU its operators do not
+    load, and importing it fails as it describes the first of them; timm imports it, and uses none of them. So they are
+    declared here in torchvision's stead.
+    """
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        declare_operators()
+    return importlib.import_module("timm")
+
+
+@cache  # what is declared is gone when the library is
+def declare_operators() -> torch.library.Library:
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in OPERATORS:
+        library.define(schema)
+    return library
+
+
+class Trained(NamedTuple):
+    """What a training left."""
+
+    checkpoint: Checkpoint
+    folder: Path
+    graph: ModelProto
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a function that trains a backbone for two steps on real digits, and exports it, once."""
+
+    @cache
+    def run(backbone: str) -> Trained:
+        folder = tmp_path_factory.mktemp("timm")
+        settings = Settings(dataset="digits", backbone=backbone, epochs=1, batch_size=400)
+        checkpoint = train(settings, folder)
+        return Trained(checkpoint, folder, export_onnx(checkpoint.network(), checkpoint.input))
+
+    return run
+
+
+def network_of(backbone: str) -> MultiExitNetwork:
+    return settled(lambda: build_network(backbone, SHAPE[0], CLASSES), SHAPE)
+
+
+def some_images(count: int = 2) -> torch.Tensor:
+    return torch.from_numpy(random_images(count, shape=SHAPE))
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# What they are
+
+
+@pytest.mark.parametrize(
+    ("backbone", "maps"),
+    [(MOBILENET, [4, 2, 1]), (RESNET, [8, 4, 1]), (CONVNEXT, [4, 2, 1]), ("timm:resnet18:0,3", [16, 2])],
+)
+def test_exits_come_after_the_last_three_stages_or_those_asked_for(backbone: str, maps: Sequence[int]) -> None:
+    outputs = network_of(backbone)(some_images())
+    assert [tuple(one.attention.shape) for one in outputs] == [(2, 1, side, side) for side in maps]
+    assert all(one.logits.shape == (2, CLASSES) for one in outputs)
+    assert [len(one.cut) for one in outputs] == [1] * (len(maps) - 1) + [0]
+
+
+@each_family
+def test_every_weight_learns(backbone: str) -> None:
+    network = build_network(backbone, SHAPE[0], CLASSES)
+    torch.stack([one.logits.square().sum() for one in network(some_images())]).sum().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+
+
+@each_family
+@pytest.mark.parametrize("exit_index", range(3))
+def test_cut_off_after_an_exit_a_backbone_says_what_the_whole_says_there(backbone: str, exit_index: int) -> None:
+    network, images = network_of(backbone), some_images()
+    truncated = network.truncated(exit_index)
+    with torch.no_grad():
+        expected, found = network(images)[exit_index], truncated(images)
+    assert len(found) == 1
+    assert torch.equal(found[0].logits, expected.logits)
+    assert torch.equal(found[0].attention, expected.attention)
+
+
+@each_family
+def test_cut_off_after_an_exit_a_backbone_has_no_weights_of_later_stages(backbone: str) -> None:
+    truncated = [build_network(backbone, SHAPE[0], CLASSES, truncated_at=k) for k in range(3)]
+    sizes = [parameters(network.backbone) for network in truncated]
+    assert sizes == sorted(set(sizes))
+    for network in truncated:
+        network(some_images())[0].logits.square().sum().backward()
+        assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+
+
+# From training to segments
+
+
+@each_trained
+def test_a_trained_network_reads_back_as_it_was_written(backbone: str, trained: Any) -> None:
+    checkpoint, folder, _ = trained(backbone)
+    [epoch] = checkpoint.metrics["history"]
+    assert np.isfinite(epoch["loss"])
+    assert len(epoch["validation_accuracy"]) == 3
+    again = read_checkpoint(folder / CHECKPOINT)
+    assert again.settings.backbone == backbone
+    for one, other in zip(again.network()(some_images()), checkpoint.network()(some_images()), strict=True):
+        assert torch.equal(one.logits, other.logits)
+
+
+@each_trained
+def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
+    weights = trained(backbone).checkpoint.weights
+    torch.manual_seed(0)  # the seed of the settings: the same network, before training
+    fresh = build_network(backbone, SHAPE[0], CLASSES)
+    assert [name for name, weight in fresh.named_parameters() if torch.equal(weight, weights[name])] == []
+
+
+@each_trained
+def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, trained: Any) -> None:
+    whole, segments = decided_and_cut(trained(backbone).graph)
+    assert [segment.inputs for segment in segments] == [
+        ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
+    ]  # fmt: skip
+    assert_chain_equals_whole(whole, segments, random_images(3, shape=SHAPE))
+
+
+def test_hard_swish_and_squeezing_leave_nine_tenths_of_the_convolutions_in_int8(trained: Any) -> None:
+    graph = trained(MOBILENET).graph
+    whole, segments = decided_and_cut(quantise_int8(graph, random_images(2, shape=SHAPE), method="max"))
+    assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9
+    assert_chain_equals_whole(whole, segments, random_images(2, shape=SHAPE))
+
+
+def test_a_truncated_network_is_trained_alone(tmp_path: Path) -> None:
+    settings = Settings(dataset="digits", backbone=EFFICIENTNET, truncated_at=1, epochs=1, batch_size=400)
+    checkpoint = train(settings, tmp_path)
+    assert len(checkpoint.metrics["history"][0]["validation_accuracy"]) == 1
+    assert len(checkpoint.network()(some_images())) == 1
+
+
+# Weights as timm publishes them
+
+
+@pytest.fixture(params=[".pth", ".safetensors"])
+def published(request: pytest.FixtureRequest, tmp_path: Path, timm: ModuleType) -> Any:
+    """Return a function that writes the weights of a whole model of timm's, for colour images and 1000 classes."""
+
+    def write(backbone: str, channels: int = 3) -> tuple[Path, dict[str, torch.Tensor]]:
+        torch.manual_seed(5)
+        weights = timm.create_model(backbone.split(":")[1], in_chans=channels).state_dict()
+        path = tmp_path / f"weights{request.param}"
+        if path.suffix == ".pth":
+            torch.save(weights, path)
+        else:
+            from safetensors.torch import save_file
+
+            save_file(weights, path)
+        return path, weights
+
+    return write
+
+
+def features_of(timm: ModuleType, backbone: str, weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return what timm's own model makes of some images with these weights, at each of its feature stages."""
+    model = timm.create_model(backbone.split(":")[1], in_chans=SHAPE[0]).eval()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        return list(model.forward_intermediates(some_images(), intermediates_only=True))
+
+
+@each_family
+def test_published_weights_make_the_backbone_what_its_authors_trained(
+    backbone: str, published: Any, timm: ModuleType
+) -> None:
+    path, weights = published(backbone, channels=SHAPE[0])
+    network = build_network(backbone, SHAPE[0], CLASSES)
+    assert "gave 100% of the backbone's parameters" in load_pretrained(network, path)
+    stages = [1, 2, 4] if backbone == RESNET else [-3, -2, -1]
+    features = features_of(timm, backbone, weights)
+    with torch.no_grad():
+        found = network.eval().backbone(some_images())
+    for stage, (tensor,) in zip(stages, found, strict=True):
+        torch.testing.assert_close(tensor, features[stage], rtol=1e-4, atol=1e-5)
+
+
+def test_of_weights_for_colour_images_all_but_the_first_layer_is_taken_over_for_gray_ones(published: Any) -> None:
+    path, weights = published(RESNET)
+    network = build_network(RESNET, 1, CLASSES)
+    load_pretrained(network, path)
+    taken = {re.sub(r"^backbone\.(model\.)+", "", name): tensor for name, tensor in network.state_dict().items()}
+    missing = [name for name in weights if not name.startswith("fc.") and not torch.equal(taken[name], weights[name])]
+    assert missing == ["conv1.weight"]
+
+
+def test_published_weights_of_another_model_are_refused(published: Any) -> None:
+    path, _ = published(CONVNEXT)
+    with pytest.raises(CheckpointError, match=r"holds 0% of the backbone's parameters.*name a file of weights of this"):
+        load_pretrained(build_network(RESNET, 3, CLASSES), path)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("stages", ["2", "2,1", "1,1", "1,x", "1,", ",", "-3,-1", "1.5,2", "1, 2", "1,\u00b2", "0:1"])
+def test_stages_that_are_no_rising_numbers_are_refused_with_an_example(stages: str) -> None:
+    with pytest.raises(CheckpointError, match=r"two or more in rising order, as in timm:resnet18:1,2,4"):
+        build_network(f"timm:resnet18:{stages}", 3, CLASSES)
+
+
+@pytest.mark.parametrize("backbone", ["timm:resnet18", EFFICIENTNET, CONVNEXT])
+def test_stages_a_model_does_not_have_are_refused_with_where_to_look(backbone: str) -> None:
+    name = backbone.split(":")[1]
+    with pytest.raises(
+        CheckpointError, match=rf"timm's {name} cannot hand on features of stages \[1, 9\].*feature_info"
+    ):
+        build_network(f"{backbone}:1,9", 3, CLASSES)
+
+
+def test_an_exit_a_model_does_not_have_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"timm:resnet18:1,2 has exits 0 to 1, none with index 2"):
+        build_network("timm:resnet18:1,2", 3, CLASSES, truncated_at=2)
+
+
+def test_a_model_timm_does_not_know_is_refused_with_those_of_similar_names() -> None:
+    with pytest.raises(CheckpointError, match=r"has no model 'resnet18x'; near it: .*resnet18"):
+        build_network("timm:resnet18x", 3, CLASSES)
+
+
+@pytest.mark.parametrize("name", ["nothing_like_it", "", "["])
+def test_a_model_with_no_name_like_it_is_refused_too(name: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"has no model {name!r}; near it: ")):
+        build_network(f"timm:{name}", 3, CLASSES)
+
+
+@pytest.mark.parametrize("backbone", [MOBILENET, RESNET, "timm:test_vit"])
+def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str, tmp_path: Path) -> None:
+    settings = Settings(dataset="digits", image_size=8, backbone=backbone, epochs=1)
+    with pytest.raises(DataError, match=r"cannot read inputs of 8x8 pixels .*choose a larger --image-size"):
+        train(settings, tmp_path)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_where_timm_is_not_installed_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(CheckpointError, match=r"timm cannot be used here .*pip install timm torchvision"):
+        build_network("timm:resnet18", 3, CLASSES)
+
+
+class OtherBuild:
+    """A finder of modules for which timm fails as it does where torchvision is not of the same build as torch."""
+
+    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
+        if name == "timm":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return None
+
+
+@pytest.fixture
+def _torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delitem(sys.modules, "timm")
+    monkeypatch.setattr(sys, "meta_path", [OtherBuild(), *sys.meta_path])
+    yield
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("_torchvision_of_another_build")
+def test_where_torchvision_does_not_fit_torch_the_error_says_so() -> None:
+    with pytest.raises(CheckpointError, match=r"torchvision::nms does not exist.*a torchvision that fits this torch"):
+        build_network("timm:resnet18", 3, CLASSES)

@@ -1,0 +1,206 @@
+"""Images to checkpoint: the same settings give the same network, and its curves can be looked at."""
+
+import copy
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from edge.errors import CheckpointError, DataError
+from edge.training.checkpoint import Checkpoint, read_checkpoint
+from edge.training.loop import TrainingRun
+from edge.training.network import AttentionHead, pool_to_grid
+from edge.training.settings import Settings
+from edge.training.train import CHECKPOINT, CURVES, METRICS, STATE, train
+
+SETTINGS = Settings(dataset="digits", image_size=12, regime="soft-cgt", epochs=3, batch_size=64, seed=3)
+LOSSES = ("loss", "classification_loss", "attention_loss", "distillation_loss")
+
+
+# Networks
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 8])
+def test_pooling_to_a_grid_covers_every_pixel(size: int) -> None:
+    features = torch.ones(1, 1, size, size, requires_grad=True)
+    pooled = pool_to_grid(features, 2)
+    assert pooled.shape == (1, 4)
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert bool((features.grad > 0).all())
+
+
+def test_a_map_has_contrast_and_a_middle_whatever_the_size_of_the_scores() -> None:
+    torch.manual_seed(0)
+    head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
+    maps = []
+    for scale in (1.0, 0.1, 100.0):
+        with torch.no_grad():
+            weighed = copy.deepcopy(head)
+            weighed.attend.weight.mul_(scale)
+            maps.append(weighed(features)[1])
+    for one in maps:
+        torch.testing.assert_close(one, maps[0], atol=0.01, rtol=0)
+        assert (one.std(dim=(1, 2, 3)) > 0.2).all()
+
+
+def test_a_map_depends_on_its_own_image_only() -> None:
+    torch.manual_seed(0)
+    head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
+    together = head(features)[1]
+    for index in range(4):
+        torch.testing.assert_close(head(features[index : index + 1])[1][0], together[index])
+
+
+def test_features_alike_everywhere_are_attended_alike_everywhere() -> None:
+    _, attention = AttentionHead(channels=8, classes=3)(torch.randn(2, 8, 1, 1).expand(-1, -1, 4, 4))
+    torch.testing.assert_close(attention, torch.full((2, 1, 4, 4), 0.5), atol=1e-3, rtol=0)
+
+
+def test_a_head_says_nothing_of_what_it_does_not_attend_to() -> None:
+    head = AttentionHead(channels=2, classes=3)
+    with torch.no_grad():
+        head.attend.weight.copy_(torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1))  # where the first channel is high
+    features = torch.zeros(2, 2, 6, 6)
+    features[:, 0] = -1.0
+    features[:, 0, 0, 0] = 1.0
+    logits, attention = head(features)
+    assert attention[0, 0, 0, 0] > 0.99 > 0.5 > attention[0, 0, 3, 3]
+    with torch.no_grad():
+        pooled = (features * attention).mean(dim=(2, 3))
+        torch.testing.assert_close(logits, head.classify(pooled))
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training leaves."""
+    output = tmp_path_factory.mktemp("training") / "run"
+    train(SETTINGS, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Checkpoint:
+    return read_checkpoint(folder / CHECKPOINT)
+
+
+def test_the_same_seed_gives_the_same_network(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    again = train(SETTINGS, tmp_path)
+    assert again.metrics == checkpoint.metrics
+    assert again.splits == checkpoint.splits
+    assert again.weights.keys() == checkpoint.weights.keys()
+    for name, weight in again.weights.items():
+        assert torch.equal(weight, checkpoint.weights[name]), name
+
+
+def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
+    assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, CURVES}
+    assert checkpoint.settings == SETTINGS
+    metrics = json.loads((folder / METRICS).read_text())
+    assert metrics == {"settings": dataclasses.asdict(SETTINGS), "history": checkpoint.metrics["history"]}
+    history = metrics["history"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert all(len(row["validation_accuracy"]) == len(row["exit_weights"]) == 3 for row in history)
+    assert max(history[-1]["validation_accuracy"]) > 0.5
+
+
+def test_a_finished_training_is_given_back_and_one_of_other_settings_refused(
+    folder: Path, checkpoint: Checkpoint
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = train(SETTINGS, folder)
+    assert (again.settings, again.metrics, again.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
+    with pytest.raises(CheckpointError, match="is a finished run of other settings"):
+        train(dataclasses.replace(SETTINGS, seed=4), folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_settings_need_no_more_than_a_dataset_and_only_go_by_name() -> None:
+    assert Settings(dataset="digits").regime == "joint"
+    with pytest.raises(TypeError):
+        Settings("digits")
+
+
+def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss became .* in batch .* of epoch 0"):
+        train(dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path / "run")
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"batch_size": 5000}, "batch size 5000 is more than"),
+        ({"regime": "disjoint", "epochs": 1}, "'disjoint' has 2 phases and needs an epoch for each; 1 are too few"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+    changes: dict[str, Any], what: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=what):
+        train(dataclasses.replace(SETTINGS, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# Curves
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard shows: each curve's steps and values."""
+    accumulator = EventAccumulator(str(folder / CURVES))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def expected_curves(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    per_exit = {
+        f"{name}/exit {k}": [(row["epoch"], row[name][k]) for row in history]
+        for name in ("validation_accuracy", "exit_weights")
+        for k in range(3)
+    }
+    return per_exit | {name: [(row["epoch"], row[name]) for row in history] for name in LOSSES}
+
+
+def assert_shown(folder: Path, history: list[dict[str, Any]]) -> None:
+    shown, expected = curves(folder), expected_curves(history)
+    assert shown.keys() == expected.keys()
+    for tag, points in expected.items():
+        assert [step for step, _ in shown[tag]] == [step for step, _ in points], tag
+        assert [value for _, value in shown[tag]] == pytest.approx([value for _, value in points]), tag
+
+
+def test_curves_show_each_loss_and_each_exits_accuracy_and_weight(folder: Path, checkpoint: Checkpoint) -> None:
+    assert_shown(folder, checkpoint.metrics["history"])
+
+
+@pytest.mark.parametrize("moment", ["in an epoch", "after an epoch was shown and before it was saved"])
+def test_a_resumed_training_shows_no_epoch_twice(
+    moment: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted = "_step" if moment == "in an epoch" else "save"
+    go_on = getattr(TrainingRun, interrupted)
+
+    def end(run: TrainingRun, *given: Any) -> Any:
+        if (tmp_path / STATE).exists():
+            raise KeyboardInterrupt
+        return go_on(run, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, interrupted, end)
+        with pytest.raises(KeyboardInterrupt):
+            train(SETTINGS, tmp_path)
+    time.sleep(1.01 - time.time() % 1)  # events are read in the order of the seconds in their files' names
+    assert len(curves(tmp_path)["loss"]) == (1 if moment == "in an epoch" else 2)
+    resumed = train(SETTINGS, tmp_path)
+    assert resumed.metrics == checkpoint.metrics
+    assert_shown(tmp_path, resumed.metrics["history"])
