@@ -223,7 +223,9 @@ def main() -> None:
     wheels = {path.name.split("-")[1]: path for path in arguments.wheels.glob("tensorrt_cu12_bindings-*.whl")}
     versions = sorted(wheels, key=lambda version: [int(part) for part in version.split(".")])
     available = {version: inspect_wheel(wheels[version], arguments.python, {*names, *CONTROLS}) for version in versions}
-    has = {name: [version for version in versions if name in available[version]] for name in sorted({*names, *CONTROLS})}
+    has = {
+        name: [version for version in versions if name in available[version]] for name in sorted({*names, *CONTROLS})
+    }
     digests = {version: hashlib.sha256(wheels[version].read_bytes()).hexdigest() for version in versions}
     table = {
         "wheels": {version: {"file": wheels[version].name, "sha256": digests[version]} for version in versions},
