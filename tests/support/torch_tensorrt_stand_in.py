@@ -1,13 +1,15 @@
 """A stand-in for Torch-TensorRT: engines of the TensorRT stand-in with an exported program's real tensors.
 
-It refuses names without the structure of the program's arguments and outputs, as Torch-TensorRT 2.14 does, and
-arguments that the released function does not have, which that one ignores.
+Like Torch-TensorRT 2.14, it refuses names without the structure of the program's arguments and outputs. Unlike it, it
+refuses unknown arguments. Engines can compute on the GPU stand-in: with the programs they were converted from.
 """
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -15,6 +17,9 @@ from torch.utils import _pytree as pytree
 
 from tests.support import tensorrt_stand_in as trt
 from tests.support.torch_tensorrt_names import TABLE
+
+if TYPE_CHECKING:
+    from tests.support.cuda_stand_in import World
 
 DTYPES = {
     torch.float32: trt.DataType.FLOAT,
@@ -26,10 +31,14 @@ DTYPES = {
 
 
 class TorchTensorRt:
-    """Torch-TensorRT's converter; it keeps the programs it converted."""
+    """Torch-TensorRT's converter.
+
+    Attributes:
+        programs: The converted programs by the names of their inputs and outputs.
+    """
 
     def __init__(self) -> None:
-        self.programs: list[ExportedProgram] = []
+        self.programs: dict[tuple[str, ...], ExportedProgram] = {}
 
     def convert(
         self,
@@ -45,13 +54,44 @@ class TorchTensorRt:
         signature = program.module_call_graph[0].signature
         inputs = _named(arg_input_binding_names, list(arg_inputs), signature.in_spec.child(0))
         outputs = _named(output_binding_names, list(program.module()(*arg_inputs)), signature.out_spec)
-        self.programs.append(program)
+        self.programs[(*inputs, *outputs)] = program
         shapes = [{name: list(tensor.shape) for name, tensor in named.items()} for named in (inputs, outputs)]
         dtypes = {name: DTYPES[tensor.dtype].name for name, tensor in (inputs | outputs).items()}
         model = {"inputs": shapes[0], "outputs": shapes[1], "dtypes": dtypes, "kernels": ["torch"]}
         settings = {"verbosity": trt.ProfilingVerbosity.DETAILED}
         plan = {"model": model, "shapes": {name: [shape] * 3 for name, shape in shapes[0].items()}}
         return json.dumps({**plan, "settings": settings, "timed": []}).encode()
+
+    def compute_on(self, world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let engines compute on a GPU stand-in, in stream order."""
+        from tests.support.cuda_stand_in import KernelNode
+
+        enqueue = trt.IExecutionContext.execute_async_v3
+
+        def enqueue_program(context: Any, stream: int) -> bool:
+            names = tuple(context._engine._tensors)
+            arrays = {name: _memory(world, context, name) for name in names}
+            world.streams[stream].add(KernelNode("engine", lambda _: _run(self.programs[names], arrays)))
+            return enqueue(context, stream)
+
+        monkeypatch.setattr(trt.IExecutionContext, "execute_async_v3", enqueue_program)
+
+
+def _memory(world: "World", context: Any, name: str) -> Tensor:
+    engine = context._engine
+    dtype = next(torch_dtype for torch_dtype, kind in DTYPES.items() if kind == engine.get_tensor_dtype(name))
+    shape = engine.get_tensor_shape(name)
+    kind = str(dtype).removeprefix("torch.")
+    return torch.from_numpy(world.array(context._addresses[name], kind, prod(shape)).reshape(shape))
+
+
+def _run(program: ExportedProgram, arrays: dict[str, Tensor]) -> None:
+    values = list(arrays.values())
+    inputs = values[: program.module_call_graph[0].signature.in_spec.num_leaves]
+    with torch.no_grad():
+        results = program.module()(*(value.clone() for value in inputs))
+    for array, result in zip(values[len(inputs) :], results, strict=True):
+        array.copy_(result)
 
 
 def _named(names: Any, tensors: list[Tensor], structure: pytree.TreeSpec) -> dict[str, Tensor]:
