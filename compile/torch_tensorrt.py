@@ -1,7 +1,8 @@
 """`python -m compile.torch_tensorrt`: segments from torch to TensorRT engines with Torch-TensorRT, without ONNX.
 
 For a desktop GPU with Torch-TensorRT, in fp32 or fp16. Bundles use ONNX, which every TensorRT reads and which can be
-checked on a machine without a GPU.
+checked on a machine without a GPU. An engine has the tensors of a bundle's segment and loads as such: with
+`edge.engines.tensorrt.engine.load_engine`.
 """
 
 import argparse

@@ -18,7 +18,6 @@ from edge.engines.tensorrt.builder import OPTIONS, build_engine
 from edge.errors import EngineError
 from edge.frames.base import frame_from_array
 from edge.inference.slots import new_batch, new_slot
-from tests.engines.conftest import Family
 from tests.support import tensorrt_stand_in as stand_in
 from tests.support.gpu_identity import install_gpu
 from tests.support.networks import CLASSES, INPUT, compiled, random_images, written
@@ -33,6 +32,7 @@ from tests.support.tensorrt_models import (
 )
 
 if TYPE_CHECKING:
+    from tests.engines.conftest import Family
     from tests.support.cuda_stand_in import World
 
 SEGMENT = segment_spec()
@@ -108,7 +108,7 @@ def test_an_engine_depends_on_the_library_and_our_options(backend: Backend, trt:
 # Chains
 
 
-def build_model(family: Family, folder: Path) -> Path:
+def build_model(family: "Family", folder: Path) -> Path:
     """Return a new engine."""
     order = order_for(write_model(folder))
     family.backend.build(order, lambda phase: None)
@@ -129,7 +129,7 @@ def never(chain: ChainSpec) -> np.ndarray:
 
 
 def test_engines_are_read_and_refused_in_the_gpus_context(
-    family: Family, world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: "Family", world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, depths = build_model(family, tmp_path), []
     deserialize = family.library.Runtime.deserialize_cuda_engine
@@ -149,7 +149,7 @@ def test_engines_are_read_and_refused_in_the_gpus_context(
 
 
 def test_a_runtime_that_cannot_be_created_is_an_error_that_names_the_segment(
-    family: Family, world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: "Family", world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = build_model(family, tmp_path)
     monkeypatch.setenv(stand_in.WITHOUT_CUDA, "1")
@@ -157,7 +157,9 @@ def test_a_runtime_that_cannot_be_created_is_an_error_that_names_the_segment(
     assert world.depth() == 0
 
 
-def test_slots_bind_engines_to_memory_that_the_library_accepts(family: Family, world: "World", tmp_path: Path) -> None:
+def test_slots_bind_engines_to_memory_that_the_library_accepts(
+    family: "Family", world: "World", tmp_path: Path
+) -> None:
     chain = chain_of_models(tmp_path / "fp32")
     engines = load_engines(tmp_path / "fp32", chain.segments, family.backend)
     for slot in [new_slot(family.backend.device, chain, engines) for _ in range(2)]:
@@ -173,7 +175,7 @@ def test_slots_bind_engines_to_memory_that_the_library_accepts(family: Family, w
 
 
 def test_batches_are_as_large_as_engines_accept_and_shrink_as_samples_exit(
-    family: Family, world: "World", tmp_path: Path
+    family: "Family", world: "World", tmp_path: Path
 ) -> None:
     chain = chain_of_models(tmp_path / "fp32")
     engines = load_engines(tmp_path / "fp32", chain.segments, family.backend, batch=None)
@@ -188,7 +190,7 @@ def test_batches_are_as_large_as_engines_accept_and_shrink_as_samples_exit(
     assert all(shape[threshold] == (1,) for shape in shapes if threshold in shape)
 
 
-def test_engines_for_batch_1_refuse_a_batch_with_a_remedy(family: Family, world: "World", tmp_path: Path) -> None:
+def test_engines_for_batch_1_refuse_a_batch_with_a_remedy(family: "Family", world: "World", tmp_path: Path) -> None:
     chain = chain_of_models(tmp_path / "fp32")
     engines = load_engines(tmp_path / "fp32", chain.segments, family.backend)
     batch = new_batch(family.backend.device, chain, engines)

@@ -91,7 +91,7 @@ class TensorRtEngine:
             trt.DataType.BOOL: "bool",
         }
         kinds = {name: self._engine.get_tensor_dtype(name) for name in self._names}
-        actual = {(name, types.get(kind, str(kind))) for name, kind in kinds.items()}
+        actual = {(name, types.get(kind, kind.name)) for name, kind in kinds.items()}
         expected: set[tuple[str, str]] = {(tensor.name, tensor.dtype) for tensor in (*spec.inputs, *spec.outputs)}
         if actual != expected:
             raise EngineError(
