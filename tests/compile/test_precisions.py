@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
@@ -13,11 +12,10 @@ from compile.graph import Graph, int8_macs_share
 from compile.half import to_fp16
 from compile.quantise import float_convolutions, quantise_int8
 from compile.sensitivity import sensitivity
-from compile.torch_tensorrt import SegmentModule, input_names, output_names, segment_engines
 from edge.bundle.manifest import TensorSpec
-from edge.errors import CheckpointError, EngineError
+from edge.errors import CheckpointError
 from edge.parity.compare import TOLERANCES, Tolerance
-from tests.support.networks import INPUT, NETWORKS, decided_and_cut, multi_exit_graph, random_images, settled
+from tests.support.networks import decided_and_cut, multi_exit_graph, random_images
 
 SHAPED = ("tiny cnn", "residual", "two tensors", "five exits")
 IMAGES = random_images(64)
@@ -249,36 +247,3 @@ def test_the_worst_convolution_comes_first_and_shares_add_up_to_what_is_int8() -
     changes = [harm.logit_change for harm in found]
     assert changes == sorted(changes, reverse=True)
     assert 0.5 < sum(harm.macs_share for harm in found) < 1
-
-
-# Torch-TensorRT
-
-
-@each_network
-def test_segments_taken_out_in_torch_are_the_network_in_a_row_and_named_as_in_a_bundle(name: str) -> None:
-    network = settled(NETWORKS[name])
-    segments = decided_and_cut(multi_exit_graph(name, "fp32")).segments
-    tensors: tuple[torch.Tensor, ...] = (torch.from_numpy(IMAGES[:5]),)
-    with torch.no_grad():
-        expected = network(tensors[0])
-        for index, segment in enumerate(segments):
-            module = SegmentModule(network, index, half=False).eval()
-            inputs = input_names(index, len(tensors), is_last=module.is_last)
-            produced = module(*tensors) if module.is_last else module(*tensors, torch.tensor([0.4]))
-            cuts = 0 if module.is_last else len(produced) - 4
-            outputs = dict(zip(output_names(index, cuts, is_last=module.is_last), produced, strict=True))
-            assert inputs == segment.inputs
-            assert set(outputs) == {one for one in segment.outputs if not one.startswith("attention_")}
-            wanted = expected[index].logits
-            torch.testing.assert_close(outputs[f"logits_{index}"], wanted)
-            assert torch.equal(outputs[f"label_{index}"], wanted.argmax(dim=-1).int())
-            torch.testing.assert_close(outputs[f"confidence_{index}"], wanted.softmax(dim=-1).amax(dim=-1))
-            if not module.is_last:
-                assert torch.equal(outputs[f"exit_{index}"], outputs[f"confidence_{index}"] >= 0.4)
-            tensors = produced[:cuts]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_torch_tensorrt_is_not_even_tried() -> None:
-    with pytest.raises(EngineError, match=r"builds on an NVIDIA GPU, and torch finds none here; use `edge build`"):
-        segment_engines(settled(NETWORKS["tiny cnn"]), INPUT, half=False)
