@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compile.export import cut_names
+from edge.bundle import tensors as tensor_names
 from edge.bundle.manifest import InputSpec
 from edge.console import PASSED, run_main, status
 from edge.errors import CheckpointError, EngineError
@@ -107,14 +107,14 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
 
 def input_names(index: int, entering: int, *, is_last: bool) -> list[str]:
     """Return what a segment's inputs are called."""
-    names = ["image"] if index == 0 else cut_names(index - 1, entering)
+    names = ["image"] if index == 0 else [*tensor_names.cut(index - 1, entering)]
     return names if is_last else [*names, f"threshold_{index}"]
 
 
 def output_names(index: int, leaving: int, *, is_last: bool) -> list[str]:
     """Return what a segment's outputs are called."""
     answer = [f"{kind}_{index}" for kind in ("logits", "confidence", "label")]
-    return answer if is_last else [*cut_names(index, leaving), *answer, f"exit_{index}"]
+    return answer if is_last else [*tensor_names.cut(index, leaving), *answer, f"exit_{index}"]
 
 
 def _library() -> ModuleType:
