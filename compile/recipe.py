@@ -120,7 +120,7 @@ def score(folder: Path, precision: str, segments: tuple[SegmentSpec, ...], train
     engines = load_engines(folder, segments, OnnxRuntime())
     with Classifier(chain, engines, (NEVER,) * early_exits) as classifier, status(f"{precision}: scoring"):
         recording = record_parallel(classifier, [trained.frames_at(part) for part in parts])
-    digests = np.stack([trained.digests("thresholds")] * 2, axis=1)  # one for the file and one for the network input
+    digests = np.stack([trained.digests("thresholds")] * 2, axis=1)  # one digest identifies both file and input
     segments_id = segments_digest(sha256_of(folder / segment.file) for segment in segments)
     return LabelledScores(*recording, trained.labels("thresholds"), digests, segments_id)
 

@@ -1,9 +1,8 @@
-"""Each precision approximates fp32, passes on narrow tensors at its cuts, and gives a reason for each float layer."""
+"""Each precision approximates fp32, has cuts of its own type, and gives a reason for each float layer."""
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
@@ -14,11 +13,10 @@ from compile.fp16 import to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph, int8_macs_share
 from compile.quantise import float_convolutions, quantise_int8
 from compile.sensitivity import measure_sensitivity
-from compile.torch_tensorrt import SegmentModule, input_names, output_names, segment_engines
-from edge.bundle import tensors as tensor_names
-from edge.errors import CheckpointError, EngineError
+from edge.bundle import tensors
+from edge.errors import CheckpointError
 from edge.parity.compare import TOLERANCES, Tolerance
-from tests.support.networks import INPUT, NETWORKS, decided_and_cut, multi_exit_graph, random_images, settled
+from tests.support.networks import decided_and_cut, multi_exit_graph, random_images
 
 NAMES = ("tiny cnn", "residual", "two tensors", "five exits")
 IMAGES = random_images(64)
@@ -54,7 +52,7 @@ def test_cuts_of_fp16_segments_are_fp16_and_their_decisions_fp32(name: str) -> N
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     for k, segment in enumerate(segments):
         indexed = IndexedGraph(segment.model)
-        dtypes = {tensor_names.label(k): "int32", tensor_names.exit_flag(k): "bool"}
+        dtypes = {tensors.label(k): "int32", tensors.exit_flag(k): "bool"}
         dtypes |= dict.fromkeys((*segment.cuts_in, *segment.cuts_out), "float16")
         for tensor in (*segment.inputs, *segment.outputs):
             assert indexed.spec(tensor).dtype == dtypes.get(tensor, "float32"), tensor
@@ -251,36 +249,3 @@ def test_the_most_sensitive_convolution_comes_first_and_shares_sum_to_the_int8_s
     changes = [layer.logit_change for layer in layers]
     assert changes == sorted(changes, reverse=True)
     assert 0.5 < sum(layer.macs_share for layer in layers) < 1
-
-
-# Torch-TensorRT
-
-
-@each_network
-def test_a_chain_of_torch_segments_equals_the_network_with_tensors_named_as_in_a_bundle(name: str) -> None:
-    network = settled(NETWORKS[name])
-    segments = decided_and_cut(multi_exit_graph(name, "fp32")).segments
-    tensors: tuple[torch.Tensor, ...] = (torch.from_numpy(IMAGES[:5]),)
-    with torch.no_grad():
-        expected = network(tensors[0])
-        for index, segment in enumerate(segments):
-            module = SegmentModule(network, index, half=False).eval()
-            inputs = input_names(index, len(tensors), is_last=module.is_last)
-            produced = module(*tensors) if module.is_last else module(*tensors, torch.tensor([0.4]))
-            cuts = 0 if module.is_last else len(produced) - 4
-            outputs = dict(zip(output_names(index, cuts, is_last=module.is_last), produced, strict=True))
-            assert inputs == list(segment.inputs)
-            assert set(outputs) == set(segment.outputs) - {tensor_names.attention(index)}
-            wanted = expected[index].logits
-            torch.testing.assert_close(outputs[f"logits_{index}"], wanted)
-            assert torch.equal(outputs[f"label_{index}"], wanted.argmax(dim=-1).int())
-            torch.testing.assert_close(outputs[f"confidence_{index}"], wanted.softmax(dim=-1).amax(dim=-1))
-            if not module.is_last:
-                assert torch.equal(outputs[f"exit_{index}"], outputs[f"confidence_{index}"] >= 0.4)
-            tensors = produced[:cuts]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_torch_tensorrt_is_not_imported() -> None:
-    with pytest.raises(EngineError, match=r"builds on an NVIDIA GPU, and torch finds none here; use `edge build`"):
-        segment_engines(settled(NETWORKS["tiny cnn"]), INPUT, half=False)
