@@ -14,7 +14,7 @@ import torch
 from torch.export import ExportedProgram
 
 from compile import torch_tensorrt
-from compile.half import to_fp16
+from compile.fp16 import to_fp16
 from compile.torch_tensorrt import TorchSegment, engine_from_segment, segment_engines, torch_segments
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
