@@ -28,8 +28,9 @@ def cosine_loss(maps: Sequence[Tensor]) -> Tensor:
 def guarded_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
     """Return `cosine_loss` plus 0.1 times a penalty on early maps with less contrast than the final one.
 
-    Contrast is the standard deviation over positions. The penalty, `mean_{k<K} relu(1 - std(A_k) / std(stopgrad(A_K)))`,
-    is 1 for a uniform early map, so that an early map cannot approach the final one by being high everywhere.
+    Contrast is the standard deviation over positions, and the penalty
+    `mean_{k<K} relu(1 - std(A_k) / std(stopgrad(A_K)))`. It is 1 for a uniform early map, so that an early map cannot
+    approach the final one by being high everywhere.
     """
 
     def distance(early: Tensor, final: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ class TrainingRun:
             on_step()
         return self._mean_losses(losses)
 
-    def _mean_losses(self, losses: Sequence[Tensor]) -> dict[str, Any]:
+    def _mean_losses(self, losses: list[Tensor]) -> dict[str, Any]:
         """Return the means over all batches and processes, by name."""
         means = cast(Tensor, self.fabric.all_reduce(torch.stack(losses).mean(dim=0), reduce_op="mean")).tolist()
         named = dict(zip(LOSS_NAMES, means, strict=False))

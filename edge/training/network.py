@@ -100,7 +100,7 @@ class Backbone(nn.Module):
 
 
 class Stages(Backbone):
-    """A backbone of consecutive modules: the inputs of stage k are the outputs of stage k-1; stage 0 reads the image."""
+    """A backbone of consecutive modules: stage k reads the outputs of stage k-1, stage 0 the image."""
 
     def __init__(self, stages: Sequence[nn.Module], *, only_last: bool = False) -> None:
         """Chain stages.

@@ -38,7 +38,9 @@ def load_pretrained(network: MultiExitNetwork, path: Path) -> str:
             "choose a file with weights of this backbone"
         )
     network.load_state_dict(matching, strict=False)
-    return f"loaded {path}: {share:.0%} of the backbone's parameters and {len(matching)} of {len(expected)} tensors in all"
+    return (
+        f"loaded {path}: {share:.0%} of the backbone's parameters and {len(matching)} of {len(expected)} tensors in all"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -45,8 +45,7 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
             splits[purpose].append(members[owner[members] == index])
         if "test" in images.fixed_splits and not len(splits["test"][-1]):
             raise DataError(
-                f"class {name!r} of {images.name} has no images in the fixed test split; "
-                "add some, or remove the class"
+                f"class {name!r} of {images.name} has no images in the fixed test split; add some, or remove the class"
             )
         for purpose, part in _divide(free, shares, len(images.labels)).items():
             splits[purpose].append(part)
@@ -70,7 +69,7 @@ def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:
 
 
 def _distinct(images: LabelledImages, owner: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """Return distinct samples in random order. Of duplicates, one in the test split is kept, else one in a fixed split."""
+    """Return distinct samples in random order; of duplicates, one in the test or a fixed split is preferred."""
     order = np.random.default_rng(seed).permutation(len(images.labels))
     order = order[np.argsort(owner[order], kind="stable")]
     first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]

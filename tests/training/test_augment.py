@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.training.augment import Augmentation, mirrored, shifted
+from edge.training.augment import Augmentation, random_mirror, random_shift
 from edge.training.backbones import BACKBONES
 from edge.training.backbones.cnn import build_cnn
 from edge.training.data import preprocessed
@@ -52,28 +52,28 @@ def test_a_shifted_image_is_the_original_moved_by_a_few_pixels(size: tuple[int, 
     torch.manual_seed(0)
     images = same_image(30, 2, *size)
     possible = shifts(images[0].numpy(), reach)
-    seen = shifted(images).numpy()
+    seen = random_shift(images).numpy()
     assert all(is_among(one, possible) for one in seen)
 
 
 def test_every_shift_within_reach_comes_up() -> None:
     torch.manual_seed(0)
     images = same_image(400)
-    seen = {one.numpy().tobytes() for one in shifted(images)}
+    seen = {one.numpy().tobytes() for one in random_shift(images)}
     assert seen == {one.tobytes() for one in shifts(images[0].numpy(), reach=1)}
 
 
 def test_what_comes_in_at_the_edges_is_each_images_own_darkest_value() -> None:
     torch.manual_seed(0)
     images = torch.stack([torch.full((1, 9, 9), value) for value in (-3.0, 0.0, 5.0)]).repeat(20, 1, 1, 1)
-    torch.testing.assert_close(shifted(images), images)
+    torch.testing.assert_close(random_shift(images), images)
 
 
 def test_each_sample_of_a_batch_draws_its_own_shift_and_its_own_side() -> None:
     torch.manual_seed(0)
     images = same_image(60)
-    assert len({one.numpy().tobytes() for one in shifted(images)}) == 9
-    both = mirrored(images)
+    assert len({one.numpy().tobytes() for one in random_shift(images)}) == 9
+    both = random_mirror(images)
     sides = [torch.equal(one, image) for one, image in zip(both, images, strict=True)]
     assert 15 < sum(sides) < 45
     for one, image, upright in zip(both, images, sides, strict=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.training.evaluate import accuracies, answers_of, logits_of
+from edge.training.evaluate import accuracies, evaluate, logits_of
 from edge.training.explain import STEPS, consistency, faithfulness
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages
 from tests.support.networks import random_images, settled, tiny_cnn
@@ -193,7 +193,7 @@ def test_faithfulness_leaves_images_as_they_were_and_needs_no_gradient() -> None
 def test_answers_are_those_of_the_network_in_the_order_of_the_samples() -> None:
     network = settled(tiny_cnn).train()
     images, labels = torch.from_numpy(random_images(7)), torch.arange(7) % 4
-    answers = answers_of(network, [(images[:3], labels[:3]), (images[3:], labels[3:])])
+    answers = evaluate(network, [(images[:3], labels[:3]), (images[3:], labels[3:])])
     assert not network.training
     with torch.no_grad():
         outputs = network(images)
@@ -215,7 +215,7 @@ def test_early_maps_are_compared_at_the_size_of_the_final_one() -> None:
 
     network = settled(build, (3, 8, 8))
     images = torch.from_numpy(random_images(2, shape=(3, 8, 8)))
-    answers = answers_of(network, [(images, torch.zeros(2, dtype=torch.int64))])
+    answers = evaluate(network, [(images, torch.zeros(2, dtype=torch.int64))])
     with torch.no_grad():
         fine = network(images)[0].attention
     expected = nn.functional.interpolate(fine, size=(4, 4), mode="bilinear", align_corners=False)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edge.training.attention import (
     ATTENTION_LOSSES,
-    GUARD,
+    CONTRAST_PENALTY,
     AttentionLoss,
     cosine_loss,
     divergence_loss,
@@ -17,7 +17,7 @@ from edge.training.attention import (
 )
 from edge.training.backbones import build_network
 from edge.training.network import ExitOutputs
-from edge.training.objective import TEMPERATURE, classification_loss, distillation_loss, objective
+from edge.training.objective import DISTILLATION_TEMPERATURE, classification_loss, distillation_loss, objective
 from edge.training.regimes import REGIMES, Phase, every_exit, last_exit
 from edge.training.settings import Settings
 
@@ -98,7 +98,7 @@ def test_the_divergence_is_that_of_the_final_map_from_the_early_one() -> None:
 def test_an_early_map_that_opens_everywhere_pays_for_its_lack_of_contrast_where_it_is_guarded(value: float) -> None:
     [final], uniform = random_maps(7), uniform_map(value)
     penalty = guarded_cosine_loss([uniform, final]) - cosine_loss([uniform, final])
-    assert penalty.item() == pytest.approx(GUARD, abs=1e-3)
+    assert penalty.item() == pytest.approx(CONTRAST_PENALTY, abs=1e-3)
 
 
 @pytest.mark.parametrize("contrast", [0.25, 0.5, 1.0, 1.5])
@@ -106,7 +106,7 @@ def test_the_guard_asks_for_as_much_contrast_as_the_final_map_has_and_for_no_mor
     [final] = random_maps(7)
     early = 0.5 + contrast * (final - final.mean(dim=(2, 3), keepdim=True))
     penalty = guarded_cosine_loss([early, final]) - cosine_loss([early, final])
-    assert penalty.item() == pytest.approx(GUARD * max(0.0, 1 - contrast), abs=1e-6)
+    assert penalty.item() == pytest.approx(CONTRAST_PENALTY * max(0.0, 1 - contrast), abs=1e-6)
 
 
 def test_collapsing_to_uniform_maps_does_pay_under_the_papers_cosine() -> None:
@@ -146,9 +146,9 @@ def test_distillation_moves_early_answers_and_never_the_last_one() -> None:
 
 def test_distillation_is_the_softened_divergence_of_the_last_answer_from_each_early_one() -> None:
     logits = random_logits()
-    *early, last = (logits / TEMPERATURE).softmax(dim=-1)
+    *early, last = (logits / DISTILLATION_TEMPERATURE).softmax(dim=-1)
     each = [(last * (last / one).log()).sum(dim=-1).mean() for one in early]
-    torch.testing.assert_close(distillation_loss(logits), TEMPERATURE**2 * (each[0] + each[1]) / 2)
+    torch.testing.assert_close(distillation_loss(logits), DISTILLATION_TEMPERATURE**2 * (each[0] + each[1]) / 2)
     assert distillation_loss(logits[-1:].expand(3, -1, -1)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_the_objective_adds_attention_and_distillation_by_their_weights(attentio
 
 def test_a_phase_of_the_last_exit_alone_leaves_out_attention_and_distillation() -> None:
     outputs, labels = network_outputs()
-    loss = objective(outputs, labels, SETTINGS, Phase(every_exit, learners="last"), 0.0)
+    loss = objective(outputs, labels, SETTINGS, Phase(every_exit, trainable="last"), 0.0)
     torch.testing.assert_close(loss.total, loss.classification, rtol=0, atol=0)
 
 

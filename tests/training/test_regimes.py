@@ -19,7 +19,7 @@ from edge.training.regimes import (
     residual,
     shallow_deep,
     steep_residual,
-    true_class_probability,
+    true_class_confidence,
     unsolved,
 )
 from edge.training.settings import Settings
@@ -81,7 +81,7 @@ def test_the_steep_gate_passes_unsolved_samples_on_and_holds_solved_ones_back() 
 
 def test_true_class_probability_is_that_of_each_samples_own_label() -> None:
     logits = torch.stack([logits_for(0.7, 0), logits_for(0.7, 0)])
-    torch.testing.assert_close(true_class_probability(logits, torch.tensor([0, 3])), torch.tensor([0.7, 0.1]))
+    torch.testing.assert_close(true_class_confidence(logits, torch.tensor([0, 3])), torch.tensor([0.7, 0.1]))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def _load_part(folder: Path, name: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     if len(images) != len(labels) or images.shape[1:] != (SIZE, SIZE) or labels.max(initial=0) >= len(CLASSES):
         raise DataError(
             f"{folder} has {name} images {images.shape} and labels {labels.shape} up to {labels.max(initial=0)}; "
-            f"Fashion-MNIST has one label from 0 to {len(CLASSES) - 1} per image of {SIZE}x{SIZE} pixels; install it again"
+            f"Fashion-MNIST has a label from 0 to {len(CLASSES) - 1} per image of {SIZE}x{SIZE}; install it again"
         )
     return images, labels
 

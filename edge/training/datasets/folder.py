@@ -43,7 +43,7 @@ class ImageFiles:
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
-    """Return the images of a folder, resized by the network's preprocessing to 64x64 (or `image_size`) pixels in colour.
+    """Return the colour images of a folder, which the network reads at 64x64 (or `image_size`) pixels.
 
     Subfolders are classes, in the order of their names, with all images in and below them. Hidden files and folders
     are skipped. Every image is decoded once here, so that a damaged one is reported before a long training.
@@ -84,7 +84,9 @@ def _class_images(folder: Path | None) -> dict[str, list[Path]]:
     if not classes:
         raise DataError(f"{folder} has no subfolders; {LAYOUT}")
     if len(classes) == 1:
-        raise DataError(f"{folder} has only one class, {next(iter(classes))!r}; a classifier needs at least 2: {LAYOUT}")
+        raise DataError(
+            f"{folder} has only one class, {next(iter(classes))!r}; a classifier needs at least 2: {LAYOUT}"
+        )
     images = {
         name: [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES] for name, files in classes.items()
     }

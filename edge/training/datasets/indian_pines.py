@@ -186,7 +186,7 @@ def _check_scene(cube: NDArray[Any], truth: NDArray[Any]) -> None:
     if cube.ndim != 3 or cube.shape[2] != BANDS or cube.dtype.kind not in "iuf" or not np.isfinite(cube).all():
         raise DataError(
             f"{CUBE} has shape {cube.shape} and type {cube.dtype}; "
-            f"it must be finite numbers of shape (height, width, {BANDS}); use the scene without its water absorption bands"
+            f"it must be finite numbers of shape (height, width, {BANDS}); use the scene without water bands"
         )
     if truth.shape != cube.shape[:2] or truth.dtype.kind not in "iu":
         raise DataError(
