@@ -17,8 +17,8 @@ from benchmarks.papers.claims import BUDGETS, WITHIN, claims_of
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import ALPHA, BACKBONE, OURS, full_grid, name_of, quick_grid
-from benchmarks.papers.metrics import calibration_error, confidence_of, decided, failure_auroc
-from benchmarks.papers.rows import interval, spread
+from benchmarks.papers.metrics import calibration_error, confidence_metrics, decision_metrics, failure_auroc
+from benchmarks.papers.rows import confidence_interval, largest_deviation
 from benchmarks.results import write_result
 from edge.decision import Decisions, Scores
 from edge.training.backbones import build_network
@@ -45,7 +45,7 @@ def booleans(*values: int) -> np.ndarray:
 # What is said of confidence
 
 
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy_weighed_by_samples() -> None:
+def test_calibration_error_is_the_sample_weighted_gap_between_confidence_and_accuracy() -> None:
     """Fifteen bins: 0.90 and 0.92 share one, 0.50 and 0.52 another."""
     confidence = float32(0.90, 0.92, 0.50, 0.52, 1.00)
     right = booleans(1, 0, 1, 1, 1)
@@ -53,16 +53,16 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy_weighed_by
     assert calibration_error(confidence, right) == pytest.approx(sum(gaps) / 5, abs=1e-6)
 
 
-def test_over_and_under_confidence_cancel_within_a_bin_only() -> None:
+def test_overconfidence_and_underconfidence_cancel_only_within_a_bin() -> None:
     assert calibration_error(float32(0.61, 0.63), booleans(1, 0)) == pytest.approx(0.12, abs=1e-6)
     assert calibration_error(float32(0.2, 0.9), booleans(1, 0)) == pytest.approx(0.85, abs=1e-6)
 
 
-def test_full_confidence_counts_among_the_surest_fifteenth() -> None:
+def test_a_confidence_of_1_belongs_to_the_last_bin() -> None:
     assert calibration_error(float32(1.00, 0.95), booleans(0, 1)) == pytest.approx(0.95 / 2, abs=1e-6)
 
 
-def test_confidence_that_is_right_as_often_as_it_says_has_no_calibration_error() -> None:
+def test_calibrated_confidence_has_no_calibration_error() -> None:
     assert calibration_error(float32(*[0.75] * 4), booleans(1, 1, 1, 0)) == pytest.approx(0)
     assert calibration_error(float32(1, 1, 1), booleans(1, 1, 1)) == 0
 
@@ -81,18 +81,18 @@ def test_confidence_that_is_right_as_often_as_it_says_has_no_calibration_error()
     ],
     ids=["right above wrong", "below", "around", "one pair swapped", "all ties", "one tie", "all right", "all wrong"],
 )
-def test_failure_auroc_is_the_share_of_pairs_in_which_the_right_answer_is_the_surer(
+def test_failure_auroc_is_the_share_of_correctly_ranked_pairs(
     confidence: Sequence[float], right: Sequence[int], expected: float
 ) -> None:
     assert failure_auroc(float32(*confidence), booleans(*right)) == pytest.approx(expected)
 
 
-def test_what_confidence_is_worth_is_said_of_each_exit_on_all_samples() -> None:
+def test_confidence_metrics_cover_all_samples_at_each_exit() -> None:
     scores = Scores(
         np.stack([float32(0.9, 0.8, 0.6, 0.4), float32(0.9, 0.9, 0.9, 0.9)]),
         np.array([[0, 1, 0, 0], [0, 1, 1, 0]], dtype=np.int32),
     )
-    found = confidence_of(scores, np.array([0, 1, 1, 1]))
+    found = confidence_metrics(scores, np.array([0, 1, 1, 1]))
     assert found["exit_accuracy"] == [0.5, 0.75]
     assert found["auroc"] == [1.0, 0.5]
     assert found["ece"] == pytest.approx([(0.1 + 0.2 + 0.6 + 0.4) / 4, 0.15], abs=1e-6)
@@ -105,11 +105,11 @@ def decisions(labels: Sequence[int], exits: Sequence[int]) -> Decisions:
     return Decisions(np.array(exits), np.ones(len(labels), dtype=np.float32), np.array(labels, dtype=np.int32))
 
 
-def test_precision_recall_and_f1_are_means_over_classes_whatever_their_size() -> None:
+def test_precision_recall_and_f1_are_macro_means() -> None:
     """Of six samples of class 0 four are found, of two of class 1 both, and of one of class 2 none."""
     truth = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
     answers = [0, 0, 0, 0, 1, 1, 1, 1, 0]
-    found = decided(decisions(answers, [0] * 9), truth, exits=1)
+    found = decision_metrics(decisions(answers, [0] * 9), truth, exits=1)
     precision, recall = (4 / 5, 2 / 4, 0), (4 / 6, 1, 0)
     f1 = [2 * 4 / (5 + 6), 2 * 2 / (4 + 2), 0]
     assert found["accuracy"] == pytest.approx(6 / 9)
@@ -118,16 +118,16 @@ def test_precision_recall_and_f1_are_means_over_classes_whatever_their_size() ->
     assert found["macro_f1"] == pytest.approx(sum(f1) / 3)
 
 
-def test_each_exits_accuracy_is_that_on_what_it_answered_and_none_where_that_is_nothing() -> None:
+def test_routed_accuracy_covers_the_samples_of_an_exit_and_is_none_without_any() -> None:
     truth = np.array([0, 1, 1, 0])
-    found = decided(decisions([0, 1, 0, 1], exits=[0, 0, 0, 2]), truth, exits=3)
+    found = decision_metrics(decisions([0, 1, 0, 1], exits=[0, 0, 0, 2]), truth, exits=3)
     assert found["exit_shares"] == [0.75, 0, 0.25]
     assert found["routed_accuracy"] == [pytest.approx(2 / 3), None, 0]
     assert json.loads(json.dumps(found)) == found
 
 
-def test_right_answers_have_full_marks() -> None:
-    found = decided(decisions([2, 0, 1], exits=[0, 1, 1]), np.array([2, 0, 1]), exits=2)
+def test_correct_predictions_have_perfect_metrics() -> None:
+    found = decision_metrics(decisions([2, 0, 1], exits=[0, 1, 1]), np.array([2, 0, 1]), exits=2)
     assert [found[name] for name in ("accuracy", "precision", "recall", "macro_f1")] == [1, 1, 1, 1]
 
 
@@ -151,7 +151,7 @@ def test_every_run_can_be_trained(grid: Callable[[], list[Settings]]) -> None:
         build_network(backbone, 1, 10, truncated_at)
 
 
-def test_the_full_grid_repeats_each_run_for_each_seed_and_has_what_the_claims_compare() -> None:
+def test_the_full_grid_repeats_every_run_per_seed_and_covers_the_claims() -> None:
     runs = full_grid((0, 1, 2))
     assert {run.seed for run in runs} == {0, 1, 2}
     once = [dataclasses.replace(run, seed=0) for run in runs if run.seed == 1]
@@ -168,7 +168,7 @@ def plain_regimes(runs: Sequence[Settings], dataset: str) -> set[str]:
     return {run.regime for run in runs if run.dataset == dataset and not run.attention_weight}
 
 
-def test_runs_of_one_dataset_stand_together_so_that_it_is_loaded_once() -> None:
+def test_runs_of_a_dataset_are_consecutive_so_that_it_is_loaded_once() -> None:
     for runs in (full_grid(), quick_grid()):
         order = [run.dataset for run in runs]
         assert sum(one != other for one, other in itertools.pairwise(order)) == len(set(order)) - 1
@@ -231,7 +231,7 @@ def test_each_of_f1_precision_and_recall_must_reach_the_papers_figure(field: str
     [((0.71, 0.2, 0.09), True), ((0.69, 0.22, 0.09), False), ((0.75, 0.14, 0.11), False)],
     ids=["both", "too few leave first", "too many go to the end"],
 )
-def test_enough_must_leave_at_the_first_exit_and_few_reach_the_last(shares: Sequence[float], expected: bool) -> None:
+def test_the_first_exit_must_have_enough_samples_and_the_last_few(shares: Sequence[float], expected: bool) -> None:
     wanted = {"regime": OURS, "alpha": 0.0, "operating_point": WITHIN}
     assert (
         holds(changed(rows_of("indian-pines"), {"exit_shares": list(shares)}, **wanted), "share of the first")
@@ -269,7 +269,7 @@ def test_guidance_must_neither_cost_nor_gain_half_a_point(lost: float, expected:
     assert holds(rows, "paired 95 % interval of accuracy") == expected
 
 
-def test_an_interval_that_reaches_too_far_does_not_hold_whatever_its_middle() -> None:
+def test_a_wide_confidence_interval_does_not_hold_whatever_its_mean() -> None:
     rows = spread_over_seeds(rows_of("fashion-mnist"), "accuracy", 0.9, 0.02, alpha=ALPHA, operating_point="whole")
     assert not holds(rows, "paired 95 % interval of accuracy")
 
@@ -295,7 +295,7 @@ GUIDED = {"regime": "joint", "alpha": ALPHA, "operating_point": "whole"}
         ("faithfulness", {"insertion": [0.7, 0.7, 0.69]}, False),
     ],
 )
-def test_guided_maps_must_agree_more_without_becoming_flat_or_false(
+def test_guided_maps_must_be_more_consistent_without_becoming_uniform_or_unfaithful(
     dataset: str, claim: str, values: Row, expected: bool
 ) -> None:
     assert holds(changed(rows_of(dataset), values, **GUIDED), claim) == expected
@@ -310,7 +310,7 @@ def test_centred_consistency_must_rise_on_every_seed(dataset: str) -> None:
 
 @each_guided
 @pytest.mark.parametrize(("worse", "expected"), [(0.009, True), (0.011, False)])
-def test_faithfulness_may_be_worse_by_no_more_than_it_varies_with_the_seed(
+def test_faithfulness_may_be_worse_by_at_most_its_deviation_over_seeds(
     dataset: str, worse: float, expected: bool
 ) -> None:
     rows = rows_of(dataset)
@@ -320,7 +320,7 @@ def test_faithfulness_may_be_worse_by_no_more_than_it_varies_with_the_seed(
 
 
 @pytest.mark.parametrize(("speedup", "expected"), [(2.5, True), (2.49, False)])
-def test_the_speed_up_must_be_what_was_asked_for(speedup: float, expected: bool) -> None:
+def test_the_speed_up_must_reach_the_target(speedup: float, expected: bool) -> None:
     wanted = {"regime": OURS, "alpha": ALPHA, "operating_point": WITHIN}
     assert holds(changed(rows_of("fashion-mnist"), {"speedup_measured": speedup}, **wanted), "speed-up") == expected
 
@@ -331,7 +331,7 @@ def test_the_speed_up_must_be_what_was_asked_for(speedup: float, expected: bool)
     [((0.85, 3.0), True), ((0.84, 9.0), False), ((0.99, 2.9), False)],
     ids=["as good in both", "faster only", "more accurate only"],
 )
-def test_a_truncated_network_is_beaten_by_one_point_that_is_as_accurate_and_as_fast(
+def test_a_single_operating_point_must_match_a_truncated_network_in_accuracy_and_speed(
     ours: tuple[float, float], expected: bool, exit_index: int
 ) -> None:
     rows = changed(rows_of("fashion-mnist"), {"accuracy": 0.5, "speedup_measured": 1.0})
@@ -353,7 +353,7 @@ def test_both_together_must_be_no_worse_than_the_better_of_the_two(better: str, 
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
-def test_every_claim_is_judged_with_any_number_of_seeds_and_can_be_written(seeds: int) -> None:
+def test_every_claim_is_evaluated_for_any_number_of_seeds_and_serialisable(seeds: int) -> None:
     rows = [
         row for dataset in ("fashion-mnist", "fashion-mnist-small", "indian-pines") for row in rows_of(dataset, seeds)
     ]
@@ -375,11 +375,11 @@ def test_every_claim_is_judged_with_any_number_of_seeds_and_can_be_written(seeds
         (("indian-pines", "fashion-mnist-small"), 7),
     ],
 )
-def test_claims_on_datasets_that_were_not_run_are_left_out(datasets: Sequence[str], claims: int) -> None:
+def test_claims_about_missing_datasets_are_left_out(datasets: Sequence[str], claims: int) -> None:
     assert len(claims_of([row for dataset in datasets for row in rows_of(dataset)])) == claims
 
 
-def test_the_quick_grid_leaves_out_the_one_claim_whose_regime_it_does_not_train() -> None:
+def test_the_quick_grid_covers_all_claims_but_hard_cgts() -> None:
     trained = {(run.dataset, run.regime, run.attention_weight) for run in quick_grid()}
     datasets = {run.dataset for run in quick_grid()}
     rows = [row for dataset in datasets for row in rows_of(dataset, seeds=1)]
@@ -390,22 +390,22 @@ def test_the_quick_grid_leaves_out_the_one_claim_whose_regime_it_does_not_train(
     assert len(claims_of(rows)) == 2 + 9 + 2 * 4
 
 
-def test_another_backbones_rows_do_not_mix_with_the_cnns() -> None:
+def test_rows_of_another_backbone_are_ignored() -> None:
     rows = changed(rows_of("fashion-mnist-small"), {"consistency_raw": [0.95, 0.95]}, **GUIDED)
     other = [row | {"backbone": "resnet18-cifar", "consistency_raw": [0.1, 0.1]} for row in rows if row["seed"] == 0]
     assert claims_of([*rows, *other]) == claims_of(rows)
 
 
-def test_an_interval_is_students_and_unbounded_for_one_value() -> None:
-    low, high = interval(np.array([0.01, 0.02, 0.03]))
+def test_the_confidence_interval_is_students_and_unbounded_for_a_single_value() -> None:
+    low, high = confidence_interval(np.array([0.01, 0.02, 0.03]))
     reach = 4.302653 * 0.01 / np.sqrt(3)
     assert (low, high) == (pytest.approx(0.02 - reach), pytest.approx(0.02 + reach))
-    assert interval(np.array([0.01])) == (-np.inf, np.inf)
+    assert confidence_interval(np.array([0.01])) == (-np.inf, np.inf)
 
 
-def test_the_largest_spread_counts_and_one_value_has_none() -> None:
-    assert spread(np.array([1.0, 3.0]), np.array([0.0, 4.0])) == pytest.approx(np.sqrt(8))
-    assert spread(np.array([1.0])) == 0
+def test_the_largest_deviation_is_zero_for_single_values() -> None:
+    assert largest_deviation(np.array([1.0, 3.0]), np.array([0.0, 4.0])) == pytest.approx(np.sqrt(8))
+    assert largest_deviation(np.array([1.0])) == 0
 
 
 # Grad-CAM
@@ -423,7 +423,7 @@ def attending(weight: float) -> MultiExitNetwork:
 
 
 @pytest.mark.parametrize(("weight", "low", "high"), [(0.5, 0.9, 1.0), (-0.5, -1.0, -0.9)])
-def test_attention_agrees_with_gradcam_where_it_follows_the_features_that_speak_for_the_answer(
+def test_attention_agrees_with_gradcam_if_it_follows_the_features_of_the_predicted_class(
     weight: float, low: float, high: float
 ) -> None:
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
@@ -432,7 +432,7 @@ def test_attention_agrees_with_gradcam_where_it_follows_the_features_that_speak_
     assert all(low <= one <= high + 1e-6 for one in found)
 
 
-def test_gradcam_leaves_the_network_as_it_was() -> None:
+def test_gradcam_does_not_change_the_network() -> None:
     network = settled(tiny_cnn)
     images = torch.from_numpy(random_images(4))
     before = [one.logits.detach().clone() for one in network(images)]
@@ -476,7 +476,7 @@ def test_every_operating_point_of_every_network_has_a_row(judged: Judged) -> Non
     assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", BACKBONE, 0) for row in judged.rows)
 
 
-def test_every_row_says_all_that_is_needed_in_json(judged: Judged, tmp_path: Path) -> None:
+def test_every_row_has_all_fields_and_is_serialisable(judged: Judged, tmp_path: Path) -> None:
     assert all(set(row) >= NEEDED for row in judged.rows)
     assert len({frozenset(row) for row in judged.rows}) == 1  # claims look for the same fields in all rows
     json.dumps(judged.rows, allow_nan=False)
@@ -484,7 +484,7 @@ def test_every_row_says_all_that_is_needed_in_json(judged: Judged, tmp_path: Pat
     assert len(json.loads((tmp_path / "papers.json").read_text())["rows"]) == len(judged.rows)
 
 
-def test_rows_have_one_value_for_each_exit_they_speak_of(judged: Judged) -> None:
+def test_per_exit_fields_have_a_value_for_each_exit(judged: Judged) -> None:
     for row in judged.rows:
         exits = 1 if row["operating_point"] == "alone" else 3
         for field in ("exit_shares", "routed_accuracy", "exit_accuracy", "ece", "auroc", "map_entropy", "deletion",
@@ -496,7 +496,7 @@ def test_rows_have_one_value_for_each_exit_they_speak_of(judged: Judged) -> None
         assert row["speedup_measured"] > 0
 
 
-def test_the_whole_network_answers_at_its_last_exit_and_the_truncated_one_at_its_only_one(judged: Judged) -> None:
+def test_the_whole_network_uses_its_last_exit_and_the_truncated_network_its_only_exit(judged: Judged) -> None:
     rows = {row["operating_point"]: row for row in judged.rows}
     whole, alone = rows["whole"], rows["alone"]
     assert whole["exit_shares"] == [0, 0, 1]
@@ -507,14 +507,14 @@ def test_the_whole_network_answers_at_its_last_exit_and_the_truncated_one_at_its
     assert 0.1 < alone["macs_ratio"] < 0.7  # of the whole network's, not of its own
 
 
-def test_budgets_are_kept_on_images_the_thresholds_were_not_fitted_to_but_for_chance(judged: Judged) -> None:
+def test_budgets_are_approximately_kept_on_the_test_split(judged: Judged) -> None:
     rows = {row["operating_point"]: row for row in judged.rows}
     ratios = [rows[budget]["macs_ratio"] for budget in BUDGETS]
     assert ratios == sorted(ratios)
     assert all(ratio <= float(budget.split()[1]) + 0.1 for ratio, budget in zip(ratios, BUDGETS, strict=True))
 
 
-def test_figures_about_maps_do_not_depend_on_thresholds(judged: Judged) -> None:
+def test_map_metrics_do_not_depend_on_thresholds(judged: Judged) -> None:
     rows = [row for row in judged.rows if row["truncated_at"] is None]
     for field in ("consistency_raw", "map_entropy", "deletion", "insertion", "gradcam_agreement", "ece"):
         assert len({tuple(row[field]) for row in rows}) == 1
@@ -522,14 +522,14 @@ def test_figures_about_maps_do_not_depend_on_thresholds(judged: Judged) -> None:
         assert all(0 <= one <= 1 + 1e-6 for field in ("consistency_raw", "map_entropy") for one in row[field])
 
 
-def test_runs_are_trained_on_images_of_the_size_they_ask_for(tmp_path: Path) -> None:
+def test_runs_are_trained_at_their_own_image_size(tmp_path: Path) -> None:
     runs = [dataclasses.replace(JOINT, image_size=size, epochs=1, seed=size) for size in (12, 16)]
     train_all(runs, tmp_path)
     sizes = [read_checkpoint(tmp_path / name_of(run) / CHECKPOINT).input.height for run in runs]
     assert sizes == [12, 16]
 
 
-def test_what_is_trained_already_is_not_trained_again(judged: Judged) -> None:
+def test_finished_runs_are_not_trained_again(judged: Judged) -> None:
     paths = [judged.folder / name_of(run) / CHECKPOINT for run in GROUP]
     before = [path.stat().st_mtime_ns for path in paths]
     train_all(GROUP, judged.folder)
@@ -544,10 +544,10 @@ def test_a_figure_is_written_for_each_dataset(judged: Judged, tmp_path: Path) ->
         assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_another_backbone_has_no_figure(judged: Judged, tmp_path: Path) -> None:
+def test_rows_of_another_backbone_have_no_figure(judged: Judged, tmp_path: Path) -> None:
     write_figures(tmp_path, [row | {"backbone": "resnet18-cifar"} for row in judged.rows])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_digits_prove_none_of_the_papers_claims(judged: Judged) -> None:
+def test_rows_of_another_dataset_give_no_claims(judged: Judged) -> None:
     assert claims_of(judged.rows) == []

@@ -37,7 +37,7 @@ def outcomes(regime: str, *folders: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("regime", distributed_run.REGIMES)
-def test_two_processes_come_to_the_weights_of_one(regime: str, alone: Path, together: Path) -> None:
+def test_two_processes_give_the_weights_of_a_single_process(regime: str, alone: Path, together: Path) -> None:
     one, two = (outcome["weights"] for outcome in outcomes(regime, alone, together))
     fresh = distributed_run.small_network().state_dict()
     assert one.keys() == two.keys() == fresh.keys()
@@ -47,7 +47,7 @@ def test_two_processes_come_to_the_weights_of_one(regime: str, alone: Path, toge
 
 
 @pytest.mark.parametrize("regime", distributed_run.REGIMES)
-def test_the_losses_that_are_told_are_those_of_all_processes(regime: str, alone: Path, together: Path) -> None:
+def test_reported_losses_are_means_over_all_processes(regime: str, alone: Path, together: Path) -> None:
     one, two = (outcome["history"] for outcome in outcomes(regime, alone, together))
     for expected, found in zip(one, two, strict=True):
         assert found.keys() == expected.keys()
@@ -55,12 +55,12 @@ def test_the_losses_that_are_told_are_those_of_all_processes(regime: str, alone:
             assert found[name] == pytest.approx(value, abs=1e-4), name
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(alone: Path, together: Path) -> None:
+def test_a_batch_size_that_is_not_a_multiple_of_the_processes_is_refused(alone: Path, together: Path) -> None:
     assert not (alone / "refusal.txt").exists()
     assert "batch size 17 cannot be shared out to 2 processes" in (together / "refusal.txt").read_text()
 
 
-def test_the_training_command_in_two_processes_writes_one_checkpoint(tmp_path: Path) -> None:
+def test_the_training_command_in_two_processes_writes_a_single_checkpoint(tmp_path: Path) -> None:
     small = ("--dataset", "digits", "--image-size", 12, "--epochs", 1, "--batch-size", 128)
     result = run_command(*TOGETHER, "-m", "edge.training", *small, "--output", tmp_path / "run", env=ON_CPU)
     assert result.returncode == 0, result.stderr

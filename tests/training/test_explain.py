@@ -25,7 +25,7 @@ def random_maps(samples: int, pixels: int = 16, seed: int = 0) -> Maps:
 # Consistency
 
 
-def test_identical_maps_agree_fully() -> None:
+def test_identical_maps_have_a_consistency_of_1() -> None:
     found = consistency(np.stack([random_maps(20)] * 3))
     assert found.raw == pytest.approx((1, 1))
     assert found.centred == pytest.approx((1, 1))
@@ -33,21 +33,21 @@ def test_identical_maps_agree_fully() -> None:
     assert len(found.entropy) == 3
 
 
-def test_maps_that_differ_by_their_brightness_only_agree_fully() -> None:
+def test_scaled_maps_have_a_consistency_of_1() -> None:
     maps = random_maps(20)
     found = consistency(np.stack([0.3 * maps, maps]))
     assert found.raw == pytest.approx((1,))
     assert found.centred == pytest.approx((1,))
 
 
-def test_opposite_maps_have_a_centred_cosine_of_minus_one_though_their_raw_one_is_above_zero() -> None:
+def test_inverted_maps_have_a_centred_cosine_of_minus_1_and_a_positive_raw_cosine() -> None:
     maps = random_maps(20)
     found = consistency(np.stack([1 - maps, maps]))
     assert found.centred == pytest.approx((-1,))
     assert found.raw[0] > 0.3
 
 
-def test_unrelated_maps_are_near_each_other_raw_but_not_centred() -> None:
+def test_unrelated_maps_have_a_high_raw_but_no_centred_cosine() -> None:
     found = consistency(np.stack([random_maps(500, seed=1), random_maps(500, seed=2)]))
     assert found.raw[0] > 0.7
     assert abs(found.centred[0]) < 0.05
@@ -56,7 +56,7 @@ def test_unrelated_maps_are_near_each_other_raw_but_not_centred() -> None:
 
 @pytest.mark.parametrize("pixels", [1, 4, 49, 196, 784])
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
-def test_uniform_maps_agree_raw_and_have_nothing_to_agree_on_centred(value: float, pixels: int) -> None:
+def test_uniform_maps_have_a_raw_cosine_of_1_and_a_centred_cosine_of_0(value: float, pixels: int) -> None:
     found = consistency(np.full((3, 5, pixels), value, dtype=np.float32))
     assert found.raw == pytest.approx((1, 1), abs=1e-5)
     assert found.entropy == pytest.approx((1, 1, 1), abs=1e-5)
@@ -64,12 +64,12 @@ def test_uniform_maps_agree_raw_and_have_nothing_to_agree_on_centred(value: floa
     assert found.shuffled == pytest.approx((0, 0), abs=1e-3)
 
 
-def test_a_uniform_map_does_not_agree_with_one_that_shows_something() -> None:
+def test_a_uniform_map_has_a_centred_cosine_of_0_with_a_random_map() -> None:
     found = consistency(np.stack([np.full((20, 49), 0.7, dtype=np.float32), random_maps(20, 49)]))
     assert found.centred == pytest.approx((0,), abs=1e-3)
 
 
-def test_maps_of_zeros_are_no_error() -> None:
+def test_maps_of_zeros_have_a_consistency_of_0() -> None:
     found = consistency(np.zeros((2, 4, 9), dtype=np.float32))
     assert (found.raw, found.centred, found.shuffled, found.entropy) == ((0,), (0,), (0,), (0, 0))
 
@@ -83,7 +83,7 @@ def test_consistency_is_a_mean_over_samples() -> None:
 
 
 @given(samples=st.integers(2, 40), seed=st.integers(0, 2**32 - 1))
-def test_no_sample_is_compared_with_itself_where_it_is_to_be_compared_with_another(samples: int, seed: int) -> None:
+def test_shuffled_consistency_never_compares_a_sample_with_itself(samples: int, seed: int) -> None:
     """Each sample has a pixel of its own, so that only its own map has a cosine above zero with it."""
     maps = np.eye(samples, dtype=np.float32)
     found = consistency(np.stack([maps, maps]), seed)
@@ -91,13 +91,13 @@ def test_no_sample_is_compared_with_itself_where_it_is_to_be_compared_with_anoth
     assert found.shuffled == pytest.approx((-1 / (samples - 1),))
 
 
-def test_what_does_not_depend_on_the_image_is_as_consistent_between_samples_as_within() -> None:
+def test_constant_maps_are_as_consistent_between_samples_as_within() -> None:
     always = np.tile(random_maps(1, 49), (30, 1))
     found = consistency(np.stack([always, always]))
     assert found.shuffled == pytest.approx(found.centred)
 
 
-def test_entropy_is_that_of_the_pixels_attended_to() -> None:
+def test_entropy_is_relative_to_a_uniform_map() -> None:
     four_of_sixteen = np.zeros((5, 16), dtype=np.float32)
     four_of_sixteen[:, 2:6] = 0.3
     one_of_sixteen = np.eye(16, dtype=np.float32)[:5]
@@ -105,7 +105,7 @@ def test_entropy_is_that_of_the_pixels_attended_to() -> None:
     assert found.entropy == pytest.approx((np.log(4) / np.log(16), 0), abs=1e-6)
 
 
-def test_a_network_with_one_exit_has_nothing_to_compare() -> None:
+def test_a_single_exit_network_has_no_consistency() -> None:
     found = consistency(random_maps(6)[None])
     assert (found.raw, found.centred, found.shuffled) == ((), (), ())
     assert len(found.entropy) == 1
@@ -141,7 +141,7 @@ ANSWERS = range(10)
 ELSEWHERE = range(90, 100)
 
 
-def test_a_map_of_what_the_answer_rests_on_has_the_known_areas_under_both_curves() -> None:
+def test_deletion_and_insertion_areas_have_the_analytic_values() -> None:
     """A tenth of the pixels is taken a step, so that the first step takes all the evidence, or the last one does."""
     network = known_network(KnownHead(ANSWERS, shown=ANSWERS), KnownHead(ANSWERS, shown=ELSEWHERE))
     found = faithfulness(network, torch.full((3, 1, SIZE, SIZE), 5.0))
@@ -157,7 +157,7 @@ def test_a_map_of_what_the_answer_rests_on_has_the_known_areas_under_both_curves
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("resolution", [SIZE, SIZE // 2])
-def test_a_map_on_the_pixels_an_answer_rests_on_is_more_faithful_than_one_elsewhere(resolution: int, sign: int) -> None:
+def test_a_map_on_the_decisive_pixels_is_more_faithful_than_one_elsewhere(resolution: int, sign: int) -> None:
     """Whichever class the answer is, and where the map is coarser than the image."""
     right, wrong = [86, 87, 88, 89, 96, 97, 98, 99], [0, 1, 2, 3, 10, 11, 12, 13]
     network = known_network(KnownHead(right, right, resolution), KnownHead(right, wrong, resolution))
@@ -167,7 +167,7 @@ def test_a_map_on_the_pixels_an_answer_rests_on_is_more_faithful_than_one_elsewh
     assert found.insertion[0] > found.insertion[1] + 0.2
 
 
-def test_faithfulness_is_the_confidence_in_the_answer_to_the_whole_image() -> None:
+def test_faithfulness_follows_the_confidence_in_the_prediction_for_the_whole_image() -> None:
     """Not in the class that wins once pixels are gone: without its first row the image is surely of the other one."""
     images = torch.full((2, 1, SIZE, SIZE), -0.5)
     images[:, :, 0] = 5.0
@@ -176,7 +176,7 @@ def test_faithfulness_is_the_confidence_in_the_answer_to_the_whole_image() -> No
     assert found.deletion[0] == pytest.approx(falls_and_rises_to_a_guess, abs=1e-3)
 
 
-def test_faithfulness_leaves_images_as_they_were_and_needs_no_gradient() -> None:
+def test_faithfulness_does_not_modify_images_and_needs_no_gradient() -> None:
     network = settled(tiny_cnn)
     images = torch.from_numpy(random_images(4))
     before = images.clone()
@@ -190,7 +190,7 @@ def test_faithfulness_leaves_images_as_they_were_and_needs_no_gradient() -> None
 # What a network says of samples
 
 
-def test_answers_are_those_of_the_network_in_the_order_of_the_samples() -> None:
+def test_evaluation_returns_the_networks_outputs_in_sample_order() -> None:
     network = settled(tiny_cnn).train()
     images, labels = torch.from_numpy(random_images(7)), torch.arange(7) % 4
     answers = evaluate(network, [(images[:3], labels[:3]), (images[3:], labels[3:])])
@@ -208,7 +208,7 @@ def test_answers_are_those_of_the_network_in_the_order_of_the_samples() -> None:
     np.testing.assert_array_equal(same_labels, labels)
 
 
-def test_early_maps_are_compared_at_the_size_of_the_final_one() -> None:
+def test_early_maps_are_resized_to_the_final_map() -> None:
     def build() -> MultiExitNetwork:
         heads = [AttentionHead(3, 2), AttentionHead(3, 2)]
         return MultiExitNetwork(Stages([nn.Identity(), nn.AvgPool2d(2)]), heads)
@@ -222,6 +222,6 @@ def test_early_maps_are_compared_at_the_size_of_the_final_one() -> None:
     np.testing.assert_allclose(answers.maps[0], expected.flatten(1), rtol=1e-5)
 
 
-def test_accuracy_is_the_share_of_right_answers_of_each_exit() -> None:
+def test_accuracy_is_computed_for_each_exit() -> None:
     logits = np.array([[[2, 1], [0, 3], [1, 0], [5, 4]], [[0, 1], [0, 1], [0, 1], [0, 1]]], dtype=np.float32)
     assert accuracies(logits, np.array([0, 1, 1, 0])) == [0.75, 0.5]

@@ -69,9 +69,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 @pytest.mark.parametrize("resumed", [False, True], ids=["at once", "resumed"])
-def test_the_frozen_phase_trains_early_heads_and_leaves_everything_else_bit_for_bit(
-    resumed: bool, tmp_path: Path
-) -> None:
+def test_the_second_phase_of_disjoint_trains_only_early_heads(resumed: bool, tmp_path: Path) -> None:
     """Weights and the statistics of batch normalisation."""
     run = new_run(tmp_path, regime="disjoint")
     run.network.heads[2].refine = conv_bn_relu(32, 32)
@@ -86,7 +84,7 @@ def test_the_frozen_phase_trains_early_heads_and_leaves_everything_else_bit_for_
     assert moved(before, weights_of(run)) == {name for name in before if name.startswith(("heads.0.", "heads.1."))}
 
 
-def test_before_it_is_frozen_all_of_the_backbone_and_the_last_head_learns(tmp_path: Path) -> None:
+def test_the_first_phase_of_disjoint_trains_backbone_and_last_head(tmp_path: Path) -> None:
     run = new_run(tmp_path, regime="disjoint")
     before = weights_of(run)
     go_on(run, until=2)
@@ -95,7 +93,7 @@ def test_before_it_is_frozen_all_of_the_backbone_and_the_last_head_learns(tmp_pa
 
 
 @pytest.mark.parametrize("regime", ["disjoint", "mixed"])
-def test_early_heads_stay_bit_for_bit_while_only_the_last_exit_learns(regime: str, tmp_path: Path) -> None:
+def test_early_heads_are_frozen_while_only_the_last_exit_is_trained(regime: str, tmp_path: Path) -> None:
     run = new_run(tmp_path, regime=regime, attention_weight=1.0, distillation_weight=1.0)
     before = weights_of(run)
     go_on(run, until=2)
@@ -104,7 +102,7 @@ def test_early_heads_stay_bit_for_bit_while_only_the_last_exit_learns(regime: st
     assert not [name for name in learnt if name.startswith(("heads.0.", "heads.1."))]
 
 
-def test_the_backbone_learns_as_if_there_were_no_early_exits_in_the_first_phase_of_disjoint(tmp_path: Path) -> None:
+def test_early_exits_do_not_influence_the_backbone_in_the_first_phase_of_disjoint(tmp_path: Path) -> None:
     """Neither early exits nor what guides them reach into it."""
     runs = [
         new_run(tmp_path / str(weight), regime="disjoint", attention_weight=weight, distillation_weight=weight)
@@ -128,7 +126,7 @@ def test_mixed_trains_everything_in_its_second_phase(tmp_path: Path) -> None:
     assert moved(before, weights_of(run)) == set(before)
 
 
-def test_an_epoch_says_what_each_exit_was_weighed_and_what_its_losses_were(tmp_path: Path) -> None:
+def test_an_epoch_returns_its_losses_and_exit_weights(tmp_path: Path) -> None:
     [found] = go_on(new_run(tmp_path, regime="sdn"), until=1)
     assert set(found) == {"loss", "classification_loss", "attention_loss", "distillation_loss", "exit_weights"}
     whole = found["classification_loss"] + 0.3 * found["attention_loss"] + 0.5 * found["distillation_loss"]
@@ -138,7 +136,7 @@ def test_an_epoch_says_what_each_exit_was_weighed_and_what_its_losses_were(tmp_p
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_every_regime_trains_a_network_to_answers_better_than_guessed(regime: str, tmp_path: Path) -> None:
+def test_every_regime_trains_all_exits_to_better_than_chance(regime: str, tmp_path: Path) -> None:
     run = new_run(tmp_path, regime=regime, epochs=24)
     go_on(run)
     assert (right(run) > 0.6).all()
@@ -153,7 +151,7 @@ def right(run: TrainingRun) -> Tensor:
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_every_regime_trains_a_network_of_one_exit(regime: str, tmp_path: Path) -> None:
+def test_every_regime_trains_a_single_exit_network(regime: str, tmp_path: Path) -> None:
     """Which is what the benchmarks compare exits with: the network truncated, trained with the same settings."""
     history = go_on(new_run(tmp_path, regime=regime, truncated_at=1))
     assert history[-1]["classification_loss"] < history[0]["classification_loss"]
@@ -174,7 +172,7 @@ def test_a_batch_larger_than_the_training_split_is_refused(tmp_path: Path) -> No
     assert new_run(tmp_path, batch_size=SAMPLES).steps == 1
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     history = go_on(run, until=2)
     with torch.no_grad():
@@ -203,7 +201,7 @@ def interrupt(folder: Path, epoch: int, steps: int, **changes: Any) -> None:
 
 @pytest.mark.parametrize("regime", ["disjoint", "mixed", "soft-cgt"])
 @pytest.mark.parametrize("epoch", [1, 2, 3], ids=["in its first half", "at half time", "in its second half"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(regime: str, epoch: int, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(regime: str, epoch: int, tmp_path: Path) -> None:
     undisturbed = new_run(tmp_path / "undisturbed", regime=regime)
     expected = go_on(undisturbed)
     interrupt(tmp_path / "interrupted", epoch, steps=1, regime=regime)
@@ -213,7 +211,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(regime: str, epoch: int, 
     assert not moved(weights_of(undisturbed), weights_of(resumed))
 
 
-def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
+def test_a_run_can_be_resumed_repeatedly(tmp_path: Path) -> None:
     undisturbed = new_run(tmp_path / "undisturbed", regime="disjoint")
     expected = go_on(undisturbed)
     for epoch in (1, 1, 2, 3, 3):
@@ -223,7 +221,7 @@ def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
     assert not moved(weights_of(undisturbed), weights_of(resumed))
 
 
-def test_a_run_whose_last_epoch_is_saved_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_a_run_resumed_after_its_last_epoch_is_complete(tmp_path: Path) -> None:
     first = new_run(tmp_path, regime="disjoint")
     history = go_on(first)
     again = new_run(tmp_path, regime="disjoint")
@@ -231,7 +229,7 @@ def test_a_run_whose_last_epoch_is_saved_has_nothing_left_to_do(tmp_path: Path) 
     assert not moved(weights_of(first), weights_of(again))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+def test_the_seed_determines_the_run(tmp_path: Path) -> None:
     runs = [new_run(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
     first, same, other = (go_on(run, until=2) for run in runs)
     assert first == same != other
@@ -253,7 +251,7 @@ def test_a_state_of_other_settings_or_other_images_is_refused(tmp_path: Path) ->
     assert len(new_run(tmp_path, splits).resume()) == 1
 
 
-def test_without_a_state_a_run_begins_at_the_beginning(tmp_path: Path) -> None:
+def test_a_run_without_a_state_starts_at_epoch_0(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     before = weights_of(run)
     assert run.resume() == []
@@ -263,7 +261,7 @@ def test_without_a_state_a_run_begins_at_the_beginning(tmp_path: Path) -> None:
 # Precision
 
 
-def test_mixed_precision_keeps_weights_in_full_and_still_learns(tmp_path: Path) -> None:
+def test_mixed_precision_keeps_float32_weights_and_learns(tmp_path: Path) -> None:
     run = new_run(tmp_path, mixed_precision=True, epochs=8)
     history = go_on(run)
     assert {tensor.dtype for tensor in weights_of(run).values()} == {torch.float32, torch.int64}

@@ -108,7 +108,7 @@ def parameters(module: torch.nn.Module) -> int:
     ("backbone", "maps"),
     [(MOBILENET, [4, 2, 1]), (RESNET, [8, 4, 1]), (CONVNEXT, [4, 2, 1]), ("timm:resnet18:0,3", [16, 2])],
 )
-def test_exits_come_after_the_last_three_stages_or_those_asked_for(backbone: str, maps: Sequence[int]) -> None:
+def test_exits_follow_the_last_three_or_the_chosen_stages(backbone: str, maps: Sequence[int]) -> None:
     outputs = network_of(backbone)(some_images())
     assert [tuple(one.attention.shape) for one in outputs] == [(2, 1, side, side) for side in maps]
     assert all(one.logits.shape == (2, CLASSES) for one in outputs)
@@ -116,7 +116,7 @@ def test_exits_come_after_the_last_three_stages_or_those_asked_for(backbone: str
 
 
 @each_family
-def test_every_weight_learns(backbone: str) -> None:
+def test_every_weight_gets_a_gradient(backbone: str) -> None:
     network = build_network(backbone, SHAPE[0], CLASSES)
     torch.stack([one.logits.square().sum() for one in network(some_images())]).sum().backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
@@ -124,7 +124,7 @@ def test_every_weight_learns(backbone: str) -> None:
 
 @each_family
 @pytest.mark.parametrize("exit_index", range(3))
-def test_cut_off_after_an_exit_a_backbone_says_what_the_whole_says_there(backbone: str, exit_index: int) -> None:
+def test_a_truncated_network_has_the_outputs_of_the_whole_network_at_that_exit(backbone: str, exit_index: int) -> None:
     network, images = network_of(backbone), some_images()
     truncated = network.truncated(exit_index)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_cut_off_after_an_exit_a_backbone_says_what_the_whole_says_there(backbon
 
 
 @each_family
-def test_cut_off_after_an_exit_a_backbone_has_no_weights_of_later_stages(backbone: str) -> None:
+def test_a_truncated_backbone_has_no_weights_of_later_stages(backbone: str) -> None:
     truncated = [build_network(backbone, SHAPE[0], CLASSES, truncated_at=k) for k in range(3)]
     sizes = [parameters(network.backbone) for network in truncated]
     assert sizes == sorted(set(sizes))
@@ -148,7 +148,7 @@ def test_cut_off_after_an_exit_a_backbone_has_no_weights_of_later_stages(backbon
 
 
 @each_trained
-def test_a_trained_network_reads_back_as_it_was_written(backbone: str, trained: Any) -> None:
+def test_a_trained_network_is_restored_from_its_checkpoint(backbone: str, trained: Any) -> None:
     checkpoint, folder, _ = trained(backbone)
     [epoch] = checkpoint.metrics["history"]
     assert np.isfinite(epoch["loss"])
@@ -168,7 +168,7 @@ def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
 
 
 @each_trained
-def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, trained: Any) -> None:
+def test_chained_segments_of_a_trained_network_equal_the_whole_network(backbone: str, trained: Any) -> None:
     whole, segments = decided_and_cut(trained(backbone).graph)
     assert [segment.inputs for segment in segments] == [
         ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
@@ -176,7 +176,7 @@ def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, tra
     assert_chain_equals_whole(whole, segments, random_images(3, shape=SHAPE))
 
 
-def test_hard_swish_and_squeezing_leave_nine_tenths_of_the_convolutions_in_int8(trained: Any) -> None:
+def test_nine_tenths_of_the_convolutions_run_in_int8_with_hard_swish_and_squeeze_excitation(trained: Any) -> None:
     graph = trained(MOBILENET).graph
     whole, segments = decided_and_cut(quantise_int8(graph, random_images(2, shape=SHAPE), method="max"))
     assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9
@@ -221,7 +221,7 @@ def features_of(timm: ModuleType, backbone: str, weights: dict[str, torch.Tensor
 
 
 @each_family
-def test_published_weights_make_the_backbone_what_its_authors_trained(
+def test_published_weights_reproduce_the_features_of_timms_model(
     backbone: str, published: Any, timm: ModuleType
 ) -> None:
     path, weights = published(backbone, channels=SHAPE[0])
@@ -235,7 +235,7 @@ def test_published_weights_make_the_backbone_what_its_authors_trained(
         torch.testing.assert_close(tensor, features[stage], rtol=1e-4, atol=1e-5)
 
 
-def test_of_weights_for_colour_images_all_but_the_first_layer_is_taken_over_for_gray_ones(published: Any) -> None:
+def test_weights_for_colour_images_fit_gray_networks_except_the_first_layer(published: Any) -> None:
     path, weights = published(RESNET)
     network = build_network(RESNET, 1, CLASSES)
     load_pretrained(network, path)
@@ -254,13 +254,13 @@ def test_published_weights_of_another_model_are_refused(published: Any) -> None:
 
 
 @pytest.mark.parametrize("stages", ["2", "2,1", "1,1", "1,x", "1,", ",", "-3,-1", "1.5,2", "1, 2", "1,\u00b2", "0:1"])
-def test_stages_that_are_no_rising_numbers_are_refused_with_an_example(stages: str) -> None:
+def test_stages_that_are_not_rising_numbers_are_refused_with_an_example(stages: str) -> None:
     with pytest.raises(CheckpointError, match=r"two or more in rising order, as in timm:resnet18:1,2,4"):
         build_network(f"timm:resnet18:{stages}", 3, CLASSES)
 
 
 @pytest.mark.parametrize("backbone", ["timm:resnet18", EFFICIENTNET, CONVNEXT])
-def test_stages_a_model_does_not_have_are_refused_with_where_to_look(backbone: str) -> None:
+def test_missing_stages_are_refused_with_a_way_to_list_them(backbone: str) -> None:
     name = backbone.split(":")[1]
     with pytest.raises(
         CheckpointError, match=rf"timm's {name} cannot hand on features of stages \[1, 9\].*feature_info"
@@ -268,18 +268,18 @@ def test_stages_a_model_does_not_have_are_refused_with_where_to_look(backbone: s
         build_network(f"{backbone}:1,9", 3, CLASSES)
 
 
-def test_an_exit_a_model_does_not_have_is_refused() -> None:
+def test_a_missing_exit_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"timm:resnet18:1,2 has exits 0 to 1, none with index 2"):
         build_network("timm:resnet18:1,2", 3, CLASSES, truncated_at=2)
 
 
-def test_a_model_timm_does_not_know_is_refused_with_those_of_similar_names() -> None:
+def test_an_unknown_timm_model_is_refused_with_similar_names() -> None:
     with pytest.raises(CheckpointError, match=r"has no model 'resnet18x'; near it: .*resnet18"):
         build_network("timm:resnet18x", 3, CLASSES)
 
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "", "["])
-def test_a_model_with_no_name_like_it_is_refused_too(name: str) -> None:
+def test_an_unknown_timm_model_without_similar_names_is_refused(name: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(f"has no model {name!r}; near it: ")):
         build_network(f"timm:{name}", 3, CLASSES)
 
@@ -292,7 +292,7 @@ def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_where_timm_is_not_installed_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_timm_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match=r"timm cannot be used here .*pip install timm torchvision"):
         build_network("timm:resnet18", 3, CLASSES)
@@ -316,6 +316,6 @@ def _torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.mark.usefixtures("_torchvision_of_another_build")
-def test_where_torchvision_does_not_fit_torch_the_error_says_so() -> None:
+def test_a_torchvision_of_another_torch_build_is_reported() -> None:
     with pytest.raises(CheckpointError, match=r"torchvision::nms does not exist.*a torchvision that fits this torch"):
         build_network("timm:resnet18", 3, CLASSES)

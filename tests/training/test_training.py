@@ -35,7 +35,7 @@ def test_pooling_to_a_grid_covers_every_pixel(size: int) -> None:
     assert bool((features.grad > 0).all())
 
 
-def test_a_map_has_contrast_and_a_middle_whatever_the_size_of_the_scores() -> None:
+def test_contrast_and_mean_of_a_map_do_not_depend_on_the_scale_of_the_scores() -> None:
     torch.manual_seed(0)
     head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
     maps = []
@@ -49,7 +49,7 @@ def test_a_map_has_contrast_and_a_middle_whatever_the_size_of_the_scores() -> No
         assert (one.std(dim=(1, 2, 3)) > 0.2).all()
 
 
-def test_a_map_depends_on_its_own_image_only() -> None:
+def test_a_map_depends_only_on_its_own_image() -> None:
     torch.manual_seed(0)
     head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
     together = head(features)[1]
@@ -57,12 +57,12 @@ def test_a_map_depends_on_its_own_image_only() -> None:
         torch.testing.assert_close(head(features[index : index + 1])[1][0], together[index])
 
 
-def test_features_alike_everywhere_are_attended_alike_everywhere() -> None:
+def test_constant_features_give_a_uniform_map() -> None:
     _, attention = AttentionHead(channels=8, classes=3)(torch.randn(2, 8, 1, 1).expand(-1, -1, 4, 4))
     torch.testing.assert_close(attention, torch.full((2, 1, 4, 4), 0.5), atol=1e-3, rtol=0)
 
 
-def test_a_head_says_nothing_of_what_it_does_not_attend_to() -> None:
+def test_logits_are_computed_from_attention_weighted_features() -> None:
     head = AttentionHead(channels=2, classes=3)
     with torch.no_grad():
         head.attend.weight.copy_(torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1))  # where the first channel is high
@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_network(checkpoint: Checkpoint, tmp_path: 
         assert torch.equal(weight, checkpoint.weights[name]), name
 
 
-def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
+def test_training_writes_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
     assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, CURVES}
     assert checkpoint.settings == SETTINGS
     metrics = json.loads((folder / METRICS).read_text())
@@ -112,9 +112,7 @@ def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpo
     assert max(history[-1]["validation_accuracy"]) > 0.5
 
 
-def test_a_finished_training_is_given_back_and_one_of_other_settings_refused(
-    folder: Path, checkpoint: Checkpoint
-) -> None:
+def test_a_finished_run_is_reused_and_refused_for_other_settings(folder: Path, checkpoint: Checkpoint) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = train(SETTINGS, folder)
     assert (again.settings, again.metrics, again.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
@@ -123,13 +121,13 @@ def test_a_finished_training_is_given_back_and_one_of_other_settings_refused(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_settings_need_no_more_than_a_dataset_and_only_go_by_name() -> None:
+def test_settings_are_keyword_only_and_need_only_a_dataset() -> None:
     assert Settings(dataset="digits").regime == "joint"
     with pytest.raises(TypeError):
         Settings("digits")
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss became .* in batch .* of epoch 0"):
         train(dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path / "run")
     assert not list(tmp_path.rglob("*.pt"))
@@ -142,7 +140,7 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: 
         ({"regime": "disjoint", "epochs": 1}, "'disjoint' has 2 phases and needs an epoch for each; 1 are too few"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
+def test_invalid_settings_are_refused_before_anything_is_written(
     changes: dict[str, Any], what: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=what):
@@ -184,7 +182,7 @@ def test_curves_show_each_loss_and_each_exits_accuracy_and_weight(folder: Path, 
 
 
 @pytest.mark.parametrize("moment", ["in an epoch", "after an epoch was shown and before it was saved"])
-def test_a_resumed_training_shows_no_epoch_twice(
+def test_the_curves_of_a_resumed_run_have_each_epoch_once(
     moment: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = "_step" if moment == "in an epoch" else "save"
