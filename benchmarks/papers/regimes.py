@@ -9,8 +9,8 @@ from edge.training.regimes import Phase, confidence_gated, residual, true_class_
 def steep_residual(logits: Tensor, labels: Tensor, threshold: float = 0.9, steepness: float = 20.0) -> Tensor:
     """Gate of SoftCGT in its authors' code: `1 - sigmoid(steepness * (p(y) - threshold))`.
 
-    Their steepness of 1 hardly gates: it passes on 0.71 of a sample with `p(y)` = 0, and 0.48 of one with `p(y)` = 1.
-    With 20 it is 1.00 and 0.12.
+    Their steepness of 1 hardly gates: the weight factor is 0.71 at `p(y)` = 0 and 0.48 at `p(y)` = 1. With 20, the
+    factors are 1.00 and 0.12.
     """
     return 1 - torch.sigmoid(steepness * (true_class_confidence(logits, labels) - threshold))
 

@@ -12,7 +12,7 @@ MAX_SHIFT = 2
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """The random changes that keep an image in its class. Each sample draws its own."""
+    """Random changes that do not change the class of an image. Each sample draws its own."""
 
     shift: bool
     mirror: bool

@@ -78,7 +78,7 @@ def faithfulness(network: MultiExitNetwork, images: Tensor) -> Faithfulness:
 def _curve_areas(
     network: MultiExitNetwork, images: Tensor, exit_index: int, output: ExitOutputs
 ) -> tuple[float, float]:
-    """Return the areas under one exit's deletion and insertion curves, given its output for the whole images."""
+    """Return the areas under one exit's deletion and insertion curves, given its output for the unmodified images."""
     predicted = output.logits.argmax(dim=-1)
     resized = F.interpolate(output.attention, size=images.shape[-2:], mode="bilinear", align_corners=False)
     rank = resized.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).reshape(resized.shape)

@@ -18,7 +18,7 @@ from edge.training.settings import Settings
 
 LossWeights = Callable[[Tensor, Tensor, float], Tensor]
 Gate = Callable[[Tensor, Tensor], Tensor]
-"""Maps one exit's logits, (batch, classes), and the labels to the share of each sample that it passes on, 0 to 1."""
+"""Maps one exit's logits, (batch, classes), and the labels to the weight factor of deeper exits, (batch,), 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class StateFile:
         }
 
     def read(self) -> dict[str, Any] | None:
-        """Return the saved state, or None where there is none.
+        """Return the saved state, or None if the file does not exist.
 
         Raises:
             CheckpointError: the state is damaged or belongs to another run.

@@ -89,8 +89,8 @@ def decisions(labels: Sequence[int], exits: Sequence[int]) -> Decisions:
 def test_precision_recall_and_f1_are_macro_means() -> None:
     """Of class 0, four of six samples are correct; of class 1, two of two; of class 2, none of one."""
     truth = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
-    answers = [0, 0, 0, 0, 1, 1, 1, 1, 0]
-    metrics = decision_metrics(decisions(answers, [0] * 9), truth, exits=1)
+    predicted = [0, 0, 0, 0, 1, 1, 1, 1, 0]
+    metrics = decision_metrics(decisions(predicted, [0] * 9), truth, exits=1)
     precision, recall = (4 / 5, 2 / 4, 0), (4 / 6, 1, 0)
     f1 = [2 * 4 / (5 + 6), 2 * 2 / (4 + 2), 0]
     assert metrics["accuracy"] == pytest.approx(6 / 9)

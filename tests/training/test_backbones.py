@@ -74,11 +74,11 @@ def test_a_truncated_network_has_the_outputs_of_the_whole_network_at_that_exit(b
     images = torch.from_numpy(random_images(3, shape=SHAPES[backbone]))
     truncated = network.truncated(exit_index)
     with torch.no_grad():
-        expected, found = network(images)[exit_index], truncated(images)
-    assert len(found) == 1
-    assert torch.equal(found[0].logits, expected.logits)
-    assert torch.equal(found[0].attention, expected.attention)
-    assert found[0].cut == ()
+        expected, outputs = network(images)[exit_index], truncated(images)
+    assert len(outputs) == 1
+    assert torch.equal(outputs[0].logits, expected.logits)
+    assert torch.equal(outputs[0].attention, expected.attention)
+    assert outputs[0].cut == ()
 
 
 @each_backbone
@@ -104,8 +104,8 @@ def test_stages_truncated_twice_end_at_the_second_truncation() -> None:
     backbone = network.backbone
     assert isinstance(backbone, Stages)
     images = torch.from_numpy(random_images(2, shape=SHAPES["cnn"]))
-    [(found,)] = backbone.truncated(1).truncated(0)(images)
-    assert torch.equal(found, backbone(images)[0][0])
+    [(output,)] = backbone.truncated(1).truncated(0)(images)
+    assert torch.equal(output, backbone(images)[0][0])
 
 
 @each_backbone

@@ -159,8 +159,8 @@ def test_deletion_and_insertion_areas_have_the_analytic_values() -> None:
 @pytest.mark.parametrize("resolution", [SIZE, SIZE // 2])
 def test_a_map_on_the_decisive_pixels_is_more_faithful_than_one_elsewhere(resolution: int, sign: int) -> None:
     """For both classes, and for a map coarser than the image."""
-    right, wrong = [86, 87, 88, 89, 96, 97, 98, 99], [0, 1, 2, 3, 10, 11, 12, 13]
-    network = known_network(KnownHead(right, right, resolution), KnownHead(right, wrong, resolution))
+    decisive, elsewhere = [86, 87, 88, 89, 96, 97, 98, 99], [0, 1, 2, 3, 10, 11, 12, 13]
+    network = known_network(KnownHead(decisive, decisive, resolution), KnownHead(decisive, elsewhere, resolution))
     images = sign * (torch.rand(8, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) + 0.2)
     result = faithfulness(network, images)
     assert result.deletion[0] < result.deletion[1] - 0.2

@@ -73,14 +73,14 @@ def test_true_class_confidence_is_the_softmax_of_each_samples_label() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probability", "answer", "gate"),
+    ("confidence", "predicted", "gate"),
     [(0.95, 1, 0.0), (0.85, 1, 1.0), (0.95, 2, 1.0), (0.85, 2, 1.0)],
     ids=["confident and correct", "correct", "confident but wrong", "neither"],
 )
 def test_the_hard_gate_closes_only_for_correct_and_confident_predictions(
-    probability: float, answer: int, gate: float
+    confidence: float, predicted: int, gate: float
 ) -> None:
-    logits = logits_for(probability, answer).unsqueeze(0)
+    logits = logits_for(confidence, predicted).unsqueeze(0)
     assert unsolved(logits, torch.tensor([1])).tolist() == [gate]
 
 

@@ -128,10 +128,10 @@ def test_a_truncated_network_has_the_outputs_of_the_whole_network_at_that_exit(b
     network, images = network_of(backbone), sample_images()
     truncated = network.truncated(exit_index)
     with torch.no_grad():
-        expected, found = network(images)[exit_index], truncated(images)
-    assert len(found) == 1
-    assert torch.equal(found[0].logits, expected.logits)
-    assert torch.equal(found[0].attention, expected.attention)
+        expected, outputs = network(images)[exit_index], truncated(images)
+    assert len(outputs) == 1
+    assert torch.equal(outputs[0].logits, expected.logits)
+    assert torch.equal(outputs[0].attention, expected.attention)
 
 
 @each_family
@@ -231,8 +231,8 @@ def test_published_weights_reproduce_the_features_of_timms_model(
     stages = [1, 2, 4] if backbone == RESNET else [-3, -2, -1]
     features = features_of(timm, backbone, weights)
     with torch.no_grad():
-        found = network.eval().backbone(sample_images())
-    for stage, (tensor,) in zip(stages, found, strict=True):
+        outputs = network.eval().backbone(sample_images())
+    for stage, (tensor,) in zip(stages, outputs, strict=True):
         torch.testing.assert_close(tensor, features[stage], rtol=1e-4, atol=1e-5)
 
 

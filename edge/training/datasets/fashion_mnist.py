@@ -25,7 +25,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     """Return Fashion-MNIST from `path`, the Debian package, or torchvision's download folder.
 
     Raises:
-        DataError: it is in none of these folders, or its files are damaged.
+        DataError: the dataset is not in these folders, its files are damaged, or `image_size` is not 28.
     """
     if image_size not in (None, SIZE):
         raise DataError(f"Fashion-MNIST has images of {SIZE} pixels, not {image_size}; leave out --image-size")
@@ -54,7 +54,7 @@ def load_small(path: Path | None, image_size: int | None) -> LabelledImages:
     The size of the dataset that Explanation-Guided Training was published on (arXiv 2601.08891), which is not public.
 
     Raises:
-        DataError: as `load` does.
+        DataError: the dataset is missing or damaged, or `image_size` is not 28.
     """
     whole = load(path, image_size)
     is_test = np.zeros(len(whole.labels), dtype=bool)
