@@ -53,6 +53,12 @@ def test_loss_weights_of_every_phase_are_finite_and_detached(loss_weights: LossW
     assert bool((weights.isfinite() & (weights >= 0)).all())
 
 
+@pytest.mark.parametrize("loss_weights", EVERY_PHASE)
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_every_phase_has_loss_weights_for_a_single_exit(loss_weights: LossWeights, progress: float) -> None:
+    torch.testing.assert_close(loss_weights(random_logits(exits=1), LABELS, progress), torch.ones(1, 5))
+
+
 @pytest.mark.parametrize("regime", PAPER_REGIMES)
 def test_phases_cover_all_epochs(regime: str) -> None:
     assert sum(phase.share for phase in PAPER_REGIMES[regime]) == pytest.approx(1)
