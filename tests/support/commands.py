@@ -19,7 +19,7 @@ import pytest
 
 from edge.console import WRONG_INPUT, run_main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 """Seconds after which whatever a test waits for is taken not to come."""
 FEW_IMAGES = ("--method", "none", "--limit", "0.01")
