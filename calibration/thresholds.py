@@ -64,9 +64,9 @@ def fit_all_precisions(
 ) -> dict[str, Thresholds]:
     """Return thresholds for each precision: the largest saving that is certified for all of them.
 
-    The candidates are tuned on the first precision. Each other precision gets its own thresholds for every candidate,
-    such that as many of its samples reach them, so that a frame exits at the same place in any precision. Each
-    precision is certified on its own scores.
+    The candidates are tuned on the first precision. For each other precision, they are matched by quantiles: as many of
+    its samples reach its own thresholds, so that a frame takes the same exit in every precision. Each precision is
+    certified on its own scores.
 
     Args:
         scores: Scores of each precision on the threshold-fitting split.

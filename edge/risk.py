@@ -9,8 +9,8 @@ without the certification split.
   tests, even where the risk does not grow along the sequence (Learn then Test, Angelopoulos et al. 2021).
 * `hoeffding-bentkus`: the same with the p-value of Learn then Test. It requires losses from 0 to 1, so predictions that
   early exits correct do not offset those they lose.
-* `expectation`: conformal risk control (Angelopoulos et al. 2024). The risk averaged over all certification splits is
-  within the limit; nothing is said about a single one.
+* `expectation`: conformal risk control (Angelopoulos et al. 2024). The limit bounds the expected risk over random
+  certification splits, not the risk of a given one with some confidence.
 * `none`: the empirical risk on the certification split, without a guarantee for other samples.
 """
 

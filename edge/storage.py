@@ -130,7 +130,7 @@ def _remove(path: Path) -> None:
 
 
 def _add_filename(error: BaseException, path: Path) -> None:
-    """Add the file name to errors without one, such as a full disk's."""
+    """Add the file name to errors that lack it, as the error of a full disk does."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(path)
 

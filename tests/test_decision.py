@@ -1,4 +1,4 @@
-"""The exit rule, the reference for every backend, does exactly what its docstring states."""
+"""The exit rule behaves exactly as documented; it is the reference for every backend."""
 
 import math
 from collections.abc import Sequence
@@ -99,7 +99,9 @@ def test_the_comparison_with_the_threshold_is_exact_in_float32() -> None:
         ([0.5], 1, "got 1 thresholds for 1 exits; give 0"),
     ],
 )
-def test_an_invalid_threshold_is_refused_with_its_index_and_value(values: list[float], exits: int, message: str) -> None:
+def test_an_invalid_threshold_is_refused_with_its_index_and_value(
+    values: list[float], exits: int, message: str
+) -> None:
     with pytest.raises(ThresholdError, match=message):
         validate_thresholds(values, exits)
 

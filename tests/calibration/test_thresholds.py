@@ -41,6 +41,7 @@ def fitted(scores: Scores, truth: Labels, limit: float) -> tuple[Thresholds, Ope
     limit=st.sampled_from([0.0, 0.003, 0.02, 0.1, 0.5]),
     missing=st.floats(0, 0.5),
 )
+@settings(deadline=None)
 def test_the_accuracy_gap_never_exceeds_the_limit(
     exits: int, samples: int, seed: int, levels: int | None, limit: float, missing: float
 ) -> None:
@@ -55,7 +56,7 @@ def test_the_accuracy_gap_never_exceeds_the_limit(
     assert (thresholds.limit, thresholds.samples, thresholds.split) == (limit, samples, "these")
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(exits=st.sampled_from([2, 3, 5]), seed=st.integers(0, 2**32 - 1))
 def test_a_higher_limit_never_costs_more_computation(exits: int, seed: int) -> None:
     scores, truth = random_scores(exits, 50, seed)
@@ -174,6 +175,7 @@ def test_a_threshold_separates_adjacent_float32_confidences(higher: float) -> No
 
 
 @given(share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_samples_with_nan_confidence_continue_and_do_not_affect_others(share: float, seed: int) -> None:
     scores, truth = random_scores(2, 60, seed)
     missing = np.random.default_rng(seed).random(60) < share
@@ -198,7 +200,7 @@ def test_scores_with_other_exits_or_samples_are_refused(exits: int, samples: int
         fit_thresholds(scores, np.zeros(20, dtype=np.int64), segment_costs(2), RiskGuarantee(limit=0.01), split="")
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(exits=st.sampled_from([2, 3, 5]), seed=st.integers(0, 2**32 - 1))
 def test_operating_points_span_from_no_early_exit_to_always_the_first(exits: int, seed: int) -> None:
     scores, truth = random_scores(exits, 40, seed)
