@@ -42,9 +42,7 @@ def run_command(*words: object, env: dict[str, str] | None = None, timeout: floa
 
 
 @contextmanager
-def start_command(
-    *words: object, env: dict[str, str] | None = None, **streams: Any
-) -> Iterator[subprocess.Popen[str]]:
+def start_command(*words: object, env: dict[str, str] | None = None, **streams: Any) -> Iterator[subprocess.Popen[str]]:
     """Start `python -m words...`; the process is killed when the block ends."""
     process = subprocess.Popen(_python(words), env={**os.environ, **(env or {})}, cwd=ROOT, text=True, **streams)
     with process:
