@@ -72,6 +72,12 @@ def error_line(result: Any) -> str:
     return last.removeprefix("error: ")
 
 
+def only_error_line(result: Any) -> str:
+    """Return the message of a command that refused its input and printed nothing else on stderr."""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return error_line(result)
+
+
 def json_lines(text: str) -> list[dict[str, Any]]:
     """Parse JSON lines; every line must be complete."""
     assert text.endswith("\n") or not text

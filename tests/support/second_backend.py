@@ -1,6 +1,6 @@
-"""A stand-in for a second inference library: ONNX Runtime under another name, with an exit that can be wrong.
+"""A second backend for machines that have only one: ONNX Runtime under another name, with a fault on request.
 
-As a pytest plugin (`-p tests.support.second_backend`) it replaces tensorrt by such a backend whose exit 1 is wrong.
+As a pytest plugin (`-p tests.support.second_backend`) it replaces tensorrt, with exit 1 wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from edge.engines.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
 
 
 class SecondBackend(OnnxRuntime):
-    """ONNX Runtime that counts frames. Its wrong exit gives another label and logits with an offset."""
+    """ONNX Runtime that counts frames; the logits and labels of one exit may be wrong."""
 
     def __init__(self, name: str = "tensorrt", wrong_exit: int | None = None) -> None:
         super().__init__()
@@ -33,13 +33,13 @@ class _Engine:
         self._backend, self._engine, self._exit_index = backend, engine, exit_index
 
     def bind(self, arrays: Mapping[str, Any]) -> Callable[[], None]:
-        run, k = self._engine.bind(arrays), self._exit_index
+        run = self._engine.bind(arrays)
 
         def run_with_fault() -> None:
             run()
-            self._backend.frames += k == 0
-            if k == self._backend.wrong_exit:
-                logits, label = arrays[tensors.logits(k)], arrays[tensors.label(k)]
+            self._backend.frames += self._exit_index == 0
+            if self._exit_index == self._backend.wrong_exit:
+                logits, label = arrays[tensors.logits(self._exit_index)], arrays[tensors.label(self._exit_index)]
                 logits += 0.5
                 label[...] = (label + 1) % logits.shape[-1]
 
@@ -47,7 +47,7 @@ class _Engine:
 
 
 def pytest_configure() -> None:
-    def with_stand_in(name: str, **options: Any) -> Backend:
+    def replacement(name: str, **options: Any) -> Backend:
         return SecondBackend(wrong_exit=1) if name == "tensorrt" else backend_named(name, **options)
 
-    edge.engines.backend_named = with_stand_in
+    edge.engines.backend_named = replacement
