@@ -74,8 +74,11 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     Raises:
         ThresholdError: a value is NaN, infinite or negative, or their number is wrong.
     """
-    with np.errstate(over="ignore"):  # what overflows is infinite, which is refused below
-        thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
+    try:
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
+            thresholds = np.array(values, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ThresholdError(f"thresholds are {values!r}; give {exits - 1} numbers") from error
     if len(thresholds) != exits - 1:
         raise ThresholdError(
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"
