@@ -75,10 +75,13 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     """Check thresholds and return them as float32, shape (exits - 1,).
 
     Raises:
-        ThresholdError: a threshold is NaN, infinite or negative, or their number is wrong.
+        ThresholdError: a threshold is no number, NaN, infinite or negative, or their number is wrong.
     """
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused below
-        thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
+    try:
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
+            thresholds = np.array(values, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ThresholdError(f"thresholds are {values!r}; give {exits - 1} numbers") from error
     if len(thresholds) != exits - 1:
         raise ThresholdError(
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"

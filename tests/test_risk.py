@@ -17,7 +17,7 @@ from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.decision import Decisions, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import PROCEDURES, RISKS, Losses, betting_test, binomial_cdf, hoeffding_bentkus_test, min_samples
-from tests.support.commands import little_memory
+from tests.support.commands import limited_memory
 from tests.support.scores import Labels, correct_labels, random_scores, segment_costs
 
 CERTIFYING = ("betting", "hoeffding-bentkus", "expectation")
@@ -254,7 +254,7 @@ def test_a_single_sample_is_too_few(method: Any, shared: bool) -> None:
 @each_certifying_method
 @pytest.mark.parametrize("limit", [1e-9, 1e-300])
 def test_a_limit_that_needs_too_many_samples_is_refused_in_little_memory(method: Any, limit: float) -> None:
-    with little_memory(256 << 20), pytest.raises(ThresholdError, match="500 samples are too few"):
+    with limited_memory(256 << 20), pytest.raises(ThresholdError, match="500 samples are too few"):
         fit_thresholds(*lossless(500), segment_costs(3), RiskGuarantee(limit=limit, method=method), "s")
 
 

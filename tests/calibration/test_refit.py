@@ -20,7 +20,7 @@ from edge.bundle.manifest import Manifest, Thresholds, manifest_from_json, manif
 from edge.bundle.sample_ids import content_digest, samples_fingerprint, short_digests
 from edge.bundle.scores import read_scores
 from edge.cli.main import main as edge
-from tests.support.commands import FEW_IMAGES, call, class_folder, complaint, contents, random_frames, run_command
+from tests.support.commands import NO_GUARANTEE, call, class_folder, contents, error_line, random_frames, run_command
 
 DIGITS = tuple("0123456789")
 USED_SPLITS = ("test", "calibration", "validation", "train")
@@ -45,7 +45,7 @@ def refitted(bundle: Path, *words: object) -> dict[str, Thresholds]:
 def refused(bundle: Path, *words: object) -> str:
     """Return the error message of a refit, which must leave the bundle unchanged."""
     before = contents(bundle)
-    message = complaint(call(calibration, bundle, *words))
+    message = error_line(call(calibration, bundle, *words))
     assert contents(bundle) == before
     return message
 
@@ -91,7 +91,7 @@ def test_the_error_of_the_default_guarantee_names_the_samples_needed(bundle: Pat
 
 
 def test_only_the_named_precision_is_refitted(bundle: Path, digits_bundle: Bundle) -> None:
-    assert list(refitted(bundle, *FEW_IMAGES, "--limit", "0.2", "--precision", "int8")) == ["int8"]
+    assert list(refitted(bundle, *NO_GUARANTEE, "--limit", "0.2", "--precision", "int8")) == ["int8"]
     after = Bundle.open(bundle)
     assert after.precision("fp32") == digits_bundle.precision("fp32")
     assert after.precision("int8").thresholds.limit == 0.2
@@ -283,8 +283,8 @@ def test_recorded_scores_refit_the_precision_they_were_recorded_with(
 def test_refitting_to_the_bundles_own_scores_restores_its_manifest(
     recorded: Path, bundle: Path, digits_bundle: Bundle
 ) -> None:
-    refitted(bundle, "--scores", recorded, *FEW_IMAGES)
-    assert refitted(bundle, *FEW_IMAGES)["int8"] == digits_bundle.precision("int8").thresholds
+    refitted(bundle, "--scores", recorded, *NO_GUARANTEE)
+    assert refitted(bundle, *NO_GUARANTEE)["int8"] == digits_bundle.precision("int8").thresholds
     assert Bundle.open(bundle).manifest == digits_bundle.manifest
 
 
@@ -293,13 +293,13 @@ def test_precisions_with_the_same_segments_are_both_refitted(recorded: Path, bun
     manifest = unchecked_manifest(bundle)
     both = {**manifest.precisions, "auto": manifest.precisions["int8"]}
     (bundle / MANIFEST).write_text(manifest_to_json(dataclasses.replace(manifest, precisions=both)))
-    fitted = refitted(bundle, "--scores", recorded, *FEW_IMAGES)
+    fitted = refitted(bundle, "--scores", recorded, *NO_GUARANTEE)
     assert list(fitted) == ["int8", "auto"]
     assert fitted["int8"] == fitted["auto"]
 
 
 def test_scores_of_another_precision_are_refused(recorded: Path, bundle: Path) -> None:
-    message = refused(bundle, "--scores", recorded, "--precision", "fp32", *FEW_IMAGES)
+    message = refused(bundle, "--scores", recorded, "--precision", "fp32", *NO_GUARANTEE)
     assert f"{recorded} was recorded with other segments than those of fp32 in {bundle}" in message
 
 
@@ -311,7 +311,7 @@ def test_scores_of_changed_segments_are_refused(recorded: Path, bundle: Path) ->
     onnx.save(model, segment)
     manifest = dataclasses.replace(unchecked_manifest(bundle), files=file_hashes(bundle))
     (bundle / MANIFEST).write_text(manifest_to_json(manifest))
-    message = refused(bundle, "--scores", recorded, *FEW_IMAGES)
+    message = refused(bundle, "--scores", recorded, *NO_GUARANTEE)
     assert f"recorded with other segments than those of fp32 or int8 in {bundle}; record it again" in message
 
 
@@ -390,20 +390,20 @@ def test_a_bundle_lists_the_samples_of_every_split_except_thresholds(trained: Tr
 def test_scores_of_another_split_are_refused_with_its_name(split: str, trained: Trained, tmp_path: Path) -> None:
     paths = trained.of_split(split)
     recorded = record(trained.bundle, copied(paths, tmp_path / "images"), "fp32")
-    message = refused(trained.bundle, "--scores", recorded, *FEW_IMAGES)
+    message = refused(trained.bundle, "--scores", recorded, *NO_GUARANTEE)
     assert f"{len(paths)} of the {len(paths)} samples in {recorded} belong to the bundle's {split} split" in message
     assert "record other images" in message
 
 
 def test_scores_of_the_whole_training_folder_are_refused(trained: Trained, tmp_path: Path) -> None:
     recorded = record(trained.bundle, copied(list(trained.images.rglob("*.png")), tmp_path / "images"), "fp32")
-    assert "of the 80 samples" in refused(trained.bundle, "--scores", recorded, *FEW_IMAGES)
+    assert "of the 80 samples" in refused(trained.bundle, "--scores", recorded, *NO_GUARANTEE)
 
 
 def test_a_single_training_image_among_others_is_refused(trained: Trained, tmp_path: Path) -> None:
     images = class_folder(tmp_path / "images", ("cat", "dog"), each=10, seed=9)
     recorded = record(trained.bundle, copied(trained.of_split("train")[:1], images), "fp32")
-    message = refused(trained.bundle, "--scores", recorded, *FEW_IMAGES)
+    message = refused(trained.bundle, "--scores", recorded, *NO_GUARANTEE)
     assert f"1 of the 21 samples in {recorded} belong to the bundle's train split" in message
 
 
@@ -418,7 +418,7 @@ def test_images_of_a_built_in_dataset_are_recognised_by_their_network_input(
         folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / f"{index}.png"), images.frames[index])
     recorded = record(digits_bundle.path, tmp_path / "images", "fp32")
-    message = refused(digits_bundle.path, "--scores", recorded, *FEW_IMAGES)
+    message = refused(digits_bundle.path, "--scores", recorded, *NO_GUARANTEE)
     assert re.search(r"\d+ of the 40 samples in .* belong to the bundle's \w+ split", message)
 
 
@@ -427,7 +427,7 @@ def test_the_same_image_in_two_file_formats_is_a_duplicate(bundle: Path, tmp_pat
     [first, *_] = sorted(images.rglob("*.png"))
     cv2.imwrite(str(first.with_suffix(".bmp")), cv2.imread(str(first)))
     recorded = record(bundle, images, "int8")
-    assert "1 of the 21 samples in" in refused(bundle, "--scores", recorded, *FEW_IMAGES)
+    assert "1 of the 21 samples in" in refused(bundle, "--scores", recorded, *NO_GUARANTEE)
 
 
 def test_new_images_and_those_of_the_thresholds_split_are_accepted(trained: Trained, tmp_path: Path) -> None:
@@ -436,5 +436,5 @@ def test_new_images_and_those_of_the_thresholds_split_are_accepted(trained: Trai
     images = class_folder(tmp_path / "images", ("cat", "dog"), each=10, seed=9)
     cv2.imwrite(str(images / "cat" / "large.png"), random_frames(1, 64, 48, seed=10)[0])
     recorded = record(bundle, copied(own, images), "fp32")
-    fitted = refitted(bundle, "--scores", recorded, *FEW_IMAGES)
+    fitted = refitted(bundle, "--scores", recorded, *NO_GUARANTEE)
     assert fitted["fp32"].samples == 21 + len(own) == 21 + Bundle.open(bundle).manifest.splits["thresholds"].samples

@@ -23,15 +23,15 @@ from edge.engines.cache import ENGINE, ENTRY, EngineCache
 from edge.frames.base import Frame, frame_from_array
 from edge.storage import atomic_dir, write_file
 from tests.support.commands import (
-    FEW_IMAGES,
-    PATIENCE,
+    NO_GUARANTEE,
     ROOT,
+    TIMEOUT_S,
     call,
-    complaint,
     contents,
+    error_line,
     json_lines,
     random_frames,
-    started_command,
+    start_command,
     wait_until,
     write_video,
 )
@@ -63,10 +63,8 @@ def test_a_killed_training_resumes_and_gives_the_same_result(tmp_path: Path) -> 
     from edge.training.__main__ import main
 
     with (
-        started_command(
-            *train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL
-        ) as undisturbed,
-        started_command(*train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as first,
+        start_command(*train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as undisturbed,
+        start_command(*train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as first,
     ):
         state = tmp_path / "killed" / "state.pt"
         wait_until(state.exists, "the first epoch")
@@ -75,12 +73,12 @@ def test_a_killed_training_resumes_and_gives_the_same_result(tmp_path: Path) -> 
         assert undisturbed.wait() == 0
 
     unfinished = contents(tmp_path / "killed")
-    message = complaint(call(main, *train_words(tmp_path / "killed", "--seed", 4)[1:]))
+    message = error_line(call(main, *train_words(tmp_path / "killed", "--seed", 4)[1:]))
     assert str(state) in message
     assert "other settings" in message
     assert contents(tmp_path / "killed") == unfinished
 
-    with started_command(
+    with start_command(
         *train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as second:
         messages = second.communicate()[1]
@@ -106,7 +104,7 @@ def test_a_damaged_training_state_is_refused_by_name(damage: str, tmp_path: Path
     state = tmp_path / "state.pt"
     state.write_bytes({"cut off": b"PK\x03\x04" + b"\0" * 1000, "no state": b"text", "empty": b""}[damage])
     before = contents(tmp_path)
-    message = complaint(call(main, *train_words(tmp_path)[1:]))
+    message = error_line(call(main, *train_words(tmp_path)[1:]))
     assert f"{state} is damaged" in message
     assert contents(tmp_path) == before
 
@@ -135,7 +133,7 @@ def test_an_interrupted_training_does_not_resume_with_changed_images(
     before = contents(tmp_path / "run")
     assert {Path(name).parts[0] for name in before} == {"state.pt", "tensorboard"}
     cv2.imwrite(str(images / "0" / "0.png"), random_frames(1, seed=9)[0])
-    assert "state.pt" in complaint(call(main, *words))
+    assert "state.pt" in error_line(call(main, *words))
     assert contents(tmp_path / "run") == before
 
 
@@ -156,12 +154,12 @@ def partial(output: Path) -> Path | None:
 
 
 def compile_words(checkpoint: Path, output: Path) -> list[object]:
-    return ["compile", checkpoint, "--output", output, "--precision", "fp32", *FEW_IMAGES]
+    return ["compile", checkpoint, "--output", output, "--precision", "fp32", *NO_GUARANTEE]
 
 
 def killed_compile(checkpoint: Path, output: Path, moment: str) -> None:
     """Start to compile, and kill it when a file, or the folder itself, appears in the partial output."""
-    with started_command(*compile_words(checkpoint, output), stdout=subprocess.DEVNULL) as process:
+    with start_command(*compile_words(checkpoint, output), stdout=subprocess.DEVNULL) as process:
 
         def is_due() -> bool:
             assert process.poll() is None, f"the process ended before {moment} was written"
@@ -387,7 +385,7 @@ def test_the_lines_of_an_interrupted_run_are_complete(
     words = ["edge", "run", digits_bundle.path, "--source", long_video, "--precision", "fp32", option]
     with path.open("w") if option == "--json" else open(os.devnull, "w") as stdout:
         words += [path] if option == "--output" else []
-        with started_command(*words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE) as process:
+        with start_command(*words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE) as process:
             wait_until(lambda: path.exists() and path.stat().st_size, "the first line")
             process.send_signal(ending)
             messages = process.communicate()[1]
@@ -412,7 +410,7 @@ class StandingSource:
     def read(self, out: Frame | None) -> Frame | None:
         if self._left:
             return self._left.pop()
-        assert self.may_end.wait(PATIENCE)
+        assert self.may_end.wait(TIMEOUT_S)
         return None
 
     def close(self) -> None:
