@@ -20,17 +20,10 @@ import pytest
 from edge.console import WRONG_INPUT, run_main
 
 ROOT = Path(__file__).parents[2]
-<<<<<<< HEAD
-PATIENCE = 60.0
-"""Seconds after which whatever a test waits for is taken not to come."""
-FEW_IMAGES = ("--method", "none", "--limit", "0.01")
-"""To fit thresholds to: they can promise nothing of others."""
-=======
 TIMEOUT_S = 60.0
 """Seconds after which a test fails instead of waiting on."""
 NO_GUARANTEE = ("--method", "none", "--limit", "0.01")
 """Arguments to fit thresholds to few images, which support no statistical guarantee."""
->>>>>>> house-calib
 
 
 class Result(NamedTuple):
