@@ -60,8 +60,8 @@ def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal
     if hasattr(image, "convert"):
         return _frame_from_pil(image)
     raise SourceError(
-        f"a frame is a {type(image).__name__}; give a file, a NumPy array or a PIL image "
-        "(None is what OpenCV returns for an image it cannot read)"
+        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image "
+        "(OpenCV returns None for files that it cannot read)"
     )
 
 
