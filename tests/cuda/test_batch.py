@@ -13,7 +13,7 @@ import edge.cuda
 from edge.decision import NEVER, Predictions
 from edge.errors import EngineError, SourceError
 from edge.inference.base import Batch
-from edge.inference.host import calibrated_probability
+from edge.inference.host import HostBatch, calibrated_probability
 from tests.support.cuda_kernels import launch_on_host
 from tests.support.cuda_networks import Networks, array_frames, image_batch
 from tests.support.cuda_stand_in import CoreError, DriverError, World
@@ -159,6 +159,13 @@ def test_the_whole_network_is_a_batch_of_one_segment(network: Networks) -> None:
     predictions = classify(gpu, images, ())
     assert decisions(predictions) == decisions(classify(host, images, ()))
     assert set(predictions.exit_index.tolist()) == {0}
+
+
+def test_host_engines_of_batch_1_refuse_several_images_with_a_remedy(network: Networks) -> None:
+    tiny = network("tiny cnn")
+    batch = HostBatch(tiny.chain, tiny.load_host_engines(batch=1))
+    with pytest.raises(EngineError, match="only engines loaded with batch=None take several images"):
+        classify(batch, image_batch(2), [0.0, 0.0])
 
 
 def test_an_engine_that_refuses_an_address_leaves_no_memory_behind(network: Networks, world: World) -> None:

@@ -239,17 +239,18 @@ def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: Worl
 
     from edge.cuda.memory import NON_BLOCKING, Buffers
 
-    groups = {"inputs": ("few", "many"), "constants": ("constant",), "outputs": ("output",), "workspace": ("workspace",)}
-    sizes: dict[str, Any] = {group: {name: SIZES[name] for name in names} for group, names in groups.items()}
+    inputs, constants, outputs, workspace = (
+        {name: SIZES[name] for name in names} for names in (("few", "many"), ("constant",), ("output",), ("workspace",))
+    )
     generator = np.random.default_rng(0)
     expected = {name: generator.integers(1, 256, size, dtype=np.uint8) for name, size in SIZES.items()}
     with edge.cuda.get_runtime().context.activate("uploading"):
         stream = driver.Stream(NON_BLOCKING)
-        buffers = Buffers(**sizes, uploads=uploads)
+        buffers = Buffers(inputs=inputs, constants=constants, workspace=workspace, outputs=outputs, uploads=uploads)
         driver.memcpy_htod(buffers.addresses["workspace"], expected["workspace"])
 
         def check(unused_bytes: int) -> None:
-            for name in ("few", "many", "constant", "output"):
+            for name in (*inputs, *constants, *outputs):
                 buffers.view(name, np.uint8)[:] = expected[name]
             buffers.upload_constants(stream)
             buffers.upload_inputs(stream, unused_bytes=unused_bytes)
@@ -266,7 +267,7 @@ def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: Worl
         np.testing.assert_array_equal(buffers.download("workspace", (2000,), "uint8"), expected["workspace"])
         [(base, size)] = [(at, size) for at, size in world.pinned.items() if at not in world.freed]
         pinned = {name for name, address in buffers.addresses.items() if base <= address < base + size}
-        assert pinned == ({"output"} if uploads else {"output", "few", "many"})
+        assert pinned == ({*outputs} if uploads else {*outputs, *inputs})
         buffers.close()
 
 

@@ -84,13 +84,14 @@ class Network:
 
     def host_slot(self) -> HostSlot:
         """Return a slot on the host."""
-        return HostSlot(self.chain, self._host_engines(batch=1))
+        return HostSlot(self.chain, self.load_host_engines(batch=1))
 
     def host_batch(self) -> HostBatch:
         """Return a batch on the host."""
-        return HostBatch(self.chain, self._host_engines(batch=None))
+        return HostBatch(self.chain, self.load_host_engines(batch=None))
 
-    def _host_engines(self, batch: int | None) -> list[Any]:
+    def load_host_engines(self, batch: int | None) -> list[Any]:
+        """Return engines of ONNX Runtime."""
         return load_engines(self.path, self.chain.segments, OnnxRuntime(), batch=batch)
 
 
