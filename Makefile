@@ -21,6 +21,7 @@ check:
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.support.house
 	$(BIN)/python -m pytest
 
 format:

@@ -1,7 +1,8 @@
-"""How every command talks: progress on stderr, tables or JSON on stdout, errors as one line and an exit code."""
+"""Terminal output of command lines: progress on stderr, tables or JSON on stdout, errors as one line and exit code."""
 
 import argparse
 import json
+import logging
 import math
 import os
 import sys
@@ -30,10 +31,10 @@ WIDTH_WITHOUT_TERMINAL = 150
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `run_main`."""
+    """A console that leaves closed pipes to `run_main`."""
 
     def on_broken_pipe(self) -> None:
-        """Raise the error that rich is handling, rather than end the process."""
+        """Re-raise the error that rich is handling instead of ending the process."""
         raise
 
 
@@ -41,24 +42,36 @@ stdout = _Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_
 stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+class _LogHandler(logging.Handler):
+    """Prints the library's log records on stderr, above any progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record's message."""
+        log(record.getMessage())
+
+
+LOG_HANDLER = _LogHandler()
+
+
 def run_main(main: Callable[[], int]) -> NoReturn:
-    """Run a command's main function and leave with its exit code; what the user can mend is said in one line."""
+    """Run a command's main function and exit with its code; user-correctable errors become one line on stderr."""
+    logging.getLogger("edge").addHandler(LOG_HANDLER)
     try:
         code = main()
         sys.stdout.flush()
     except EdgeError as error:
-        code = _complain(str(error))
+        code = _print_error(str(error))
     except ModuleNotFoundError as error:
-        code = _complain(f"{error}; `edge doctor` says what is missing and how to bring it")
+        code = _print_error(f"{error}; `edge doctor` lists missing libraries and how to install them")
     except KeyboardInterrupt:
         stderr.print("interrupted; nothing half-written is left behind")
         code = INTERRUPTED
     except BrokenPipeError:
-        _give_up_stdout()
+        _discard_stdout()
         code = PASSED
     except OSError as error:
-        code = _complain(f"{error.strerror or error}: {error.filename or 'standard output'}")
-        _give_up_stdout()
+        code = _print_error(f"{error.strerror or error}: {error.filename or 'standard output'}")
+        _discard_stdout()
     sys.exit(code)
 
 
@@ -110,23 +123,23 @@ def status(description: str) -> Iterator[Callable[[str], None]]:
         yield lambda note: display(Progress(description, note=note))
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
-    """Return a type for argparse: whole numbers from `lowest` on."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers of at least `minimum`."""
 
     def whole_number(text: str) -> int:
         value = int(text)
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"{value} is less than {lowest}")
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
         return value
 
     return whole_number
 
 
 def zero_or_more(text: str) -> float:
-    """Parse a finite number from 0 on, for argparse."""
+    """Parse a finite number of at least 0, for argparse."""
     value = float(text)
     if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{value} is no finite number of 0 or more")
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number of 0 or more")
     return value
 
 
@@ -138,7 +151,7 @@ def above_zero(text: str) -> float:
 
 
 def log(text: str) -> None:
-    """Tell a person what happened; stderr, so that stdout stays clean for results."""
+    """Print a message for people on stderr: stdout is for results."""
     stderr.print(text, markup=False)
 
 
@@ -153,7 +166,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def print_json(data: Any) -> None:
-    """Print data for machines on stdout; what is no finite number is null."""
+    """Print data as JSON on stdout; NaN and infinity become null."""
     sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
 
 
@@ -165,13 +178,13 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def _complain(message: str) -> int:
+def _print_error(message: str) -> int:
     sys.stderr.write(f"error: {message}\n")
     return WRONG_INPUT
 
 
-def _give_up_stdout() -> None:
-    """Drop what stdout could not take, so that Python does not try, and fail, again when it ends."""
+def _discard_stdout() -> None:
+    """Discard unwritten output, so that Python does not fail on it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,14 +1,14 @@
-"""Every error this project raises on purpose.
+"""The error tree: every exception this project raises on purpose.
 
-EdgeError                  something the user can mend; the command line prints it and exits with 2
-├── BundleError            a bundle that is missing, damaged, foreign or cannot be written
-├── CheckpointError        a checkpoint that cannot be read or does not fit
-├── DataError              labelled images that cannot be used as asked
-├── EngineError            an engine that cannot be built, loaded or run here
-├── SourceError            frames that cannot be had
-└── ThresholdError         thresholds that are no thresholds, or cannot be fitted
+EdgeError                  user-correctable error; command lines print it and exit with 2
+├── BundleError            the bundle is missing, damaged, of another version or cannot be written
+├── CheckpointError        the checkpoint cannot be read or does not fit
+├── DataError              the labelled images cannot be used as requested
+├── EngineError            the engine cannot be built, loaded or run on this machine
+├── SourceError            the source gives no frames, or a frame cannot be used
+└── ThresholdError         the thresholds are invalid or cannot be fitted
 
-Each message says what happened, with which value, and what to do.
+Each message states the fact, the value and the remedy.
 """
 
 
@@ -17,24 +17,24 @@ class EdgeError(Exception):
 
 
 class BundleError(EdgeError):
-    """A bundle is missing, damaged, foreign or cannot be written."""
+    """The bundle is missing, damaged, of another version or cannot be written."""
 
 
 class CheckpointError(EdgeError):
-    """A checkpoint cannot be read or does not fit the network it is asked for."""
+    """The checkpoint cannot be read or does not fit the network."""
 
 
 class DataError(EdgeError):
-    """Labelled images cannot be used as asked."""
+    """The labelled images cannot be used as requested."""
 
 
 class EngineError(EdgeError):
-    """An engine cannot be built, loaded or run on this machine."""
+    """The engine cannot be built, loaded or run on this machine."""
 
 
 class SourceError(EdgeError):
-    """A camera, video or folder does not give frames."""
+    """The source gives no frames, or a frame cannot be used."""
 
 
 class ThresholdError(EdgeError):
-    """Thresholds are invalid or cannot be fitted."""
+    """The thresholds are invalid or cannot be fitted."""

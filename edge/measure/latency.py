@@ -1,4 +1,4 @@
-"""Times summed up: percentiles with their spread."""
+"""Latency statistics: percentiles with their spread."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Latency:
 
 
 def latency_from_ms(times_ms: ArrayLike) -> Latency:
-    """Sum up times of single frames, in the order they were taken."""
+    """Return statistics of single frames' times, in the order they were measured."""
     times = np.array(times_ms, dtype=np.float64)
     p50, p95, p99 = np.percentile(times, [50, 95, 99])
     parts = [float(np.median(part)) for part in np.array_split(times, 5) if len(part)]
@@ -33,6 +33,6 @@ LATENCY_COLUMNS = ("mean ms", "p50", "p95", "p99", "spread")
 
 
 def latency_cells(latency: Latency) -> Sequence[str]:
-    """Return a latency as table cells under `LATENCY_COLUMNS`."""
+    """Return table cells for `LATENCY_COLUMNS`."""
     times = (latency.mean, latency.p50, latency.p95, latency.p99)
     return (*(f"{value:.3f}" for value in times), f"±{latency.spread:.0%}")

@@ -1,6 +1,6 @@
-"""The chain of engines says of every frame what the whole network says, decided by the one rule in `edge.decision`."""
+"""Equivalence: the chain of engines answers every frame as the whole network decided by `edge.decision`."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +18,18 @@ from compile.graph import Graph
 from compile.precisions import convert
 from compile.quantise import METHODS
 from compile.trained_model import TrainedModel, load_trained_model
+from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
-from edge.decision import NEVER, Decisions, Prediction, Scores, decide, scores_from_logits
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec, PrecisionSpec
+from edge.decision import NEVER, Prediction, Scores, decide, scores_from_logits
 from edge.engines.base import Engine
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.errors import EngineError, SourceError, ThresholdError
-from edge.frames.base import Frame
+from edge.frames.base import Frame, frame_from_array
+from edge.frames.preprocess import preprocess_batch
 from edge.inference.classifier import Classifier
-from edge.inference.host import HostBatch
-from edge.inference.record import record, record_side_by_side
+from edge.inference.record import record, record_parallel
 from edge.training.checkpoint import Checkpoint
 from tests.support.networks import (
     INPUT,
@@ -44,11 +45,11 @@ from tests.support.networks import (
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
-class Chain(NamedTuple):
-    """A network as engines for one image and for many, and what its whole graph says of some images."""
+class Case(NamedTuple):
+    """A network as a classifier, and its whole graph's outputs for some frames."""
 
-    one: Classifier
-    many: Classifier
+    classifier: Classifier
+    fitted: tuple[float, ...]
     whole: Engine
     """The whole multi-exit graph, every exit and its decision, as one engine."""
     frames: Sequence[Frame]
@@ -57,54 +58,63 @@ class Chain(NamedTuple):
     scores: Scores
 
 
-def chain_of(
-    bundle: Path, folder: Path, precision: PrecisionSpec, spec: InputSpec, whole: ModelProto, frames: Sequence[Frame]
-) -> Chain:
+def case_of(
+    bundle: Path, folder: Path, spec: PrecisionSpec, input_spec: InputSpec, whole: ModelProto, frames: Sequence[Frame]
+) -> Case:
     """Build engines from a bundle's files, and one in `folder` from the graph they were cut from."""
-    one, many = (
-        Classifier(
-            input_spec=spec,
-            precision=precision,
-            engines=load_engines(bundle, precision.segments, OnnxRuntime(), batch=batch),
-        )
-        for batch in (1, None)
+    backend, classes = OnnxRuntime(), 10
+    chain = ChainSpec(input_spec, tuple(map(str, range(classes))), spec.segments, spec.temperatures)
+    classifier = Classifier(
+        chain,
+        load_engines(bundle, spec.segments, backend),
+        spec.thresholds.values,
+        load_batch_engines=lambda: load_engines(bundle, spec.segments, backend, batch=None),
     )
-    slot, images = one.new_slot(), []
-    for slot.frame in frames:
-        slot.load()
-        images.append(slot.tensors["image"].copy())
-    engine = whole_engine(folder, whole)
-    logits, scores = said_by(engine, images, exits=len(precision.segments))
-    return Chain(one, many, engine, frames, np.concatenate(images), logits, scores)
+    images = preprocess_batch(frames, input_spec)
+    engine = whole_engine(folder, whole, exit_index=chain.exits - 1)
+    logits, scores = outputs_of(engine, images, chain.exits)
+    return Case(classifier, spec.thresholds.values, engine, frames, images, logits, scores)
 
 
-def whole_engine(folder: Path, whole: ModelProto) -> Engine:
+def whole_engine(folder: Path, whole: ModelProto, exit_index: int) -> Engine:
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (whole.graph.input, whole.graph.output))
-    spec = write_segment(folder, "multi_exit.onnx", Segment(whole, inputs, outputs))
+    spec = write_segment(folder, "multi_exit.onnx", Segment(whole, inputs, outputs, exit_index))
     [engine] = load_engines(folder, [spec], OnnxRuntime())
     return engine
 
 
-def said_by(whole: Engine, images: Sequence[NDArray[np.float32]], exits: int) -> tuple[NDArray[np.float32], Scores]:
-    """Return what the whole graph says of images, one by one, at every exit."""
-    thresholds = {f"threshold_{k}": np.array([NEVER], np.float32) for k in range(exits - 1)}
-    outputs = [whole.run({"image": image, **thresholds}) for image in images]
+def outputs_of(whole: Engine, images: NDArray[np.float32], exits: int) -> tuple[NDArray[np.float32], Scores]:
+    """Return the whole graph's logits and scores at every exit, image by image."""
+    thresholds = {tensors.threshold(k): np.array([NEVER], np.float32) for k in range(exits - 1)}
+    outputs = [whole.run({tensors.IMAGE: image[None], **thresholds}) for image in images]
 
-    def stacked(kind: str) -> NDArray[Any]:
-        return np.stack([[output[f"{kind}_{k}"][0] for output in outputs] for k in range(exits)])
+    def stacked(name: Callable[[int], str]) -> NDArray[Any]:
+        return np.stack([[output[name(k)][0] for output in outputs] for k in range(exits)])
 
-    return stacked("logits"), Scores(stacked("confidence"), stacked("label"))
+    return stacked(tensors.logits), Scores(stacked(tensors.confidence), stacked(tensors.label))
 
 
 def bits(exit_index: Any, confidence: Any, label: Any) -> list[tuple[int, bytes, int]]:
-    """Return answers such that NaN equals itself and nothing else is taken for equal."""
+    """Return answers in a form in which NaN equals itself and no rounding hides."""
     values = np.asarray(confidence, dtype=np.float32)
     return [(int(e), c.tobytes(), int(n)) for e, c, n in zip(exit_index, values, label, strict=True)]
 
 
 def bits_of(predictions: Sequence[Prediction]) -> list[tuple[int, bytes, int]]:
-    labels, confidences, exits, _ = zip(*predictions, strict=True)
+    _, labels, _, exits, confidences = zip(*predictions, strict=True)
     return bits(exits, confidences, labels)
+
+
+def expected_bits(case: Case) -> list[tuple[int, bytes, int]]:
+    return bits(*decide(case.scores, np.array(case.classifier.thresholds, np.float32)))
+
+
+def predict_each(case: Case) -> list[tuple[int, bytes, int]]:
+    return bits_of([case.classifier.predict(frame) for frame in case.frames])
+
+
+def predict_all(case: Case) -> list[tuple[int, bytes, int]]:
+    return bits_of(case.classifier.predict_batch(case.frames))
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +134,11 @@ def digits(
     digits_bundle: Bundle,
     trained: TrainedModel,
     exported: ModelProto,
-) -> Chain:
-    """Every test image of the digits, and the whole graph compiled once more from the checkpoint."""
+) -> Case:
+    """Every test image of the digits, and the whole graph compiled again from the checkpoint."""
     spec = digits_bundle.precision(request.param)
     graph = exported if request.param == "fp32" else convert("int8", exported, trained, METHODS[0]).model
-    return chain_of(
+    return case_of(
         digits_bundle.path,
         tmp_path_factory.mktemp("whole"),
         spec,
@@ -139,109 +149,111 @@ def digits(
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Callable[[Compiled, str], Chain]:
-    """Make a chain of a tiny network."""
+def tiny(tmp_path: Path) -> Callable[[Compiled, str], Case]:
+    """Return a function that makes a case of a tiny network."""
 
-    def make(network: Compiled, precision: str) -> Chain:
+    def make(network: Compiled, precision: str) -> Case:
         spec = written(tmp_path / "bundle", network, precision)
-        return chain_of(tmp_path / "bundle", tmp_path, spec, INPUT, network.whole, list(random_images(12)))
+        frames = [frame_from_array(image, "array") for image in random_images(12)]
+        return case_of(tmp_path / "bundle", tmp_path, spec, INPUT, network.whole, frames)
 
     return make
 
 
-def fitted(chain: Chain) -> list[float]:
-    return list(chain.one.precision.thresholds.values)
+def fitted(case: Case) -> list[float]:
+    return list(case.fitted)
 
 
-def always(chain: Chain) -> list[float]:
-    return [0.0] * (len(chain.one.segments) - 1)
+def always(case: Case) -> list[float]:
+    return [0.0] * (case.classifier.chain.exits - 1)
 
 
-def never(chain: Chain) -> list[float]:
-    return [NEVER] * (len(chain.one.segments) - 1)
+def never(case: Case) -> list[float]:
+    return [NEVER] * (case.classifier.chain.exits - 1)
 
 
-def occurring(chain: Chain) -> list[float]:
-    """Return for each exit its median confidence, which a frame has exactly."""
-    early = chain.scores.confidence[:-1]
+def median(case: Case) -> list[float]:
+    """Return each exit's median confidence, which one frame has exactly."""
+    early = case.scores.confidence[:-1]
     return np.sort(early, axis=1)[:, early.shape[1] // 2].tolist()
 
 
-def just_above(chain: Chain) -> list[float]:
-    return np.nextafter(np.array(occurring(chain), np.float32), np.float32(2)).tolist()
+def just_above_median(case: Case) -> list[float]:
+    return np.nextafter(np.array(median(case), np.float32), np.float32(2)).tolist()
 
 
-each_thresholds = pytest.mark.parametrize("thresholds", [fitted, always, never, occurring, just_above])
+each_thresholds = pytest.mark.parametrize("thresholds", [fitted, always, never, median, just_above_median])
 
 
 @each_thresholds
-def test_step_by_step_the_chain_answers_every_digit_as_the_whole_network_does(
-    digits: Chain, thresholds: Callable[[Chain], list[float]]
+def test_stepwise_answers_equal_those_of_the_whole_network(
+    digits: Case, thresholds: Callable[[Case], list[float]]
 ) -> None:
-    digits.one.set_thresholds(thresholds(digits))
-    predictions = [digits.one.classify(frame) for frame in digits.frames]
-    expected = decide(digits.scores, digits.one.thresholds)
-    assert bits_of(predictions) == bits(*expected)
+    digits.classifier.thresholds = thresholds(digits)
+    assert predict_each(digits) == expected_bits(digits)
 
 
 @each_thresholds
 @pytest.mark.parametrize("batch", [1, 2, 7, None])
-def test_in_batches_the_chain_answers_every_digit_as_the_whole_network_does(
-    digits: Chain, thresholds: Callable[[Chain], list[float]], batch: int | None
+def test_batched_answers_equal_those_of_the_whole_network(
+    digits: Case, thresholds: Callable[[Case], list[float]], batch: int | None
 ) -> None:
-    digits.many.set_thresholds(thresholds(digits))
-    size = batch or len(digits.images)
-    parts = [
-        HostBatch(digits.many).classify(digits.images[start : start + size])
-        for start in range(0, len(digits.images), size)
-    ]
-    found = Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    expected = decide(digits.scores, digits.many.thresholds)
-    assert bits(*found) == bits(*expected)
+    digits.classifier.thresholds = thresholds(digits)
+    size = batch or len(digits.frames)
+    parts = [digits.frames[start : start + size] for start in range(0, len(digits.frames), size)]
+    predictions = [prediction for part in parts for prediction in digits.classifier.predict_batch(part)]
+    assert bits_of(predictions) == expected_bits(digits)
 
 
-def test_thresholds_between_the_extremes_send_digits_to_all_exits(digits: Chain) -> None:
-    """Else the tests above would compare less than they seem to."""
-    assert set(decide(digits.scores, np.array(occurring(digits), np.float32)).exit_index) == {0, 1, 2}
+def test_median_thresholds_use_all_exits(digits: Case) -> None:
+    """Otherwise the tests above would compare less than they seem to."""
+    assert set(decide(digits.scores, np.array(median(digits), np.float32)).exit_index) == {0, 1, 2}
 
 
-def test_a_confidence_equal_to_the_threshold_leaves_and_one_float32_less_goes_on(digits: Chain) -> None:
+def test_a_confidence_equal_to_the_threshold_exits_and_the_next_float32_does_not(digits: Case) -> None:
     exact, above = (
-        decide(digits.scores, np.array(limit, np.float32)) for limit in (occurring(digits), just_above(digits))
+        decide(digits.scores, np.array(limit, np.float32)) for limit in (median(digits), just_above_median(digits))
     )
-    frame = int(np.argmax(digits.scores.confidence[0] == np.float32(occurring(digits)[0])))
-    digits.one.set_thresholds(occurring(digits))
-    assert digits.one.classify(digits.frames[frame]).exit_index == exact.exit_index[frame] == 0
-    digits.one.set_thresholds(just_above(digits))
-    assert digits.one.classify(digits.frames[frame]).exit_index == above.exit_index[frame] > 0
+    frame = int(np.argmax(digits.scores.confidence[0] == np.float32(median(digits)[0])))
+    digits.classifier.thresholds = median(digits)
+    assert digits.classifier.predict(digits.frames[frame]).exit_index == exact.exit_index[frame] == 0
+    digits.classifier.thresholds = just_above_median(digits)
+    assert digits.classifier.predict(digits.frames[frame]).exit_index == above.exit_index[frame] > 0
 
 
-def test_the_decision_inside_the_graph_is_the_one_of_edge_decision(digits: Chain) -> None:
+def test_the_decision_inside_the_graph_equals_edge_decision(digits: Case) -> None:
     reference = scores_from_logits(digits.logits)
     assert (digits.scores.label == reference.label).all()
     np.testing.assert_allclose(digits.scores.confidence, reference.confidence, rtol=1e-6)
 
 
-def test_recording_gives_what_the_whole_network_says_at_every_exit(digits: Chain) -> None:
-    digits.one.set_thresholds(always(digits))
-    recording = record(digits.one, digits.frames)
+def test_batched_probabilities_equal_those_of_single_frames(digits: Case) -> None:
+    digits.classifier.thresholds = fitted(digits)
+    single = [digits.classifier.predict(frame).probability for frame in digits.frames]
+    batched = [prediction.probability for prediction in digits.classifier.predict_batch(digits.frames)]
+    np.testing.assert_allclose(batched, single, rtol=1e-6)
+
+
+def test_recording_equals_the_whole_network_at_every_exit(digits: Case) -> None:
+    digits.classifier.thresholds = always(digits)
+    recording = record(digits.classifier, digits.frames)
     assert recording.logits.tobytes() == digits.logits.tobytes()
     assert recording.scores.confidence.tobytes() == digits.scores.confidence.tobytes()
     assert recording.scores.label.tolist() == digits.scores.label.tolist()
-    assert digits.one.thresholds.tolist() == always(digits)
+    assert list(digits.classifier.thresholds) == always(digits)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
-def test_recording_parts_side_by_side_gives_the_same_in_the_same_order(digits: Chain, parts: int) -> None:
+def test_recording_in_parallel_gives_the_same_in_the_same_order(digits: Case, parts: int) -> None:
     shares = np.array_split(np.arange(len(digits.frames)), parts)
-    found = record_side_by_side(digits.one, [[digits.frames[index] for index in share] for share in shares])
-    expected = record(digits.one, digits.frames)
-    assert found.logits.tobytes() == expected.logits.tobytes()
-    assert found.scores.confidence.tobytes() == expected.scores.confidence.tobytes()
-    assert found.scores.label.tolist() == expected.scores.label.tolist()
+    parallel = record_parallel(digits.classifier, [[digits.frames[index] for index in share] for share in shares])
+    expected = record(digits.classifier, digits.frames)
+    assert parallel.logits.tobytes() == expected.logits.tobytes()
+    assert parallel.scores.confidence.tobytes() == expected.scores.confidence.tobytes()
+    assert parallel.scores.label.tolist() == expected.scores.label.tolist()
 
 
-def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
+def test_compiling_a_checkpoint_again_gives_the_same_segments(
     digits_bundle: Bundle, trained: TrainedModel, exported: ModelProto
 ) -> None:
     for name, graph in (("fp32", exported), ("int8", convert("int8", exported, trained, METHODS[0]).model)):
@@ -250,7 +262,7 @@ def test_compiling_the_same_checkpoint_again_gives_the_same_segments(
         assert [segment.model for segment in again] == kept
 
 
-NO_IMAGES = {
+DAMAGED_IMAGES = {
     "all NaN": lambda image: np.full_like(image, np.nan),
     "one NaN": lambda image: np.where(np.arange(image.size).reshape(image.shape) == image.size // 2, np.nan, image),
     "inf": lambda image: np.full_like(image, np.inf),
@@ -260,78 +272,65 @@ NO_IMAGES = {
 
 
 @pytest.mark.parametrize("thresholds", [fitted, always, never])
-@pytest.mark.parametrize("kind", NO_IMAGES)
-def test_what_is_no_image_is_answered_as_the_whole_network_does(
-    digits: Chain, kind: str, thresholds: Callable[[Chain], list[float]]
+@pytest.mark.parametrize("damage", DAMAGED_IMAGES)
+def test_damaged_network_input_is_answered_as_by_the_whole_network(
+    digits: Case, damage: str, thresholds: Callable[[Case], list[float]]
 ) -> None:
-    digits.one.set_thresholds(thresholds(digits))
-    image = NO_IMAGES[kind](digits.images[0]).astype(np.float32)
-    slot = digits.one.new_slot()
-    slot.frame = digits.frames[0]
-    slot.load()
-    slot.tensors["image"][0] = image
-    _, scores = said_by(digits.whole, [image[None]], exits=3)
-    assert bits_of([slot.infer()]) == bits(*decide(scores, digits.one.thresholds))
-
-
-def small_thresholds(chain: Chain) -> Iterator[list[float]]:
-    yield from (always(chain), never(chain), occurring(chain), just_above(chain))
+    values = np.array(thresholds(digits), dtype=np.float32)
+    image = DAMAGED_IMAGES[damage](digits.images[0]).astype(np.float32)
+    slot = digits.classifier.new_slot()
+    slot.start(digits.frames[0], values)
+    slot.tensors()[tensors.IMAGE][0] = image
+    _, scores = outputs_of(digits.whole, image[None], exits=3)
+    assert bits_of([slot.result()]) == bits(*decide(scores, values))
 
 
 @each_precision
 @pytest.mark.parametrize("name", ["tiny cnn", "two tensors", "five exits"])
-def test_chains_of_any_shape_answer_as_their_whole_network_does(
-    made: Callable[[Compiled, str], Chain], name: str, precision: str
+def test_chains_of_any_shape_answer_as_their_whole_network(
+    tiny: Callable[[Compiled, str], Case], name: str, precision: str
 ) -> None:
-    chain = made(compiled(name, precision), precision)
-    for thresholds in small_thresholds(chain):
-        expected = bits(*decide(chain.scores, np.array(thresholds, np.float32)))
-        chain.one.set_thresholds(thresholds)
-        chain.many.set_thresholds(thresholds)
-        assert bits_of([chain.one.classify(frame) for frame in chain.frames]) == expected
-        assert bits(*HostBatch(chain.many).classify(chain.images)) == expected
+    case = tiny(compiled(name, precision), precision)
+    for thresholds in (always, never, median, just_above_median):
+        case.classifier.thresholds = thresholds(case)
+        assert predict_each(case) == predict_all(case) == expected_bits(case)
 
 
 @each_precision
-def test_where_a_cut_feeds_an_addition_the_chain_agrees_to_the_last_digits(
-    made: Callable[[Compiled, str], Chain], precision: str
+def test_a_cut_that_feeds_an_addition_agrees_within_rounding(
+    tiny: Callable[[Compiled, str], Case], precision: str
 ) -> None:
-    """ONNX Runtime fuses that addition into a convolution where it sees both, and rounds a little differently then."""
-    chain = made(compiled("residual", precision), precision)
-    recording = record(chain.one, chain.frames)
-    np.testing.assert_allclose(recording.logits, chain.logits, atol=1e-6)
-    assert (recording.scores.label == chain.scores.label).all()
+    """ONNX Runtime fuses the addition into a convolution when both are in one graph, and rounds differently then."""
+    case = tiny(compiled("residual", precision), precision)
+    recording = record(case.classifier, case.frames)
+    np.testing.assert_allclose(recording.logits, case.logits, atol=1e-6)
+    assert (recording.scores.label == case.scores.label).all()
 
 
 @each_precision
-def test_of_tied_logits_the_first_class_answers_wherever_the_frame_leaves(
-    made: Callable[[Compiled, str], Chain], precision: str
-) -> None:
-    chain = made(compiled("tied", precision), precision)
-    assert (chain.logits[[0, 2], :, 1] == chain.logits[[0, 2], :, 2]).all()
-    confidence = float(chain.scores.confidence[0, 0])
+def test_the_first_class_wins_a_tie_at_every_exit(tiny: Callable[[Compiled, str], Case], precision: str) -> None:
+    case = tiny(compiled("tied", precision), precision)
+    assert (case.logits[[0, 2], :, 1] == case.logits[[0, 2], :, 2]).all()
+    confidence = float(case.scores.confidence[0, 0])
     assert confidence == pytest.approx(1 / (2 + 2 * np.exp(-0.5)), rel=1e-6)
     for threshold, exit_index in ((confidence, 0), (float(np.nextafter(np.float32(confidence), np.float32(1))), 2)):
-        for classifier in (chain.one, chain.many):
-            classifier.set_thresholds([threshold, NEVER])
-        answers = bits_of([chain.one.classify(frame) for frame in chain.frames])
-        assert answers == bits(*HostBatch(chain.many).classify(chain.images))
-        assert {(found, label) for found, _, label in answers} == {(exit_index, 1)}
+        case.classifier.thresholds = (threshold, NEVER)
+        answers = predict_each(case)
+        assert answers == predict_all(case)
+        assert {(taken, label) for taken, _, label in answers} == {(exit_index, 1)}
 
 
 @each_precision
 @pytest.mark.parametrize("damaged", [0, 2])
-def test_logits_that_are_no_numbers_never_leave_early_and_the_last_exit_answers_with_them(
-    made: Callable[[Compiled, str], Chain], precision: str, damaged: int
+def test_nan_logits_never_exit_early_and_the_last_exit_answers_with_them(
+    tiny: Callable[[Compiled, str], Case], precision: str, damaged: int
 ) -> None:
-    chain = made(with_nan_logit(multi_exit_graph("tiny cnn", precision), damaged), precision)
-    assert np.isnan(chain.scores.confidence[damaged]).all()
+    case = tiny(with_nan_logit(multi_exit_graph("tiny cnn", precision), damaged), precision)
+    assert np.isnan(case.scores.confidence[damaged]).all()
     for thresholds in ([0.0, NEVER], [0.0, 0.0], [NEVER, NEVER]):
-        expected = decide(chain.scores, np.array(thresholds, np.float32))
-        for classifier in (chain.one, chain.many):
-            classifier.set_thresholds(thresholds)
-        answers = [chain.one.classify(frame) for frame in chain.frames]
-        assert bits_of(answers) == bits(*expected) == bits(*HostBatch(chain.many).classify(chain.images))
+        case.classifier.thresholds = thresholds
+        answers = [case.classifier.predict(frame) for frame in case.frames]
+        assert bits_of(answers) == predict_all(case) == expected_bits(case)
         if damaged == 0:
             assert all(answer.exit_index > 0 for answer in answers)
         elif thresholds == [NEVER, NEVER]:
@@ -339,7 +338,7 @@ def test_logits_that_are_no_numbers_never_leave_early_and_the_last_exit_answers_
 
 
 def with_nan_logit(graph: ModelProto, exit_index: int) -> Compiled:
-    """Return a multi-exit graph compiled, after one logit of an exit was made NaN whatever the image."""
+    """Compile a multi-exit graph after making one logit of an exit NaN for every image."""
     damaged = ModelProto()
     damaged.CopyFrom(graph)
     name = Graph(damaged).producer[f"logits_{exit_index}"].input[2]
@@ -348,200 +347,3 @@ def with_nan_logit(graph: ModelProto, exit_index: int) -> Compiled:
     value[1] = np.nan
     bias.CopyFrom(numpy_helper.from_array(value, name))
     return decided_and_cut(damaged)
-
-
-class FakeEngine:
-    """A segment that is as sure as it is told, of the label it is told; counts the samples it is asked about.
-
-    It stands for segment `index` of a chain whose image is one number: the row of `confidence` to answer with. It
-    refuses tensors that a segment does not have, and what it has not been bound to.
-    """
-
-    def __init__(self, spec: SegmentSpec, index: int, confidence: NDArray[np.float32]) -> None:
-        self.spec, self.index, self.confidence = spec, index, confidence
-        self.asked: list[int] = []
-        self.error: Exception | None = None
-
-    def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        for spec in (*self.spec.inputs, *self.spec.outputs):
-            found = tensors[spec.name]
-            assert found.dtype == spec.dtype, spec.name
-            assert found.shape == spec.shape_of_one, spec.name
-            assert found.flags.c_contiguous
-
-        def run() -> None:
-            for name, value in self.computed(tensors).items():
-                tensors[name][:] = value
-
-        return run
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        assert list(inputs) == [spec.name for spec in self.spec.inputs]
-        assert len(next(iter(inputs.values()))) > 0, "asked about nothing"
-        return self.computed(inputs)
-
-    def computed(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        if self.error is not None:
-            raise self.error
-        samples = tensors["image" if self.index == 0 else f"cut_{self.index - 1}"].reshape(-1).astype(int)
-        self.asked += samples.tolist()
-        confidence = self.confidence[self.index, samples]
-        outputs: dict[str, NDArray[Any]] = {
-            f"logits_{self.index}": np.stack([confidence, -confidence], axis=-1),
-            f"confidence_{self.index}": confidence,
-            f"label_{self.index}": (10 * self.index + samples).astype(np.int32),
-        }
-        if self.index < len(self.confidence) - 1:
-            outputs[f"cut_{self.index}"] = samples.astype(np.float32).reshape(-1, 1, 1, 1)
-            outputs[f"exit_{self.index}"] = confidence >= tensors[f"threshold_{self.index}"]
-        return outputs
-
-
-SURE = np.array([[0.9, 0.2, 0.3, np.nan], [0.5, 0.8, 0.4, 0.9], [0.6, 0.6, 0.7, 0.6]], dtype=np.float32)
-"""Confidence of three exits in four samples, which with thresholds of 0.75 leave at exits 0, 1, 2 and 1."""
-
-
-def fake_chain(confidence: NDArray[np.float32] = SURE, thresholds: Sequence[float] = (0.75, 0.75)) -> Classifier:
-    number = InputSpec("array", None, 1, 1, 1, (0.0,), (1.0,))
-    exits = len(confidence)
-    segments = []
-    for k in range(exits):
-        early = k < exits - 1
-        entering = TensorSpec(f"cut_{k - 1}" if k else "image", "float32", (None, 1, 1, 1))
-        outputs = [TensorSpec(f"cut_{k}", "float32", (None, 1, 1, 1))] * early
-        outputs += [TensorSpec(f"logits_{k}", "float32", (None, 2)), TensorSpec(f"confidence_{k}", "float32", (None,))]
-        outputs += [TensorSpec(f"label_{k}", "int32", (None,))] + [TensorSpec(f"exit_{k}", "bool", (None,))] * early
-        inputs = (entering, *[TensorSpec(f"threshold_{k}", "float32", (1,))] * early)
-        segments.append(SegmentSpec(f"{k}.onnx", inputs, tuple(outputs), 0.0))
-    fitted = Thresholds(tuple(thresholds), "accuracy_gap", 0.0, "none", None, samples=1, split="")
-    engines = [FakeEngine(spec, index, confidence) for index, spec in enumerate(segments)]
-    precision = PrecisionSpec(
-        tuple(segments), segments[-1], thresholds=fitted, temperatures=(1.0,) * exits, notes=(), scores="scores.npz"
-    )
-    return Classifier(input_spec=number, precision=precision, engines=engines)
-
-
-def number(value: int) -> Frame:
-    return np.full((1, 1, 1), value, dtype=np.float32)
-
-
-def asked(classifier: Classifier) -> list[list[int]]:
-    return [engine.asked for engine in classifier.engines]  # type: ignore[attr-defined]
-
-
-def test_segments_after_the_exit_that_answers_are_not_run() -> None:
-    classifier = fake_chain()
-    answers = [classifier.classify(number(sample)) for sample in range(4)]
-    assert [answer.exit_index for answer in answers] == [0, 1, 2, 1]
-    assert [answer.label for answer in answers] == [0, 11, 22, 13]
-    assert [np.float32(answer.confidence) for answer in answers] == [SURE[0, 0], SURE[1, 1], SURE[2, 2], SURE[1, 3]]
-    assert asked(classifier) == [[0, 1, 2, 3], [1, 2, 3], [2]]
-
-
-def test_in_a_batch_only_those_go_on_that_did_not_leave() -> None:
-    classifier = fake_chain()
-    found = HostBatch(classifier).classify(np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
-    assert found.exit_index.tolist() == [0, 1, 2, 1]
-    assert found.label.tolist() == [0, 11, 22, 13]
-    assert found.confidence.tolist() == [SURE[0, 0], SURE[1, 1], SURE[2, 2], SURE[1, 3]]
-    assert asked(classifier) == [[0, 1, 2, 3], [1, 2, 3], [2]]
-
-
-@pytest.mark.parametrize(("samples", "expected"), [([0, 0], [[0, 0], [], []]), ([], [[], [], []])])
-def test_of_a_batch_that_nobody_is_left_of_no_segment_is_run(samples: list[int], expected: list[list[int]]) -> None:
-    classifier = fake_chain()
-    found = HostBatch(classifier).classify(np.array(samples, dtype=np.float32).reshape(-1, 1, 1, 1))
-    assert len(found.exit_index) == len(samples)
-    assert asked(classifier) == expected
-
-
-def test_an_engine_that_breaks_is_heard_and_the_next_frame_is_answered() -> None:
-    classifier = fake_chain()
-    classifier.engines[1].error = EngineError("the device is gone")  # type: ignore[attr-defined]
-    with pytest.raises(EngineError, match="the device is gone"):
-        classifier.classify(number(2))
-    with pytest.raises(EngineError, match="the device is gone"):
-        HostBatch(classifier).classify(number(2)[None])
-    classifier.engines[1].error = None  # type: ignore[attr-defined]
-    assert classifier.classify(number(2)) == Prediction(
-        22, pytest.approx(0.7), 2, pytest.approx(1 / (1 + np.exp(-1.4)))
-    )
-
-
-@pytest.mark.parametrize("frame", [None, "picture.png", [[0.0]]])
-def test_what_is_no_array_is_no_frame(frame: Any) -> None:
-    with pytest.raises(SourceError, match=f"a frame is no array but {type(frame).__name__}; was it read at all"):
-        fake_chain().classify(frame)
-
-
-def test_new_thresholds_count_from_the_next_frame_that_is_loaded() -> None:
-    classifier = fake_chain()
-    early, late = classifier.new_slot(), classifier.new_slot()
-    early.frame = late.frame = number(1)
-    early.load()
-    classifier.set_thresholds([0.0, 0.0])
-    late.load()
-    assert [early.infer().exit_index, late.infer().exit_index] == [1, 0]
-    early.load()
-    assert early.infer().exit_index == 0
-
-
-def test_new_thresholds_do_not_change_a_batch_under_way() -> None:
-    classifier = fake_chain()
-    first = classifier.engines[0].run
-
-    def changed_meanwhile(inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        classifier.set_thresholds([0.0, 0.0])
-        return first(inputs)
-
-    classifier.engines[0].run = changed_meanwhile  # type: ignore[method-assign]
-    found = HostBatch(classifier).classify(np.arange(4, dtype=np.float32).reshape(-1, 1, 1, 1))
-    assert found.exit_index.tolist() == [0, 1, 2, 1]
-
-
-def test_frames_in_two_slots_do_not_meet() -> None:
-    classifier = fake_chain()
-    slots = [classifier.new_slot(), classifier.new_slot()]
-    for slot, sample in zip(slots, (1, 2), strict=True):
-        slot.frame = number(sample)
-        slot.load()
-    assert [slot.infer().label for slot in slots] == [11, 22]
-    assert [slot.infer().label for slot in reversed(slots)] == [22, 11]
-
-
-def test_a_frame_is_not_answered_from_what_an_earlier_frame_left_in_the_slot() -> None:
-    classifier = fake_chain()
-    order = [2, 0, 1, 3, 2, 1, 0, 0, 2]
-    assert [classifier.classify(number(sample)).label % 10 for sample in order] == order
-
-
-@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5, 0.5], [0.5, np.nan], [-0.1, 0.5], [0.5, np.inf]])
-def test_thresholds_that_are_refused_leave_those_in_force(values: list[float]) -> None:
-    classifier = fake_chain()
-    with pytest.raises(ThresholdError):
-        classifier.set_thresholds(values)
-    assert classifier.classify(number(1)).exit_index == 1
-
-
-def test_recording_asks_every_segment_about_every_frame_and_leaves_the_thresholds_as_they_were() -> None:
-    classifier = fake_chain(thresholds=(0.0, 0.75))
-    recording = record(classifier, [number(sample) for sample in (3, 0, 2)])
-    assert asked(classifier) == [[3, 0, 2]] * 3
-    np.testing.assert_array_equal(recording.scores.confidence, SURE[:, [3, 0, 2]])
-    assert recording.scores.label.tolist() == [[3, 0, 2], [13, 10, 12], [23, 20, 22]]
-    np.testing.assert_array_equal(recording.logits[..., 0], SURE[:, [3, 0, 2]])
-    assert classifier.thresholds.tolist() == [0.0, 0.75]
-
-
-def test_recording_that_breaks_leaves_the_thresholds_as_they_were() -> None:
-    classifier = fake_chain()
-    classifier.engines[2].error = EngineError("the device is gone")  # type: ignore[attr-defined]
-    with pytest.raises(EngineError, match="the device is gone"):
-        record(classifier, [number(0)])
-    assert classifier.thresholds.tolist() == [0.75, 0.75]
-
-
-def test_recording_runs_every_segment_even_where_an_exit_is_as_sure_as_can_be() -> None:
-    classifier = fake_chain(np.ones((3, 1), np.float32))
-    record(classifier, [number(0)])
-    assert asked(classifier) == [[0]] * 3

@@ -1,4 +1,4 @@
-"""The pipeline, with stand-ins that refuse what no stage may do and that decide when the next step may happen."""
+"""The pipeline on stand-ins that refuse illegal use and control when the next step may happen."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edge.decision import Prediction
 from edge.errors import SourceError
-from edge.inference.pipeline import FEWEST_SLOTS, FrameResult, Pipeline, Policy
+from edge.frames.base import Frame, PixelFormat
+from edge.inference.pipeline import MIN_SLOTS, Pipeline, Policy, Result
 from tests.support.commands import PATIENCE
 
 WAIT = 5.0
@@ -21,23 +22,23 @@ PACE = 7
 Hook = Callable[[int], None]
 
 
-def nothing(index: int) -> None:
+def no_hook(index: int) -> None:
     pass
 
 
 class Source:
-    """Gives frames that hold their own index, written into the array handed in, as a camera does."""
+    """Yields frames that hold their own index, written into the given buffer, as a camera does."""
 
     is_live = False
 
-    def __init__(self, frames: int, before: Hook = nothing) -> None:
+    def __init__(self, frames: int, before: Hook = no_hook) -> None:
         self.frames: int | None = frames
         self.given = 0
         self._before = before
         self._reading = threading.Lock()
         self._ended = False
 
-    def read(self, out: NDArray[Any] | None) -> NDArray[Any] | None:
+    def read(self, out: Frame | None) -> Frame | None:
         assert self._reading.acquire(blocking=False), "two threads read at once"
         try:
             assert not self._ended, "read after the end"
@@ -45,10 +46,10 @@ class Source:
             if self.given == self.frames:
                 self._ended = True
                 return None
-            frame = np.zeros(2, dtype=np.int64) if out is None else out
-            frame[:] = self.given
+            pixels = np.zeros((1, 1, 2), dtype=np.int64) if out is None else out.pixels
+            pixels[:] = self.given
             self.given += 1
-            return frame
+            return Frame(pixels, PixelFormat.ARRAY)
         except BaseException:
             self._ended = True
             raise
@@ -56,11 +57,11 @@ class Source:
             self._reading.release()
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
 
 class PacedSource(Source):
-    """A live source: gives exactly as many frames as the test lets pass, then ends when it is told to."""
+    """A live source: yields exactly as many frames as the test permits, and ends on request."""
 
     is_live = True
 
@@ -72,12 +73,14 @@ class PacedSource(Source):
         self.is_over = self._is_waiting = False
 
     def give(self, frames: int) -> None:
-        """Let some frames pass, and return when the source waits again: all of them are posted then."""
+        """Permit some frames, and return when all of them are published and the source waits again."""
         with self._changed:
             self._permits += frames
             self._is_waiting = False
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: self._is_waiting and not self._permits, WAIT), "capture stands still"
+            assert self._changed.wait_for(lambda: self._is_waiting and not self._permits, WAIT), (
+                "capture does not continue"
+            )
 
     def end(self) -> None:
         with self._changed:
@@ -89,69 +92,73 @@ class PacedSource(Source):
             self._is_waiting = True
             self._changed.notify_all()
             assert self._changed.wait_for(lambda: self._permits or self.is_over, WAIT), (
-                "nobody asks for frames any more"
+                "nobody requests frames any more"
             )
             if self._permits:
                 self._permits -= 1
             else:
-                self.frames = index  # there is no such frame: the end
+                self.frames = index  # the end
 
 
-class Slot:
-    """One frame's buffers. A stage that comes out of turn, or while another is at work, is refused."""
+class StrictSlot:
+    """One frame's buffers. A stage out of turn, or while another is running, is refused."""
 
-    def __init__(self, before_load: Hook = nothing, before_infer: Hook = nothing) -> None:
-        self._before_load, self._before_infer = before_load, before_infer
+    buffer: Frame | None = None
+
+    def __init__(self, before_start: Hook = no_hook, before_result: Hook = no_hook) -> None:
+        self._before_start, self._before_result = before_start, before_result
         self._in_use = threading.Lock()
-        self._frame: NDArray[Any] | None = None
+        self._pixels = np.zeros(0)
         self._state = "empty"
-        self._loaded = -1
+        self._index = -1
+        self.thresholds: list[float] = []
+        self.closed = False
 
-    @property
-    def frame(self) -> NDArray[Any] | None:
-        return self._frame
+    def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
+        with self._exclusive(("empty", "answered"), "started"):
+            self._pixels, self._index = frame.pixels, int(frame.pixels.flat[0])
+            self.thresholds = thresholds.tolist()
+            self._before_start(self._index)
+            assert (self._pixels == self._index).all(), "the frame was overwritten during preprocessing"
 
-    @frame.setter
-    def frame(self, frame: NDArray[Any] | None) -> None:
-        with self._alone(("empty", "captured", "answered"), "captured"):
-            self._frame = frame
+    def result(self) -> Prediction:
+        with self._exclusive(("started",), "answered"):
+            self._before_result(self._index)
+            assert (self._pixels == self._index).all(), "the frame was overwritten before its result"
+            return Prediction(str(self._index), self._index, 1.0, 0, 1.0)
 
-    def load(self) -> None:
-        with self._alone(("captured",), "loaded"):
-            assert self._frame is not None
-            self._loaded = int(self._frame[0])
-            self._before_load(self._loaded)
-            assert (self._frame == self._loaded).all(), "the frame was written to while it was loaded"
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return {"image": self._pixels}
 
-    def infer(self) -> Prediction:
-        with self._alone(("loaded",), "answered"):
-            assert self._frame is not None
-            self._before_infer(self._loaded)
-            assert (self._frame == self._loaded).all(), "the frame was written to before its turn was over"
-            return Prediction(label=self._loaded, confidence=1.0, exit_index=0, probability=1.0)
+    def close(self) -> None:
+        self.closed = True
 
     @contextmanager
-    def _alone(self, allowed: tuple[str, ...], then: str) -> Iterator[None]:
+    def _exclusive(self, allowed: tuple[str, ...], then: str) -> Iterator[None]:
         assert self._in_use.acquire(blocking=False), "two stages use this slot at once"
         try:
-            assert self._state in allowed, f"not now: the slot is {self._state}"
+            assert self._state in allowed, f"out of turn: the slot is {self._state}"
             yield
             self._state = then
         finally:
             self._in_use.release()
 
 
-def slots(count: int = FEWEST_SLOTS, **hooks: Hook) -> list[Slot]:
-    return [Slot(**hooks) for _ in range(count)]
+def pipeline_of(source: Source, slots: list[StrictSlot], policy: Policy) -> Pipeline:
+    return Pipeline(source, slots, policy, lambda: np.array([0.5], dtype=np.float32))
 
 
-def indices(results: list[FrameResult]) -> list[int]:
-    assert [result.prediction.label for result in results] == [result.frame_index for result in results]
+def slots(count: int = MIN_SLOTS, **hooks: Hook) -> list[StrictSlot]:
+    return [StrictSlot(**hooks) for _ in range(count)]
+
+
+def indices(results: list[Result]) -> list[int]:
+    assert [result.label_index for result in results] == [result.frame_index for result in results]
     return [result.frame_index for result in results]
 
 
-def within_patience(work: Callable[[], None]) -> None:
-    """Fail, rather than hang, where work does not end."""
+def finish_in_time(work: Callable[[], None]) -> None:
+    """Run work in a thread and fail, rather than hang, if it does not end."""
     failed: list[BaseException] = []
 
     def guarded() -> None:
@@ -163,24 +170,24 @@ def within_patience(work: Callable[[], None]) -> None:
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    assert not thread.is_alive(), "this never ends"
+    assert not thread.is_alive(), "it never ends"
     if failed:
         raise failed[0]
 
 
-@pytest.mark.parametrize("count", range(FEWEST_SLOTS))
+@pytest.mark.parametrize("count", range(MIN_SLOTS))
 def test_too_few_slots_are_refused(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{FEWEST_SLOTS} slots, got {count}"):
-        Pipeline(Source(1), slots(count), "all")
+    with pytest.raises(ValueError, match=f"{MIN_SLOTS} slots, got {count}"):
+        pipeline_of(Source(1), slots(count), "all")
 
 
 @pytest.mark.parametrize("policy", ["all", "latest"])
-def test_a_source_without_frames_gives_no_results(policy: Policy) -> None:
-    assert list(Pipeline(Source(0), slots(), policy)) == []
+def test_a_source_without_frames_yields_no_results(policy: Policy) -> None:
+    assert list(pipeline_of(Source(0), slots(), policy)) == []
 
 
-@pytest.mark.parametrize("count", [FEWEST_SLOTS, FEWEST_SLOTS + 5])
-def test_all_frames_are_answered_in_order_however_slow_inference_is(count: int) -> None:
+@pytest.mark.parametrize("count", [MIN_SLOTS, MIN_SLOTS + 5])
+def test_policy_all_answers_every_frame_in_order_with_slow_inference(count: int) -> None:
     frames = 40
     source = Source(frames)
     moved = threading.Event()
@@ -190,20 +197,20 @@ def test_all_frames_are_answered_in_order_however_slow_inference_is(count: int) 
         while source.given < min(frames, index + count):
             moved.wait(0.001)
 
-    pipeline = Pipeline(source, slots(count, before_infer=slow), "all")
-    results: list[FrameResult] = []
-    within_patience(lambda: results.extend(pipeline))
+    pipeline = pipeline_of(source, slots(count, before_result=slow), "all")
+    results: list[Result] = []
+    finish_in_time(lambda: results.extend(pipeline))
     assert indices(results) == list(range(frames))
     assert {result.dropped for result in results} == {0}
 
 
-def test_capture_runs_no_further_ahead_than_there_are_slots() -> None:
+def test_capture_runs_ahead_by_at_most_the_number_of_slots() -> None:
     source = Source(40)
-    seen = [source.given - result.frame_index for result in Pipeline(source, slots(), "all")]
-    assert max(seen) <= FEWEST_SLOTS
+    seen = [source.given - result.frame_index for result in pipeline_of(source, slots(), "all")]
+    assert max(seen) <= MIN_SLOTS
 
 
-def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped() -> None:
+def test_policy_latest_answers_fresh_frames_and_counts_dropped_ones() -> None:
     source = PacedSource()
     moment = threading.Event()
     ages = []
@@ -219,7 +226,7 @@ def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped
     dropped: list[int] = []
 
     def consume() -> None:
-        for result in Pipeline(source, slots(before_infer=slow), "latest"):
+        for result in pipeline_of(source, slots(before_result=slow), "latest"):
             answered.append(result.frame_index)
             dropped.append(result.dropped)
             if len(answered) == 20:
@@ -227,7 +234,7 @@ def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped
 
     source_starts = threading.Thread(target=source.give, args=(1,), daemon=True)
     source_starts.start()
-    within_patience(consume)
+    finish_in_time(consume)
     assert answered == sorted(set(answered))
     assert dropped == sorted(dropped)
     assert max(ages) <= 2 * PACE, "a frame was answered that is older than two inference times"
@@ -235,12 +242,12 @@ def test_a_slow_consumer_gets_fresh_frames_and_the_others_are_counted_as_dropped
     assert dropped[-1] > source.given / 2
 
 
-def test_nothing_is_dropped_from_a_live_source_that_waits_for_the_answers() -> None:
+def test_policy_latest_drops_nothing_when_inference_keeps_up() -> None:
     source = PacedSource()
     starter = threading.Thread(target=source.give, args=(1,), daemon=True)
     starter.start()
     results = []
-    for result in Pipeline(source, slots(), "latest"):
+    for result in pipeline_of(source, slots(), "latest"):
         results.append(result)
         if len(results) == 10:
             source.end()
@@ -250,7 +257,7 @@ def test_nothing_is_dropped_from_a_live_source_that_waits_for_the_answers() -> N
     assert results[-1].dropped == 0
 
 
-def test_capture_load_and_infer_of_consecutive_frames_happen_at_the_same_time() -> None:
+def test_capture_preprocessing_and_inference_overlap() -> None:
     frames = 12
     meeting = threading.Barrier(3, timeout=WAIT)
 
@@ -263,32 +270,32 @@ def test_capture_load_and_infer_of_consecutive_frames_happen_at_the_same_time() 
 
         return meet
 
-    pipeline = Pipeline(Source(frames, before=stage(2)), slots(before_load=stage(1), before_infer=stage(0)), "all")
-    results: list[FrameResult] = []
-    within_patience(lambda: results.extend(pipeline))
+    pipeline = pipeline_of(Source(frames, before=stage(2)), slots(before_start=stage(1), before_result=stage(0)), "all")
+    results: list[Result] = []
+    finish_in_time(lambda: results.extend(pipeline))
     assert indices(results) == list(range(frames))
 
 
-def test_the_next_frame_is_loaded_during_inference_even_where_no_more_are_to_be_captured() -> None:
-    frames = FEWEST_SLOTS - 1  # capture needs a slot to find the end in
+def test_the_last_frame_is_preprocessed_during_inference_of_the_one_before() -> None:
+    frames = MIN_SLOTS - 1  # capture needs a slot to find the end in
     capture: list[threading.Thread] = []
     loading = [threading.Event() for _ in range(frames)]
 
-    def load(index: int) -> None:
+    def start(index: int) -> None:
         capture[0].join(WAIT)
         assert not capture[0].is_alive()
         loading[index].set()
 
-    def infer(index: int) -> None:
+    def finish(index: int) -> None:
         assert all(event.wait(WAIT) for event in loading[index + 1 : index + 2]), "the next frame is not being loaded"
 
     source = Source(frames, before=lambda index: capture.append(threading.current_thread()))
-    results: list[FrameResult] = []
-    within_patience(lambda: results.extend(Pipeline(source, slots(before_load=load, before_infer=infer), "all")))
+    results: list[Result] = []
+    finish_in_time(lambda: results.extend(pipeline_of(source, slots(before_start=start, before_result=finish), "all")))
     assert indices(results) == list(range(frames))
 
 
-def test_the_times_of_a_result_are_those_of_its_own_frame() -> None:
+def test_times_belong_to_the_frame_of_the_result() -> None:
     slept = threading.Event()
     slow_frame = 3
 
@@ -296,45 +303,76 @@ def test_the_times_of_a_result_are_those_of_its_own_frame() -> None:
         if index == slow_frame:
             slept.wait(0.05)
 
-    results = list(Pipeline(Source(6, before=pause), slots(before_load=pause, before_infer=pause), "all"))
+    results = list(pipeline_of(Source(6, before=pause), slots(before_start=pause, before_result=pause), "all"))
     for stage in ("capture_ms", "load_ms", "infer_ms"):
         assert max(results, key=lambda result: getattr(result, stage)).frame_index == slow_frame
     for result in results:
         assert result.latency_ms >= result.load_ms + result.infer_ms
 
 
-def test_a_result_lies_untouched_in_its_slot_until_the_next_one_is_asked_for() -> None:
-    source = Source(30)
+def run_capture_ahead(source: Source, result: Result, frames: int) -> None:
     moved = threading.Event()
-    for result in Pipeline(source, slots(), "all"):
-        while source.given < min(30, result.frame_index + FEWEST_SLOTS):
-            moved.wait(0.001)
-        assert result.slot.frame is not None
-        assert result.slot.frame[0] == result.frame_index
+    while source.given < min(frames, result.frame_index + MIN_SLOTS):
+        moved.wait(0.001)
+
+
+def test_a_result_can_copy_its_frame_and_tensors_until_the_next_is_requested() -> None:
+    source = Source(30)
+    for result in pipeline_of(source, slots(), "all"):
+        run_capture_ahead(source, result, 30)
+        assert (result.copy_frame().pixels == result.frame_index).all()
+        assert (result.copy_tensors()["image"] == result.frame_index).all()
+
+
+def test_copies_of_a_frame_are_not_overwritten_by_later_frames() -> None:
+    source, copies = Source(30), []
+    for result in pipeline_of(source, slots(), "all"):
+        run_capture_ahead(source, result, 30)
+        copies.append(result.copy_frame())
+    assert [int(frame.pixels.flat[0]) for frame in copies] == list(range(30))
+
+
+def test_a_result_whose_frame_was_recycled_refuses_to_copy_it() -> None:
+    results = list(pipeline_of(Source(12), slots(), "all"))
+    for result in results:
+        with pytest.raises(SourceError, match=f"frame {result.frame_index} is gone"):
+            result.copy_frame()
+        with pytest.raises(SourceError, match=f"tensors of frame {result.frame_index} are gone"):
+            result.copy_tensors()
+
+
+def test_every_frame_starts_with_the_thresholds_of_its_moment() -> None:
+    current = [0.0]
+    source, used = Source(10), slots()
+    pipeline = Pipeline(source, used, "all", lambda: np.array(current, dtype=np.float32))
+    for result in pipeline:
+        run_capture_ahead(source, result, 10)
+        current[0] = 0.25
+    assert {value for slot in used for value in slot.thresholds} == {0.25}
 
 
 @pytest.mark.parametrize("policy", ["all", "latest"])
 @pytest.mark.parametrize("error", [SourceError("unplugged"), RuntimeError("out of memory")])
-@pytest.mark.parametrize("stage", ["read", "load", "infer"])
+@pytest.mark.parametrize("stage", ["read", "start", "result"])
 @pytest.mark.parametrize("broken", [0, 1, 6])
-def test_what_goes_wrong_is_raised_after_the_frames_before_it(
+def test_errors_are_raised_after_the_results_of_earlier_frames(
     stage: str, broken: int, error: Exception, policy: Policy
 ) -> None:
     def fail(index: int) -> None:
         if index >= broken:
             raise error
 
-    source = Source(50, before=fail if stage == "read" else nothing)
+    source = Source(50, before=fail if stage == "read" else no_hook)
     hooks = {} if stage == "read" else {f"before_{stage}": fail}
-    results: list[FrameResult] = []
+    results: list[Result] = []
     before = set(threading.enumerate())
 
     def consume() -> None:
-        for result in Pipeline(source, slots(**hooks), policy):
+        for result in pipeline_of(source, slots(**hooks), policy):
             results.append(result)
 
     with pytest.raises(type(error), match=str(error)):
-        within_patience(consume)
+        finish_in_time(consume)
     answered = indices(results)
     assert answered == (list(range(broken)) if policy == "all" else sorted(set(answered) & set(range(broken))))
     assert set(threading.enumerate()) <= before
@@ -342,12 +380,12 @@ def test_what_goes_wrong_is_raised_after_the_frames_before_it(
 
 @pytest.mark.parametrize("policy", ["all", "latest"])
 @pytest.mark.parametrize("way", ["break", "close", "raise"])
-def test_leaving_early_stops_all_threads(way: str, policy: Policy) -> None:
+def test_abandoning_the_iteration_stops_all_threads(way: str, policy: Policy) -> None:
     endless = 10**9
     before = set(threading.enumerate())
 
     def leave() -> None:
-        pipeline = Pipeline(Source(endless), slots(), policy)
+        pipeline = pipeline_of(Source(endless), slots(), policy)
         if way == "close":
             results = iter(pipeline)
             next(results)
@@ -360,7 +398,7 @@ def test_leaving_early_stops_all_threads(way: str, policy: Policy) -> None:
 
     if way == "raise":
         with pytest.raises(KeyboardInterrupt):
-            within_patience(leave)
+            finish_in_time(leave)
     else:
-        within_patience(leave)
+        finish_in_time(leave)
     assert set(threading.enumerate()) <= before
