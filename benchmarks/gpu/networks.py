@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.gpu.segments import MODES, Outcome, Predictor, Series, Workload, latency_us, run_interleaved
-from compile.torch_tensorrt import Part, taken_apart
+from compile.torch_tensorrt import torch_segments
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
@@ -112,8 +112,11 @@ class TorchEngine:
         return lambda stream, samples: run(stream, *self._tensors(addresses, samples))
 
     def _tensors(self, addresses: Mapping[str, int], samples: int) -> list[list[Tensor]]:
-        groups = self._spec.inputs, self._spec.outputs
-        return [[_tensor_at(addresses[spec.name], spec, samples) for spec in specs] for specs in groups]
+        groups, threshold = (self._spec.inputs, self._spec.outputs), tensors.threshold(self._spec.exit_index)
+        return [
+            [_tensor_at(addresses[spec.name], spec, 1 if spec.name == threshold else samples) for spec in specs]
+            for specs in groups
+        ]
 
     def _runner(self) -> Callable[[int, list[Tensor], list[Tensor]], None]:
         """Return the function that enqueues the module, with a memory pool of its own.
@@ -133,37 +136,23 @@ class TorchEngine:
 
 
 def _tensor_at(address: int, spec: TensorSpec, samples: int) -> Tensor:
-    """Return memory of the GPU as a tensor."""
-    shape = tuple(samples if size is None else size for size in spec.shape)
-    interface = {"data": (address, False), "shape": shape, "typestr": np.dtype(spec.dtype).str, "version": 3}
+    """Return memory of the GPU as a tensor of `samples` rows."""
+    interface = {
+        "data": (address, False),
+        "shape": (samples, *spec.shape[1:]),
+        "typestr": np.dtype(spec.dtype).str,
+        "version": 3,
+    }
     return torch.as_tensor(type("Memory", (), {"__cuda_array_interface__": interface})(), device="cuda")
 
 
 def torch_workload(network: Example) -> Workload:
     """Return a network's own modules as a chain."""
-    spec = network.spec
-    parts = list(taken_apart(network.module, spec, half=False))
-    segments = tuple(_segment_spec(part, k, len(parts)) for k, part in enumerate(parts))
-    engines = [TorchEngine(part.module, segment) for part, segment in zip(parts, segments, strict=True)]
+    segments = list(torch_segments(network.module, network.spec))
+    engines = [TorchEngine(segment.module, segment.spec) for segment in segments]
     labels = tuple(str(label) for label in range(CLASSES))
-    return Workload(ChainSpec(spec, labels, segments, (1.0,) * len(parts)), engines, network.thresholds)
-
-
-def _segment_spec(part: Part, k: int, exits: int) -> SegmentSpec:
-    threshold = tensors.threshold(k)
-    inputs, outputs = (
-        tuple(_tensor_spec(name, tensor, has_batch=name != threshold) for name, tensor in named.items())
-        for named in (part.inputs, part.outputs)
-    )
-    cuts_in = tuple(name for name in part.inputs if name not in (tensors.IMAGE, threshold))
-    cuts_out = tuple(name for name in part.outputs if name not in tensors.answers(k, is_last=k == exits - 1))
-    return SegmentSpec("", inputs, outputs, 0.0, k, cuts_in, cuts_out)
-
-
-def _tensor_spec(name: str, tensor: Tensor, *, has_batch: bool) -> TensorSpec:
-    dtype: Any = str(tensor.dtype).removeprefix("torch.")
-    shape = tuple(tensor.shape)
-    return TensorSpec(name, dtype, (None, *shape[1:]) if has_batch else shape)
+    chain = ChainSpec(network.spec, labels, tuple(segment.spec for segment in segments), (1.0,) * len(segments))
+    return Workload(chain, engines, network.thresholds)
 
 
 def eager_loop(network: MultiExitNetwork, thresholds: Sequence[float]) -> Predictor:
