@@ -85,7 +85,7 @@ class Result:
         return self.prediction.exit_index
 
     def copy_frame(self) -> Frame:
-        """Return a copy of the frame; possible until the next result is requested, which recycles its memory.
+        """Return a copy of the frame; possible until the next result is requested or the stream is closed.
 
         Raises:
             SourceError: the memory holds a later frame already.
@@ -93,8 +93,8 @@ class Result:
         frame = self._in_flight.frame
         if frame is None or self._in_flight.frame_index != self.frame_index:
             raise SourceError(
-                f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested; "
-                "copy it before"
+                f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested or the "
+                "stream was closed; copy it before"
             )
         return Frame(frame.pixels.copy(), frame.format)
 
@@ -105,7 +105,10 @@ class Result:
             SourceError: the memory holds a later frame already.
         """
         if self._in_flight.frame_index != self.frame_index:
-            raise SourceError(f"tensors of frame {self.frame_index} are gone; copy them before the next result")
+            raise SourceError(
+                f"tensors of frame {self.frame_index} are gone; copy them before the next result is requested or the "
+                "stream is closed"
+            )
         return {name: np.array(tensor) for name, tensor in self._in_flight.slot.tensors().items()}
 
 
@@ -159,8 +162,10 @@ class Pipeline:
                 started_ns = perf_counter_ns()
                 prediction = in_flight.slot.result()
                 decided_ns = perf_counter_ns()
-                yield self._result(in_flight, prediction, started_ns, decided_ns)
-                in_flight.frame_index = -1
+                try:
+                    yield self._result(in_flight, prediction, started_ns, decided_ns)
+                finally:
+                    in_flight.frame_index = -1
                 self._put(self._free, in_flight)
         finally:
             with self._changed:
