@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
 from edge.bundle.sample_ids import Digests
-from edge.bundle.scores import LabelledScores, read_scores, segments_digest
+from edge.bundle.scores import LabelledScores, combined_digest, read_scores
 from edge.bundle.validation import validation_errors
 from edge.errors import BundleError
 from edge.storage import atomic_dir, sha256_of, write_file
@@ -77,7 +77,7 @@ class Bundle:
 
     def segments_digest(self, precision: str) -> str:
         """Return the digest of one precision's segments, which identifies them in recorded scores."""
-        return segments_digest(self.manifest.files[segment.file] for segment in self.precision(precision).segments)
+        return combined_digest(self.manifest.files[segment.file] for segment in self.precision(precision).segments)
 
     def chain(self, precision: str) -> ChainSpec:
         """Return the chain of one precision."""

@@ -26,14 +26,14 @@ class TensorSpec:
     """Sizes; None for the batch."""
 
     @property
-    def shape_of_one(self) -> tuple[int, ...]:
+    def sample_shape(self) -> tuple[int, ...]:
         """Shape for a single image."""
         return tuple(1 if size is None else size for size in self.shape)
 
     @property
-    def nbytes_of_one(self) -> int:
+    def sample_nbytes(self) -> int:
         """Size in bytes for a single image."""
-        return prod(self.shape_of_one) * np.dtype(self.dtype).itemsize
+        return prod(self.sample_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)

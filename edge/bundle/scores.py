@@ -25,10 +25,10 @@ class LabelledScores(NamedTuple):
     samples: Digests
     """Digest of each sample's file and of its network input, shape (samples, 2)."""
     segments: str
-    """`segments_digest` of the recorded segments."""
+    """`combined_digest` of the recorded segments."""
 
 
-def segments_digest(hashes: Iterable[str]) -> str:
+def combined_digest(hashes: Iterable[str]) -> str:
     """Return the digest of a precision's segments, given the sha256 of each file."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
 

@@ -74,7 +74,7 @@ class CudaBatch:
 
     def _allocate(self, *, uploads: bool) -> Buffers:
         segments, rows = self._spec.segments, self._max_batch
-        sizes = {spec.name: spec.nbytes_of_one for segment in segments for spec in (*segment.inputs, *segment.outputs)}
+        sizes = {spec.name: spec.sample_nbytes for segment in segments for spec in (*segment.inputs, *segment.outputs)}
         inputs = {name: sizes[name] for name in self._threshold_names}
         inputs |= {"samples": 4 * rows, tensors.IMAGE: rows * sizes[tensors.IMAGE]}
         workspace = {name: rows * size for name, size in sizes.items() if name not in inputs}
@@ -133,7 +133,7 @@ class CudaBatch:
         stream, addresses = Stream.from_handle(resources.stream.handle), resources.buffers.addresses
         for spec in _cut_specs(self._spec.segments[index]):
             source, out = addresses[spec.name], addresses[_compacted(spec.name)]
-            self._kernels.gather(stream, source, addresses["active_rows"], rows, spec.nbytes_of_one, out)
+            self._kernels.gather(stream, source, addresses["active_rows"], rows, spec.sample_nbytes, out)
 
 
 def _segment_addresses(buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:

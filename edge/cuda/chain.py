@@ -88,7 +88,7 @@ class Chain:
             raise
 
     def _allocate(self, chain: ChainSpec, frame: Frame, threshold_names: Sequence[str], *, uploads: bool) -> Buffers:
-        sizes = {name: spec.nbytes_of_one for name, spec in self._tensors.items()}
+        sizes = {name: spec.sample_nbytes for name, spec in self._tensors.items()}
         inputs, constants = {name: sizes[name] for name in threshold_names}, exit_outputs_sizes(chain)
         if chain.input.kind == "image":
             inputs["frame"] = frame.pixels.size
@@ -149,7 +149,7 @@ class Chain:
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of all tensors; the stream must be synchronised. Those of segments not run are stale."""
         return {
-            name: self._buffers.download(name, spec.shape_of_one, spec.dtype) for name, spec in self._tensors.items()
+            name: self._buffers.download(name, spec.sample_shape, spec.dtype) for name, spec in self._tensors.items()
         }
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edge.frames.base import Frame, FrameSource
 from edge.inference.base import Slot
 
 Policy = Literal["latest", "all"]
+POLICIES = get_args(Policy)
 
 MIN_SLOTS = 4
 """One each for capture, mailbox, preprocessing and inference."""
@@ -130,6 +131,8 @@ class Pipeline:
             policy: What happens to late frames.
             thresholds: Returns the thresholds for the next frame.
         """
+        if policy not in POLICIES:
+            raise ValueError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
         if len(slots) < MIN_SLOTS:
             raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(slots)}")
         self.dropped = 0

@@ -19,7 +19,7 @@ from benchmarks.__main__ import main
 from edge.decision import Scores, decide
 from edge.errors import EngineError
 from edge.frames.base import Frame, PixelFormat
-from tests.support.commands import call, complaint
+from tests.support.commands import call, error_line
 from tests.support.cuda_networks import ModuleEngine, predict
 from tests.support.cuda_stand_in import DriverError, Node, World
 from tests.support.networks import NETWORKS, random_images, settled
@@ -440,7 +440,7 @@ def test_the_reports_write_every_key_of_the_recorded_results(
 def test_without_a_gpu_the_reports_end_in_one_line(world: World, tmp_path: Path) -> None:
     world.failing["device"] = DriverError("no CUDA-capable device is detected")
     for report in REPORTS:
-        message = complaint(call(main, report, "--output", tmp_path / "result.json"))
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
         assert message.startswith("no NVIDIA GPU can be used here: no CUDA-capable device is detected; ")
     assert not list(tmp_path.glob("result*"))
 
@@ -451,7 +451,7 @@ def test_without_pycuda_the_reports_end_in_one_line_that_names_the_packages(
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     for report in REPORTS:
-        message = complaint(call(main, report, "--output", tmp_path / "result.json"))
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
         assert "install the NVIDIA driver, then pip install 'early-exit[cuda13]'" in message
     assert not list(tmp_path.iterdir())
 

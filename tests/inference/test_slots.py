@@ -31,7 +31,7 @@ class FakeEngine:
         for spec in (*self.spec.inputs, *self.spec.outputs):
             tensor = tensors[spec.name]
             assert tensor.dtype == spec.dtype, spec.name
-            assert tensor.shape == spec.shape_of_one, spec.name
+            assert tensor.shape == spec.sample_shape, spec.name
             assert tensor.flags.c_contiguous
 
         def run() -> None:

@@ -150,8 +150,3 @@ def write_video(path: Path, frames: Sequence[np.ndarray] | np.ndarray) -> Path:
 
 def _python(words: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", *map(str, words)]
-
-
-# Former names, still imported by tests of other rooms.
-PATIENCE, FEW_IMAGES = TIMEOUT_S, NO_GUARANTEE
-complaint, started_command, little_memory = error_line, start_command, limited_memory

@@ -144,7 +144,7 @@ class ModuleEngine:
 
     def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
         def tensors(specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
-            shapes = [spec.shape_of_one for spec in specs]
+            shapes = [spec.sample_shape for spec in specs]
             arrays = [
                 self.world.array(addresses[spec.name], spec.dtype, int(np.prod(shape)))
                 for spec, shape in zip(specs, shapes, strict=True)
