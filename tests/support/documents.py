@@ -3,6 +3,7 @@
 import argparse
 import doctest
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -96,7 +97,7 @@ def _comparable(text: str) -> str:
     return TABLE_LINE.sub("─", MEASURED.sub("#", text)).strip() + "\n"
 
 
-class _Parsed(Exception):
+class _Parsed(Exception):  # noqa: N818 - parsing succeeded
     """Ends a command's main function once its arguments are parsed."""
 
 
@@ -151,7 +152,7 @@ def _check_torchrun(words: Sequence[str]) -> None:
 
 def _check_pytest(words: Sequence[str]) -> None:
     """Let pytest parse its options, including those of our plugin, in a process of its own."""
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in itertools.pairwise(words):
         assert option != "-m" or value in _markers(), f"there is no marker {value}"
     command = [sys.executable, "-c", PARSE_PYTEST, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
