@@ -13,6 +13,7 @@ from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
 from edge.cli.info import print_bundle
+from edge.cli.output import check_replaceable
 from edge.cli.parser import CommandParser
 from edge.console import PASSED, print_json, run_main
 from edge.training.checkpoint import read_checkpoint
@@ -21,6 +22,8 @@ from edge.training.checkpoint import read_checkpoint
 def main() -> int:
     """Compile a checkpoint and print the bundle; the steps are those of `compile_bundle`."""
     arguments = argument_parser().parse_args()
+    if arguments.references is not None:
+        check_replaceable(arguments.references, [arguments.checkpoint], start=b"PK", kind="file of samples")
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,

@@ -85,7 +85,7 @@ def _robust(stream: Any, raw: StandardStream) -> io.TextIOWrapper:
     """Return a text stream like Python's own; characters that its encoding lacks are escaped."""
     unbuffered = getattr(stream, "write_through", False)
     return io.TextIOWrapper(
-        raw if unbuffered else io.BufferedWriter(raw),  # type: ignore[type-var]  # it writes all bytes or none
+        raw if unbuffered else io.BufferedWriter(raw),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors="backslashreplace",
         line_buffering=getattr(stream, "line_buffering", False),

@@ -6,6 +6,7 @@ EdgeError                  user-correctable error; command lines print it and ex
 ├── DataError              the labelled images cannot be used as requested
 ├── EngineError            the engine cannot be built, loaded or run on this machine
 │   └── UnavailableError   this machine lacks a GPU, library or permission
+├── OutputError            the output would destroy an input or another file
 ├── SourceError            the source gives no frames, or a frame cannot be used
 │   └── SourceLostError    the source worked and stopped
 └── ThresholdError         the thresholds are invalid or cannot be fitted
@@ -50,6 +51,10 @@ class UnavailableError(EngineError):
     """This machine lacks a GPU, library or permission."""
 
     exit_code = 4
+
+
+class OutputError(EdgeError):
+    """The output would destroy an input or another file."""
 
 
 class SourceError(EdgeError):

@@ -57,4 +57,9 @@ def add_precisions(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def add_precision(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add a single `--precision`."""
-    parser.add_argument("--precision", metavar="NAME", type=precision_name, help=f"precision to {verb} (default: the fastest on the backend)")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        type=precision_name,
+        help=f"precision to {verb} (default: the fastest on the backend)",
+    )

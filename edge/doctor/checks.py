@@ -57,7 +57,9 @@ def _library(name: str, *, needed: bool, remedy: str) -> Check:
             return Check(name, "problem" if needed else "absent", "not installed", remedy)
         return Check(name, "problem", f"installed, but it needs {error.name}", f"pip install {error.name}")
     except Exception as error:  # libraries raise many kinds, for missing system libraries and wrong versions
-        return Check(name, "problem", f"installed, but cannot be loaded: {one_line(str(error))}", f"reinstall: {remedy}")
+        return Check(
+            name, "problem", f"installed, but cannot be loaded: {one_line(str(error))}", f"reinstall: {remedy}"
+        )
     return Check(name, "ok", str(getattr(module, "__version__", "of unknown version")))
 
 
@@ -75,7 +77,7 @@ def check_graph_mode() -> Check:
     except EngineError as error:
         remedy = f"install the NVIDIA driver and {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
-        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"decided on the CPU: {reason}", remedy)
+        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"not run here: {reason}", remedy)
     if runtime.mode == "graph":
         return Check(name, "ok", "decided on the GPU: one graph, one wait a frame")
     why = f"decided by the host, exit by exit: {runtime.graph_unsupported_reason}"
