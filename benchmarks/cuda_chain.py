@@ -1,4 +1,4 @@
-"""`python -m benchmarks cuda-chain`: the command line of `benchmarks.gpu.chain`, which needs a GPU to be imported."""
+"""`python -m benchmarks cuda-chain`: the command line of `benchmarks.gpu.chain`, imported only with a GPU."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks cuda-pipeline`: the command line of `benchmarks.gpu.pipeline`, which needs a GPU to be imported."""
+"""`python -m benchmarks cuda-pipeline`: the command line of `benchmarks.gpu.pipeline`, imported only with a GPU."""
 
 import argparse
 

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from edge.entry import STDOUT, Terminated, exit_at_signals, raise_signals
+from edge.entry import STDOUT, Terminated, exit_at_signals, raise_signals, signal_exit_code
 from edge.errors import EdgeError, one_line
 from edge.progress import Progress
 from edge.progress import track as track_progress
@@ -64,18 +64,34 @@ def _exit_code(main: Callable[[], int]) -> int:
         return main()
     except SystemExit as leaving:  # argparse printed its help or error
         return leaving.code if isinstance(leaving.code, int) else PASSED
-    except EdgeError as error:
-        return _print_error(str(error), error.exit_code)
-    except ImportError as error:
-        return _print_error(f"{error}; {import_remedy(error)}", UNAVAILABLE)
-    except MemoryError:
-        return _print_error("out of memory; close other programs, or use smaller inputs or batches", UNAVAILABLE)
-    except KeyboardInterrupt as signal:
-        is_sigterm = isinstance(signal, Terminated)
-        stderr.print(f"{'terminated' if is_sigterm else 'interrupted'}; nothing half-written is left behind")
-        return TERMINATED if is_sigterm else INTERRUPTED
-    except OSError as error:
-        return _print_error(_reason(error), WRONG_INPUT)
+    except KeyboardInterrupt as interruption:
+        return _print_interruption(TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED)
+    except Exception as error:
+        if code := signal_exit_code():  # a library turned the interruption into an error of its own
+            return _print_interruption(code)
+        return _print_error(error)
+
+
+def _print_interruption(code: int) -> int:
+    stderr.print(f"{'terminated' if code == TERMINATED else 'interrupted'}; nothing half-written is left behind")
+    return code
+
+
+def _print_error(error: Exception) -> int:
+    """Print a user-correctable error and return its exit code; raise any other."""
+    code = WRONG_INPUT
+    if isinstance(error, EdgeError):
+        message, code = str(error), error.exit_code
+    elif isinstance(error, ImportError):
+        message, code = f"{error}; {import_remedy(error)}", UNAVAILABLE
+    elif isinstance(error, MemoryError):
+        message, code = "out of memory; close other programs, or use smaller inputs or batches", UNAVAILABLE
+    elif isinstance(error, OSError):
+        message = _reason(error)
+    else:
+        raise error
+    sys.stderr.write(f"error: {one_line(message)}\n")
+    return code
 
 
 def _flush_stdout() -> int:
@@ -210,8 +226,3 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _print_error(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {one_line(message)}\n")
-    return code

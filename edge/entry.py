@@ -6,10 +6,13 @@ import select
 import signal
 import sys
 from time import monotonic
-from types import FrameType
-from typing import Any, Final
 
-SIGNALS: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+TYPE_CHECKING = False  # typing takes as long to import as all of the above
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 REPEAT_S = 1.0
 """Seconds within which a repeated signal is the same request: `timeout` and terminals send several."""
 
@@ -18,7 +21,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
 
-def start_process(module: str) -> None:
+def start_process(module: str, *, imports_torch: bool = False) -> None:
     """Handle signals and standard streams where `module`, the caller's `__name__`, is the program."""
     if module != "__main__":
         return
@@ -27,16 +30,23 @@ def start_process(module: str) -> None:
             signal.signal(number, _exit)
     _open_closed_streams()
     sys.stdout, sys.stderr = _robust(sys.stdout, STDOUT), _robust(sys.stderr, STDERR)
+    if imports_torch:
+        _check_directory()
 
 
 def raise_signals() -> None:
-    """Raise `KeyboardInterrupt` or `Terminated` at a signal: imports are done and cleaning up is possible."""
+    """Raise `KeyboardInterrupt` or `Terminated` at a signal, for the work to clean up."""
     _replace_handlers(_exit, _raise)
 
 
 def exit_at_signals() -> None:
-    """Exit at a signal: the work is done."""
+    """Exit at a signal, during imports and after the work: libraries do not expect an exception there."""
     _replace_handlers(_raise, _exit)
+
+
+def signal_exit_code() -> int:
+    """Return the exit code for the signal that arrived; 0 if none did."""
+    return 128 + _received if _received else 0
 
 
 class StandardStream(io.RawIOBase):
@@ -63,7 +73,7 @@ class StandardStream(io.RawIOBase):
         """Check for a terminal."""
         return os.isatty(self._descriptor)
 
-    def write(self, data: Any) -> int:
+    def write(self, data: "Any") -> int:
         """Write all bytes, or none if the stream is lost."""
         rest = memoryview(data)
         while rest and not self.is_lost:
@@ -81,7 +91,7 @@ class StandardStream(io.RawIOBase):
 STDOUT, STDERR = StandardStream(1, "standard output"), StandardStream(2, "standard error")
 
 
-def _robust(stream: Any, raw: StandardStream) -> io.TextIOWrapper:
+def _robust(stream: "Any", raw: StandardStream) -> io.TextIOWrapper:
     """Return a text stream like Python's own; characters that its encoding lacks are escaped."""
     unbuffered = getattr(stream, "write_through", False)
     return io.TextIOWrapper(
@@ -102,26 +112,35 @@ def _open_closed_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
 
 
-def _replace_handlers(old: Any, new: Any) -> None:
+def _check_directory() -> None:
+    """Exit in a deleted working directory, where Intel's MKL would end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.stderr.write("error: the working directory was deleted; change to another one\n")
+        sys.exit(2)
+
+
+def _replace_handlers(old: "Any", new: "Any") -> None:
     for number in SIGNALS:
         if signal.getsignal(number) == old:
             signal.signal(number, new)
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
+def _raise(number: int, frame: "FrameType | None") -> None:
     """Interrupt the main thread; a later signal exits at once."""
     if os.getpid() != _PROCESS:
         _leave_fork(number)
-    global _interrupted_at
+    global _received, _received_at
     now = monotonic()
-    if _interrupted_at is None:
-        _interrupted_at = now
+    if not _received:
+        _received, _received_at = number, now
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-    if now - _interrupted_at > REPEAT_S:
+    if now - _received_at > REPEAT_S:
         _exit(number, frame)
 
 
-def _exit(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: "FrameType | None") -> None:
     """Exit without cleaning up."""
     if os.getpid() != _PROCESS:
         _leave_fork(number)
@@ -138,4 +157,4 @@ def _leave_fork(number: int) -> None:
 
 
 _PROCESS = os.getpid()
-_interrupted_at: float | None = None
+_received, _received_at = 0, 0.0

@@ -1,10 +1,11 @@
 """`edge`: a bundle on this machine."""
 
-from typing import TYPE_CHECKING, NoReturn
-
 from edge.entry import start_process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from edge.cli.parser import CommandParser
 
 SUBCOMMANDS = {
@@ -19,7 +20,7 @@ SUBCOMMANDS = {
 """Each is a module of this package."""
 
 
-def command() -> NoReturn:
+def command() -> "NoReturn":
     """Entry point of the installed command. Signals are handled before the imports, which take a moment."""
     start_process("__main__")
     from edge.console import run_main

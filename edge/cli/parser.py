@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
+from edge.entry import exit_at_signals, raise_signals
+
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 PRECISION = re.compile(r"(fp|bf|int)\d+|auto")
 """Names of precisions, which folders in a bundle have, too."""
@@ -94,7 +96,9 @@ class SubcommandSpec(NamedTuple):
 def run_subcommand(parser: CommandParser, subcommands: Mapping[str, SubcommandSpec]) -> int:
     """Run the subcommand of the command line; only its module is imported."""
     name = next((word for word in sys.argv[1:] if word in subcommands), None)
+    exit_at_signals()
     subcommand = None if name is None else cast(Subcommand, importlib.import_module(subcommands[name].module))
+    raise_signals()
     add_subcommands(parser, subcommands, name, subcommand)
     arguments = parser.parse_args()
     assert subcommand is not None, "argparse accepts no other name"  # noqa: S101 - for mypy

@@ -26,6 +26,11 @@ class Check:
     remedy: str = ""
     """Command or advice for a problem, or to add what is absent."""
 
+    @property
+    def ok(self) -> bool:
+        """Whether it is present and usable."""
+        return self.state == "ok"
+
 
 def check_machine() -> list[Check]:
     """Check processor, libraries, GPU, cameras and the engine cache."""

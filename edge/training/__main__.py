@@ -2,7 +2,7 @@
 
 from edge.entry import start_process
 
-start_process(__name__)  # before the imports below, which take a second
+start_process(__name__, imports_torch=True)  # before the imports below, which take a second
 
 import argparse
 import dataclasses
