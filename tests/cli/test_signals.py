@@ -52,7 +52,7 @@ def handles_signals(pid: int) -> bool:
 def test_a_signal_during_imports_ends_a_command_in_one_word(words: tuple[str, ...], number: signal.Signals) -> None:
     for delay_s in (0, 0.01, 0.03, 0.06):
         with start_command(*words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            wait_until(lambda: handles_signals(process.pid), "its handlers")  # noqa: B023
+            wait_until(lambda: handles_signals(process.pid), "its handlers")
             time.sleep(delay_s)
             process.send_signal(number)
             stderr = process.communicate()[1]
