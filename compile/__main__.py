@@ -1,5 +1,9 @@
 """`python -m compile`: checkpoint to bundle."""
 
+from edge.entry import start_process
+
+start_process(__name__)  # before the imports below, which take a second
+
 import argparse
 import dataclasses
 from pathlib import Path
@@ -9,6 +13,7 @@ from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
 from edge.cli.info import print_bundle
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, print_json, run_main
 from edge.training.checkpoint import read_checkpoint
 
@@ -35,7 +40,7 @@ def main() -> int:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m compile",
         description="Compile a checkpoint to a bundle: ONNX segments, fitted thresholds and reference samples.",
     )
@@ -45,7 +50,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--precision",
         action="append",
         choices=PRECISIONS,
-        help="precision to include; repeatable; auto selects for each segment the fastest precision that keeps the "
+        help="precisions to include, one or more; auto selects for each segment the fastest precision that keeps the "
         "predictions (default: " + ", ".join(DEFAULT_PRECISIONS) + ")",
     )
     parser.add_argument(

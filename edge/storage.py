@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge.errors import UnavailableError
+
 
 def write_file(path: Path, content: bytes | str) -> None:
     """Write a file atomically.
@@ -89,10 +91,20 @@ def locked_dir(folder: Path) -> Iterator[None]:
 
 
 def cache_root() -> Path:
-    """Return the folder for engines and kernels: `$EDGE_CACHE`, else `early-exit/engines` in this user's cache."""
+    """Return the folder for engines and kernels: `$EDGE_CACHE`, else `early-exit/engines` in this user's cache.
+
+    Raises:
+        UnavailableError: this user has no home folder.
+    """
     if root := os.environ.get("EDGE_CACHE"):
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"user {os.getuid()} has no home folder for the engine cache; set EDGE_CACHE to a folder of this user"
+        ) from error
+    return cache / "early-exit" / "engines"
 
 
 def sha256_of(path: Path) -> str:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         action="append",
         choices=BACKENDS,
-        help="inference library; repeatable: later ones are also compared with the first (default: onnxruntime)",
+        help="inference libraries, one or more: later ones are also compared with the first (default: onnxruntime)",
     )
     add_threads(parser)
 
