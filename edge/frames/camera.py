@@ -11,7 +11,8 @@ from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.files import silence_opencv
 
-MAX_INDEX = 2**31 - 1
+MAX_INDEX_DIGITS = 9
+"""OpenCV's indices have 32 bits."""
 
 
 class CameraSource:
@@ -21,21 +22,23 @@ class CameraSource:
     frames: int | None = None
     skipped = 0
 
-    def __init__(self, camera: int | str) -> None:
-        """Open it.
+    def __init__(self, camera: str) -> None:
+        """Open it by its index (`0`) or device (`/dev/video0`).
 
         Raises:
             SourceError: there is no such camera, or another program uses it.
             UnavailableError: this user may not read it.
         """
-        self._name = f"camera {camera}" if isinstance(camera, int) else camera
+        is_index = camera.isdigit()
+        self._name = f"camera {camera}" if is_index else camera
+        device = Path(f"/dev/video{camera}" if is_index else camera)
         silence_opencv()
-        address = min(camera, MAX_INDEX) if isinstance(camera, int) else camera
+        address = int(camera) if is_index and len(camera) <= MAX_INDEX_DIGITS else str(device)
         self._capture = call_interruptibly(lambda: cv2.VideoCapture(address, cv2.CAP_V4L2), cv2.VideoCapture.release)
         self._reading = threading.Lock()
         self._frames_read = 0
         if not self._capture.isOpened():
-            raise self._refusal(Path(f"/dev/video{camera}") if isinstance(camera, int) else Path(camera))
+            raise self._refusal(device)
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, BGR.

@@ -28,6 +28,8 @@ FORMATS = {
 }
 APPSINK = re.compile(r"!(?=\s*appsink\b(?!.*!\s*appsink\b))", re.DOTALL)
 """The link to the last `appsink`."""
+START_TIMEOUT_S = 10.0
+"""Seconds for a pipeline to start. OpenCV waits for ever for one with an element that does not exist."""
 MIN_ANNOUNCED_FRACTION = 0.9
 """Share of the announced length below which an end is worth a warning."""
 
@@ -54,16 +56,9 @@ class GStreamerSource:
                 "Debian has it"
             )
         silence_opencv()
-        self._capture = call_interruptibly(
-            lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), cv2.VideoCapture.release
-        )
+        self._capture = _start(pipeline)
         self._reading = threading.Lock()
         self._frames_read = 0
-        if not self._capture.isOpened():
-            raise SourceError(
-                f"{NAME} cannot be opened; does it run with gst-launch-1.0, and does it give video/x-raw frames in "
-                f"{' or '.join(FORMATS)} to appsink?"
-            )
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frames = count if count > 0 else None
         self.is_live = count <= 0 and self._played_fraction() < 0
@@ -102,6 +97,19 @@ class GStreamerSource:
         return float(self._capture.get(cv2.CAP_PROP_POS_AVI_RATIO))
 
 
+def _start(pipeline: str) -> cv2.VideoCapture:
+    check = "does it run with gst-launch-1.0, and does it give video/x-raw frames to appsink?"
+    try:
+        capture = call_interruptibly(
+            lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), cv2.VideoCapture.release, START_TIMEOUT_S
+        )
+    except TimeoutError:
+        raise SourceError(f"{NAME} cannot be opened: it has not started in {START_TIMEOUT_S:.0f} s; {check}") from None
+    if not capture.isOpened():
+        raise SourceError(f"{NAME} cannot be opened; {check}")
+    return capture
+
+
 def with_fixed_format(pipeline: str) -> tuple[str, PixelFormat]:
     """Return a pipeline whose `appsink` accepts one pixel format only, and that format.
 
@@ -118,7 +126,7 @@ def with_fixed_format(pipeline: str) -> tuple[str, PixelFormat]:
             f"end it in video/x-raw,format=NV12 (or {', '.join(list(FORMATS)[1:])}) ! appsink"
         )
     conversion = "" if named else "! videoconvert "
-    fixed, links = APPSINK.subn(f"{conversion}! video/x-raw,format={name} !", pipeline, count=1)
+    fixed, links = APPSINK.subn(f"{conversion}! capsfilter caps=video/x-raw,format={name} !", pipeline, count=1)
     if not links:
         raise SourceError(f"{NAME} has no appsink; end it in ! appsink")
     return fixed, FORMATS[name]

@@ -7,7 +7,7 @@ OpenCV hides them. All other formats are decoded with OpenCV.
   WebP, TIFF, JPEG 2000, BMP and PNM have no checksums, or OpenCV does not report them.
 * A JPEG may lack its end marker or be followed by other data, as in motion photos.
 * 16 bits per channel are reduced to the upper 8. Where the upper bits are empty, as with 12 bits of a sensor in 16 of a
-  file, the picture would be nearly black; it is refused. So are floating-point and signed values.
+  file (no value of 20000 or more), the picture would be nearly black; it is refused. So are floating-point and signed values.
 * Transparent pixels lie on white, as in a browser. BMP has no transparency.
 * Orientation in EXIF data is applied.
 """
@@ -26,8 +26,8 @@ from edge.errors import SourceError, UnavailableError
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 MISSING_END = "Premature end of JPEG file"
 """libjpeg's warning about a missing end marker, and about missing data."""
-MIN_BITS = 15
-"""Bits that the values of a 16-bit picture use at least; fewer are a sensor's bits that were not scaled."""
+MIN_BRIGHTEST = 20_000
+"""Largest value of a 16-bit picture, at least: below lie 14 bits of a sensor, with the overshoot of a lossy format."""
 PNM_MAXIMUM = re.compile(rb"P[2356]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)")
 EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF....)(?:Exif\0\0)?(?=II\*\0|MM\0\*)", re.DOTALL)
 """The start of EXIF data in JPEG, PNG and WebP."""
@@ -82,11 +82,11 @@ def upper_bits(pixels: NDArray[Any], name: object) -> NDArray[Any]:
     Raises:
         SourceError: the upper bits are empty.
     """
-    bits = int(pixels.max()).bit_length()
-    if 0 < bits < MIN_BITS:
+    brightest = int(pixels.max())
+    if 0 < brightest < MIN_BRIGHTEST:
         raise SourceError(
-            f"{name} has 16 bits per channel, of which its values use {bits} (up to {pixels.max()}), and would be read "
-            "as nearly black; scale it to 8 bits"
+            f"{name} has 16 bits per channel and values up to {brightest} of 65535, as from a sensor with fewer bits; it "
+            "would be read as nearly black: scale it to 8 bits"
         )
     return (pixels >> 8).astype(np.uint8)
 

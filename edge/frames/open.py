@@ -1,5 +1,6 @@
 """Sources by name, and single frames from whatever holds an image."""
 
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,23 +37,27 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
     """
     name = str(name)
     if name.isascii() and name.isdigit():
-        return CameraSource(int(name))
+        return CameraSource(name)
     if " ! " in name:
         return GStreamerSource(name)
     if "://" in name:
         return VideoSource(name, skip_bad=skip_bad)
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError) as error:
+        if name.startswith("/dev/"):
+            return CameraSource(name)
+        raise SourceError(
+            f"there is no video or folder {public_address(name)} ({getattr(error, 'strerror', None) or error}); "
+            "give a file, a folder, a camera index, a stream address or a GStreamer pipeline (... ! appsink)"
+        ) from None
     path = Path(name)
-    if name and path.is_dir():
+    if stat.S_ISDIR(mode):
         return FileSource(files_in(path), name, skip_bad=skip_bad)
-    if name and (path.is_file() or path.is_fifo()):
-        is_image = path.suffix.lower() in IMAGE_SUFFIXES
-        return FileSource([path], name, skip_bad=skip_bad) if is_image else VideoSource(name, skip_bad=skip_bad)
-    if name.startswith("/dev/"):
+    if stat.S_ISCHR(mode):
         return CameraSource(name)
-    raise SourceError(
-        f"there is no video or folder {public_address(name)}; "
-        "give a file, a folder, a camera index, a stream address or a GStreamer pipeline (... ! appsink)"
-    )
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    return FileSource([path], name, skip_bad=skip_bad) if is_image else VideoSource(name, skip_bad=skip_bad)
 
 
 def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal["image", "array"]) -> Frame:
@@ -91,9 +96,10 @@ def _frame_from_pil(image: "Image") -> Frame:
 
 def _read_file(path: Path) -> Frame:
     try:
-        is_file = stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        raise SourceError(f"there is no image {path}: {error.strerror}; give an image file or an array") from error
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"there is no image {path} ({reason}); give an image file or an array") from error
     if not is_file:
-        raise SourceError(f"there is no image {path}: it is no file; give an image file or an array")
+        raise SourceError(f"there is no image {path} (it is no file); give an image file or an array")
     return read_frame(path)
