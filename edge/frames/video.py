@@ -1,7 +1,7 @@
 """Frames from video files, pipes and network streams, through PyAV.
 
 Damage is known where the container or the decoder reports it: packets cut short, frames marked as corrupt, data that
-cannot be decoded, and a Matroska file that is shorter than its header says. The announced length of a video is an
+cannot be decoded, and a file that is shorter than its container's headers say. The announced length of a video is an
 estimate and proves nothing. A finite source ends in an error at the first damaged frame, or leaves damaged frames out
 with `skip_bad`; a live one always leaves them out. Frames that follow a damaged one are left out up to the next key
 frame, since they are decoded from it. `skipped` counts all of them.
@@ -20,6 +20,7 @@ from edge.errors import SourceError, SourceLostError, UnavailableError
 from edge.frames.address import public_address
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
+from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class VideoSource:
         stream.thread_type = "SLICE" if self.is_live else "AUTO"
         if stream.codec_context.name in SAFE_TO_EXPLODE:
             stream.codec_context.options = {"err_detect": "explode"}
-        self._start = float((stream.start_time or 0) * stream.time_base) if stream.time_base else 0.0
+        self._first_pts = stream.start_time or 0
         # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
         self._trusts_packets = self._container.format.name != "mpegts"
         self.skipped = 0
@@ -199,27 +200,12 @@ class VideoSource:
             pixels = frame.to_ndarray(format="bgr24")
         if frame.rotation % 360:  # as the phone was held
             pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        position = None if self.is_live or frame.time is None else frame.time - self._start
-        return Frame(pixels, PixelFormat.BGR, position)
+        return Frame(pixels, PixelFormat.BGR, self._position(frame))
 
-
-def missing_bytes(path: Path) -> int:
-    """Return the number of bytes that a Matroska or WebM file lacks by its own header; 0 where that is unknown."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        head = file.read(4096)
-    end = 0
-    for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the EBML header, and the segment with all the rest
-        if head[end : end + 4] != element or len(head) < end + 12:
-            return 0
-        start = end + 4
-        length = 9 - head[start].bit_length()
-        size = int.from_bytes(head[start : start + length], "big") & ((1 << 7 * length) - 1)
-        if size == (1 << 7 * length) - 1:  # unknown, as in a recording that was never finished
-            return 0
-        end = start + length + size
-    return max(0, end - path.stat().st_size)
+    def _position(self, frame: Any) -> float | None:
+        if self.is_live or frame.pts is None:
+            return None
+        return float((frame.pts - self._first_pts) * self._stream.time_base)
 
 
 def _import_av() -> Any:
