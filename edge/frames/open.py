@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import SourceError
-from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.address import public_address
+from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.camera import CameraSource
 from edge.frames.files import IMAGE_SUFFIXES, FileSource, files_in, read_frame
 from edge.frames.gstreamer import GStreamerSource

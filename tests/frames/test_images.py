@@ -100,7 +100,7 @@ def flipped(content: bytes) -> bytes:
 def test_damage_inside_a_jpeg_or_png_is_refused(kind: str, damage: Callable[[bytes], bytes]) -> None:
     content = damage(HEALTHY[kind])
     assert content[-2:] == HEALTHY[kind][-2:]
-    with pytest.raises(SourceError, match="picture cannot be read as an image: .*; remove or replace it"):
+    with pytest.raises(SourceError, match=r"picture cannot be read as an image: .*; remove or replace it"):
         read(content)
 
 
@@ -206,7 +206,7 @@ def test_a_loop_of_links_is_refused_with_the_system_s_reason(tmp_path: Path) -> 
 
 def test_an_image_that_does_not_fit_into_memory_is_refused_as_such() -> None:
     content = encode(".jpg", np.zeros((9000, 9000, 3), dtype=np.uint8))
-    with limited_memory(100_000_000), pytest.raises(SourceError, match="picture cannot be read.*out of memory"):
+    with limited_memory(100_000_000), pytest.raises(SourceError, match=r"picture cannot be read.*out of memory"):
         read(content)
 
 
@@ -222,7 +222,7 @@ def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> Non
     folder.mkdir()
     (folder / "link").symlink_to(real)
     assert files_in(folder) == [folder / "link" / "deep" / "a.pgm"]
-    assert len(list(iter(lambda: open_source(folder).frames, 1))) == 0
+    assert open_source(folder).frames == 1
 
 
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
