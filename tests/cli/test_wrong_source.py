@@ -80,8 +80,14 @@ def test_a_truncated_photo_is_refused(bundle: Path, tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "holds no images"),
         (lambda path: path.mkdir() or (path / "notes.txt").write_text("x"), "holds no images"),
-        (lambda path: path.write_text("not a video\n" * 1000), "cannot be opened: Invalid data found when processing input; is it a video?"),
-        (lambda path: path.write_bytes(b""), "cannot be opened: Invalid data found when processing input; is it a video?"),
+        (
+            lambda path: path.write_text("not a video\n" * 1000),
+            "cannot be opened: Invalid data found when processing input; is it a video?",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            "cannot be opened: Invalid data found when processing input; is it a video?",
+        ),
         (lambda path: None, "there is no video or folder"),
         (
             lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
