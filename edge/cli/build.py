@@ -12,6 +12,7 @@ from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
+from edge.engines.subprocess_build import shared_process
 from edge.progress import OnProgress, ignore_progress
 
 
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Build every segment's engine."""
     bundle = Bundle.open(arguments.bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads, target=arguments.target)
-    with ProgressDisplay() as display:
+    with ProgressDisplay() as display, shared_process():
         builds = build_bundle(
             bundle, backend, precisions=arguments.precision, batches=arguments.batches, on_progress=display
         )
@@ -86,7 +87,8 @@ def build_bundle(
     builds = []
     for precision, file, batch in requested:
         started = perf_counter()
-        built = cache.get(bundle.path / file, backend, batch, on_progress)
+        sha256 = bundle.manifest.files[file]
+        built = cache.get(bundle.path / file, backend, batch, on_progress, sha256=sha256)
         size = built.path.stat().st_size / 2**20
         builds.append(Build(precision, file, batch, str(built.path), built.was_cached, perf_counter() - started, size))
     return builds
