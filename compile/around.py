@@ -37,15 +37,16 @@ def _later_outputs(graph: MultiExitGraph, k: int) -> list[str]:
 
 def _separator(indexed: IndexedGraph, cut: str, later_outputs: Sequence[str]) -> str | None:
     """Return the tensor, at or before a cut, that separates later outputs from the image; None if there is none."""
-    name = cut
-    while True:
+    name, outputs = cut, {output.name for output in indexed.model.graph.output}
+    while name == cut or name not in outputs:
         readers = indexed.data_ancestors(later_outputs, stop=[name])
         if not any(tensors.IMAGE in node.input for node in readers if node.op_type != "Shape"):
             return name
         producer = indexed.producer.get(name)
         if producer is None or producer.op_type not in LAYOUT_OPS:
-            return None
+            break
         name = producer.input[0]
+    return None
 
 
 def _renamed(graph: MultiExitGraph, indexed: IndexedGraph, cut: str, separator: str) -> MultiExitGraph:

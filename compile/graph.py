@@ -116,6 +116,22 @@ class IndexedGraph:
         return tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
 
 
+def with_inferred_shapes(model: ModelProto, original: ModelProto) -> ModelProto:
+    """Return a converted model with inferred shapes, in place of those that the converter noted.
+
+    ModelOpt gives equal names to unknown sizes that differ, and ONNX Runtime takes equal names for equal sizes.
+
+    Args:
+        model: A model with the inputs and outputs of the original.
+        original: The model before its conversion.
+    """
+    del model.graph.value_info[:]
+    shapes = {value.name: value.type.tensor_type.shape for value in (*original.graph.input, *original.graph.output)}
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.CopyFrom(shapes[value.name])
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
 def parameter_count(model: ModelProto) -> int:
     """Return the number of weights.
 
