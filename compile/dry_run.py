@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.check import assert_chain_equals_whole
 from compile.cut import Segment, cut_segments
@@ -50,7 +51,8 @@ def dry_run(network: MultiExitNetwork, spec: InputSpec) -> DryRun:
         "fp16": lambda: to_fp16(graph, images[:1]),
         "int8": lambda: quantise_int8(graph, images),
     }
-    problems, shares = {}, ()
+    problems: dict[str, str] = {}
+    shares: tuple[float, ...] = ()
     for precision, convert in conversions.items():
         try:
             converted = _cut(convert(), images)
@@ -66,7 +68,7 @@ def dry_run(network: MultiExitNetwork, spec: InputSpec) -> DryRun:
     )
 
 
-def _cut(graph: MultiExitGraph, images: np.ndarray) -> list[Segment]:
+def _cut(graph: MultiExitGraph, images: NDArray[np.float32]) -> list[Segment]:
     """Cut a graph and check that its segments compute the same outputs."""
     decided = add_decisions(graph)
     segments = cut_segments(decided)
