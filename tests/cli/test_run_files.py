@@ -8,11 +8,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from edge.cli.source_name import without_credentials
 
 from compile.__main__ import main as compile_main
 from edge.cli.main import main
 from edge.cli.output import LinesFile
-from edge.cli.source_name import without_credentials
 from tests.support.commands import (
     Result,
     call,
