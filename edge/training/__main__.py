@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edge.cli.parser import CommandParser
 from edge.bundle.manifest import InputSpec
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, above_zero, at_least, log, print_json, print_table, run_main, status, zero_or_more
 from edge.training.attention import ATTENTION_LOSSES
 from edge.training.backbones import BACKBONES
