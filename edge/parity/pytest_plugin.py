@@ -10,7 +10,7 @@ from edge.errors import EdgeError
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
-    """Add the options only where the parity checks are run: other plugins may use the same names."""
+    """Add the options if the parity checks are run; other plugins may use the same names."""
     if any("parity_checks" in word or "parity.checks" in word or "parity/checks" in word for word in args):
         add_options(parser)
 
@@ -27,14 +27,14 @@ def add_options(parser: pytest.Parser) -> None:
         dest="edge_backends",
         action="append",
         choices=BACKENDS,
-        help="inference library to check it on; repeatable: later ones are also compared with the first "
+        help="inference library to run it with; repeatable: later ones are also compared with the first "
         "(default: onnxruntime)",
     )
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse an unusable bundle or backend here: an error during collection would be a traceback."""
+    """Check bundle and backends before collection, where an error would be a traceback."""
     path = config.getoption("edge_bundle", None)
     if path is None:
         return
