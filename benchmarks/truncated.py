@@ -1,4 +1,4 @@
-"""The alternative to early exits: the network truncated at an exit, trained alone with the same settings."""
+"""The alternative to early exits: the network truncated at an exit and trained alone with the same settings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from edge.measure.bench import Measurement
 from edge.training.train import train
 
 NO_GUARANTEE = RiskGuarantee(limit=0.0, method="none")
-"""Of networks with one exit, which have no thresholds."""
+"""Guarantee for networks with one exit, which have no thresholds."""
 
 
 def truncated_bundles(trained: TrainedModel, exits: int, folder: Path, precisions: Sequence[str]) -> list[Bundle]:
@@ -30,9 +30,9 @@ def truncated_bundles(trained: TrainedModel, exits: int, folder: Path, precision
 
 
 def matched_thresholds(bundle: Bundle, rival: Bundle, precision: str) -> tuple[float, ...]:
-    """Return thresholds at the accuracy of a truncated network, both judged on the threshold-fitting split.
+    """Return thresholds at the accuracy of a truncated network, both measured on the threshold-fitting split.
 
-    They are the cheapest ones at least as accurate as the rival there; where none is, the most accurate ones.
+    These are the cheapest thresholds that are at least as accurate there; if there are none, the most accurate ones.
     """
     ours, theirs = bundle.scores(precision), rival.scores(precision)
     goal = float((theirs.scores.label[-1] == theirs.truth).mean())

@@ -1,4 +1,4 @@
-"""`python -m calibration`: refit a bundle's thresholds, without touching its engines."""
+"""`python -m calibration`: refit a bundle's thresholds; its engines stay unchanged."""
 
 from edge.entry import start_process
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments, guarantee_options
 from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
 from calibration.operating_points import OperatingPoint, describe
-from calibration.origin import scores_to_fit
+from calibration.recorded_scores import scores_to_fit
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
