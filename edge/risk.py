@@ -70,7 +70,7 @@ def hoeffding_bentkus_test(losses: Losses, limit: float, delta: float) -> bool:
     count = len(losses)
     mean = float(np.maximum(losses, 0).mean())
     hoeffding = math.exp(-count * _divergence(min(mean, limit), limit))
-    bentkus = math.e * _binomial_cdf(math.ceil(round(count * mean, 9)), count, limit)
+    bentkus = math.e * binomial_cdf(math.ceil(round(count * mean, 9)), count, limit)
     return min(hoeffding, bentkus) <= delta
 
 
@@ -142,7 +142,7 @@ def _divergence(a: float, b: float) -> float:
     return first + ((1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0)
 
 
-def _binomial_cdf(successes: int, trials: int, probability: float) -> float:
+def binomial_cdf(successes: int, trials: int, probability: float) -> float:
     """Return P(X <= successes) for X binomial; the probability is strictly between 0 and 1."""
     k = np.arange(min(successes, trials) + 1)
     steps = np.log((trials - k[:-1]) / (k[:-1] + 1))  # of ln C(trials, k) from one k to the next

@@ -17,7 +17,7 @@ from calibration import operating_points, thresholds
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.decision import Decisions, Scores, decide
 from edge.errors import ThresholdError
-from edge.risk import PROCEDURES, RISKS, Losses, _binomial_cdf, betting_test, hoeffding_bentkus_test, min_samples
+from edge.risk import PROCEDURES, RISKS, Losses, binomial_cdf, betting_test, hoeffding_bentkus_test, min_samples
 from tests.support.commands import little_memory
 
 PROMISING = ("betting", "hoeffding-bentkus", "expectation")
@@ -96,7 +96,7 @@ def test_the_binomial_distribution_is_scipys(trials: int, probability: float) ->
     around = int(trials * probability)
     for successes in {0, 1, around, around + 1, 2 * around, trials - 1, trials, trials + 1}:
         expected = binom.cdf(successes, trials, probability)
-        assert _binomial_cdf(successes, trials, probability) == pytest.approx(expected, rel=1e-8)
+        assert binomial_cdf(successes, trials, probability) == pytest.approx(expected, rel=1e-8)
 
 
 # Small cases, counted by hand
