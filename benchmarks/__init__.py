@@ -1,1 +1,1 @@
-"""Comparisons and reports, composed of what the pipeline's stages measure."""
+"""Comparisons and reports, composed of the pipeline's stages."""

@@ -26,7 +26,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def peak_rss_mb_over_bare(bundle: Bundle, precision: str, video: Path) -> dict[str, float]:
-    """Run both, each in a process of its own, and return their peak resident memory in megabytes (10^6 bytes)."""
+    """Return the peak resident memory of both, each in its own process, in megabytes (10^6 bytes)."""
     cache = EngineCache()
     segments = bundle.precision(precision).segments
     engines = [cache.get(bundle.path / segment.file, OnnxRuntime(), batch=1).path for segment in segments]
@@ -37,6 +37,6 @@ def peak_rss_mb_over_bare(bundle: Bundle, precision: str, video: Path) -> dict[s
 
 
 def _peak_mb(command: list[str]) -> float:
-    """Return the peak of a command; a process in between has no other children that could be larger."""
-    found = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, capture_output=True, text=True)
-    return int(found.stdout) * 1024 / 1e6
+    """Return a command's peak memory, measured by a process that has no other children."""
+    done = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, capture_output=True, text=True)
+    return int(done.stdout) * 1024 / 1e6

@@ -1,15 +1,17 @@
-"""What each precision does to trained networks, on their test splits, and how long it takes to get there."""
+"""Accuracy and agreement of each precision on the test split, and the time to compile and build it."""
 
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.results import command_line, write_result
 from calibration.thresholds import RiskGuarantee
@@ -20,13 +22,22 @@ from edge.bundle.bundle import Bundle
 from edge.console import log, print_table, track
 from edge.decision import Decisions, Scores, decide, validate_thresholds
 from edge.engines import backend_named
+from edge.frames.base import Frame
 from edge.inference.load import load_classifier
 from edge.inference.record import record
 from edge.system import conditions
 from edge.training.checkpoint import read_checkpoint
 
 TARGET = "sm89"
-MOST_IMAGES = 5000
+MAX_SAMPLES = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One precision's scores and decisions for the test samples."""
+
+    scores: Scores
+    decisions: Decisions
 
 
 def run_quantisation(checkpoints: Sequence[Path], folder: Path, guarantee: RiskGuarantee) -> None:
@@ -39,65 +50,74 @@ def run_quantisation(checkpoints: Sequence[Path], folder: Path, guarantee: RiskG
         started = perf_counter()
         bundle = compile_bundle(checkpoint, folder / name, guarantee=guarantee, precisions=PRECISIONS)
         seconds[name] = {"compile": perf_counter() - started, **build_seconds(bundle)}
-        rows += rows_of(name, bundle, load_trained_model(checkpoint))
+        rows += measure_precisions(name, bundle, load_trained_model(checkpoint))
+    output = folder / "quantisation.json"
     result = {"command": command_line(), "conditions": conditions(), "seconds": seconds, "rows": rows}
-    write_result(folder / "quantisation.json", result)
-    columns = ("network", "precision", "exit", "accuracy", "top-1 as fp32", "same exit", "share", "int8 MACs")
-    print_table("precisions on the test split, each with its own thresholds", columns, [cells(row) for row in rows])
-    for name, taken in seconds.items():
-        log(f"{name}: " + ", ".join(f"{what} {value:.1f} s" for what, value in taken.items()))
-    log(f"every row is in {folder / 'quantisation.json'}")
+    write_result(output, result)
+    print_rows(rows)
+    for name, times in seconds.items():
+        log(f"{name}: " + ", ".join(f"{step} {value:.1f} s" for step, value in times.items()))
+    log(f"wrote every row to {output}")
 
 
 def build_seconds(bundle: Bundle) -> dict[str, float]:
-    """Return how long `edge build` takes with an empty cache, and again."""
+    """Return the seconds that `edge build` takes with an empty cache, and again with a full one."""
     command = [sys.executable, "-m", "edge", "build", str(bundle.path), "--backend", "tensorrt-rtx", "--target", TARGET]
     with tempfile.TemporaryDirectory() as cache:
         times = [perf_counter()]
         for _ in range(2):
             subprocess.run(command, env={**os.environ, "EDGE_CACHE": cache}, stdout=subprocess.DEVNULL, check=True)
             times.append(perf_counter())
-    built, again = np.diff(times)
-    return {f"tensorrt-rtx {TARGET}": float(built), "again": float(again)}
+    first, again = np.diff(times)
+    return {f"tensorrt-rtx {TARGET}": float(first), "again": float(again)}
 
 
-def rows_of(name: str, bundle: Bundle, trained: TrainedModel) -> list[dict[str, Any]]:
+def measure_precisions(network: str, bundle: Bundle, trained: TrainedModel) -> list[dict[str, Any]]:
     """Return a row for each precision and exit."""
-    frames, truth = list(trained.frames("test", MOST_IMAGES)), trained.labels("test", MOST_IMAGES)
-    found = {precision: _answers(bundle, precision, frames) for precision in bundle.manifest.precisions}
-    plain, usual = found["fp32"]
+    frames, truth = list(trained.frames("test", MAX_SAMPLES)), trained.labels("test", MAX_SAMPLES)
+    measured = {precision: measure(bundle, precision, frames) for precision in bundle.manifest.precisions}
     rows = []
-    for precision, (scores, decisions) in found.items():
-        for k, segment in enumerate(bundle.precision(precision).segments):
-            rows.append(
-                {
-                    "network": name,
-                    "precision": precision,
-                    "exit": k,
-                    "samples": len(truth),
-                    "accuracy": float((scores.label[k] == truth).mean()),
-                    "accuracy_fp32": float((plain.label[k] == truth).mean()),
-                    "top1_agreement": float((scores.label[k] == plain.label[k]).mean()),
-                    "exit_index_agreement": float((decisions.exit_index == usual.exit_index).mean()),
-                    "exit_share": float((decisions.exit_index == k).mean()),
-                    "exit_share_fp32": float((usual.exit_index == k).mean()),
-                    "int8_macs_share": segment.int8_macs_share,
-                    "early_exit_accuracy": float((decisions.label == truth).mean()),
-                    "notes": bundle.precision(precision).notes,
-                }
-            )
+    for precision, values in measured.items():
+        spec = bundle.precision(precision)
+        for k, segment in enumerate(spec.segments):
+            row = {"network": network, "precision": precision, "exit": k, "samples": len(truth)}
+            row |= compare_exit(k, values, measured["fp32"], truth)
+            rows.append(row | {"int8_macs_share": segment.int8_macs_share, "notes": spec.notes})
     return rows
 
 
-def _answers(bundle: Bundle, precision: str, frames: list[Any]) -> tuple[Scores, Decisions]:
-    classifier = load_classifier(bundle, precision, backend_named("onnxruntime"))
-    scores = record(classifier, track(frames, f"{bundle.manifest.name} in {precision}")).scores
+def measure(bundle: Bundle, precision: str, frames: Sequence[Frame]) -> Measured:
+    """Record one precision's scores and decide them with its own thresholds."""
+    with load_classifier(bundle, precision, backend_named("onnxruntime")) as classifier:
+        scores = record(classifier, track(frames, f"{bundle.manifest.name} in {precision}")).scores
     thresholds = validate_thresholds(bundle.precision(precision).thresholds.values, len(bundle.manifest.exits))
-    return scores, decide(scores, np.asarray(thresholds))
+    return Measured(scores, decide(scores, thresholds))
 
 
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return a line of the table."""
+def compare_exit(k: int, measured: Measured, fp32: Measured, truth: NDArray[Any]) -> dict[str, float]:
+    """Compare exit k with the same exit in fp32."""
+    label, fp32_label = measured.scores.label[k], fp32.scores.label[k]
+    exit_index, fp32_exit_index = measured.decisions.exit_index, fp32.decisions.exit_index
+    return {
+        "accuracy": float((label == truth).mean()),
+        "accuracy_fp32": float((fp32_label == truth).mean()),
+        "top1_agreement": float((label == fp32_label).mean()),
+        "exit_index_agreement": float((exit_index == fp32_exit_index).mean()),
+        "exit_share": float((exit_index == k).mean()),
+        "exit_share_fp32": float((fp32_exit_index == k).mean()),
+        "early_exit_accuracy": float((measured.decisions.label == truth).mean()),
+    }
+
+
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a line per row."""
+    columns = ("network", "precision", "exit", "accuracy", "top-1 as fp32", "same exit", "share", "int8 MACs")
+    title = "precisions on the test split, each with its own thresholds"
+    print_table(title, columns, [format_row(row) for row in rows])
+
+
+def format_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one line."""
     return (
         row["network"],
         row["precision"],

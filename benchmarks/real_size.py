@@ -25,7 +25,7 @@ CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 120, 200
 
 
 def run_real_size(folder: Path) -> None:
-    """Train for one epoch on made-up pictures, compile, run a made-up video; accuracy means nothing here.
+    """Train for one epoch on synthetic pictures, compile, run a synthetic video; the accuracy is meaningless.
 
     Raises:
         EdgeError: a stage failed.
@@ -50,22 +50,22 @@ def run_real_size(folder: Path) -> None:
 
 
 def forced_exits(bundle: Bundle, precision: str, video: Path, folder: Path) -> dict[str, Any]:
-    """Run the video with every exit forced in turn and return the time of each stage."""
+    """Run the video once with each exit forced, and return the latency of each stage."""
     early = len(bundle.manifest.exits) - 1
-    found = {}
+    latency = {}
     for exit_index in range(early + 1):
         lines = folder / f"{precision}-exit-{exit_index}.jsonl"
         thresholds = [word for k in range(early) for word in ("--threshold", 2 if k < exit_index else 0)]
         stage("edge", "run", bundle.path, "--source", video, "--precision", precision, *thresholds, "--output", lines)
         records = [json.loads(line) for line in lines.read_text().splitlines()]
-        found[f"exit {exit_index}"] = {
+        latency[f"exit {exit_index}"] = {
             name: asdict(latency_from_ms([record[f"{name}_ms"] for record in records])) for name in STAGES
         }
-    return found
+    return latency
 
 
 def write_pictures(folder: Path) -> None:
-    """Write a folder per class of made-up photographs."""
+    """Write class folders of synthetic pictures."""
     for label in range(CLASSES):
         (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
         pictures = moving_pictures(IMAGES_PER_CLASS, height=240, width=320, seed=label)
@@ -74,7 +74,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def moving_pictures(count: int, *, height: int, width: int, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """Yield pictures of soft colour patches with a disc that moves; each seed has its own colours."""
+    """Yield pictures of soft colour patches with a moving disc; colours depend on the seed."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (9, 16, 3), dtype=np.uint8)
     for index in range(count):

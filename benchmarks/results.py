@@ -1,4 +1,4 @@
-"""Results on disk: JSON with the conditions they were measured under and the command that made them."""
+"""Recorded results: JSON with the command and the conditions of the measurement."""
 
 import json
 import shlex
@@ -10,7 +10,7 @@ from edge.storage import write_file
 
 
 def command_line() -> str:
-    """Return the command that is running, as one would type it."""
+    """Return the running command as a user types it."""
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""Images as a lossless video, so that frame i is image i."""
+"""Images as a lossless video: frame i is image i."""
 
 import tempfile
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from edge.storage import atomic_file
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> None:
-    """Write 8-bit images of one size with the lossless codec FFV1.
+    """Write 8-bit images of equal size with the lossless codec FFV1.
 
     Raises:
         DataError: this build of OpenCV cannot write it, or there are no images.

@@ -14,8 +14,8 @@ from edge.training.checkpoint import read_checkpoint
 
 
 def main() -> int:
-    """Compile as the command line says."""
-    arguments = parser().parse_args()
+    """Compile a checkpoint and print the bundle; the steps are those of `compile_bundle`."""
+    arguments = argument_parser().parse_args()
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,
@@ -33,33 +33,33 @@ def main() -> int:
     return PASSED
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
-    new = argparse.ArgumentParser(
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog="python -m compile",
-        description="Turn a checkpoint into a bundle: ONNX segments, fitted thresholds and reference samples.",
+        description="Compile a checkpoint to a bundle: ONNX segments, fitted thresholds and reference samples.",
     )
-    new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
-    new.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
-    new.add_argument(
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
+    parser.add_argument("--output", type=Path, required=True, metavar="BUNDLE", help="folder of the bundle")
+    parser.add_argument(
         "--precision",
         action="append",
         choices=PRECISIONS,
-        help="precision to include; repeatable; auto chooses for each segment the fastest that keeps the answers "
-        "(default: " + ", ".join(DEFAULT_PRECISIONS) + ")",
+        help="precision to include; repeatable; auto selects for each segment the fastest precision that keeps the "
+        "predictions (default: " + ", ".join(DEFAULT_PRECISIONS) + ")",
     )
-    new.add_argument(
-        "--ranges", choices=METHODS, default=METHODS[0], help="how int8 ranges are chosen (default: %(default)s)"
+    parser.add_argument(
+        "--ranges", choices=METHODS, default=METHODS[0], help="calibration method of int8 ranges (default: %(default)s)"
     )
-    add_guarantee_arguments(new)
-    new.add_argument(
-        "--references", type=Path, metavar="FILE", help="also write 2,000 reference samples here, for `edge verify`"
+    add_guarantee_arguments(parser)
+    parser.add_argument(
+        "--references", type=Path, metavar="FILE", help="also write 2,000 reference samples to FILE, for `edge verify`"
     )
-    new.add_argument(
-        "--data", type=Path, metavar="DIR", help="where the dataset's files are, if they moved since training"
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the dataset's files, if they moved since training"
     )
-    new.add_argument("--json", action="store_true", help="print the result as JSON")
-    return new
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,119 +1,121 @@
-"""Each segment in the fastest precision that keeps the answers: int8 where it can, else fp16, else fp32."""
+"""Mixed precision: each segment in the fastest precision that keeps the predictions, of int8, fp16 and fp32."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from calibration.thresholds import RiskGuarantee, fit_thresholds
-from compile.check import Evaluator
 from compile.cut import cut_segments
 from compile.decision_ops import add_decisions
-from compile.graph import exit_count, total_macs
-from compile.half import to_fp16
+from compile.evaluate import compute_logits
+from compile.fp16 import to_fp16
+from compile.graph import MultiExitGraph, total_macs
 from compile.quantise import METHODS, quantise_int8
 from edge.decision import scores_from_logits
 from edge.errors import CheckpointError
 from edge.parity.compare import REFERENCE, Outputs, compare
 
-BATCH = 100
-NOMINAL = RiskGuarantee(method="none")
-"""Of the thresholds by which exits are judged: those of the bundle are fitted when its precisions are known."""
+NO_GUARANTEE = RiskGuarantee(method="none")
+"""For the thresholds used in comparisons here. Those of the bundle are fitted to the segments in their precisions."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelectionData:
-    """Images that decide whether a precision will do."""
+    """Images on which precisions are compared."""
 
     images: NDArray[np.float32]
-    """As network input, shape (samples, channels, height, width)."""
+    """Network input, shape (samples, channels, height, width)."""
     labels: NDArray[np.int64]
-    samples: NDArray[np.float32]
-    """Calibration images, in the same form: ranges are measured on them."""
+    calibration: NDArray[np.float32]
+    """Network input for measuring activation ranges, of the same shape."""
     method: str = METHODS[0]
-    """How int8 ranges are chosen."""
+    """ModelOpt's calibration method, one of `compile.quantise.METHODS`."""
 
 
-def fastest_per_segment(whole: ModelProto, selection: SelectionData) -> tuple[ModelProto, tuple[str, ...]]:
+def fastest_per_segment(graph: MultiExitGraph, selection: SelectionData) -> tuple[MultiExitGraph, tuple[str, ...]]:
     """Return the graph with each segment in its precision, and a sentence about each choice.
 
     All segments start in int8. While an exit is beyond the tolerances of `edge.parity`, the segment up to it that
-    hurts this exit most when it alone is in its precision takes the next wider one.
+    changes this exit most when it alone is in its precision gets the next wider precision.
     """
-    trial = _Trial(whole, selection)
-    choices = ["int8"] * trial.exits
-    reasons = ["keeps every exit's answers"] * trial.exits
-    while (failing := trial.first_failing(choices)) is not None:
-        harm = {k: trial.harm(k, choices[k], failing) for k in range(failing + 1) if choices[k] != "fp32"}
-        worst = max(harm, key=lambda k: harm[k])
-        reasons[worst] = f"{choices[worst]} in it alone changes {harm[worst][0]:.2%} of the answers at exit {failing}"
-        choices[worst] = "fp16" if choices[worst] == "int8" else "fp32"
-        if choices[worst] == "fp16" and (problem := trial.fp16_problem(worst)):
-            choices[worst], reasons[worst] = "fp32", f"{reasons[worst]}, and fp16 does not hold its numbers: {problem}"
-    said = (f"segment {k}: {c}, {r}" for k, (c, r) in enumerate(zip(choices, reasons, strict=True)))
-    return trial.mixed(choices), tuple(said)
+    trial = _Trial(graph, selection)
+    choices = ["int8"] * graph.exits
+    reasons = ["keeps the predictions of every exit"] * graph.exits
+    while (failing := trial.first_failing_exit(choices)) is not None:
+        segment = trial.most_sensitive_segment(choices, failing)
+        choices[segment], reasons[segment] = trial.next_wider(segment, choices[segment], failing)
+    notes = (f"segment {k}: {choice}, {reasons[k]}" for k, choice in enumerate(choices))
+    return trial.mixed(choices), tuple(notes)
 
 
 class _Trial:
-    """A network whose segments are tried in one precision and another."""
+    """A network whose segments are tried in different precisions."""
 
-    def __init__(self, whole: ModelProto, selection: SelectionData) -> None:
-        """Note what the network says in fp32."""
-        segments = cut_segments(add_decisions(whole))
-        self.exits = len(segments)
-        self._whole, self._judges = whole, selection
+    def __init__(self, graph: MultiExitGraph, selection: SelectionData) -> None:
+        """Cut the graph, compute its logits in fp32 and fit thresholds to them."""
+        segments = cut_segments(add_decisions(graph))
+        self._graph, self._selection = graph, selection
         self._nodes = [{node.name for node in segment.model.graph.node} for segment in segments]
-        self._expected = logits(whole, selection.images)
+        self._expected = compute_logits(graph, selection.images)
         macs = [total_macs(segment.model) for segment in segments]
         scores = scores_from_logits(self._expected)
-        self._thresholds = fit_thresholds(scores, selection.labels, macs, NOMINAL, split="").values
-        self._alone: dict[tuple[int, str], NDArray[np.float32]] = {}
+        self._thresholds = fit_thresholds(scores, selection.labels, macs, NO_GUARANTEE, split="").values
+        self._logits_alone: dict[tuple[int, str], NDArray[np.float32]] = {}
 
-    def mixed(self, choices: Sequence[str]) -> ModelProto:
-        """Return the graph with each segment's nodes in the precision chosen for it."""
-        parts = {name: {n for k, c in enumerate(choices) if c == name for n in self._nodes[k]} for name in choices}
-        model, selection = self._whole, self._judges
-        if "int8" in parts:
-            left_out = set().union(*self._nodes) - parts["int8"]
-            model = quantise_int8(model, selection.samples, method=selection.method, left_out=left_out)
-        if "fp16" in parts:
-            model = to_fp16(model, selection.samples, parts["fp16"])
-        return model
+    def mixed(self, choices: Sequence[str]) -> MultiExitGraph:
+        """Return the graph with each segment's nodes in its chosen precision."""
+        nodes = {
+            precision: {name for k, choice in enumerate(choices) if choice == precision for name in self._nodes[k]}
+            for precision in choices
+        }
+        graph, selection = self._graph, self._selection
+        if "int8" in nodes:
+            exclude = set().union(*self._nodes) - nodes["int8"]
+            graph = quantise_int8(graph, selection.calibration, method=selection.method, exclude=exclude)
+        if "fp16" in nodes:
+            graph = to_fp16(graph, selection.calibration, nodes["fp16"])
+        return graph
 
-    def first_failing(self, choices: Sequence[str]) -> int | None:
-        """Return the first exit that is beyond tolerance."""
-        found = logits(self.mixed(choices), self._judges.images)
-        sides = Outputs.from_logits("onnxruntime", found), Outputs.from_logits(REFERENCE, self._expected)
-        return compare("auto", *sides, self._judges.labels, self._thresholds).first_diverging
+    def first_failing_exit(self, choices: Sequence[str]) -> int | None:
+        """Return the first exit that is beyond tolerance; None if there is none."""
+        logits = compute_logits(self.mixed(choices), self._selection.images)
+        outputs, reference = Outputs.from_logits("onnxruntime", logits), Outputs.from_logits(REFERENCE, self._expected)
+        return compare("auto", outputs, reference, self._selection.labels, self._thresholds).first_diverging
 
-    def harm(self, k: int, precision: str, exit_index: int) -> tuple[float, float]:
-        """Return how many answers at an exit change, and how far its logits, where only segment k is so narrow."""
-        found, expected = self._said_alone(k, precision)[exit_index], self._expected[exit_index]
-        return float((found.argmax(axis=-1) != expected.argmax(axis=-1)).mean()), float(np.abs(found - expected).mean())
+    def most_sensitive_segment(self, choices: Sequence[str], exit_index: int) -> int:
+        """Return the segment, of those that are not yet in fp32, whose precision alone changes an exit most."""
+        candidates = [k for k in range(exit_index + 1) if choices[k] != "fp32"]
+        return max(candidates, key=lambda k: self._change(k, choices[k], exit_index))
 
-    def fp16_problem(self, k: int) -> str:
-        """Return why fp16 does not hold a segment's numbers; nothing where it does."""
+    def next_wider(self, segment: int, precision: str, exit_index: int) -> tuple[str, str]:
+        """Return the next wider precision that represents a segment's values, and the reason for it."""
+        share, _ = self._change(segment, precision, exit_index)
+        reason = f"{precision} in this segment alone changes {share:.2%} of the predictions at exit {exit_index}"
+        if precision == "fp16":
+            return "fp32", reason
+        if problem := self._fp16_problem(segment):
+            return "fp32", f"{reason}, and fp16 overflows: {problem}"
+        return "fp16", reason
+
+    def _change(self, segment: int, precision: str, exit_index: int) -> tuple[float, float]:
+        """Return the share of predictions that change at an exit, and the mean absolute change of its logits."""
+        logits, expected = self._alone(segment, precision)[exit_index], self._expected[exit_index]
+        changed = logits.argmax(axis=-1) != expected.argmax(axis=-1)
+        return float(changed.mean()), float(np.abs(logits - expected).mean())
+
+    def _fp16_problem(self, segment: int) -> str:
+        """Return the reason why a segment cannot be converted to fp16; empty if it can."""
         try:
-            self._said_alone(k, "fp16")
+            self._alone(segment, "fp16")
         except CheckpointError as error:
             return str(error).partition(";")[0]
         return ""
 
-    def _said_alone(self, k: int, precision: str) -> NDArray[np.float32]:
-        """Return what all exits say where only segment k is in this precision and the others in fp32."""
-        if (k, precision) not in self._alone:
-            alone = [precision if index == k else "fp32" for index in range(self.exits)]
-            self._alone[k, precision] = logits(self.mixed(alone), self._judges.images)
-        return self._alone[k, precision]
-
-
-def logits(model: ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what every exit says of images, shape (exits, samples, classes)."""
-    evaluate, exits = Evaluator(model), range(exit_count(model))
-    parts = []
-    for start in range(0, len(images), BATCH):
-        found = evaluate({"image": images[start : start + BATCH]})
-        parts.append(np.stack([found[f"logits_{k}"] for k in exits]))
-    return np.concatenate(parts, axis=1)
+    def _alone(self, segment: int, precision: str) -> NDArray[np.float32]:
+        """Return all exits' logits with one segment in this precision and the others in fp32."""
+        if (segment, precision) not in self._logits_alone:
+            choices = [precision if k == segment else "fp32" for k in range(self._graph.exits)]
+            self._logits_alone[segment, precision] = compute_logits(self.mixed(choices), self._selection.images)
+        return self._logits_alone[segment, precision]

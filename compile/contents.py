@@ -1,41 +1,60 @@
-"""What goes into a bundle's folder, and how the manifest describes it."""
+"""The files of a bundle: ONNX segments, recorded scores, reference samples and the manifest that describes them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto
 
+from calibration.operating_points import describe, operating_points
 from compile.cut import Segment
 from compile.export import NEWEST_IR, OPSET
-from compile.graph import Graph, int8_macs_share, parameter_count, total_macs
+from compile.graph import IndexedGraph, int8_macs_share
 from compile.trained_model import TrainedModel
-from edge.bundle.bundle import Reference, write_reference
-from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
+from edge.bundle.bundle import MANIFEST, Reference, file_hashes, write_reference, write_samples
+from edge.bundle.manifest import (
+    MANIFEST_VERSION,
+    ExitSpec,
+    Manifest,
+    PrecisionSpec,
+    SegmentSpec,
+    Thresholds,
+    manifest_to_json,
+)
+from edge.bundle.scores import LabelledScores, write_scores
 from edge.console import track
-from edge.decision import NEVER
+from edge.decision import validate_thresholds
 from edge.errors import BundleError
 from edge.frames.preprocess import resize
+from edge.training.checkpoint import Checkpoint
 from edge.training.data import PreprocessedImages, batches
 from edge.training.evaluate import logits_of
 
-REFERENCE_SAMPLES, REFERENCE_BYTES = 2_000, 32 << 20
+REFERENCE, SAMPLES = "reference.npz", "samples.npz"
+SCORES, TRADE_OFFS = "scores.npz", "trade_offs.png"
+"""In the folder of each precision."""
+TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
+REFERENCE_SAMPLES, REFERENCE_BYTES, REFERENCE_BATCH = 2_000, 32 << 20, 100
 
 
-def write_precision(folder: Path, name: str, segments: Sequence[Segment], whole: Segment) -> PrecisionSpec:
-    """Write the ONNX files of one precision and describe them, with early exits never taken."""
-    (folder / name).mkdir()
-    specs = [write_segment(folder, f"{name}/segment_{k}.onnx", segment) for k, segment in enumerate(segments)]
-    unfitted = Thresholds((NEVER,) * (len(segments) - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
-    return PrecisionSpec(
-        tuple(specs),
-        write_segment(folder, f"{name}/whole.onnx", whole),
-        unfitted,
-        temperatures=(1.0,) * len(segments),
-        notes=(),
-        scores=f"{name}/scores.npz",
-    )
+@dataclass(frozen=True, slots=True)
+class NetworkFiles:
+    """The ONNX files of one precision."""
+
+    segments: tuple[SegmentSpec, ...]
+    whole: SegmentSpec
+    """The network without its early exits."""
+
+
+def write_network(folder: Path, precision: str, segments: Sequence[Segment], whole: Segment) -> NetworkFiles:
+    """Write the ONNX files of one precision into its own new folder in the bundle."""
+    (folder / precision).mkdir()
+    specs = [write_segment(folder, f"{precision}/segment_{k}.onnx", segment) for k, segment in enumerate(segments)]
+    return NetworkFiles(tuple(specs), write_segment(folder, f"{precision}/whole.onnx", whole))
 
 
 def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
@@ -43,16 +62,15 @@ def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
     _check_versions(segment.model, file)
     onnx.checker.check_model(segment.model)
     onnx.save(segment.model, folder / file)
-    graph = Graph(segment.model)
-    inputs, outputs = ([graph.spec(name) for name in names] for names in (segment.inputs, segment.outputs))
+    indexed = IndexedGraph(segment.model)
     return SegmentSpec(
-        file,
-        tuple(inputs),
-        tuple(outputs),
-        int8_macs_share(segment.model),
-        segment.exit_index,
-        segment.cuts_in,
-        segment.cuts_out,
+        file=file,
+        inputs=tuple(indexed.spec(name) for name in segment.inputs),
+        outputs=tuple(indexed.spec(name) for name in segment.outputs),
+        int8_macs_share=int8_macs_share(segment.model),
+        exit_index=segment.exit_index,
+        cuts_in=segment.cuts_in,
+        cuts_out=segment.cuts_out,
     )
 
 
@@ -60,31 +78,79 @@ def _check_versions(model: ModelProto, file: str) -> None:
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
     if opset > OPSET or model.ir_version > NEWEST_IR:
         raise BundleError(
-            f"{file} came out with ONNX opset {opset} and IR version {model.ir_version}, which not every device reads; "
-            f"install the tool versions of constraints.txt, they keep to opset {OPSET} and IR version {NEWEST_IR}"
+            f"{file} has ONNX opset {opset} and IR version {model.ir_version}, which not every device can read; "
+            f"install the tool versions of constraints.txt, which write opset {OPSET} and IR version {NEWEST_IR}"
         )
 
 
-def write_references(path: Path, trained: TrainedModel, most_bytes: int | None = REFERENCE_BYTES) -> None:
-    """Write test samples at the network's size, with labels and what the trained network says of them in fp32."""
+def draw_trade_offs(path: Path, recorded: LabelledScores, macs: Sequence[int], chosen: Thresholds) -> None:
+    """Plot accuracy over mean multiply-accumulates on the threshold-fitting split, with the chosen point, as a PNG."""
+    from matplotlib.figure import Figure
+
+    scores, truth = recorded.scores, recorded.truth
+    points = sorted(operating_points(scores, truth, macs), key=lambda point: point.cost_ratio)
+    chosen_point = describe(scores, truth, macs, validate_thresholds(chosen.values, len(macs)))
+    exit_accuracies = (scores.label == truth).mean(axis=1)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([p.cost_ratio for p in points], [p.accuracy for p in points], ".-", label="best trade-offs")
+    axes.plot(np.cumsum(macs) / np.sum(macs), exit_accuracies, "s", color="grey", label="each exit for all images")
+    axes.plot(chosen_point.cost_ratio, chosen_point.accuracy, "o", markersize=10, label=f"chosen, by {chosen.method}")
+    axes.set(xlabel="mean multiply-accumulates, share of the whole network's", ylabel="accuracy")
+    axes.set_title(f"{len(truth)} images of the threshold-fitting split")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="png", dpi=120)
+
+
+def write_contents(
+    folder: Path,
+    trained: TrainedModel,
+    exits: tuple[ExitSpec, ...],
+    precisions: dict[str, PrecisionSpec],
+    scores: Mapping[str, LabelledScores],
+) -> None:
+    """Write everything but the ONNX files: scores, plots, reference samples, sample digests and the manifest."""
+    macs = [exit_.macs for exit_ in exits]
+    for name, spec in precisions.items():
+        write_scores(folder / spec.scores, scores[name])
+        draw_trade_offs(folder / name / TRADE_OFFS, scores[name], macs, spec.thresholds)
+    write_references(folder / REFERENCE, trained, REFERENCE_BYTES)
+    used_samples = {split: trained.digests(split) for split in trained.splits if split != "thresholds"}
+    write_samples(folder / SAMPLES, used_samples)
+    write_manifest(folder, trained.checkpoint, exits, precisions)
+
+
+def write_references(path: Path, trained: TrainedModel, max_bytes: int | None = None) -> None:
+    """Write test samples at the network's size, with their labels and the trained network's logits in fp32."""
     spec, count = trained.checkpoint.input, REFERENCE_SAMPLES
-    if most_bytes is not None:
+    if max_bytes is not None:
         first = next(trained.frames("test", 1))
-        count = min(count, max(1, most_bytes // resize(first.pixels, spec).nbytes))
-    chosen = trained.some("test", count)
-    frames = np.stack([resize(frame.pixels, spec) for frame in trained.frames("test", count)])
-    samples = PreprocessedImages(trained.images, chosen, spec)
-    loader = track(batches(samples, 100), "reference samples")
-    logits, labels = logits_of(trained.checkpoint.network(), loader)
+        count = min(count, max(1, max_bytes // resize(first.pixels, spec).nbytes))
+    indices = trained.sample_indices("test", count)
+    frames = np.stack([resize(frame.pixels, spec) for frame in trained.frames_at(indices)])
+    loader = batches(PreprocessedImages(trained.images, indices, spec), REFERENCE_BATCH)
+    logits, labels = logits_of(trained.checkpoint.network(), track(loader, "reference samples"))
     write_reference(path, Reference(frames, labels, logits))
 
 
-def exit_specs(whole: ModelProto, segments: Sequence[Segment]) -> tuple[ExitSpec, ...]:
-    """Return what each exit costs, from the multi-exit graph in fp32 and its segments."""
-    graph = Graph(whole)
-    specs = []
-    for index, segment in enumerate(segments):
-        height, width = graph.spec(f"attention_{index}").shape[-2:]
-        attention = (height, width) if height and width else None
-        specs.append(ExitSpec(total_macs(segment.model), parameter_count(segment.model), attention))
-    return tuple(specs)
+def write_manifest(
+    folder: Path, checkpoint: Checkpoint, exits: tuple[ExitSpec, ...], precisions: dict[str, PrecisionSpec]
+) -> None:
+    """Write the manifest, with the hash of every other file in the folder."""
+    settings = checkpoint.settings
+    manifest = Manifest(
+        version=MANIFEST_VERSION,
+        name=f"{settings.dataset}-{settings.backbone}",
+        input=checkpoint.input,
+        labels=checkpoint.classes,
+        exits=exits,
+        precisions=precisions,
+        reference=REFERENCE,
+        samples=SAMPLES,
+        splits=checkpoint.splits,
+        training={"settings": dataclasses.asdict(settings), **checkpoint.metrics},
+        tools={name: metadata.version(name) for name in TOOLS},
+        files=file_hashes(folder),
+    )
+    (folder / MANIFEST).write_text(manifest_to_json(manifest))

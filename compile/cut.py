@@ -1,184 +1,202 @@
-"""One multi-exit graph to one segment per exit, each the same numbers as before."""
+"""Multi-exit graph to one segment per exit, with unchanged numbers."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
-from compile.graph import QUANTISERS, Graph, exit_count
+from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
+from edge.bundle import tensors
 from edge.errors import CheckpointError
 
 QDQ_AND_CAST = (*QUANTISERS, "Cast")
-"""What makes another type of a tensor, and nothing else."""
+"""Operators that change the type of a tensor and nothing else."""
 
 
-class Segment(NamedTuple):
-    """A slice of the multi-exit graph, from the cut before to its own exit."""
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A slice of the multi-exit graph, from the previous exit's cut to its own exit."""
 
     model: ModelProto
-    inputs: list[str]
-    outputs: list[str]
     exit_index: int
     cuts_in: tuple[str, ...] = ()
+    """Inputs that are the previous segment's cut; empty in segment 0."""
     cuts_out: tuple[str, ...] = ()
+    """Outputs that are this segment's cut; empty in the last segment."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs."""
+        return tuple(value.name for value in self.model.graph.input)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the model's outputs."""
+        return tuple(value.name for value in self.model.graph.output)
 
 
-def cut_segments(model: ModelProto) -> list[Segment]:
+def cut_segments(graph: MultiExitGraph) -> list[Segment]:
     """Slice a graph with decisions (see `compile.decision_ops`) at its cuts.
 
-    Where a cut is quantised, the int8 tensor is handed over and the next segment begins with DequantizeLinear.
-    Sliced at the float tensor instead, the next segment's first convolutions would silently fall back to float.
+    Where a cut is quantised, its int8 tensor is passed on and the next segment begins with DequantizeLinear. Sliced
+    at the float tensor instead, the next segment's first convolutions would silently fall back to float.
 
     Raises:
-        CheckpointError: a stage reads around the cut before it, so that segments would not be a chain.
+        CheckpointError: a stage reads a tensor from before the previous cut, so the segments would not be a chain.
     """
-    graph = Graph(model)
-    exits = exit_count(model)
-    handed_over: list[list[str]] = []
-    for index in range(exits - 1):
-        later = [output.name for output in model.graph.output if output.name in _answers(range(index + 1, exits))]
-        handed_over.append(cut_tensors(graph, _cut_outputs(model, index), later))
-    segments = []
-    for index in range(exits):
-        entering = handed_over[index - 1] if index else ["image"]
-        outputs = [output.name for output in model.graph.output if output.name in _answers([index])]
-        leaving = handed_over[index] if index < exits - 1 else []
-        thresholds = [f"threshold_{index}"] if index < exits - 1 else []
-        sliced = _slice(graph, [*entering, *thresholds], [*leaving, *outputs], f"segment {index}", index)
-        cuts_in = tuple(_cut_outputs(model, index - 1)) if index else ()
-        segments.append(sliced._replace(cuts_in=cuts_in, cuts_out=tuple(_cut_outputs(model, index))))
-    _rename_borders(segments, model, handed_over)
-    assert_faithful(model, segments)
+    indexed = IndexedGraph(graph.model)
+    cuts = [cut_tensors(indexed, cut, _later_outputs(graph, k)) for k, cut in enumerate(graph.cuts)]
+    segments = [
+        _segment(indexed, k, cut_in, cut_out, graph.exit_outputs(k))
+        for k, (cut_in, cut_out) in enumerate(pairwise([{}, *cuts, {}]))
+    ]
+    assert_faithful(graph, segments)
     return segments
 
 
-def whole_network(model: ModelProto) -> Segment:
-    """Return the network without its early exits: image to the last exit's answer."""
-    exits = exit_count(model)
-    outputs = [f"logits_{exits - 1}", f"confidence_{exits - 1}", f"label_{exits - 1}"]
-    return _slice(Graph(model), ["image"], outputs, "the whole network", exits - 1)
+def whole_network(graph: MultiExitGraph) -> Segment:
+    """Return the network without its early exits: from the image to the last exit's decision."""
+    last = graph.exits - 1
+    outputs = tensors.answers(last, is_last=True)
+    return Segment(_slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network"), last)
 
 
-def cut_tensors(graph: Graph, cuts: Sequence[str], later_outputs: Sequence[str]) -> list[str]:
-    """Return the tensor to hand over for each tensor of a cut: the last one that all that reads it later has in common.
+def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequence[str]) -> dict[str, str]:
+    """Return for each tensor of a cut the tensor of the graph to pass on.
 
-    Quantisers and casts make several tensors of one; which of them is read later depends on the precision there.
-    Where it is a dequantised one, the int8 tensor is handed over.
+    Q/DQ nodes and casts make several tensors of one, and the precision of a later node decides which of them it reads.
+    The tensor to pass on is the last one that all later readers have in common; if it is a dequantised tensor, the
+    int8 tensor before it.
     """
-    aliases = {cut: _aliases(graph, cut) for cut in cuts}
-    ends = [name for names in aliases.values() for name in names]
-    read = {name for node in graph.ancestors(later_outputs, stop=ends) for name in node.input}
-    borders = []
-    for cut, names in aliases.items():
-        paths = [_path_to(graph, names[0], name) for name in names if name in read] or [[cut]]
-        common = [tensors[0] for tensors in zip(*paths, strict=False) if len(set(tensors)) == 1][-1]
-        maker = graph.producer.get(common)
-        borders.append(maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else common)
-    return borders
+    aliases = {name: _aliases(indexed, name) for name in cut}
+    stop = [alias for names in aliases.values() for alias in names]
+    read = {name for node in indexed.ancestors(later_outputs, stop) for name in node.input}
+    passed_on = {}
+    for name, names in aliases.items():
+        paths = [_path(indexed, names[0], alias) for alias in names if alias in read] or [[name]]
+        common = [step[0] for step in zip(*paths, strict=False) if len(set(step)) == 1][-1]
+        producer = indexed.producer.get(common)
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            common = producer.input[0]
+        passed_on[name] = common
+    return passed_on
 
 
-def _aliases(graph: Graph, cut: str) -> list[str]:
-    """Return the tensors that are a cut's in one type or another, the first one made at the head."""
-    while (maker := graph.producer[cut]).op_type in QDQ_AND_CAST:
-        cut = maker.input[0]
-    names = [cut]
-    for name in names:  # grows while it is walked
-        names += [node.output[0] for node in graph.consumers.get(name, []) if node.op_type in QDQ_AND_CAST]
-    return names
+def assert_faithful(graph: MultiExitGraph, segments: Sequence[Segment]) -> None:
+    """Check the contract of slicing.
 
-
-def _path_to(graph: Graph, first: str, name: str) -> list[str]:
-    path = [name]
-    while path[-1] != first:
-        path.append(graph.producer[path[-1]].input[0])
-    return path[::-1]
-
-
-def assert_faithful(whole: ModelProto, segments: Sequence[Segment]) -> None:
-    """Check that slicing lost nothing: the promises of the segment contract.
-
-    Every node and weight is in exactly one segment (quantisers and scalars at a border may be on both sides), and every
-    convolution that is quantised in the whole is quantised in its segment.
+    Every node and weight is in exactly one segment (Q/DQ nodes and scalars at a cut may be on both sides), and every
+    convolution that is quantised in the graph is quantised in its segment.
 
     Raises:
-        CheckpointError: it is not so.
+        CheckpointError: the segments break the contract.
     """
-    before = Graph(whole)
-    needed = {
-        node.name: node
-        for node in before.ancestors(o.name for o in whole.graph.output if not o.name.startswith("cut_"))
-    }
-    seen: dict[str, int] = {}
-    weights: dict[str, int] = {}
-    for index, segment in enumerate(segments):
-        after = Graph(segment.model)
-        for node in after.nodes:
-            if node.name in seen and node.op_type not in QUANTISERS:
-                raise CheckpointError(
-                    f"node {node.name} would run in segments {seen[node.name]} and {index}: a stage reads around a cut"
-                )
-            seen[node.name] = index
-            if node.name not in needed:
-                raise CheckpointError(
-                    f"node {node.name} makes a cut that no later stage reads; hand on what is read only"
-                )
-            if node.op_type == "Conv" and before.is_int8(needed[node.name]) != after.is_int8(node):
-                raise CheckpointError(f"convolution {node.name} is quantised in the whole but not in segment {index}")
-        for name, tensor in after.initializers.items():
-            if len(tensor.dims) > 1 and weights.setdefault(name, index) != index:
-                raise CheckpointError(f"weight {name} would be in segments {weights[name]} and {index}")
-    if missing := sorted(set(needed) - set(seen)):
+    indexed = IndexedGraph(graph.model)
+    sliced = [IndexedGraph(segment.model) for segment in segments]
+    outputs = [name for k in range(graph.exits) for name in graph.exit_outputs(k)]
+    needed = {node.name: node for node in indexed.ancestors(outputs)}
+    _assert_each_node_once(needed, sliced)
+    _assert_each_weight_once(sliced)
+    _assert_int8_kept(indexed, needed, sliced)
+    if missing := sorted(set(needed) - {node.name for segment in sliced for node in segment.nodes}):
         raise CheckpointError(f"no segment computes {', '.join(missing)}")
 
 
-def _slice(graph: Graph, inputs: list[str], outputs: list[str], what: str, exit_index: int) -> Segment:
-    nodes = graph.ancestors(outputs, stop=inputs)
-    made = {name for node in nodes for name in node.output}
-    read = {name for node in nodes for name in node.input if name}
-    outside = sorted(read - made - set(inputs) - set(graph.initializers))
+def _assert_each_node_once(needed: Container[str], sliced: Sequence[IndexedGraph]) -> None:
+    segment_of: dict[str, int] = {}
+    for index, segment in enumerate(sliced):
+        for node in segment.nodes:
+            if node.name in segment_of and node.op_type not in QUANTISERS:
+                raise CheckpointError(
+                    f"node {node.name} would run in segments {segment_of[node.name]} and {index}: a stage reads "
+                    "around a cut; a stage may read only the tensors of the stage before it"
+                )
+            if node.name not in needed:
+                raise CheckpointError(
+                    f"node {node.name} makes a cut that no later stage reads; return only tensors that are read"
+                )
+            segment_of[node.name] = index
+
+
+def _assert_each_weight_once(sliced: Sequence[IndexedGraph]) -> None:
+    segment_of: dict[str, int] = {}
+    for index, segment in enumerate(sliced):
+        for name, tensor in segment.initializers.items():
+            if len(tensor.dims) > 1 and segment_of.setdefault(name, index) != index:
+                raise CheckpointError(f"weight {name} would be in segments {segment_of[name]} and {index}")
+
+
+def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sliced: Sequence[IndexedGraph]) -> None:
+    for index, segment in enumerate(sliced):
+        for node in segment.nodes:
+            if node.op_type == "Conv" and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
+                raise CheckpointError(
+                    f"convolution {node.name} is quantised in the whole graph but not in segment {index}"
+                )
+
+
+def _later_outputs(graph: MultiExitGraph, exit_index: int) -> list[str]:
+    return [name for k in range(exit_index + 1, graph.exits) for name in graph.exit_outputs(k)]
+
+
+def _aliases(indexed: IndexedGraph, name: str) -> list[str]:
+    """Return the tensors that hold a tensor's values in any type, the original first."""
+    while (producer := indexed.producer[name]).op_type in QDQ_AND_CAST:
+        name = producer.input[0]
+    aliases = [name]
+    for alias in aliases:  # grows during the iteration
+        aliases += [node.output[0] for node in indexed.consumers.get(alias, []) if node.op_type in QDQ_AND_CAST]
+    return aliases
+
+
+def _path(indexed: IndexedGraph, original: str, alias: str) -> list[str]:
+    """Return the tensors from the original to its alias."""
+    path = [alias]
+    while path[-1] != original:
+        path.append(indexed.producer[path[-1]].input[0])
+    return path[::-1]
+
+
+def _segment(
+    indexed: IndexedGraph, k: int, cut_in: dict[str, str], cut_out: dict[str, str], exit_outputs: Sequence[str]
+) -> Segment:
+    """Slice segment k out of the graph. Both cuts map the name of a tensor to the graph's tensor that is passed on."""
+    threshold = [tensors.threshold(k)] if cut_out else []
+    inputs = [*cut_in.values()] if k else [tensors.IMAGE]
+    model = _slice(indexed, [*inputs, *threshold], [*cut_out.values(), *exit_outputs], f"segment {k}")
+    _rename_tensors(model, {passed_on: name for name, passed_on in (cut_in | cut_out).items()})
+    return Segment(model, k, tuple(cut_in), tuple(cut_out))
+
+
+def _slice(indexed: IndexedGraph, inputs: Sequence[str], outputs: Sequence[str], name: str) -> ModelProto:
+    nodes = indexed.ancestors(outputs, stop=inputs)
+    produced = {tensor for node in nodes for tensor in node.output}
+    read = {tensor for node in nodes for tensor in node.input if tensor}
+    outside = sorted(read - produced - set(inputs) - set(indexed.initializers))
     if outside:
         raise CheckpointError(
-            f"{what} reads {', '.join(outside)} around the cut before it; "
-            "a stage may read only what the one before it made"
+            f"{name} reads {', '.join(outside)} around the cut before it; "
+            "a stage may read only the tensors of the stage before it"
         )
-    source = graph.model
     sliced = helper.make_graph(
         nodes,
-        what.replace(" ", "_"),
-        [graph.values[name] for name in inputs],
-        [graph.values[name] for name in outputs],
-        initializer=[tensor for name, tensor in graph.initializers.items() if name in read],
+        name.replace(" ", "_"),
+        [indexed.values[tensor] for tensor in inputs],
+        [indexed.values[tensor] for tensor in outputs],
+        initializer=[tensor for tensor_name, tensor in indexed.initializers.items() if tensor_name in read],
     )
-    model = helper.make_model(
+    source = indexed.model
+    return helper.make_model(
         sliced, opset_imports=source.opset_import, ir_version=source.ir_version, producer_name="early-exit"
     )
-    return Segment(model, inputs, outputs, exit_index)
 
 
-def _cut_outputs(model: ModelProto, index: int) -> list[str]:
-    names = [output.name for output in model.graph.output]
-    return [name for name in names if name == f"cut_{index}" or name.startswith(f"cut_{index}_")]
-
-
-def _answers(exits: Iterable[int]) -> set[str]:
-    return {f"{kind}_{k}" for k in exits for kind in ("logits", "confidence", "label", "exit", "attention")}
-
-
-def _rename_borders(segments: Sequence[Segment], model: ModelProto, handed_over: Sequence[Sequence[str]]) -> None:
-    """Give the tensors handed over the names of their cuts, whatever the quantiser called them."""
-    for index, borders in enumerate(handed_over):
-        names = dict(zip(borders, _cut_outputs(model, index), strict=True))
-        for segment in segments[index : index + 2]:
-            _rename(segment, names)
-
-
-def _rename(segment: Segment, names: dict[str, str]) -> None:
-    taken = {new: f"{new}_float" for old, new in names.items() if new != old}  # the float tensor had the cut's name
-    graph = segment.model.graph
-    for node in graph.node:
+def _rename_tensors(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Rename tensors; a tensor that had one of the new names gets the suffix `_float`."""
+    replaced = {new: f"{new}_float" for old, new in names.items() if new != old}
+    for node in model.graph.node:
         for fields in (node.input, node.output):
-            fields[:] = [names.get(name, taken.get(name, name)) for name in fields]
-    for value in (*graph.input, *graph.output):
+            fields[:] = [names.get(name, replaced.get(name, name)) for name in fields]
+    for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
-    segment.inputs[:] = [names.get(name, name) for name in segment.inputs]
-    segment.outputs[:] = [names.get(name, name) for name in segment.outputs]

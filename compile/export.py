@@ -1,4 +1,4 @@
-"""Trained network to one multi-exit ONNX graph with fixed names."""
+"""Trained network to one multi-exit ONNX graph with fixed tensor names."""
 
 import copy
 
@@ -7,7 +7,9 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from compile.graph import MultiExitGraph
 from compile.quiet import suppress_output
+from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec
 from edge.errors import CheckpointError
 from edge.training.network import MultiExitNetwork
@@ -17,44 +19,36 @@ NEWEST_IR = 10
 """The last ONNX Runtime for JetPack 6's Python 3.10 refuses newer files."""
 
 
-def cut_names(exit_index: int, tensors: int) -> list[str]:
-    """Return the names of the tensors handed on after an exit."""
-    if tensors == 1:
-        return [f"cut_{exit_index}"]
-    return [f"cut_{exit_index}_{tensor}" for tensor in range(tensors)]
+def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
+    """Export the whole network as one graph with a symbolic batch size.
 
-
-def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> ModelProto:
-    """Return the whole network as one graph, batch symbolic.
-
-    Its outputs are `logits_k` and `attention_k` of every exit and the tensors of every cut.
+    Its outputs are the logits and the attention map of every exit, and the tensors of every cut.
 
     Raises:
-        CheckpointError: the network computes something ONNX cannot say.
+        CheckpointError: the network contains an operation that cannot be exported to ONNX.
     """
     flat = _FlatOutputs(network).eval()
     example = torch.zeros(2, *spec.shape)
-    with torch.no_grad():
-        names = _output_names(network, example)
+    cuts = _cut_names(network, example)
     batch = torch.export.Dim("batch")
     try:
         with suppress_output("torch.onnx"):
             program = torch.onnx.export(
                 flat, (example,), dynamo=True, optimize=True, opset_version=OPSET, verbose=False,
-                input_names=["image"], output_names=names, dynamic_shapes=({0: batch},),
+                input_names=[tensors.IMAGE], output_names=_output_names(cuts), dynamic_shapes=({0: batch},),
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         raise CheckpointError(f"this network cannot be exported to ONNX opset {OPSET}: {error}") from error
     assert program is not None  # noqa: S101 - for mypy: dynamo=True always returns a program
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
-    _share_no_constants(model, {f"network.{name}" for name in network.state_dict()})
+    _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return MultiExitGraph(model, cuts)
 
 
 class _FlatOutputs(nn.Module):
-    """The network with its outputs in one row, as ONNX wants them."""
+    """The network with its outputs as one flat tuple, which ONNX requires."""
 
     def __init__(self, network: MultiExitNetwork) -> None:
         super().__init__()
@@ -65,25 +59,34 @@ class _FlatOutputs(nn.Module):
         return tuple(tensor for out in outputs for tensor in (out.logits.float(), out.attention, *out.cut))
 
 
-def _share_no_constants(model: ModelProto, parameters: set[str]) -> None:
-    """Give every reader of a constant a copy of its own.
+def _cut_names(network: MultiExitNetwork, example: Tensor) -> tuple[tuple[str, ...], ...]:
+    """Return the names of each cut's tensors, counted by running the network once."""
+    with torch.no_grad():
+        *early, _ = network(example)
+    return tuple(tensors.cut(index, len(outputs.cut)) for index, outputs in enumerate(early))
 
-    The exporter merges equal constants of the whole network; a segment must hold all it reads.
+
+def _output_names(cuts: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Return the names of the outputs of `_FlatOutputs`, in its order; the last exit has no cut."""
+    return [
+        name
+        for index, cut in enumerate((*cuts, ()))
+        for name in (tensors.logits(index), tensors.attention(index), *cut)
+    ]
+
+
+def _duplicate_constants(model: ModelProto, parameters: set[str]) -> None:
+    """Give every node that reads a constant its own copy.
+
+    The exporter merges equal constants of the whole network, but a segment must contain all it reads.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in parameters}
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name in constants:
-                own = copy.deepcopy(constants[name])
-                own.name = node.input[index] = f"{node.name}.{index}.{name}"
-                model.graph.initializer.append(own)
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in constants]
+                duplicate = copy.deepcopy(constants[name])
+                duplicate.name = node.input[index] = f"{node.name}.{index}.{name}"
+                model.graph.initializer.append(duplicate)
+    used = [tensor for tensor in model.graph.initializer if tensor.name not in constants]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-
-
-def _output_names(network: MultiExitNetwork, example: Tensor) -> list[str]:
-    names = []
-    for index, outputs in enumerate(network(example)):
-        names += [f"logits_{index}", f"attention_{index}", *cut_names(index, len(outputs.cut)) * bool(outputs.cut)]
-    return names
+    model.graph.initializer.extend(used)

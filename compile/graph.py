@@ -1,31 +1,60 @@
-"""Walking and measuring ONNX graphs."""
+"""ONNX graphs: the multi-exit network as one graph, and any model indexed by its tensors."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from edge.bundle import tensors
 from edge.bundle.manifest import TensorSpec
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 
-ELEMENT: dict[int, Literal["float32", "float16", "int8", "int32", "bool"]] = {
+DTYPES: dict[int, Literal["float32", "float16", "int8", "int32", "bool"]] = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.FLOAT16: "float16",
     onnx.TensorProto.INT8: "int8",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.BOOL: "bool",
 }
-"""Element types a segment may take in or give out, by ONNX's number."""
+"""NumPy's names of the element types that a segment's inputs and outputs may have, by ONNX's number."""
 
 
-class Graph:
-    """A model's nodes, looked up by the tensors they make and take."""
+@dataclass(frozen=True, slots=True)
+class MultiExitGraph:
+    """A multi-exit network as one ONNX model, with tensors named by `edge.bundle.tensors`."""
+
+    model: ModelProto
+    cuts: tuple[tuple[str, ...], ...]
+    """For each exit but the last, the names of the outputs that the next segment reads."""
+
+    @property
+    def exits(self) -> int:
+        """Number of exits."""
+        return len(self.cuts) + 1
+
+    def exit_outputs(self, exit_index: int) -> tuple[str, ...]:
+        """Return the names of an exit's outputs, in the order of the model: logits, attention map, decision."""
+        is_last = exit_index == self.exits - 1
+        names = {*tensors.answers(exit_index, is_last=is_last), tensors.attention(exit_index)}
+        return tuple(output.name for output in self.model.graph.output if output.name in names)
+
+    def copy(self) -> "MultiExitGraph":
+        """Return the graph with its own copy of the model, which may be changed."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return dataclasses.replace(self, model=model)
+
+
+class IndexedGraph:
+    """A model with inferred tensor shapes, whose nodes are indexed by the tensors they produce and consume."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Index the model's nodes; tensor shapes are inferred."""
+        """Infer tensor shapes and index the nodes."""
         self.model = onnx.shape_inference.infer_shapes(model, data_prop=True)
         self.nodes = list(self.model.graph.node)
         self.producer = {name: node for node in self.nodes for name in node.output}
@@ -39,13 +68,11 @@ class Graph:
 
     def spec(self, name: str) -> TensorSpec:
         """Return a tensor's element type and shape; a symbolic size is the batch."""
-        tensor = self.values[name].type.tensor_type
-        shape = tuple(size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim)
-        return TensorSpec(name, ELEMENT[tensor.elem_type], shape)
+        return TensorSpec(name, DTYPES[self.values[name].type.tensor_type.elem_type], self._shape(name))
 
     def ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
-        """Return the nodes that compute `outputs`, in the graph's order, going no further than the tensors `stop`."""
-        wanted: set[int] = set()
+        """Return the nodes that compute `outputs` from the tensors `stop`, in the order of the graph."""
+        needed: set[int] = set()
         pending, seen = list(outputs), set(stop)
         while pending:
             name = pending.pop()
@@ -53,15 +80,15 @@ class Graph:
                 continue
             seen.add(name)
             node = self.producer[name]
-            wanted.add(id(node))
+            needed.add(id(node))
             pending.extend(node.input)
-        return [node for node in self.nodes if id(node) in wanted]
+        return [node for node in self.nodes if id(node) in needed]
 
     def macs(self, node: NodeProto) -> int:
         """Return the multiply-accumulates of a convolution or matrix product for one image, 0 for other nodes."""
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             return 0
-        output = [1 if size is None else size for size in self._shape(node.output[0])]
+        output = [size or 1 for size in self._shape(node.output[0])]
         weight = [size or 1 for size in self._shape(node.input[1])]
         if node.op_type == "Conv":
             return math.prod(output) * math.prod(weight[1:])
@@ -69,9 +96,9 @@ class Graph:
         return math.prod(output) * (weight[-1] if transposed else weight[-2])
 
     def is_int8(self, node: NodeProto) -> bool:
-        """Return whether a node reads its data and its weight through DequantizeLinear."""
-        makers = [self.producer.get(name) for name in node.input[:2]]
-        return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+        """Check that a node reads both its data and its weight through DequantizeLinear."""
+        producers = [self.producer.get(name) for name in node.input[:2]]
+        return all(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)
 
     def _shape(self, name: str) -> tuple[int | None, ...]:
         if name in self.initializers:
@@ -80,15 +107,11 @@ class Graph:
         return tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
 
 
-def exit_count(model: ModelProto) -> int:
-    """Return the number of exits of a multi-exit graph."""
-    return sum(output.name.startswith("logits_") for output in model.graph.output)
-
-
 def parameter_count(model: ModelProto) -> int:
     """Return the number of weights.
 
-    Quantisers' scales and zero points are left out, and the ones a normalisation without weights multiplies by.
+    Scales and zero points of Q/DQ nodes are not counted, nor are the ones that a normalisation without weights
+    multiplies by.
     """
     scales = {name for node in model.graph.node if node.op_type in QUANTISERS for name in node.input[1:]}
     return sum(
@@ -102,13 +125,13 @@ def parameter_count(model: ModelProto) -> int:
 
 def int8_macs_share(model: ModelProto) -> float:
     """Return the share of the convolutions' multiply-accumulates whose inputs and weights are quantised."""
-    graph = Graph(model)
-    convolutions = [node for node in graph.nodes if node.op_type == "Conv"]
-    total = sum(graph.macs(node) for node in convolutions)
-    return sum(graph.macs(node) for node in convolutions if graph.is_int8(node)) / total if total else 0.0
+    indexed = IndexedGraph(model)
+    convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
+    total = sum(indexed.macs(node) for node in convolutions)
+    return sum(indexed.macs(node) for node in convolutions if indexed.is_int8(node)) / total if total else 0.0
 
 
 def total_macs(model: ModelProto) -> int:
-    """Return the multiply-accumulates of one image."""
-    graph = Graph(model)
-    return sum(graph.macs(node) for node in graph.nodes)
+    """Return the multiply-accumulates for one image."""
+    indexed = IndexedGraph(model)
+    return sum(indexed.macs(node) for node in indexed.nodes)

@@ -1,63 +1,67 @@
-"""What a network can be compiled to."""
+"""The precisions that a network can be compiled to."""
 
-from typing import NamedTuple
-
-from onnx import ModelProto
+from dataclasses import dataclass
 
 from calibration.samples import stratified
 from compile.auto import SelectionData, fastest_per_segment
-from compile.graph import Graph
-from compile.half import float_layers, to_fp16
+from compile.fp16 import float_layers, to_fp16
+from compile.graph import IndexedGraph, MultiExitGraph
 from compile.quantise import float_convolutions, quantise_int8
 from compile.trained_model import TrainedModel
 from edge.console import status
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
-"""`auto` chooses for each segment."""
+"""`auto` chooses one of the others for each segment."""
 DEFAULT_PRECISIONS = PRECISIONS[:3]
-JUDGES = 1000
+SELECTION_SAMPLES = 1000
 
 
-class Converted(NamedTuple):
-    """The multi-exit graph in one precision, and what there is to say of it."""
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The multi-exit graph in one precision."""
 
-    model: ModelProto
+    graph: MultiExitGraph
     notes: tuple[str, ...]
+    """Layers in a wider type, or the precision of each segment, with the reasons."""
 
 
-def convert(precision: str, whole: ModelProto, trained: TrainedModel, method: str) -> Converted:
-    """Return the graph in one of `PRECISIONS`.
+def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method: str) -> Converted:
+    """Convert a graph to one of `PRECISIONS`.
 
     Args:
-        precision: Which.
-        whole: The multi-exit graph in fp32.
-        material: Its calibration split shows what numbers there are to hold, its validation split judges `auto`.
-        method: How int8 ranges are chosen: see `compile.quantise`.
+        precision: The target.
+        graph: The multi-exit graph in fp32.
+        trained: Its calibration split provides activation ranges, its validation split is used to compare the
+            precisions of `auto`.
+        method: ModelOpt's calibration method, one of `compile.quantise.METHODS`.
 
     Raises:
-        CheckpointError: a number is too large for fp16, or there is no such method.
+        CheckpointError: a value is too large for fp16, or the method is unknown.
         DataError: there are too few calibration images.
     """
     if precision == "fp32":
-        return Converted(whole, ())
+        return Converted(graph, ())
     split, seed = trained.splits["calibration"], trained.checkpoint.settings.seed
     if precision == "fp16":
-        with status(f"fp16: looking for overflow on {len(split)} images"):
-            notes = tuple(f"{name} stays fp32: it sums squares over a whole map" for name in float_layers(whole))
-            return Converted(to_fp16(whole, trained.inputs(split)), notes)
-    samples = trained.inputs(stratified(split, trained.images.labels, count=len(split), seed=seed))
-    with status(f"{precision}: measuring ranges on {len(samples)} images"):
+        with status(f"fp16: checking {len(split)} images for overflow"):
+            return Converted(to_fp16(graph, trained.inputs(split)), _fp16_notes(graph))
+    calibration = trained.inputs(stratified(split, trained.images.labels, count=len(split), seed=seed))
+    with status(f"{precision}: measuring activation ranges on {len(calibration)} images"):
         if precision == "int8":
-            int8 = quantise_int8(whole, samples, method=method)
-            return Converted(int8, _float_notes(whole, int8))
-        chosen = trained.some("validation", JUDGES)
-        selection = SelectionData(trained.inputs(chosen), trained.images.labels[chosen], samples, method)
-        return Converted(*fastest_per_segment(whole, selection))
+            int8 = quantise_int8(graph, calibration, method=method)
+            return Converted(int8, _int8_notes(graph, int8))
+        indices = trained.sample_indices("validation", SELECTION_SAMPLES)
+        images, labels = trained.inputs(indices), trained.images.labels[indices]
+        return Converted(*fastest_per_segment(graph, SelectionData(images, labels, calibration, method)))
 
 
-def _float_notes(whole: ModelProto, int8: ModelProto) -> tuple[str, ...]:
-    """Say of each convolution that was not quantised why not."""
-    graph, reasons = Graph(int8), float_convolutions(whole)
-    kept = [node.name for node in graph.nodes if node.op_type == "Conv" and not graph.is_int8(node)]
-    narrow = "is left by ModelOpt, most often for having fewer than 16 channels"
-    return tuple(f"{name} stays float: it {reasons.get(name, narrow)}" for name in kept)
+def _fp16_notes(graph: MultiExitGraph) -> tuple[str, ...]:
+    return tuple(f"{name} stays fp32: it sums squares over a whole feature map" for name in float_layers(graph.model))
+
+
+def _int8_notes(graph: MultiExitGraph, int8: MultiExitGraph) -> tuple[str, ...]:
+    """Return the reason for each convolution that was not quantised."""
+    indexed, reasons = IndexedGraph(int8.model), float_convolutions(graph)
+    by_default = "is not quantised by ModelOpt, most often because it has fewer than 16 channels"
+    convolutions = [node for node in indexed.nodes if node.op_type == "Conv" and not indexed.is_int8(node)]
+    return tuple(f"{node.name} stays float: it {reasons.get(node.name, by_default)}" for node in convolutions)

@@ -1,4 +1,4 @@
-"""Libraries that talk, kept from the user: what goes wrong in them is an exception."""
+"""Output of third-party libraries, kept off the terminal: their failures are exceptions."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def suppress_output(logger_name: str) -> Iterator[None]:
-    """Swallow a library's prints, progress bars, warnings and all its log but errors."""
+    """Suppress a library's prints, progress bars, warnings and log messages below ERROR."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.ERROR)

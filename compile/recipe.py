@@ -1,42 +1,38 @@
-"""Checkpoint to bundle: export, quantise, cut, fit thresholds, check."""
+"""Checkpoint to bundle: export, convert, cut, score, fit, write."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto
 
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import RiskGuarantee, fit_all_precisions
 from compile.check import assert_chain_equals_whole
-from compile.contents import exit_specs, write_precision, write_references
-from compile.cut import cut_segments, whole_network
+from compile.contents import SCORES, NetworkFiles, write_contents, write_network, write_references
+from compile.cut import Segment, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.plot import draw_trade_offs
+from compile.graph import IndexedGraph, MultiExitGraph, parameter_count, total_macs
 from compile.precisions import DEFAULT_PRECISIONS, convert
 from compile.quantise import METHODS
 from compile.trained_model import TrainedModel, load_trained_model
-from edge.bundle.bundle import MANIFEST, Bundle, bundle_writer, file_hashes, write_samples
+from edge.bundle import tensors
+from edge.bundle.bundle import Bundle, bundle_writer
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import MANIFEST_VERSION, ExitSpec, Manifest, PrecisionSpec, manifest_to_json
-from edge.bundle.scores import LabelledScores, segments_digest, write_scores
+from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
+from edge.bundle.scores import LabelledScores, segments_digest
 from edge.console import status
+from edge.decision import NEVER
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.frames.base import Frame, frame_from_array
 from edge.inference.classifier import Classifier
 from edge.inference.record import record_parallel
 from edge.storage import atomic_file, sha256_of
 from edge.system import usable_cores
 from edge.training.checkpoint import Checkpoint
 
-REFERENCE, SAMPLES, TRADE_OFFS = "reference.npz", "samples.npz", "trade_offs.png"
 CHECKED_SAMPLES = 16
-TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
 
 
 def compile_bundle(
@@ -49,98 +45,105 @@ def compile_bundle(
     references: Path | None = None,
     data: Path | None = None,
 ) -> Bundle:
-    """Turn a checkpoint into a bundle at `output`.
+    """Compile a checkpoint to a bundle.
 
     Args:
         checkpoint: The trained network.
-        output: Where the bundle goes; an older bundle there is replaced once the new one is whole.
-        promise: What early exits may cost, on other images than the thresholds are fitted to.
-        precisions: Which of `compile.precisions.PRECISIONS` to include.
-        method: How int8 ranges are chosen: see `compile.quantise`.
-        references: File for more reference samples than travel with a bundle of large images.
+        output: Folder of the bundle; an older bundle there is replaced when the new one is complete.
+        guarantee: Bound on the risk of early exits, for images that the thresholds are not fitted to.
+        precisions: Precisions to include, of `compile.precisions.PRECISIONS`.
+        method: ModelOpt's calibration method, one of `compile.quantise.METHODS`.
+        references: File for more reference samples than fit into a bundle of large images.
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
-        DataError: the dataset is not the one the network was trained on.
+        DataError: the dataset is not the one that the network was trained on.
         CheckpointError: the network cannot be exported or cut.
-        BundleError: `output` holds something that is no bundle.
+        BundleError: `output` contains something other than a bundle.
+        ThresholdError: the guarantee cannot be given with this number of samples.
     """
     trained = load_trained_model(checkpoint, data)
+    names = tuple(dict.fromkeys(precisions))
     with bundle_writer(output) as folder:
         with status("exporting"):
-            whole = export_onnx(checkpoint.network(), checkpoint.input)
-            exits = exit_specs(whole, cut_segments(add_decisions(whole)))
-        macs, specs, found = [exit_.macs for exit_ in exits], {}, {}
-        for precision in dict.fromkeys(precisions):
-            model, notes = convert(precision, whole, trained, method)
-            written = cut_and_written(folder, precision, model, trained)
-            found[precision] = scored(folder, precision, written, trained)
-            specs[precision] = dataclasses.replace(written, notes=notes)
-        scores = {precision: one.scores for precision, one in found.items()}
-        split = checkpoint.splits["thresholds"].fingerprint
-        fitted = fit_all_precisions(scores, trained.labels("thresholds"), macs, guarantee, split)
-        for precision, (logits, *_) in found.items():
-            temperatures = fit_temperatures(logits, trained.labels("thresholds"))
-            specs[precision] = dataclasses.replace(
-                specs[precision], thresholds=fitted[precision], temperatures=temperatures
-            )
-            draw_trade_offs(folder / precision / TRADE_OFFS, found[precision], macs, fitted[precision])
-        write_references(folder / REFERENCE, trained)
+            graph = export_onnx(checkpoint.network(), checkpoint.input)
+        exits = exit_specs(graph)
+        converted = {name: convert(name, graph, trained, method) for name in names}
+        networks = {name: cut_network(converted[name].graph, trained) for name in names}
+        files = {name: write_network(folder, name, *networks[name]) for name in names}
+        scores = {name: score(folder, name, files[name].segments, trained) for name in names}
+        thresholds = fit(scores, exits, trained, guarantee)
+        specs = {
+            name: precision_spec(name, files[name], scores[name], thresholds[name], converted[name].notes)
+            for name in names
+        }
         if references is not None:
-            with atomic_file(references) as aside:
-                write_references(aside, trained, most_bytes=None)
-        write_samples(
-            folder / SAMPLES, {name: trained.digests(name) for name in trained.splits if name != "thresholds"}
-        )
-        write_manifest(folder, checkpoint, exits, specs)
+            with atomic_file(references) as partial:
+                write_references(partial, trained)
+        write_contents(folder, trained, exits, specs, scores)
     return Bundle.open(output)
 
 
-def cut_and_written(folder: Path, precision: str, model: ModelProto, trained: TrainedModel) -> PrecisionSpec:
-    """Add the decisions, cut, check the segments against the graph bit for bit, and write them."""
-    decided = add_decisions(model)
+def exit_specs(graph: MultiExitGraph) -> tuple[ExitSpec, ...]:
+    """Return the cost of each exit's segment in fp32 and the size of its attention map."""
+    indexed = IndexedGraph(graph.model)
+    specs = []
+    for segment in cut_segments(add_decisions(graph)):
+        height, width = indexed.spec(tensors.attention(segment.exit_index)).shape[-2:]
+        attention = (height, width) if height and width else None
+        specs.append(ExitSpec(total_macs(segment.model), parameter_count(segment.model), attention))
+    return tuple(specs)
+
+
+class CutNetwork(NamedTuple):
+    """A network in one precision, cut for inference."""
+
+    segments: list[Segment]
+    whole: Segment
+    """The network without its early exits."""
+
+
+def cut_network(graph: MultiExitGraph, trained: TrainedModel) -> CutNetwork:
+    """Add the exit decisions, cut the graph, and check that the segments compute its outputs bit for bit."""
+    decided = add_decisions(graph)
     segments = cut_segments(decided)
-    assert_chain_equals_whole(decided, segments, trained.inputs(trained.some("validation", CHECKED_SAMPLES)))
-    return write_precision(folder, precision, segments, whole_network(decided))
+    images = trained.inputs(trained.sample_indices("validation", CHECKED_SAMPLES))
+    assert_chain_equals_whole(decided, segments, images)
+    return CutNetwork(segments, whole_network(decided))
 
 
-def scored(folder: Path, precision: str, spec: PrecisionSpec, trained: TrainedModel) -> LabelledScores:
-    """Record what the segments say of the threshold-fitting split, as they will run."""
-    checkpoint = trained.checkpoint
-    chain = ChainSpec(checkpoint.input, checkpoint.classes, spec.segments, spec.temperatures)
-    classifier = Classifier(chain, load_engines(folder, spec.segments, OnnxRuntime()), spec.thresholds.values)
-    truth, cores = trained.labels("thresholds"), usable_cores()
-    parts = [part for part in np.array_split(trained.splits["thresholds"], cores) if len(part)]
-
-    def frames(indices: NDArray[np.intp]) -> Iterator[Frame]:
-        return (frame_from_array(trained.images.frames[int(index)], checkpoint.input.kind) for index in indices)
-
-    with status(f"{precision}: scoring"):
-        recording = record_parallel(classifier, [frames(part) for part in parts])
-    samples = np.stack([trained.digests("thresholds")] * 2, axis=1)  # either tells them apart
-    segments = segments_digest(sha256_of(folder / segment.file) for segment in spec.segments)
-    found = LabelledScores(*recording, truth, samples, segments)
-    write_scores(folder / spec.scores, found)
-    return found
+def score(folder: Path, precision: str, segments: tuple[SegmentSpec, ...], trained: TrainedModel) -> LabelledScores:
+    """Record every exit's outputs for the threshold-fitting split, with the segments as a device runs them."""
+    spec, early_exits = trained.checkpoint.input, len(segments) - 1
+    chain = ChainSpec(spec, trained.checkpoint.classes, segments, temperatures=(1.0,) * len(segments))
+    parts = [part for part in np.array_split(trained.splits["thresholds"], usable_cores()) if len(part)]
+    engines = load_engines(folder, segments, OnnxRuntime())
+    with Classifier(chain, engines, (NEVER,) * early_exits) as classifier, status(f"{precision}: scoring"):
+        recording = record_parallel(classifier, [trained.frames_at(part) for part in parts])
+    digests = np.stack([trained.digests("thresholds")] * 2, axis=1)  # one digest identifies both file and input
+    segments_id = segments_digest(sha256_of(folder / segment.file) for segment in segments)
+    return LabelledScores(*recording, trained.labels("thresholds"), digests, segments_id)
 
 
-def write_manifest(
-    folder: Path, checkpoint: Checkpoint, exits: tuple[ExitSpec, ...], specs: dict[str, PrecisionSpec]
-) -> None:
-    """Describe and vouch for everything in the folder."""
-    settings = checkpoint.settings
-    manifest = Manifest(
-        version=MANIFEST_VERSION,
-        name=f"{settings.dataset}-{settings.backbone}",
-        input=checkpoint.input,
-        labels=checkpoint.classes,
-        exits=exits,
-        precisions=specs,
-        reference=REFERENCE,
-        samples=SAMPLES,
-        splits=checkpoint.splits,
-        training={"settings": dataclasses.asdict(settings), **checkpoint.metrics},
-        tools={name: metadata.version(name) for name in TOOLS},
-        files=file_hashes(folder),
+def fit(
+    scores: Mapping[str, LabelledScores], exits: Sequence[ExitSpec], trained: TrainedModel, guarantee: RiskGuarantee
+) -> dict[str, Thresholds]:
+    """Fit the thresholds of each precision to its scores."""
+    exit_scores = {precision: recorded.scores for precision, recorded in scores.items()}
+    macs = [exit_.macs for exit_ in exits]
+    split = trained.checkpoint.splits["thresholds"].fingerprint
+    return fit_all_precisions(exit_scores, trained.labels("thresholds"), macs, guarantee, split)
+
+
+def precision_spec(
+    precision: str, files: NetworkFiles, recorded: LabelledScores, thresholds: Thresholds, notes: tuple[str, ...]
+) -> PrecisionSpec:
+    """Describe one precision, with temperatures fitted to its scores."""
+    return PrecisionSpec(
+        segments=files.segments,
+        whole=files.whole,
+        thresholds=thresholds,
+        temperatures=fit_temperatures(recorded.logits, recorded.truth),
+        notes=notes,
+        scores=f"{precision}/{SCORES}",
     )
-    (folder / MANIFEST).write_text(manifest_to_json(manifest))

@@ -1,143 +1,197 @@
-"""`python -m compile.torch_tensorrt`: segments straight from torch to TensorRT engines, without ONNX between.
+"""`python -m compile.torch_tensorrt`: segments from torch to TensorRT engines with Torch-TensorRT, without ONNX.
 
-For a desktop GPU on which Torch-TensorRT is installed, in fp32 or fp16. Everything else goes by ONNX, which every
-TensorRT reads and a machine without a GPU can check.
+For a desktop GPU with Torch-TensorRT, in fp32 or fp16. Bundles use ONNX, which every TensorRT reads and which can be
+checked on a machine without a GPU. An engine has the tensors of a bundle's segment and loads as such: with
+`edge.engines.tensorrt.engine.load_engine`.
 """
 
 import argparse
 import importlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from compile.export import cut_names
-from edge.bundle.manifest import InputSpec
+from edge.bundle import tensors
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.console import PASSED, run_main, status
 from edge.errors import CheckpointError, EngineError
 from edge.storage import write_file
 from edge.training.checkpoint import read_checkpoint
 from edge.training.network import MultiExitNetwork, Stages
 
+INSTALL = "pip install 'early-exit[torch-tensorrt]'"
+
 
 class SegmentModule(nn.Module):
     """A stage with its exit's head and decision: the segment contract in torch."""
 
-    def __init__(self, network: MultiExitNetwork, index: int, *, half: bool) -> None:
-        """Take one stage and head out of a network.
+    def __init__(self, network: MultiExitNetwork, exit_index: int) -> None:
+        """Share a stage and a head with a network.
 
         Raises:
-            CheckpointError: the network's stages are no modules in a row.
+            CheckpointError: the network's stages are not consecutive modules.
         """
         super().__init__()
         if not isinstance(network.backbone, Stages):
-            raise CheckpointError("this backbone's stages cannot be taken apart in torch; compile it by way of ONNX")
-        self.dtype = torch.float16 if half else torch.float32
-        self.stage = network.backbone.stages[index].to(self.dtype)
-        self.head = network.heads[index].to(self.dtype)
-        self.is_last = index == len(network.heads) - 1
+            raise CheckpointError(
+                "this backbone's stages are not separate modules; use `python -m compile`, which goes through ONNX"
+            )
+        self.dtype = next(network.parameters()).dtype
+        self.stage, self.head = network.backbone.stages[exit_index], network.heads[exit_index]
+        self.is_last = exit_index == len(network.heads) - 1
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Take the cut before (segment 0: the image) and the threshold; return cut, logits, confidence, label, exit."""
-        entering, threshold = (tensors, None) if self.is_last else (tensors[:-1], tensors[-1])
-        produced = self.stage(*(tensor.to(self.dtype) for tensor in entering))
-        cut = produced if isinstance(produced, tuple) else (produced,)
-        logits = self.head(cut[0])[0].float()
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the cut, logits, attention, confidence, label and exit flag.
+
+        Args:
+            inputs: The cut before, in segment 0 the image; then the threshold. The last segment has no threshold, and
+                returns neither cut nor exit flag.
+        """
+        cut_in, threshold = (inputs, None) if self.is_last else (inputs[:-1], inputs[-1])
+        features = self.stage(*(tensor.to(self.dtype) for tensor in cut_in))
+        cut_out = features if isinstance(features, tuple) else (features,)
+        logits, attention = (tensor.float() for tensor in self.head(cut_out[0]))
         confidence = logits.softmax(dim=-1).amax(dim=-1)
-        answer = (logits, confidence, logits.argmax(dim=-1).int())
-        return answer if threshold is None else (*cut, *answer, confidence >= threshold)
+        answers = (logits, attention, confidence, logits.argmax(dim=-1).int())
+        return answers if threshold is None else (*cut_out, *answers, confidence >= threshold)
 
 
-class Part(NamedTuple):
-    """A segment in torch, and its tensors by name for one image, in the order it takes and returns them."""
+class TorchSegment(NamedTuple):
+    """A segment in torch with example inputs."""
 
     module: SegmentModule
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: tuple[Tensor, ...]
+    """One per input of the specification, on the network's device."""
+    spec: SegmentSpec
+    """As in a bundle but for the batch, which is 1; tensors in the module's order."""
 
 
-def taken_apart(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> Iterator[Part]:
-    """Yield each segment of a network, on the device that it is on, its tensors named as in a bundle.
+def torch_segments(network: MultiExitNetwork, spec: InputSpec) -> Iterator[TorchSegment]:
+    """Yield the segments of a network, on its device and in its precision.
 
     Raises:
-        CheckpointError: the network's stages are no modules in a row.
+        CheckpointError: the network's stages are not consecutive modules.
     """
     device = next(network.parameters()).device
-    tensors: tuple[Tensor, ...] = (torch.zeros(1, *spec.shape, device=device),)
-    for index in range(len(network.heads)):
-        module = SegmentModule(network, index, half=half).eval()
-        inputs = tensors if module.is_last else (*tensors, torch.ones(1, device=device))
+    cut: tuple[Tensor, ...] = (torch.zeros(1, *spec.shape, device=device),)
+    for exit_index in range(len(network.heads)):
+        module = SegmentModule(network, exit_index).eval()
+        inputs = cut if module.is_last else (*cut, torch.ones(1, device=device))
         with torch.no_grad():
             outputs = module(*inputs)
-        cuts = () if module.is_last else outputs[:-4]
-        entering = input_names(index, len(tensors), is_last=module.is_last)
-        leaving = output_names(index, len(cuts), is_last=module.is_last)
-        yield Part(module, dict(zip(entering, inputs, strict=True)), dict(zip(leaving, outputs, strict=True)))
-        tensors = cuts
+        yield TorchSegment(module, inputs, _segment_spec(module, exit_index, inputs, outputs))
+        cut = outputs[: len(outputs) - len(_answers(exit_index, is_last=module.is_last))]
 
 
-def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> list[bytes]:
-    """Return each segment as a serialised TensorRT engine for batch 1, its tensors named as in a bundle.
+def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> dict[str, bytes]:
+    """Return each segment's file name and serialised TensorRT engine for batch 1, its tensors named as in a bundle.
+
+    Args:
+        network: The network; it is moved to the GPU and converted in place.
+        spec: Its input.
+        half: Build in fp16 instead of fp32.
 
     Raises:
-        CheckpointError: the network's stages are no modules in a row.
-        EngineError: Torch-TensorRT or a GPU is missing.
+        CheckpointError: the network's stages are not consecutive modules.
+        EngineError: there is no GPU, Torch-TensorRT is missing or too old, or it refuses a segment.
     """
-    library = _library()
-    engines = []
-    for part in taken_apart(network, spec, half=half):
-        inputs = tuple(tensor.cuda() for tensor in part.inputs.values())
-        program = torch.export.export(part.module.cuda(), inputs)
-        engines.append(
-            library.dynamo.convert_exported_program_to_serialized_trt_engine(
-                program,
-                arg_inputs=list(program.example_inputs[0]),
-                disable_tf32=True,
-                max_aux_streams=0,
-                require_full_compilation=True,
-                arg_input_binding_names=list(part.inputs),
-                output_binding_names=list(part.outputs),
-            )
+    convert = _converter()
+    network.to(device="cuda", dtype=torch.float16 if half else torch.float32)
+    return {segment.spec.file: engine_from_segment(segment, convert) for segment in torch_segments(network, spec)}
+
+
+def engine_from_segment(segment: TorchSegment, convert: Callable[..., bytes]) -> bytes:
+    """Export a segment and convert it to an engine whose tensors have the specification's names.
+
+    Args:
+        segment: The segment.
+        convert: Torch-TensorRT's `dynamo.convert_exported_program_to_serialized_trt_engine`.
+
+    Raises:
+        EngineError: Torch-TensorRT refuses the segment.
+    """
+    try:
+        return convert(
+            torch.export.export(segment.module, segment.inputs),
+            arg_inputs=segment.inputs,
+            disable_tf32=True,
+            max_aux_streams=0,
+            require_full_compilation=True,
+            # Tuples: the names must have the structure of the program's arguments and outputs.
+            arg_input_binding_names=tuple(tensor.name for tensor in segment.spec.inputs),
+            output_binding_names=tuple(tensor.name for tensor in segment.spec.outputs),
         )
-    return engines
+    except Exception as error:  # torch's and the library's exceptions share no narrower base
+        raise EngineError(
+            f"Torch-TensorRT cannot build {segment.spec.file} ({' '.join(str(error).split())}); "
+            "use `python -m compile`, which goes through ONNX"
+        ) from error
 
 
-def input_names(index: int, entering: int, *, is_last: bool) -> list[str]:
-    """Return what a segment's inputs are called."""
-    names = ["image"] if index == 0 else cut_names(index - 1, entering)
-    return names if is_last else [*names, f"threshold_{index}"]
+def _segment_spec(
+    module: SegmentModule, exit_index: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> SegmentSpec:
+    answers = _answers(exit_index, is_last=module.is_last)
+    thresholds = () if module.is_last else (tensors.threshold(exit_index),)
+    cuts_in = tensors.cut(exit_index - 1, len(inputs) - len(thresholds)) if exit_index else ()
+    cuts_out = () if module.is_last else tensors.cut(exit_index, len(outputs) - len(answers))
+    return SegmentSpec(
+        file=f"segment_{exit_index}.engine",
+        inputs=_tensor_specs((*(cuts_in or (tensors.IMAGE,)), *thresholds), inputs),
+        outputs=_tensor_specs((*cuts_out, *answers), outputs),
+        int8_macs_share=0.0,
+        exit_index=exit_index,
+        cuts_in=cuts_in,
+        cuts_out=cuts_out,
+    )
 
 
-def output_names(index: int, leaving: int, *, is_last: bool) -> list[str]:
-    """Return what a segment's outputs are called."""
-    answer = [f"{kind}_{index}" for kind in ("logits", "confidence", "label")]
-    return answer if is_last else [*cut_names(index, leaving), *answer, f"exit_{index}"]
+def _answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
+    """Return the names of a segment's outputs after the cut, in the order of `SegmentModule`."""
+    logits, *decision = tensors.answers(exit_index, is_last=is_last)
+    return (logits, tensors.attention(exit_index), *decision)
 
 
-def _library() -> ModuleType:
+def _tensor_specs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> tuple[TensorSpec, ...]:
+    def dtype(value: Tensor) -> Any:
+        return str(value.dtype).removeprefix("torch.")
+
+    return tuple(TensorSpec(name, dtype(value), tuple(value.shape)) for name, value in zip(names, values, strict=True))
+
+
+def _converter() -> Callable[..., bytes]:
     if not torch.cuda.is_available():
         raise EngineError("Torch-TensorRT builds on an NVIDIA GPU, and torch finds none here; use `edge build`")
     try:
-        return importlib.import_module("torch_tensorrt")
+        library = importlib.import_module("torch_tensorrt")
     except ImportError as error:
-        raise EngineError(f"Torch-TensorRT is not installed ({error}); pip install torch-tensorrt") from error
+        raise EngineError(f"Torch-TensorRT is not installed ({error}); {INSTALL}") from error
+    convert: Callable[..., bytes] = library.dynamo.convert_exported_program_to_serialized_trt_engine
+    if "output_binding_names" not in inspect.signature(convert).parameters:  # it would ignore them silently
+        raise EngineError(f"Torch-TensorRT {library.__version__} cannot name an engine's tensors; {INSTALL}")
+    return convert
 
 
 def main() -> int:
-    """Build as the command line says."""
-    new = argparse.ArgumentParser(prog="python -m compile.torch_tensorrt", description="Engines straight from torch.")
-    new.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
-    new.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for segment_0.engine and so on")
-    new.add_argument("--half", action="store_true", help="fp16 instead of fp32")
-    arguments = new.parse_args()
+    """Build the engines of a checkpoint."""
+    parser = argparse.ArgumentParser(
+        prog="python -m compile.torch_tensorrt", description="Build TensorRT engines with Torch-TensorRT, without ONNX."
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for segment_0.engine, segment_1.engine, …"
+    )
+    parser.add_argument("--half", action="store_true", help="build in fp16 instead of fp32")
+    arguments = parser.parse_args()
     checkpoint = read_checkpoint(arguments.checkpoint)
     with status("building"):
         engines = segment_engines(checkpoint.network(), checkpoint.input, half=arguments.half)
-    for index, engine in enumerate(engines):
-        write_file(arguments.output / f"segment_{index}.engine", engine)
+    for file, engine in engines.items():
+        write_file(arguments.output / file, engine)
     print(f"wrote {len(engines)} engines to {arguments.output}")
     return PASSED
 

@@ -1,4 +1,4 @@
-"""What a bundle is made from: a trained network and the samples it was, and was not, trained on."""
+"""The input of compiling: a trained network with its dataset, split as it was for training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,27 +27,34 @@ class TrainedModel:
     images: LabelledImages
     splits: Splits
 
-    def some(self, split: str, most: int | None) -> NDArray[np.intp]:
-        """Return indices of up to so many of a split's samples, evenly spread: datasets lie sorted by class."""
+    def sample_indices(self, split: str, max_samples: int | None = None) -> NDArray[np.intp]:
+        """Return the indices of a split's samples; of at most `max_samples`, evenly spaced.
+
+        Evenly spaced, because datasets are sorted by class.
+        """
         indices = self.splits[split]
-        count = len(indices) if most is None else min(most, len(indices))
+        count = len(indices) if max_samples is None else min(max_samples, len(indices))
         return indices[np.linspace(0, len(indices) - 1, count).astype(np.intp)]
 
-    def frames(self, split: str, most: int | None = None) -> Iterator[Frame]:
-        """Yield a split's samples, or `some` of them, as a source would give them."""
+    def frames(self, split: str, max_samples: int | None = None) -> Iterator[Frame]:
+        """Yield the frames of `sample_indices`, as a source yields them."""
+        return self.frames_at(self.sample_indices(split, max_samples))
+
+    def frames_at(self, indices: NDArray[np.intp]) -> Iterator[Frame]:
+        """Yield the frames of these samples, as a source yields them."""
         kind = self.checkpoint.input.kind
-        return (frame_from_array(self.images.frames[int(index)], kind) for index in self.some(split, most))
+        return (frame_from_array(self.images.frames[int(index)], kind) for index in indices)
 
     def inputs(self, indices: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return samples as network input, shape (samples, channels, height, width)."""
         return preprocessed(self.images, indices, self.checkpoint.input)
 
-    def labels(self, split: str, most: int | None = None) -> NDArray[Any]:
-        """Return the classes of a split's samples, or of `some` of them."""
-        return self.images.labels[self.some(split, most)]
+    def labels(self, split: str, max_samples: int | None = None) -> NDArray[Any]:
+        """Return the true classes of `sample_indices`."""
+        return self.images.labels[self.sample_indices(split, max_samples)]
 
     def digests(self, split: str) -> Digests:
-        """Return digests of a split's samples, shape (samples,): of their files, else of what the network reads."""
+        """Return digests of a split's samples, shape (samples,): of their files if there are, else of their inputs."""
         if self.images.from_files:
             return short_digests(self.images.digests[int(index)] for index in self.splits[split])
         digest = InputDigest(self.checkpoint.input)
@@ -55,14 +62,14 @@ class TrainedModel:
 
 
 def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> TrainedModel:
-    """Return a checkpoint with its dataset; the splits are drawn again and compared with their fingerprints.
+    """Load a checkpoint's dataset, draw its splits again and compare them with their fingerprints.
 
     Args:
         checkpoint: The trained network.
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
-        DataError: the dataset is missing or has changed since.
+        DataError: the dataset is missing or has changed since training.
     """
     settings = checkpoint.settings
     path = data or (Path(settings.data) if settings.data else None)
@@ -70,7 +77,7 @@ def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> Trai
     splits = draw_splits(images, settings.seed)
     if split_specs(images, splits) != checkpoint.splits:
         raise DataError(
-            f"dataset {settings.dataset!r} is not what the network was trained on (other fingerprints); "
-            "bring back the images as they were, or train again"
+            f"dataset {settings.dataset!r} is not what the network was trained on: the fingerprints of its splits "
+            "differ; restore the images, or train again"
         )
     return TrainedModel(checkpoint, images, splits)

@@ -1,14 +1,13 @@
 """Chains of torch modules, behind the seam that TensorRT's engines stand behind; torch's kernels, no TensorRT."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.segments import classifier_of
-from compile.torch_tensorrt import Part, taken_apart
+from compile.torch_tensorrt import torch_segments
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.runtime import Runtime
 from edge.inference.classifier import Classifier
@@ -58,23 +57,10 @@ def torch_classifier(
     runtime: Runtime, network: MultiExitNetwork, spec: InputSpec, thresholds: Sequence[float]
 ) -> Classifier:
     """Return a classifier of a network's own modules."""
-    parts = list(taken_apart(network, spec, half=False))
-    segments = tuple(_described(part) for part in parts)
-    engines = [TorchEngine(part.module, segment) for part, segment in zip(parts, segments, strict=True)]
+    parts = list(torch_segments(network, spec))
+    segments = tuple(part.spec for part in parts)
+    engines = [TorchEngine(part.module, part.spec) for part in parts]
     return classifier_of(runtime, spec, segments, engines, thresholds)
-
-
-def _described(part: Part) -> SegmentSpec:
-    """Return what a manifest says of a segment."""
-    inputs, outputs = (
-        tuple(TensorSpec(name, _kind(tensor), tuple(tensor.shape)) for name, tensor in tensors.items())
-        for tensors in (part.inputs, part.outputs)
-    )
-    return SegmentSpec("", inputs, outputs, 0.0)
-
-
-def _kind(tensor: Tensor) -> Any:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _at(address: int, spec: TensorSpec, images: int) -> Tensor:

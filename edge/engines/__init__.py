@@ -23,7 +23,7 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
     Args:
         name: One of `BACKENDS`, or `auto` for `default_backend`.
         threads: CPU threads per segment; backends on a GPU ignore it.
-        target: GPU to build for, such as `sm89`; None is the one in this machine.
+        target: GPU to build for, such as `sm89`; by default the backend's own choice.
 
     Raises:
         EngineError: there is no such backend, or its library is not installed.

@@ -22,11 +22,10 @@ class BuildOrder:
     batch: int | None
     """Samples per call; None leaves the batch free."""
     engine: Path
-    """The engine."""
     layers: Path
-    """The library's description of the engine, where it has one."""
+    """The library's description of the engine's layers, where it offers that."""
     timing_cache: Path
-    """Kernel timings kept from one build to the next, where the library measures any."""
+    """Kernel timings that later builds reuse, where the library measures any."""
 
 
 class Engine(Protocol):

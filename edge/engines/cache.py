@@ -1,4 +1,4 @@
-"""This user's cache of built engines, each valid only for exactly what it was built from and on."""
+"""This user's cache of built engines, keyed by everything that an engine depends on."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ class BuiltEngine:
 
     path: Path
     was_cached: bool
-    """Whether it had been built before."""
+    """False where it was built by this call."""
 
 
 class EngineCache:
-    """A folder of built engines, one subfolder each, named by a digest of all that the engine depends on."""
+    """A folder of built engines. Each has a subfolder, named by a digest of its key."""
 
     def __init__(self, root: Path | None = None) -> None:
         """Use `root`; by default `edge.storage.cache_root`.
@@ -44,7 +44,7 @@ class EngineCache:
     def get(
         self, segment: Path, backend: Backend, batch: int | None, on_progress: OnProgress = ignore_progress
     ) -> BuiltEngine:
-        """Return a segment's engine; build it where it is missing, damaged or built for anything else.
+        """Return a segment's engine; build it where it is missing, damaged or stale.
 
         Raises:
             EngineError: the backend refuses the segment.
@@ -88,7 +88,7 @@ def load_engines(
     batch: int | None = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> list[Any]:
-    """Return runnable engines for the segments in a bundle's folder; build those missing in the cache.
+    """Return runnable engines for the segments in a bundle's folder; build the engines that the cache lacks.
 
     Raises:
         EngineError: an engine cannot be built or run here.

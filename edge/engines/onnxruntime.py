@@ -48,7 +48,7 @@ class OnnxRuntime:
         options.graph_optimization_level = level
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        # The chain's segments take turns, each with threads of its own: one that spins after its turn robs the next.
+        # Segments run in turn, each on its own threads: threads that spin after a run would slow the next segment.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return options
 

@@ -1,4 +1,4 @@
-"""Counting a graph's work gives the numbers one gets by hand."""
+"""Counts of multiply-accumulates and parameters equal those computed by hand and by torch."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from compile.graph import Graph, int8_macs_share, parameter_count, total_macs
+from compile.graph import IndexedGraph, int8_macs_share, parameter_count, total_macs
 from tests.support.networks import INPUT, multi_exit_graph, settled, tiny_cnn
 
 
@@ -35,7 +35,7 @@ def model_of(nodes: list[NodeProto], input_shape: list[Any], **weights: tuple[in
         pytest.param("Conv", {"dilations": [2, 2]}, [1, 2, 9, 9], (3, 2, 3, 3), 3 * 5 * 5 * 2 * 9, id="dilation"),
         pytest.param("Gemm", {"transB": 1}, ["batch", 12], (5, 12), 12 * 5, id="gemm, weight transposed"),
         pytest.param("Gemm", {"transB": 0}, ["batch", 12], (12, 5), 12 * 5, id="gemm, weight not transposed"),
-        pytest.param("Gemm", {}, ["batch", 12], (12, 5), 12 * 5, id="gemm, nothing said"),
+        pytest.param("Gemm", {}, ["batch", 12], (12, 5), 12 * 5, id="gemm, transB not given"),
         pytest.param("MatMul", {}, ["batch", 12], (12, 5), 12 * 5, id="matrix product"),
         pytest.param("MatMul", {}, ["batch", 7, 12], (12, 5), 7 * 12 * 5, id="matrix product of a sequence"),
     ],
@@ -47,34 +47,34 @@ def test_multiply_accumulates_are_counted_for_one_image(
     assert total_macs(model_of([node], input_shape, w=weight)) == macs
 
 
-def test_nodes_that_multiply_no_weights_cost_nothing() -> None:
+def test_nodes_without_weights_have_no_multiply_accumulates() -> None:
     assert total_macs(model_of([helper.make_node("Relu", ["x"], ["y"])], ["batch", 3, 8, 8])) == 0
 
 
-def test_an_exported_network_costs_what_torch_counts() -> None:
+def test_multiply_accumulates_of_an_exported_network_equal_those_of_torch() -> None:
     network, image = settled(tiny_cnn), torch.zeros(1, *INPUT.shape)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         network(image)
-    assert 2 * total_macs(multi_exit_graph("tiny cnn", "fp32")) == counter.get_total_flops()
+    assert 2 * total_macs(multi_exit_graph("tiny cnn", "fp32").model) == counter.get_total_flops()
 
 
-def test_the_parameters_counted_are_those_of_the_network_with_its_batch_norms_folded() -> None:
+def test_the_parameter_count_is_that_of_the_network_with_folded_batch_norms() -> None:
     network = settled(tiny_cnn)
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
     linears = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
     biases = sum(module.weight.shape[0] for module in (*convolutions, *linears))
     expected = sum(module.weight.numel() for module in (*convolutions, *linears)) + biases
-    assert parameter_count(multi_exit_graph("tiny cnn", "fp32")) == expected
+    assert parameter_count(multi_exit_graph("tiny cnn", "fp32").model) == expected
 
 
-def test_quantising_changes_neither_the_parameters_nor_the_work() -> None:
-    fp32, int8 = (multi_exit_graph("tiny cnn", precision) for precision in ("fp32", "int8"))
+def test_quantising_changes_neither_parameters_nor_multiply_accumulates() -> None:
+    fp32, int8 = (multi_exit_graph("tiny cnn", precision).model for precision in ("fp32", "int8"))
     assert parameter_count(int8) == parameter_count(fp32)
     assert total_macs(int8) == total_macs(fp32)
 
 
-def test_the_int8_share_weighs_convolutions_by_their_work() -> None:
+def test_the_int8_share_weighs_convolutions_by_their_multiply_accumulates() -> None:
     quantised = [
         helper.make_node("QuantizeLinear", ["x", "scale"], ["x_int8"]),
         helper.make_node("DequantizeLinear", ["x_int8", "scale"], ["x_float"]),
@@ -82,16 +82,16 @@ def test_the_int8_share_weighs_convolutions_by_their_work() -> None:
         helper.make_node("DequantizeLinear", ["w_int8", "scale"], ["w_float"]),
         helper.make_node("Conv", ["x_float", "w_float"], ["a"]),
     ]
-    float_too = [
+    partly_float = [
         helper.make_node("Conv", ["a", "v"], ["b"]),
         helper.make_node("Conv", ["x_float", "u"], ["c"]),  # quantised on one side only
         helper.make_node("Add", ["b", "c"], ["y"]),
     ]
     shapes = {"w": (4, 2, 1, 1), "v": (2, 4, 1, 1), "u": (2, 2, 1, 1), "scale": ()}
-    assert int8_macs_share(model_of([*quantised, *float_too], ["batch", 2, 3, 3], **shapes)) == 8 / (8 + 8 + 4)
-    assert int8_macs_share(multi_exit_graph("tiny cnn", "fp32")) == 0
+    assert int8_macs_share(model_of([*quantised, *partly_float], ["batch", 2, 3, 3], **shapes)) == 8 / (8 + 8 + 4)
+    assert int8_macs_share(multi_exit_graph("tiny cnn", "fp32").model) == 0
 
 
-def test_a_symbolic_size_of_a_tensor_is_its_batch() -> None:
-    spec = Graph(multi_exit_graph("tiny cnn", "fp32")).spec("logits_0")
+def test_the_symbolic_size_of_a_tensor_is_the_batch() -> None:
+    spec = IndexedGraph(multi_exit_graph("tiny cnn", "fp32").model).spec("logits_0")
     assert (spec.dtype, spec.shape) == ("float32", (None, 4))

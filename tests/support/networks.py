@@ -1,4 +1,4 @@
-"""Tiny networks, whose weights are random but always the same, and what compiling makes of them."""
+"""Tiny networks with fixed random weights, as exported graphs, segments and files."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,16 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import ModelProto
 from torch import Tensor, nn
 
-from compile.contents import write_precision
+from compile.contents import SCORES, write_network
 from compile.cut import Segment, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.half import to_fp16
+from compile.fp16 import to_fp16
+from compile.graph import MultiExitGraph
 from compile.quantise import quantise_int8
-from edge.bundle.manifest import InputSpec, PrecisionSpec
+from edge.bundle.manifest import InputSpec, PrecisionSpec, Thresholds
+from edge.decision import NEVER
 from edge.training.backbones import build_network
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
@@ -30,9 +31,9 @@ PRECISIONS = ("fp32", "int8")
 
 
 class Compiled(NamedTuple):
-    """A network's multi-exit graph with decisions, and what it was cut into."""
+    """A network's multi-exit graph with decisions, and its segments."""
 
-    whole: ModelProto
+    whole: MultiExitGraph
     segments: list[Segment]
 
 
@@ -47,13 +48,13 @@ def tiny_cnn() -> MultiExitNetwork:
 
 
 def residual_network() -> MultiExitNetwork:
-    """Return stages that add what they read to what they make of it: their cut feeds a convolution and an Add."""
+    """Return stages that add their input to their output: their cut feeds a convolution and an Add."""
     stages = [conv_bn_relu(CHANNELS, WIDTH), Residual(), nn.Sequential(Residual(), Residual())]
     return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
 def two_tensor_network() -> MultiExitNetwork:
-    """Return stages that hand on two tensors, a fine and a coarse one, both of which the next stage reads."""
+    """Return stages that return two tensors, a fine and a coarse one, both read by the next stage."""
     stages = [Fork(), Exchange(), Join()]
     return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
@@ -71,7 +72,7 @@ def five_exit_network() -> MultiExitNetwork:
 
 
 def tied_network() -> MultiExitNetwork:
-    """Return a network whose first and last head rank classes 1 and 2 alike, before all others, whatever the image."""
+    """Return a network whose first and last head give classes 1 and 2 equal and largest logits for every image."""
     network = tiny_cnn()
     for head, others in ((network.heads[0], 0.5), (network.heads[-1], 0.25)):
         nn.init.zeros_(head.classify.weight)
@@ -91,7 +92,7 @@ class Residual(nn.Module):
 
 
 class Fork(nn.Module):
-    """One image to two tensors."""
+    """A stage from an image to two tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class Fork(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Two tensors to two of the same shapes, each made of both."""
+    """A stage from two tensors to two of the same shapes, each computed from both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ class Exchange(nn.Module):
 
 
 class Join(nn.Module):
-    """Two tensors to one."""
+    """A stage from two tensors to one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +137,7 @@ NETWORKS: dict[str, Callable[[], MultiExitNetwork]] = {
 
 
 def settled(build: Callable[[], MultiExitNetwork], shape: tuple[int, int, int] = INPUT.shape) -> MultiExitNetwork:
-    """Return a network with seeded weights and batch statistics as training leaves them, ready for evaluation."""
+    """Return a network in evaluation mode, with seeded weights and batch statistics like those of a trained one."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build()
@@ -157,40 +158,43 @@ def random_images(count: int, seed: int = 0, shape: tuple[int, int, int] = INPUT
 
 
 @cache
-def multi_exit_graph(name: str, precision: str) -> ModelProto:
-    """Return one of `NETWORKS` as exported and, where asked for, quantised. Copy it before you change it."""
+def multi_exit_graph(name: str, precision: str) -> MultiExitGraph:
+    """Return one of `NETWORKS` exported, in fp32 or int8. It is shared: change a copy only."""
     if precision == "fp32":
         return export_onnx(settled(NETWORKS[name]), INPUT)
     return quantise_int8(multi_exit_graph(name, "fp32"), random_images(32, seed=1), method="max")
 
 
 @cache
-def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -> ModelProto:
-    """Return a backbone of the project with ten classes as `multi_exit_graph` does one of `NETWORKS`."""
+def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -> MultiExitGraph:
+    """Return a backbone of the project with ten classes, exported, in fp32, fp16 or int8. It is shared."""
     if precision == "fp32":
         spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
         small = (shape[0], min(shape[1], 64), min(shape[2], 64))
         return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), small), spec)
-    plain, samples = built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape)
-    return to_fp16(plain, samples) if precision == "fp16" else quantise_int8(plain, samples, method="max")
+    fp32, samples = built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape)
+    return to_fp16(fp32, samples) if precision == "fp16" else quantise_int8(fp32, samples, method="max")
 
 
 @cache
 def compiled(name: str, precision: str) -> Compiled:
-    """Return one of `NETWORKS` compiled. Copy what you want to change."""
+    """Return one of `NETWORKS` with decisions and cut. It is shared: change a copy only."""
     return decided_and_cut(multi_exit_graph(name, precision))
 
 
-def decided_and_cut(graph: ModelProto) -> Compiled:
+def decided_and_cut(graph: MultiExitGraph) -> Compiled:
     """Add decisions to a multi-exit graph and cut it."""
     whole = add_decisions(graph)
     return Compiled(whole, cut_segments(whole))
 
 
 def written(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
-    """Write a network into a new folder as a bundle has it; its early exits are never taken."""
+    """Write a network's ONNX files into a new folder; its thresholds are never reached, its temperatures are 1."""
     folder.mkdir()
-    return write_precision(folder, precision, network.segments, whole_network(network.whole))
+    files = write_network(folder, precision, network.segments, whole_network(network.whole))
+    exits = len(files.segments)
+    never = Thresholds((NEVER,) * (exits - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
+    return PrecisionSpec(files.segments, files.whole, never, (1.0,) * exits, notes=(), scores=f"{precision}/{SCORES}")
 
 
 def _head(channels: int) -> AttentionHead:

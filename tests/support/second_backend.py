@@ -1,6 +1,6 @@
-"""A second inference library where there is only one: ONNX Runtime under another name, at fault where told so.
+"""A second backend for machines that have only one: ONNX Runtime under another name, with a fault on request.
 
-As a pytest plugin (`-p second_backend`) it puts itself in the place of tensorrt, its exit 1 at fault.
+As a pytest plugin (`-p tests.support.second_backend`) it replaces tensorrt, with exit 1 wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import edge.engines
+from edge.bundle import tensors
 from edge.bundle.manifest import SegmentSpec
 from edge.engines import backend_named
 from edge.engines.base import Backend
@@ -15,7 +16,7 @@ from edge.engines.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
 
 
 class SecondBackend(OnnxRuntime):
-    """Computes what ONNX Runtime does; counts frames; one exit may say another class and be off in its logits."""
+    """ONNX Runtime that counts frames; the logits and labels of one exit may be wrong."""
 
     def __init__(self, name: str = "tensorrt", wrong_exit: int | None = None) -> None:
         super().__init__()
@@ -24,21 +25,21 @@ class SecondBackend(OnnxRuntime):
         self.frames = 0
 
     def load(self, engine: Path, spec: SegmentSpec) -> Any:
-        return _Engine(self, super().load(engine, spec), [tensor.name for tensor in spec.outputs])
+        return _Engine(self, super().load(engine, spec), spec.exit_index)
 
 
 class _Engine:
-    def __init__(self, backend: SecondBackend, honest: OnnxRuntimeEngine, outputs: list[str]) -> None:
-        self._backend, self._honest, self._outputs = backend, honest, outputs
+    def __init__(self, backend: SecondBackend, engine: OnnxRuntimeEngine, exit_index: int) -> None:
+        self._backend, self._engine, self._exit_index = backend, engine, exit_index
 
-    def bind(self, tensors: Mapping[str, Any]) -> Callable[[], None]:
-        run = self._honest.bind(tensors)
+    def bind(self, arrays: Mapping[str, Any]) -> Callable[[], None]:
+        run = self._engine.bind(arrays)
 
         def run_with_fault() -> None:
             run()
-            self._backend.frames += "logits_0" in self._outputs
-            if f"logits_{self._backend.wrong_exit}" in self._outputs:
-                logits, label = (tensors[f"{what}_{self._backend.wrong_exit}"] for what in ("logits", "label"))
+            self._backend.frames += self._exit_index == 0
+            if self._exit_index == self._backend.wrong_exit:
+                logits, label = arrays[tensors.logits(self._exit_index)], arrays[tensors.label(self._exit_index)]
                 logits += 0.5
                 label[...] = (label + 1) % logits.shape[-1]
 
@@ -46,7 +47,7 @@ class _Engine:
 
 
 def pytest_configure() -> None:
-    def named(name: str, **options: Any) -> Backend:
+    def replacement(name: str, **options: Any) -> Backend:
         return SecondBackend(wrong_exit=1) if name == "tensorrt" else backend_named(name, **options)
 
-    edge.engines.backend_named = named
+    edge.engines.backend_named = replacement

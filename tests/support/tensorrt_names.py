@@ -1,13 +1,13 @@
-"""The names of TensorRT that our source uses, and which releases have them: `tensorrt_names.json`.
+"""TensorRT's API names in our source, and the releases that have them: `tensorrt_names.json`.
 
-To write it again, after a new name was used:
+To update the table after using a new name:
 
-    pip download --no-deps --dest WHEELS tensorrt-cu12-bindings==VERSION    (for each VERSION the table has)
-    python tests/tensorrt_names.py WHEELS [--python PYTHON]
+    pip download --no-deps --dest WHEELS tensorrt-cu12-bindings==VERSION    (for each VERSION of the table)
+    python tests/support/tensorrt_names.py WHEELS [--python PYTHON]
 
-The released bindings are asked themselves. A binding is a Python extension that needs TensorRT's libraries only to be
-called; to be imported it is content with empty ones, which are made here with cc. PYTHON must be of the version that
-the wheels are for; no GPU is needed.
+The released bindings are imported and inspected. A binding is a Python extension that calls TensorRT's libraries, but
+imports with empty stubs of them, which are compiled here with cc. PYTHON must have the version that the wheels are for;
+no GPU is needed.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 TABLE = Path(__file__).with_suffix(".json")
-SOURCE = Path(__file__).parents[1] / "edge"
+SOURCE = Path(__file__).parents[2] / "edge"
 MODULES = ("tensorrt", "tensorrt_rtx")
 UNTYPED = ("Any", "ModuleType")
-"""How those of our parameters are annotated that hold things of TensorRT."""
-NOT_TENSORRT = {"__name__", "exists", "last_error", "lower", "pop", "read_bytes", "segment"}
-"""Python's or ours, among the attributes of the module and of variables whose type cannot be seen."""
+"""Annotations of our parameters that hold TensorRT objects."""
+NOT_TENSORRT = {"__name__", "dtype", "exists", "get", "items", "last_error", "lower", "pop", "read_bytes", "segment"}
+"""Attributes of untyped variables that are Python's or ours."""
 RTX_ONLY = {
     ".num_compute_capabilities",
     ".set_compute_capability",
@@ -38,17 +38,17 @@ RTX_ONLY = {
     "ComputeCapability.__members__",
 }
 CONTROLS = ("BuilderFlag.FP16", ".build_engine_with_config", ".num_bindings", ".set_timing_cache(mismatch)", ".set_tim")
-"""Names that not all releases have, or none."""
+"""Names that only some releases or none have: they show that the inspection can tell."""
 
 
 def sources() -> list[Path]:
-    """Return our files in which TensorRT is spoken."""
-    files = sorted(path for folder in ("engines", "cuda") for path in (SOURCE / folder).rglob("*.py"))
-    return [path for path in files if _speaks_tensorrt(ast.parse(path.read_text()))]
+    """Return our files that use TensorRT."""
+    files = sorted(SOURCE.rglob("*.py"))
+    return [path for path in files if _uses_tensorrt(ast.parse(path.read_text()))]
 
 
 def used_names(source: str) -> tuple[set[str], set[str]]:
-    """Return the names of TensorRT that Python code uses, and those of them it looks for before it does.
+    """Return TensorRT's names in Python code, and those of them that the code probes with `hasattr` or a default.
 
     `A.b` is an attribute of the module's A, `.b` of any class, `.b(c)` a keyword argument.
     """
@@ -58,14 +58,14 @@ def used_names(source: str) -> tuple[set[str], set[str]]:
 
 
 def has_name(module: Any, name: str) -> bool:
-    """Return whether a module of the TensorRT family has a name that `used_names` gave."""
+    """Look up a name from `used_names` in a module of the TensorRT family."""
     path, _, keyword = name.rstrip(")").partition("(")
-    found = _of_any_class(module, path[1:]) if path.startswith(".") else _of_module(module, path.split("."))
-    return any(not keyword or _takes(item, keyword) for item in found)
+    objects = _in_any_class(module, path[1:]) if path.startswith(".") else _in_module(module, path.split("."))
+    return any(not keyword or _has_argument(item, keyword) for item in objects)
 
 
 class _Reader(ast.NodeVisitor):
-    """Collects names; `ours` are variables that hold nothing of TensorRT, `modules` those that hold it itself."""
+    """Collects names. `ours` are variables without TensorRT objects, `modules` variables that are TensorRT."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -127,7 +127,7 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _name(self, node: ast.expr) -> str | None:
-        """Return the name an expression ends in, if it is one of TensorRT's."""
+        """Return the last name of an expression if it is TensorRT's."""
         if not isinstance(node, ast.Attribute) or node.attr in NOT_TENSORRT:
             return None
         if self._is_of_module(node):
@@ -154,13 +154,13 @@ def _root(node: ast.expr) -> ast.expr:
     return node
 
 
-def _speaks_tensorrt(tree: ast.Module) -> bool:
+def _uses_tensorrt(tree: ast.Module) -> bool:
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     return not imported.isdisjoint(MODULES) or any(isinstance(n, ast.Name) and n.id == "trt" for n in ast.walk(tree))
 
 
-def _of_module(module: Any, path: list[str]) -> list[Any]:
+def _in_module(module: Any, path: list[str]) -> list[Any]:
     for part in path:
         if not hasattr(module, part):
             return []
@@ -168,8 +168,8 @@ def _of_module(module: Any, path: list[str]) -> list[Any]:
     return [module]
 
 
-def _of_any_class(module: Any, name: str) -> list[Any]:
-    return [vars(base)[name] for found in set(_classes(module)) for base in found.__mro__[:-1] if name in vars(base)]
+def _in_any_class(module: Any, name: str) -> list[Any]:
+    return [vars(base)[name] for cls in set(_classes(module)) for base in cls.__mro__[:-1] if name in vars(base)]
 
 
 def _classes(owner: Any) -> Iterator[type]:
@@ -180,50 +180,52 @@ def _classes(owner: Any) -> Iterator[type]:
                 yield from _classes(value)
 
 
-def _takes(function: Any, keyword: str) -> bool:
-    """Return whether a signature that pybind11 wrote has an argument."""
+def _has_argument(function: Any, keyword: str) -> bool:
+    """Look for an argument in the signatures that pybind11 writes into docstrings."""
     signatures = re.findall(r"^(?: *\d+\. )?\w+\((.*)\) -> ", str(function.__doc__), re.MULTILINE)
     return any(re.search(rf"(^|, ){keyword}: ", signature) for signature in signatures)
 
 
-def ask_wheel(wheel: Path, python: str, names: Collection[str]) -> list[str]:
-    """Return those of the names that the binding in a wheel has."""
-    ask = "import json, sys, tensorrt_bindings, tensorrt_names as t; "
-    ask += "print(json.dumps([name for name in json.load(sys.stdin) if t.has_name(tensorrt_bindings, name)]))"
+def inspect_wheel(wheel: Path, python: str, names: Collection[str]) -> list[str]:
+    """Return the names that the binding in a wheel has."""
+    script = "import json, sys, tensorrt_bindings, tensorrt_names as t; "
+    script += "print(json.dumps([name for name in json.load(sys.stdin) if t.has_name(tensorrt_bindings, name)]))"
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(wheel).extractall(folder)
-        _make_libraries(Path(folder), Path(folder) / "tensorrt_bindings" / "tensorrt.so")
+        _compile_stubs(Path(folder), Path(folder) / "tensorrt_bindings" / "tensorrt.so")
         env = {**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": f"{folder}:{Path(__file__).parent}"}
-        command = [python, "-c", ask]
+        command = [python, "-c", script]
         done = subprocess.run(command, input=json.dumps(sorted(names)), env=env, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{wheel.name} cannot be imported by {python}: {done.stderr}\nname a Python of its version: --python")
+        sys.exit(f"{python} cannot import {wheel.name}: {done.stderr}\nset a Python of its version with --python")
     return [str(name) for name in json.loads(done.stdout)]
 
 
-def _make_libraries(folder: Path, binding: Path) -> None:
-    """Make libraries that have the functions a binding wants, none of which does anything."""
-    wanted = subprocess.run(["nm", "-D", "--undefined-only", binding], check=True, capture_output=True, text=True)
-    symbols = re.findall(r" U (\w+)$", wanted.stdout, re.MULTILINE)
+def _compile_stubs(folder: Path, binding: Path) -> None:
+    """Compile libraries with empty definitions of the functions that a binding needs."""
+    undefined = subprocess.run(["nm", "-D", "--undefined-only", binding], check=True, capture_output=True, text=True)
+    symbols = re.findall(r" U (\w+)$", undefined.stdout, re.MULTILINE)
     functions = [name for name in symbols if re.search("Nv|Infer|Plugin", name)]
-    (folder / "none.c").write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in functions))
+    (folder / "stubs.c").write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in functions))
     needed = subprocess.run(["readelf", "-d", binding], check=True, capture_output=True, text=True)
     for library in re.findall(r"\[(libnv\S+)\]", needed.stdout):
         options = ["-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library]
-        subprocess.run(["cc", folder / "none.c", *options], check=True)
+        subprocess.run(["cc", folder / "stubs.c", *options], check=True)
 
 
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description="Write which TensorRT releases have the names we use.")
+    parser = argparse.ArgumentParser(description="List the TensorRT releases that have each name we use.")
     parser.add_argument("wheels", type=Path, help="folder of tensorrt-cu12-bindings wheels")
-    parser.add_argument("--python", default=sys.executable, help="Python that the wheels are for (default: this one)")
+    parser.add_argument("--python", default=sys.executable, help="Python of the wheels' version (default: this one)")
     arguments = parser.parse_args()
     names = set().union(*(used_names(path.read_text())[0] for path in sources()))
     wheels = {path.name.split("-")[1]: path for path in arguments.wheels.glob("tensorrt_cu12_bindings-*.whl")}
     versions = sorted(wheels, key=lambda version: [int(part) for part in version.split(".")])
-    found = {version: ask_wheel(wheels[version], arguments.python, {*names, *CONTROLS}) for version in versions}
-    has = {name: [version for version in versions if name in found[version]] for name in sorted({*names, *CONTROLS})}
+    available = {version: inspect_wheel(wheels[version], arguments.python, {*names, *CONTROLS}) for version in versions}
+    has = {
+        name: [version for version in versions if name in available[version]] for name in sorted({*names, *CONTROLS})
+    }
     digests = {version: hashlib.sha256(wheels[version].read_bytes()).hexdigest() for version in versions}
     table = {
         "wheels": {version: {"file": wheels[version].name, "sha256": digests[version]} for version in versions},

@@ -1,10 +1,10 @@
-"""A stand-in for the module `tensorrt`: it parses, builds and enqueues, refuses illegal use, fails when told to.
+"""A stand-in for the module `tensorrt`: it parses, builds and enqueues, refuses illegal use, and injects faults.
 
 Its models are JSON: `{"inputs": {"image": [-1, 3, 16, 16]}, "outputs": {"logits": [-1, 10]}, "kernels": ["conv"],
-"trouble": "hang"}`, the trouble being one of `TROUBLES` or left out, as the outputs may be. So what is to go wrong
-travels with the file, into a build's own process too, and into the engine. Wrong types are a `TypeError`, as with
-pybind11. What the real library would answer with an error in its log, where our code has no business to ask, is an
-`IllegalUseError`.
+"dtypes": {"label": "INT32"}, "fault": "hang"}`. Outputs, dtypes (`FLOAT` by default) and the fault, one of `FAULTS`,
+may be left out. A fault travels with the file: into the build's subprocess and into the engine. Wrong types are a
+`TypeError`, as with pybind11. `IllegalUseError` is for calls that our code must not make and that the real library
+answers with an error in its log.
 """
 
 import json
@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 __version__ = "10.3.0"
 
 DEVICE = "stand-in GPU"
-"""Whose timings are good for it."""
+"""The only GPU whose timing cache is accepted."""
 NO_KERNEL = "Error Code 10: could not find any implementation for node conv"
-REASONS = {
+MESSAGES = {
     "unbuildable": NO_KERNEL,
     "unreadable engine": "Error Code 1: the engine was built for another GPU",
     "no context": "Error Code 2: OutOfMemory (Requested size was 73400320 bytes.)",
@@ -31,21 +31,21 @@ REASONS = {
     "refused address": "Error Code 3: API Usage Error (this memory is not on the GPU)",
     "no start": "Error Code 1: Cuda Runtime (an illegal memory access was encountered)",
 }
-"""What the library says of a trouble; with ` without a word` behind its name, it says nothing."""
-TROUBLES = (
-    *REASONS, *(f"{trouble} without a word" for trouble in REASONS), "unparsable", "unparsable without a word",
+"""The library's log message for a fault; a fault `NAME without a message` logs nothing."""
+FAULTS = (
+    *MESSAGES, *(f"{fault} without a message" for fault in MESSAGES), "unparsable", "unparsable without a message",
     "exception", "hang", "exit 0", "exit 3", "SIGKILL", "SIGSEGV",
 )  # fmt: skip
 WITHOUT_CUDA = "STAND_IN_WITHOUT_CUDA"
-"""Variable that, where it is set, lets no builder and no runtime come to be."""
+"""Environment variable; where it is set, no builder and no runtime can be created."""
 ALIGNMENT = 256
-"""What addresses are multiples of."""
+"""Bytes that addresses are multiples of."""
 ENQUEUED: "list[tuple[IExecutionContext, int, dict[str, int], dict[str, tuple[int, ...]]]]" = []
-"""What was enqueued, in order: the context, the stream, and the context's addresses and shapes at that time."""
+"""Enqueued runs in order: context, stream, and the context's addresses and input shapes at that time."""
 
 
 class IllegalUseError(AssertionError):
-    """The library is used in a way that it does not allow."""
+    """A call that the library does not allow."""
 
 
 def legal(condition: bool, why: str) -> None:
@@ -53,9 +53,9 @@ def legal(condition: bool, why: str) -> None:
         raise IllegalUseError(why)
 
 
-def typed(value: Any, kind: type, what: str) -> Any:
+def typed(value: Any, kind: type, argument: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError(f"incompatible function arguments: {what} is {value!r}")
+        raise TypeError(f"incompatible function arguments: {argument} is {value!r}")
     return value
 
 
@@ -81,6 +81,15 @@ class LayerInformationFormat(IntEnum):
     JSON = 1
 
 
+class DataType(IntEnum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    BOOL = 4
+    INT64 = 8
+
+
 class TensorIOMode(IntEnum):
     NONE = 0
     INPUT = 1
@@ -88,7 +97,7 @@ class TensorIOMode(IntEnum):
 
 
 class _Base:
-    """What is written in C++ and derived from in Python: pybind11 insists on its __init__."""
+    """A C++ class with Python subclasses: pybind11 requires that they call its __init__."""
 
     def __init__(self) -> None:
         self._is_constructed = True
@@ -143,7 +152,7 @@ class INetworkDefinition:
         return self._inputs()[index]
 
     def _inputs(self) -> list[ITensor]:
-        legal(bool(self._model), "nothing was parsed into this network")
+        legal(bool(self._model), "no model was parsed into this network")
         return [ITensor(name, tuple(shape)) for name, shape in self._model["inputs"].items()]
 
 
@@ -187,10 +196,10 @@ class OnnxParser:
         except (OSError, ValueError):
             self._errors = [ParserError(-1, "", "Failed to parse the ONNX model.")]
             return False
-        trouble = _trouble_of(content)
-        if trouble == "unparsable":
+        fault = _fault_of(content)
+        if fault == "unparsable":
             self._errors = [ParserError(7, "Magic", "no importer"), ParserError(9, "Wand", "no importer either")]
-        self._network._model = {} if trouble.startswith("unparsable") else content
+        self._network._model = {} if fault.startswith("unparsable") else content
         return bool(self._network._model)
 
 
@@ -208,7 +217,7 @@ class IOptimizationProfile:
         self._shapes[input] = [list(min), list(opt), list(max)]
 
     def _check(self, inputs: Sequence[ITensor]) -> None:
-        """Refuse free dimensions without a range, and ranges of others."""
+        """Refuse dynamic dimensions without a range, and ranges for static dimensions."""
         for tensor in inputs:
             for shape in self._shapes.get(tensor.name, [list(tensor.shape)] * 3):
                 pairs = zip(tensor.shape, shape, strict=True)
@@ -242,12 +251,15 @@ class IBuilderConfig:
         self._set(typed(flag, BuilderFlag, "flag").name.lower(), 0)
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
-        legal(typed(profile, IOptimizationProfile, "profile")._builder is self._builder, "it is another builder's")
+        legal(
+            typed(profile, IOptimizationProfile, "profile")._builder is self._builder,
+            "the profile is another builder's",
+        )
         self._profiles.append(profile)
         return len(self._profiles) - 1
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
-        """Log an error of damaged timings and go on without, as the real library does."""
+        """Log an error for a damaged timing cache and return an empty one, as the real library does."""
         if not typed(serialized_timing_cache, bytes, "timings"):
             return ITimingCache(DEVICE, [])
         try:
@@ -257,7 +269,7 @@ class IBuilderConfig:
             return ITimingCache(DEVICE, [])
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
-        legal(not self._is_used and self._timings is None, "it has timings already")
+        legal(not self._is_used and self._timings is None, "a timing cache is set already")
         if typed(cache, ITimingCache, "cache")._device == DEVICE or typed(ignore_mismatch, bool, "ignore_mismatch"):
             self._timings = cache
         return self._timings is cache
@@ -266,7 +278,7 @@ class IBuilderConfig:
         return self._timings
 
     def _set(self, name: str, value: int) -> None:
-        legal(not self._is_used, "an engine was built with it already")
+        legal(not self._is_used, "an engine was built with this config already")
         self._settings[name] = value
 
     def _set_monitor(self, monitor: IProgressMonitor) -> None:
@@ -287,7 +299,7 @@ class Builder:
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         flag = 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
-        legal(typed(flags, int, "flags") == flag, "the precision of the file would be lost")
+        legal(typed(flags, int, "flags") == flag, "the network is not strongly typed")
         return INetworkDefinition(self)
 
     def create_builder_config(self) -> IBuilderConfig:
@@ -300,7 +312,7 @@ class Builder:
         inputs = typed(network, INetworkDefinition, "network")._inputs()
         legal(network._builder is self, "the network is another builder's")
         legal(typed(config, IBuilderConfig, "config")._builder is self, "the config is another builder's")
-        legal(not network._is_built and not config._is_used, "it was built already")
+        legal(not network._is_built and not config._is_used, "the network or config was used already")
         legal(len(config._profiles) == 1, f"there are {len(config._profiles)} profiles")
         config._profiles[0]._check(inputs)
         network._is_built = config._is_used = True
@@ -316,10 +328,10 @@ class Builder:
             config._monitor.phase_start("Timing", "Building engine", 1)
             config._monitor.step_complete("Timing", 0)
             config._monitor.phase_finish("Timing")
-            if not _goes_on(config._monitor, step):
+            if not _continues(config._monitor, step):
                 self._log.log(ILogger.ERROR, "Error Code 7: BuildCanceled (Build canceled by user)")
                 return None
-            _suffer(_trouble_of(model))
+            _inject(_fault_of(model))
         config._monitor.phase_finish("Building engine")
         if timings is not None:
             timings._kernels += timed
@@ -338,7 +350,7 @@ class EngineInspector:
 
 
 class IExecutionContext:
-    """One binding: its addresses, and the shapes of its inputs."""
+    """A binding: addresses of all tensors and shapes of the inputs."""
 
     __slots__ = ("_addresses", "_engine", "_shapes")
 
@@ -348,7 +360,7 @@ class IExecutionContext:
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
-        legal(self._engine.get_tensor_mode(name) == TensorIOMode.INPUT, f"{name} is no input")
+        legal(self._engine.get_tensor_mode(name) == TensorIOMode.INPUT, f"{name} is not an input")
         sizes = tuple(typed(size, int, f"{shape} of {name}") for size in shape)
         low, _, high = self._engine._plan["shapes"][name]
         legal(len(sizes) == len(low), f"{shape} for {name}")
@@ -362,7 +374,7 @@ class IExecutionContext:
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._engine.get_tensor_mode(name)
-        legal(typed(memory, int, "memory") != 0, f"{name} is nowhere")
+        legal(typed(memory, int, "memory") != 0, f"{name} has a null address")
         legal(memory % ALIGNMENT == 0, f"{name} at {memory:#x} is not aligned")
         if self._engine._fails("refused address"):
             return False
@@ -370,11 +382,11 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        legal(typed(stream_handle, int, "stream_handle") != 0, "the default stream waits for all others")
+        legal(typed(stream_handle, int, "stream_handle") != 0, "the default stream synchronises with all others")
         for name, shape in self._engine._tensors.items():
             legal(name in self._addresses, f"{name} has no address")
-            is_free = self._engine.get_tensor_mode(name) == TensorIOMode.INPUT and -1 in shape
-            legal(not is_free or name in self._shapes, f"{name} has no shape")
+            is_dynamic = self._engine.get_tensor_mode(name) == TensorIOMode.INPUT and -1 in shape
+            legal(not is_dynamic or name in self._shapes, f"{name} has no shape")
         if self._engine._fails("no start"):
             return False
         ENQUEUED.append((self, stream_handle, dict(self._addresses), dict(self._shapes)))
@@ -397,9 +409,13 @@ class ICudaEngine:
         return list(self._tensors)[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape as the model has it: what a profile pins is free all the same."""
+        """Return a tensor's shape in the model; dimensions that a profile pins stay -1."""
         legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
         return tuple(self._tensors[name])
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
+        return DataType[self._plan["model"].get("dtypes", {}).get(name, "FLOAT")]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
@@ -411,8 +427,8 @@ class ICudaEngine:
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self._plan)
 
-    def _fails(self, trouble: str) -> bool:
-        return _fails(trouble, self._plan["model"], self._log)
+    def _fails(self, fault: str) -> bool:
+        return _fails(fault, self._plan["model"], self._log)
 
 
 class Runtime:
@@ -429,7 +445,7 @@ class Runtime:
 
 
 def _with_cuda(logger: ILogger) -> ILogger:
-    """Let nothing come to be where there is no driver."""
+    """Fail as the library does without a driver, where `WITHOUT_CUDA` is set."""
     log = ILogger._derived(logger)
     if os.environ.get(WITHOUT_CUDA):
         log.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
@@ -437,37 +453,37 @@ def _with_cuda(logger: ILogger) -> ILogger:
     return log
 
 
-def _trouble_of(model: dict[str, Any]) -> str:
-    trouble = model.get("trouble", "")
-    legal(not trouble or trouble in TROUBLES, f"there is no trouble {trouble!r}")
-    return trouble
+def _fault_of(model: dict[str, Any]) -> str:
+    fault = model.get("fault", "")
+    legal(not fault or fault in FAULTS, f"there is no fault {fault!r}")
+    return fault
 
 
-def _fails(trouble: str, model: dict[str, Any], log: ILogger) -> bool:
-    """Return whether a model asks for a trouble, and say why unless it is to come without a word."""
-    asked = _trouble_of(model)
-    if asked == trouble:
-        log.log(ILogger.ERROR, REASONS[trouble])
-    return asked in (trouble, f"{trouble} without a word")
+def _fails(fault: str, model: dict[str, Any], log: ILogger) -> bool:
+    """Check whether a model has a fault, and log its message unless the fault is without one."""
+    injected = _fault_of(model)
+    if injected == fault:
+        log.log(ILogger.ERROR, MESSAGES[fault])
+    return injected in (fault, f"{fault} without a message")
 
 
-def _goes_on(monitor: IProgressMonitor, step: int) -> bool:
-    """Ask; an error in Python's answer is a no, as in the real library."""
+def _continues(monitor: IProgressMonitor, step: int) -> bool:
+    """Ask the monitor; an exception in Python cancels the build, as in the real library."""
     try:
-        return typed(monitor.step_complete("Building engine", step), bool, "whether to go on")
+        return typed(monitor.step_complete("Building engine", step), bool, "the answer of step_complete")
     except BaseException as error:
         sys.stderr.write(f"[ERROR] Exception caught in step_complete(): {error!r}\n")
         return False
 
 
-def _suffer(trouble: str) -> None:
-    """Do to a build what a model asks for."""
-    if trouble == "hang":
+def _inject(fault: str) -> None:
+    """Disturb a build as its model requests."""
+    if fault == "hang":
         time.sleep(60)
-    elif trouble == "exception":
+    elif fault == "exception":
         raise RuntimeError("std::bad_alloc")
-    elif trouble.startswith("exit "):
-        os._exit(int(trouble.removeprefix("exit ")))
-    elif trouble.startswith("SIG"):
+    elif fault.startswith("exit "):
+        os._exit(int(fault.removeprefix("exit ")))
+    elif fault.startswith("SIG"):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.kill(os.getpid(), signal.Signals[trouble])
+        os.kill(os.getpid(), signal.Signals[fault])

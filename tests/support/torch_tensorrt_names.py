@@ -1,9 +1,9 @@
-"""What Torch-TensorRT's function that we call takes: `torch_tensorrt_names.json`, read off a released wheel.
+"""The arguments of the Torch-TensorRT function that we call: `torch_tensorrt_names.json`, from a released wheel.
 
-The function takes any other keyword without a word, so that a misspelt one would do nothing. To write the table again:
+The function silently ignores unknown keywords, so that a misspelt one would have no effect. To update the table:
 
     pip download --no-deps --dest WHEELS torch-tensorrt==VERSION
-    python tests/torch_tensorrt_names.py WHEELS/torch_tensorrt-VERSION-...whl
+    python tests/support/torch_tensorrt_names.py WHEELS/torch_tensorrt-VERSION-...whl
 """
 
 import argparse
@@ -18,16 +18,9 @@ FUNCTION = "convert_exported_program_to_serialized_trt_engine"
 DEFINED_IN, EXPORTED_BY = "torch_tensorrt/dynamo/_compiler.py", "torch_tensorrt/dynamo/__init__.py"
 
 
-def keywords_given(source: str) -> set[str]:
-    """Return the keywords with which code calls the function of `torch_tensorrt.dynamo`."""
-    calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    ours = [call for call in calls if ast.unparse(call.func).endswith(f".dynamo.{FUNCTION}")]
-    return {str(keyword.arg) for call in ours for keyword in call.keywords}
-
-
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description="Write what Torch-TensorRT's function takes.")
+    parser = argparse.ArgumentParser(description="List the arguments of Torch-TensorRT's function.")
     parser.add_argument("wheel", type=Path, help="torch-tensorrt wheel")
     wheel: Path = parser.parse_args().wheel
     with zipfile.ZipFile(wheel) as files:

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from onnx import ModelProto
 
 from compile.check import assert_chain_equals_whole
 from compile.export import export_onnx
-from compile.graph import int8_macs_share
+from compile.graph import MultiExitGraph, int8_macs_share
 from compile.quantise import quantise_int8
 from edge.errors import CheckpointError, DataError
 from edge.training.backbones import build_network
@@ -72,7 +71,7 @@ class Trained(NamedTuple):
 
     checkpoint: Checkpoint
     folder: Path
-    graph: ModelProto
+    graph: MultiExitGraph
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +169,7 @@ def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
 @each_trained
 def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, trained: Any) -> None:
     whole, segments = decided_and_cut(trained(backbone).graph)
-    assert [segment.inputs for segment in segments] == [
+    assert [list(segment.inputs) for segment in segments] == [
         ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
     ]  # fmt: skip
     assert_chain_equals_whole(whole, segments, random_images(3, shape=SHAPE))

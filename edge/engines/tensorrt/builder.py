@@ -1,7 +1,7 @@
-"""What TensorRT and TensorRT for RTX share: a segment parsed and built, in the process that calls this.
+"""Segment to TensorRT or TensorRT-RTX engine, built in the calling process.
 
-One path for TensorRT 10.3 to 11 and TensorRT-RTX 1: what a version lacks is found by looking for it, not by comparing
-version numbers. Precision is in the ONNX file; networks are strongly typed, which keeps it.
+The same code serves TensorRT 10.3 to 11 and TensorRT-RTX 1. Precision is in the ONNX file; strongly typed networks keep
+it.
 """
 
 import importlib
@@ -11,130 +11,137 @@ from typing import Any
 
 from edge.cuda.base import MAX_BATCH
 from edge.engines.base import BuildOrder, OnPhase
-from edge.engines.tensorrt.logger import logger_of
+from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 from edge.storage import write_file
 
 WORKSPACE_BYTES = 1 << 30
-FREE_BATCH = (1, 8, MAX_BATCH)
-"""Smallest, usual and largest number of images where the batch is not pinned."""
-OPTIONS = {"workspace_bytes": str(WORKSPACE_BYTES), "free_batch": str(FREE_BATCH), "revision": "1"}
-"""What engines depend on besides library, device and segment; a change to `_configured` is another revision."""
+DYNAMIC_BATCH = (1, 8, MAX_BATCH)
+"""Minimum, optimum and maximum of the optimization profile where the batch is not pinned."""
+OPTIONS = {"workspace_bytes": str(WORKSPACE_BYTES), "free_batch": str(DYNAMIC_BATCH), "revision": "1"}
+"""Part of an engine's cache key. Raise the revision when `_create_config` changes."""
 
 
 @dataclass(frozen=True, slots=True)
-class TensorRtOrder:
-    """A build for a library of the TensorRT family."""
+class TensorRtBuild:
+    """A build order with the library and the GPU to build for. It travels to another process."""
 
     library: str
-    """Its module: `tensorrt` or `tensorrt_rtx`."""
+    """The module: `tensorrt` or `tensorrt_rtx`."""
     target: str | None
-    """Compute capability to build for, such as `SM89`, where the library can choose."""
-    build: BuildOrder
+    """Compute capability, such as `SM89`; None builds for the library's default."""
+    order: BuildOrder
 
     @property
-    def what(self) -> str:
-        """Return what is built, for messages."""
-        return f"{self.build.segment}" + (f" for {self.target.lower()}" if self.target else "")
+    def description(self) -> str:
+        """The segment and the target, for messages."""
+        target = f" for {self.target.lower()}" if self.target else ""
+        return f"{self.order.segment}{target}"
 
 
-def build_engine(order: TensorRtOrder, on_phase: OnPhase) -> None:
-    """Build a segment's engine into the order's files, telling how far it is.
+def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
+    """Build a segment's engine into the order's files.
 
     Raises:
         EngineError: the library refuses the segment.
     """
-    trt = importlib.import_module(order.library)
-    log = logger_of(trt)
+    trt = importlib.import_module(build.library)
+    log = error_logger(trt)
     try:
         builder = trt.Builder(log)
-    except TypeError as error:  # what pybind11 makes of a builder the library does not hand out
-        raise refused(order, "builds nothing here", log.last_error) from error
+    except TypeError as error:  # pybind11 raises it where the library returns no builder
+        raise build_error(build, "cannot create a builder", log.last_error) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, log, order)
-    config = _configured(trt, builder, network, log, order)
-    config.progress_monitor = _monitor(trt, on_phase)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise refused(order, f"cannot build {order.what}", log.last_error)
-    write_file(order.build.engine, bytes(plan))
-    _keep_timings(config, order)
-    _describe(trt, log, order)
+    _parse(trt, network, log, build)
+    config = _create_config(trt, builder, network, log, build)
+    config.progress_monitor = _progress_monitor(trt, on_phase)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise build_error(build, f"cannot build {build.description}", log.last_error)
+    write_file(build.order.engine, bytes(engine))
+    _save_timing_cache(config, build)
+    _write_layers(trt, log, build)
 
 
-def refused(order: TensorRtOrder, what: str, why: str) -> EngineError:
-    """Return the error of a library that does not do what it was asked."""
-    version = importlib.import_module(order.library).__version__
+def build_error(build: TensorRtBuild, failure: str, reason: str) -> EngineError:
+    """Return the error for a failed step of a build."""
+    version = importlib.import_module(build.library).__version__
     return EngineError(
-        f"{order.library} {version} {what}: {why} (segment {order.build.segment}); compile the bundle with the tool "
-        "versions of constraints.txt, leave this precision out, or run with --backend onnxruntime"
+        f"{build.library} {version} {failure}: {reason} (segment {build.order.segment}); compile the bundle with the "
+        "tool versions of constraints.txt, leave this precision out, or run with --backend onnxruntime"
     )
 
 
-def _parse(trt: ModuleType, network: Any, log: Any, order: TensorRtOrder) -> None:
+def _parse(trt: ModuleType, network: Any, log: Any, build: TensorRtBuild) -> None:
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(order.build.segment)):
-        problems = [parser.get_error(index) for index in range(parser.num_errors)]
-        said = "; ".join(
-            f"node {problem.node()} ({problem.node_operator()}), line {problem.line()}: {problem.desc()}"
-            for problem in problems
-        )
-        raise refused(order, f"cannot read {order.build.segment}", said or log.last_error)
+    if parser.parse_from_file(str(build.order.segment)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    reasons = "; ".join(
+        f"node {error.node()} ({error.node_operator()}), line {error.line()}: {error.desc()}" for error in errors
+    )
+    raise build_error(build, f"cannot read {build.order.segment}", reasons or log.last_error)
 
 
-def _configured(trt: ModuleType, builder: Any, network: Any, log: Any, order: TensorRtOrder) -> Any:
+def _create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build: TensorRtBuild) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.max_aux_streams = 0  # the chain has a stream of its own, and graphs are captured from it
+    config.max_aux_streams = 0  # the chain has its own stream, from which CUDA graphs are captured
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the file says
-    if config.add_optimization_profile(_profile(builder, network, order.build.batch)) < 0:
-        raise refused(order, f"does not take batch {order.build.batch}", log.last_error)
-    if order.target is not None:
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 in the ONNX file means float32
+    if config.add_optimization_profile(_create_profile(builder, network, build.order.batch)) < 0:
+        raise build_error(build, f"does not accept batch {build.order.batch}", log.last_error)
+    if build.target is not None:
         config.num_compute_capabilities = 1
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, order.target), 0):
-            raise refused(order, f"does not build for {order.target}", log.last_error)
-    kept = order.build.timing_cache
-    for timings in (kept.read_bytes() if kept.exists() else b"", b""):
-        cache = config.create_timing_cache(timings)
-        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-            break  # else they are damaged, or another version's
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, build.target), 0):
+            raise build_error(build, f"does not build for {build.target}", log.last_error)
+    _load_timing_cache(config, build)
     return config
 
 
-def _keep_timings(config: Any, order: TensorRtOrder) -> None:
-    timings = config.get_timing_cache()
-    if timings is not None:
-        write_file(order.build.timing_cache, bytes(timings.serialize()))
+def _create_profile(builder: Any, network: Any, batch: int | None) -> Any:
+    """Return an optimization profile that pins the batch, or lets it range over `DYNAMIC_BATCH`."""
+    batches = DYNAMIC_BATCH if batch is None else (batch,) * 3
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shapes = [tuple(size if n < 0 else n for n in tensor.shape) for size in batches]
+        profile.set_shape(tensor.name, *shapes)
+    return profile
 
 
-def _describe(trt: ModuleType, log: Any, order: TensorRtOrder) -> None:
-    """Keep what the library says of the engine's layers; one that builds for other GPUs may not read it here."""
+def _load_timing_cache(config: Any, build: TensorRtBuild) -> None:
+    """Set the timing cache of earlier builds, or an empty one where it is damaged or another version's."""
+    path = build.order.timing_cache
+    for content in (path.read_bytes() if path.exists() else b"", b""):
+        cache = config.create_timing_cache(content)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
+
+
+def _save_timing_cache(config: Any, build: TensorRtBuild) -> None:
+    cache = config.get_timing_cache()
+    if cache is not None:
+        write_file(build.order.timing_cache, bytes(cache.serialize()))
+
+
+def _write_layers(trt: ModuleType, log: Any, build: TensorRtBuild) -> None:
+    """Write the engine's layers as JSON. TensorRT-RTX may be unable to read an engine that is for another GPU."""
     try:
-        engine = trt.Runtime(log).deserialize_cuda_engine(order.build.engine.read_bytes())
-    except TypeError:  # no runtime is handed out without a driver
+        engine = trt.Runtime(log).deserialize_cuda_engine(build.order.engine.read_bytes())
+    except TypeError:  # pybind11 raises it where the library returns no runtime, as without a driver
         engine = None
     if engine is not None:
         inspector = engine.create_engine_inspector()
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        write_file(order.build.layers, str(layers))
-    elif order.library == "tensorrt":
-        raise refused(order, f"cannot read back its engine of {order.what}", log.last_error)
+        write_file(build.order.layers, str(layers))
+    elif build.library == "tensorrt":
+        raise build_error(build, f"cannot read back its engine of {build.description}", log.last_error)
 
 
-def _profile(builder: Any, network: Any, batch: int | None) -> Any:
-    """Pin the batch, or let it range up to a few images."""
-    sizes = FREE_BATCH if batch is None else (batch,) * 3
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *(tuple(size if n < 0 else n for n in tensor.shape) for size in sizes))
-    return profile
-
-
-def _monitor(trt: ModuleType, on_phase: OnPhase) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Tells the outermost phase and how far it is."""
+def _progress_monitor(trt: ModuleType, on_phase: OnPhase) -> Any:
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Reports the outermost phase and its step."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -152,4 +159,4 @@ def _monitor(trt: ModuleType, on_phase: OnPhase) -> Any:
         def phase_finish(self, phase_name: str) -> None:
             self._steps.pop(phase_name, None)
 
-    return Monitor()
+    return ProgressMonitor()

@@ -1,4 +1,4 @@
-"""Built segments of the TensorRT family, made runnable on the GPU."""
+"""Engines of the TensorRT family, loaded onto the GPU and bound to its memory."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,104 +8,122 @@ from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda import get_runtime
-from edge.engines.base import DeviceKind
-from edge.engines.tensorrt.logger import logger_of
+from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 
-ANY_NUMBER = "engines take many images where they are loaded with batch=None"
+BATCH_HINT = "engines loaded with batch=None take several images"
 
 
-class RunsOnTheGpu:
-    """What TensorRT and TensorRT for RTX have in common: engines are read onto the GPU, where their slots are, too."""
+def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec) -> "TensorRtEngine":
+    """Load an engine onto the GPU in this machine.
 
-    library: ModuleType
-    device: DeviceKind = "cuda"
-
-    def load(self, engine: Path, spec: SegmentSpec) -> "TensorRtEngine":
-        """Read the engine onto the GPU in this machine."""
-        with get_runtime().context.activate(f"loading the engine of {spec.file}"):
-            return TensorRtEngine(self.library, engine, spec.file)
+    Raises:
+        EngineError: there is no GPU, the engine was built for another GPU or version, or it is not this segment's.
+    """
+    with get_runtime().context.activate(f"loading the engine of {spec.file}"):
+        return TensorRtEngine(trt, file, spec)
 
 
 class TensorRtEngine:
-    """An engine; each binding has an execution context of its own, made once."""
+    """An engine; each binding owns an execution context."""
 
-    def __init__(self, trt: ModuleType, file: Path, what: str) -> None:
-        """Read a built engine; the GPU's context must be current.
+    def __init__(self, trt: ModuleType, file: Path, spec: SegmentSpec) -> None:
+        """Deserialize an engine; the GPU's context must be current.
 
         Args:
-            trt: TensorRT's module.
+            trt: The module, `tensorrt` or `tensorrt_rtx`.
             file: The engine.
-            what: The segment it was built from, for messages.
+            spec: The segment it was built from.
 
         Raises:
-            EngineError: it was built for another GPU or version.
+            EngineError: the engine was built for another GPU or version, or its tensors are not the segment's.
         """
-        self._what, self._log, self._input = what, logger_of(trt), trt.TensorIOMode.INPUT
+        self._segment, self._log, self._input_mode = spec.file, error_logger(trt), trt.TensorIOMode.INPUT
         try:
             self._runtime = trt.Runtime(self._log)
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
-        except TypeError:  # what pybind11 makes of a runtime the library does not hand out
+        except TypeError:  # pybind11 raises it where the library returns no runtime
             self._engine = None
         if self._engine is None:
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot read the engine of {what} ({self._log.last_error}); "
+                f"{trt.__name__} {trt.__version__} cannot read the engine of {spec.file} ({self._log.last_error}); "
                 f"remove {file.parent} and build it again on this machine, or see `edge doctor`"
             )
+        self._names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self._check_tensors(trt, spec)
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        """Tie addresses to the segment's tensors, batch 1, in an execution context of its own.
+        """Bind device addresses, batch 1; see `edge.cuda.base.DeviceEngine`.
 
         Raises:
-            EngineError: there is no room for one, or TensorRT refuses a shape or an address.
+            EngineError: there is no memory for an execution context, or TensorRT refuses a shape or an address.
         """
-        context = self._context(addresses)
+        context = self._new_context(addresses)
         for name in self._inputs():
             self._set_shape(context, name, 1)
-        return partial(self._start, context)
+        return partial(self._enqueue, context)
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
-        """Do the same for as many images as are asked for at each call."""
-        context = self._context(addresses)
-        names = [name for name in self._inputs() if min(self._engine.get_tensor_shape(name)) < 0]
-        if not names:
-            raise EngineError(f"the engine of {self._what} takes one image only; {ANY_NUMBER}")
+        """Bind device addresses for batches of any size; see `edge.cuda.base.DeviceEngine`.
 
-        def enqueue(stream: int, images: int) -> None:
-            for name in names:
-                self._set_shape(context, name, images)
-            self._start(context, stream)
+        Raises:
+            EngineError: as `bind`, or the engine's batch is pinned.
+        """
+        context = self._new_context(addresses)
+        dynamic = [name for name in self._inputs() if min(self._engine.get_tensor_shape(name)) < 0]
+        if not dynamic:
+            raise EngineError(f"the engine of {self._segment} takes one image only; {BATCH_HINT}")
+
+        def enqueue(stream: int, samples: int) -> None:
+            for name in dynamic:
+                self._set_shape(context, name, samples)
+            self._enqueue(context, stream)
 
         return enqueue
 
-    def _start(self, context: Any, stream: int) -> None:
-        if not context.execute_async_v3(stream):
-            raise self._refused("did not start")
+    def _check_tensors(self, trt: ModuleType, spec: SegmentSpec) -> None:
+        """Compare names and types with the segment's: slots allocate memory by the segment's."""
+        types = {
+            trt.DataType.FLOAT: "float32",
+            trt.DataType.HALF: "float16",
+            trt.DataType.INT8: "int8",
+            trt.DataType.INT32: "int32",
+            trt.DataType.BOOL: "bool",
+        }
+        kinds = {name: self._engine.get_tensor_dtype(name) for name in self._names}
+        actual = {(name, types.get(kind, kind.name)) for name, kind in kinds.items()}
+        expected: set[tuple[str, str]] = {(tensor.name, tensor.dtype) for tensor in (*spec.inputs, *spec.outputs)}
+        if actual != expected:
+            raise EngineError(
+                f"the engine of {spec.file} has {_listed(actual - expected)} where the segment has "
+                f"{_listed(expected - actual)}; build it again"
+            )
 
-    def _context(self, addresses: Mapping[str, int]) -> Any:
-        engine = self._engine
-        context = engine.create_execution_context()  # TensorRT-RTX then captures no graphs of its own within ours
+    def _enqueue(self, context: Any, stream: int) -> None:
+        if not context.execute_async_v3(stream):
+            raise self._error("did not start")
+
+    def _new_context(self, addresses: Mapping[str, int]) -> Any:
+        context = self._engine.create_execution_context()  # without a runtime config TensorRT-RTX captures no graphs
         if context is None:
-            raise self._refused("gives no execution context, most likely for lack of memory")
-        for name in [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]:
-            if name not in addresses:
-                raise EngineError(
-                    f"the engine of {self._what} has a tensor {name} that the bundle does not know; build it again"
-                )
+            raise self._error("gets no execution context, most likely for lack of memory")
+        for name in self._names:
             if not context.set_tensor_address(name, addresses[name]):
-                raise self._refused(f"does not take the memory of {name}")
+                raise self._error(f"does not accept the address of {name}")
         return context
 
     def _inputs(self) -> list[str]:
-        engine = self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return [name for name in names if engine.get_tensor_mode(name) == self._input]
+        return [name for name in self._names if self._engine.get_tensor_mode(name) == self._input_mode]
 
-    def _set_shape(self, context: Any, name: str, images: int) -> None:
-        shape = tuple(images if size < 0 else size for size in self._engine.get_tensor_shape(name))
+    def _set_shape(self, context: Any, name: str, samples: int) -> None:
+        shape = tuple(samples if size < 0 else size for size in self._engine.get_tensor_shape(name))
         if not context.set_input_shape(name, shape):
-            hint = f"; {ANY_NUMBER}" if images > 1 else ""
-            raise self._refused(f"does not take {name} with shape {shape}{hint}")
+            hint = f"; {BATCH_HINT}" if samples > 1 else ""
+            raise self._error(f"does not accept {name} with shape {shape}{hint}")
 
-    def _refused(self, what: str) -> EngineError:
-        return EngineError(f"the engine of {self._what} {what}: {self._log.last_error}; see `edge doctor`")
+    def _error(self, failure: str) -> EngineError:
+        return EngineError(f"the engine of {self._segment} {failure}: {self._log.last_error}; see `edge doctor`")
+
+
+def _listed(tensors: set[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in sorted(tensors)) or "none"

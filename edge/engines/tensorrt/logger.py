@@ -1,14 +1,14 @@
-"""What TensorRT has to say, kept for our own messages."""
+"""The logger that builders and engines of the TensorRT family share."""
 
 from types import ModuleType
 from typing import Any
 
 
-def logger_of(trt: ModuleType) -> Any:
-    """Return a logger that remembers the last error as `last_error`."""
+def error_logger(trt: ModuleType) -> Any:
+    """Return a logger that keeps the last error as `last_error` and prints nothing."""
 
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]  # its base is known when it runs
-        """Keeps the last error for our message, and the rest from the user."""
+    class ErrorLogger(trt.ILogger):  # type: ignore[misc, name-defined]  # the base class is known at run time only
+        """Keeps the last error for our own messages."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -18,4 +18,4 @@ def logger_of(trt: ModuleType) -> Any:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.last_error = message
 
-    return Log()
+    return ErrorLogger()

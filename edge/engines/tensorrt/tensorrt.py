@@ -1,24 +1,31 @@
 """TensorRT: engines for the GPU in this machine."""
 
+from pathlib import Path
+
 import tensorrt as trt
 
+from edge.bundle.manifest import SegmentSpec
 from edge.cuda.identity import device_facts
-from edge.engines.base import BuildOrder, OnPhase
-from edge.engines.tensorrt.builder import OPTIONS, TensorRtOrder
-from edge.engines.tensorrt.engine import RunsOnTheGpu
-from edge.engines.tensorrt.subprocess_build import build_in_child
+from edge.engines.base import BuildOrder, DeviceKind, OnPhase
+from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
+from edge.engines.tensorrt.engine import TensorRtEngine, load_engine
+from edge.engines.tensorrt.subprocess_build import build_in_subprocess
 
 
-class TensorRt(RunsOnTheGpu):
+class TensorRt:
     """Builds and runs segments on the GPU in this machine."""
 
     name = "tensorrt"
-    library = trt
+    device: DeviceKind = "cuda"
 
     def device_key(self) -> dict[str, str]:
-        """Return what an engine depends on: the library's version, the GPU and its driver, our options."""
+        """Return the library's version, the build options, the GPU and its driver."""
         return {"version": str(trt.__version__), **OPTIONS, **device_facts()}
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
-        """Build the segment's engine in a process of its own."""
-        build_in_child(TensorRtOrder("tensorrt", None, order), on_phase)
+        """Build the segment's engine in a subprocess."""
+        build_in_subprocess(TensorRtBuild("tensorrt", None, order), on_phase)
+
+    def load(self, engine: Path, spec: SegmentSpec) -> TensorRtEngine:
+        """Load the engine onto the GPU."""
+        return load_engine(trt, engine, spec)

@@ -1,47 +1,55 @@
 """TensorRT for RTX: engines for RTX GPUs, which a machine without a GPU can build too."""
 
 import re
+from pathlib import Path
 
 import tensorrt_rtx as trt
 
-from edge.engines.base import BuildOrder, OnPhase
-from edge.engines.tensorrt.builder import OPTIONS, TensorRtOrder
-from edge.engines.tensorrt.engine import RunsOnTheGpu
-from edge.engines.tensorrt.subprocess_build import build_in_child
+from edge.bundle.manifest import SegmentSpec
+from edge.engines.base import BuildOrder, DeviceKind, OnPhase
+from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
+from edge.engines.tensorrt.engine import TensorRtEngine, load_engine
+from edge.engines.tensorrt.subprocess_build import build_in_subprocess
 from edge.errors import EngineError
 
-ANY_TARGET = "ampere and later"
+DEFAULT_TARGET = "ampere and later"
 
 
-class TensorRtRtx(RunsOnTheGpu):
-    """Builds segments for a compute capability, and runs them where there is such a GPU."""
+class TensorRtRtx:
+    """Builds segments for a compute capability, and runs them on such a GPU."""
 
     name = "tensorrt-rtx"
-    library = trt
+    device: DeviceKind = "cuda"
 
     def __init__(self, target: str | None = None) -> None:
-        """Choose the GPU to build for, such as `sm89`; None builds for all RTX GPUs from Ampere on.
+        """Set the GPU to build for, such as `sm89`; None builds for all RTX GPUs from Ampere on.
 
         Raises:
             EngineError: this version does not build for that GPU.
         """
-        self._target = _known(target) if target else None
+        self._target = _compute_capability(target) if target else None
 
     def device_key(self) -> dict[str, str]:
-        """Return what an engine depends on: the library's version, the GPUs it is for, our options."""
-        target = (self._target or ANY_TARGET).lower()
+        """Return the library's version, the build options and the GPUs to build for."""
+        target = (self._target or DEFAULT_TARGET).lower()
         return {"version": str(trt.__version__), "target": target, **OPTIONS}
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
-        """Build the segment's engine in a process of its own."""
-        build_in_child(TensorRtOrder("tensorrt_rtx", self._target, order), on_phase)
+        """Build the segment's engine in a subprocess."""
+        build_in_subprocess(TensorRtBuild("tensorrt_rtx", self._target, order), on_phase)
+
+    def load(self, engine: Path, spec: SegmentSpec) -> TensorRtEngine:
+        """Load the engine onto the GPU in this machine."""
+        return load_engine(trt, engine, spec)
 
 
-def _known(target: str) -> str:
+def _compute_capability(target: str) -> str:
+    """Return the library's name of a compute capability."""
     name = target.upper().replace("_", "")
-    known = [name for name in trt.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", name)]
-    if name not in known:
+    supported = [member for member in trt.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
+    if name not in supported:
         raise EngineError(
-            f"TensorRT-RTX {trt.__version__} does not build for {target!r}; it builds for {', '.join(known).lower()}"
+            f"TensorRT-RTX {trt.__version__} does not build for {target!r}; "
+            f"it builds for {', '.join(supported).lower()}"
         )
     return name

@@ -1,0 +1,141 @@
+"""Engines of the TensorRT family on a stand-in: loading, bindings, and statuses that report failure."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edge.engines.cache import ENGINE
+from edge.engines.tensorrt.engine import TensorRtEngine
+from tests.support import tensorrt_stand_in as stand_in
+from tests.support.tensorrt_models import (
+    ADDRESSES,
+    IMAGE,
+    LOGITS,
+    SHAPES,
+    build_plan,
+    error_message,
+    load_model,
+    segment_spec,
+    write_model,
+)
+
+
+@pytest.mark.parametrize("samples", [(), (2,)], ids=["batch 1", "any batch"])
+def test_each_binding_runs_on_its_stream_with_its_addresses_in_its_own_context(
+    samples: tuple[int, ...], trt: ModuleType, tmp_path: Path
+) -> None:
+    engine = load_model(trt, tmp_path, batch=None)
+    other = {name: address + 0x8000 for name, address in ADDRESSES.items()}
+    bind: Callable[..., Callable[..., None]] = engine.bind_batch if samples else engine.bind
+    first, second = (bind({**addresses, "unrelated": 0x40}) for addresses in (ADDRESSES, other))
+    assert trt.ENQUEUED == []
+    for enqueue, stream in ((first, 7), (second, 8), (first, 9)):
+        assert enqueue(stream, *samples) is None
+    runs = [(stream, addresses) for _, stream, addresses, _ in trt.ENQUEUED]
+    assert runs == [(7, ADDRESSES), (8, other), (9, ADDRESSES)]
+    contexts = [context for context, *_ in trt.ENQUEUED]
+    assert contexts[0] is contexts[2]
+    assert contexts[0] is not contexts[1]
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_every_input_is_bound_with_batch_1(batch: int | None, trt: ModuleType, tmp_path: Path) -> None:
+    inputs = {IMAGE: [-1, 3, 16, 16], "map": [-1, 8, 4, 4], "threshold": [1]}
+    engine = load_model(trt, tmp_path, batch, inputs=inputs)
+    engine.bind({**ADDRESSES, "map": 0x3000, "threshold": 0x4000})(7)
+    [(*_, shapes)] = trt.ENQUEUED
+    assert shapes == {IMAGE: (1, 3, 16, 16), "map": (1, 8, 4, 4), "threshold": (1,)}
+
+
+FAILURES = {
+    "unreadable engine": "tensorrt 10.3.0 cannot read the engine of segment_0.onnx",
+    "no context": "the engine of segment_0.onnx gets no execution context, most likely for lack of memory",
+    "refused shape": f"the engine of segment_0.onnx does not accept {IMAGE} with shape (1, 3, 16, 16)",
+    "refused address": f"the engine of segment_0.onnx does not accept the address of {IMAGE}",
+    "no start": "the engine of segment_0.onnx did not start",
+}
+
+
+@pytest.mark.parametrize("suffix", ["", " without a message"])
+@pytest.mark.parametrize("fault", FAILURES)
+def test_a_failing_status_is_an_error_with_segment_failure_reason_and_remedy(
+    fault: str, suffix: str, trt: ModuleType, tmp_path: Path
+) -> None:
+    message = error_message(lambda: load_model(trt, tmp_path, fault=fault + suffix).bind(ADDRESSES)(7))
+    reason = "it gave no reason" if suffix else stand_in.MESSAGES[fault]
+    remedy = f"; remove {tmp_path} and build it again on this machine, or see `edge doctor`"
+    rest = f" ({reason}){remedy}" if fault == "unreadable engine" else f": {reason}; see `edge doctor`"
+    assert message == FAILURES[fault] + rest
+    assert trt.ENQUEUED == []
+
+
+@pytest.mark.parametrize("fault", ["no context", "refused address", "no start"])
+def test_a_failing_status_of_a_batch_is_an_error_too(fault: str, trt: ModuleType, tmp_path: Path) -> None:
+    message = error_message(lambda: load_model(trt, tmp_path, batch=None, fault=fault).bind_batch(ADDRESSES)(7, 2))
+    assert message == f"{FAILURES[fault]}: {stand_in.MESSAGES[fault]}; see `edge doctor`"
+    assert trt.ENQUEUED == []
+
+
+WRONG_TENSORS = {
+    "unknown input": (
+        segment_spec(inputs={}),
+        f"has {IMAGE} (float32) where the segment has none; build it again",
+    ),
+    "unknown output": (
+        segment_spec(outputs={}),
+        f"has {LOGITS} (float32) where the segment has none; build it again",
+    ),
+    "missing output": (
+        segment_spec(outputs={**SHAPES["outputs"], "cut_0": [-1, 8]}),
+        "has none where the segment has cut_0 (float32); build it again",
+    ),
+    "other name": (
+        segment_spec(inputs={"picture": [-1, 3, 16, 16]}),
+        f"has {IMAGE} (float32) where the segment has picture (float32); build it again",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_TENSORS)
+def test_an_engine_with_other_tensors_than_its_segment_is_refused(wrong: str, trt: ModuleType, tmp_path: Path) -> None:
+    build_plan(write_model(tmp_path))
+    spec, difference = WRONG_TENSORS[wrong]
+    message = error_message(lambda: TensorRtEngine(trt, tmp_path / ENGINE, spec))
+    assert message == f"the engine of segment_0.onnx {difference}"
+
+
+@pytest.mark.parametrize(("dtype", "text"), [("HALF", "float16"), ("INT64", "INT64")])
+def test_an_engine_with_another_type_than_its_segment_is_refused(
+    dtype: str, text: str, trt: ModuleType, tmp_path: Path
+) -> None:
+    build_plan(write_model(tmp_path, dtypes={LOGITS: dtype}))
+    message = error_message(lambda: TensorRtEngine(trt, tmp_path / ENGINE, segment_spec()))
+    assert f"has {LOGITS} ({text}) where the segment has {LOGITS} (float32); build it again" in message
+
+
+def test_an_engine_for_another_batch_is_refused_when_it_is_bound(trt: ModuleType, tmp_path: Path) -> None:
+    engine = load_model(trt, tmp_path, batch=4)
+    message = error_message(lambda: engine.bind(ADDRESSES))
+    assert f"does not accept {IMAGE} with shape (1, 3, 16, 16)" in message
+    assert f"{IMAGE} is [4, 3, 16, 16] to [4, 3, 16, 16]" in message
+
+
+def test_an_engine_without_a_dynamic_batch_is_refused_as_a_batch(trt: ModuleType, tmp_path: Path) -> None:
+    static = {"inputs": {IMAGE: [1, 3, 16, 16]}, "outputs": {LOGITS: [1, 10]}}
+    engine = load_model(trt, tmp_path, **static)
+    message = error_message(lambda: engine.bind_batch(ADDRESSES))
+    assert message == (
+        "the engine of segment_0.onnx takes one image only; engines loaded with batch=None take several images"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00garbage"])
+def test_a_file_that_is_not_an_engine_is_refused_by_the_library(
+    content: bytes, trt: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / ENGINE).write_bytes(content)
+    message = error_message(lambda: TensorRtEngine(trt, tmp_path / ENGINE, segment_spec()))
+    assert "cannot read the engine of segment_0.onnx (Error Code 1: Serialization" in message
+    assert f"; remove {tmp_path} and build it again" in message

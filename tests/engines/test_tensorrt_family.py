@@ -1,0 +1,198 @@
+"""TensorRT and TensorRT-RTX as backends: cache keys, the GPU's context, and chains on stand-ins for both libraries."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from edge.bundle import tensors
+from edge.bundle.chain import ChainSpec
+from edge.cuda.identity import device_facts
+from edge.decision import NEVER
+from edge.engines.base import Backend
+from edge.engines.cache import EngineCache, load_engines
+from edge.engines.tensorrt.builder import OPTIONS, build_engine
+from edge.errors import EngineError
+from edge.frames.base import frame_from_array
+from edge.inference.slots import new_batch, new_slot
+from tests.support import tensorrt_stand_in as stand_in
+from tests.support.gpu_identity import install_gpu
+from tests.support.networks import CLASSES, INPUT, compiled, random_images, written
+from tests.support.tensorrt_models import (
+    ADDRESSES,
+    error_message,
+    import_fresh,
+    order_for,
+    segment_spec,
+    write_model,
+    write_models,
+)
+
+if TYPE_CHECKING:
+    from tests.engines.conftest import Family
+    from tests.support.cuda_stand_in import World
+
+SEGMENT = segment_spec()
+
+# The identity of a GPU
+
+
+def test_a_gpu_is_identified_by_more_than_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_gpu(monkeypatch, board="Jetson AGX Orin", l4t="R36, REVISION: 4.3")
+    assert device_facts() == {
+        "gpu": "Orin",
+        "compute_capability": "8.7",
+        "multiprocessors": "16",
+        "memory_bytes": str(64 << 30),
+        "board": "Jetson AGX Orin",
+        "driver": "R36, REVISION: 4.3",
+    }
+
+
+def test_a_machine_without_a_gpu_is_an_error_that_suggests_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_gpu(monkeypatch, devices=0)
+    with pytest.raises(EngineError, match=r"no CUDA-capable device is detected; run with --backend onnxruntime"):
+        device_facts()
+
+
+def test_a_missing_driver_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").touch()
+    (tmp_path / "pycuda" / "driver.py").write_text('raise ImportError("libcuda.so.1: cannot open shared object file")')
+    monkeypatch.syspath_prepend(tmp_path)
+    import_fresh("pycuda", monkeypatch)
+    with pytest.raises(EngineError, match=r"libcuda\.so\.1: cannot open.*; install the NVIDIA driver, then pip"):
+        device_facts()
+
+
+def test_a_missing_pycuda_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"pip install 'early-exit\[cuda13\]' \(cuda12 for a driver of CUDA 12"):
+        device_facts()
+
+
+DEVICES: dict[str, dict[str, Any]] = {
+    "SMs": {"sms": 8},
+    "memory": {"memory": 32 << 30},
+    "board": {"board": "Jetson Orin NX"},
+    "driver": {"version": 13020},
+    "L4T": {"l4t": "R36, REVISION: 4.3"},
+}
+
+
+@pytest.mark.parametrize("fact", DEVICES)
+def test_gpus_that_differ_in_one_fact_have_separate_engines_and_timing_caches(
+    fact: str, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, segment = EngineCache(tmp_path / "cache"), write_model(tmp_path)
+    monkeypatch.setattr("edge.engines.tensorrt.tensorrt.build_in_subprocess", build_engine)
+    first = cache.get(segment, backend, 1)
+    assert cache.get(segment, backend, 1).was_cached
+    install_gpu(monkeypatch, **DEVICES[fact])
+    second = cache.get(segment, backend, 1)
+    assert not second.was_cached
+    assert second.path != first.path
+    assert len(list((tmp_path / "cache").glob("timings-*"))) == 2
+
+
+def test_an_engine_depends_on_the_library_and_our_options(backend: Backend, trt: ModuleType) -> None:
+    key = backend.device_key()
+    assert key == {"version": "10.3.0", **OPTIONS, **device_facts()}
+    trt.__version__ = "10.7.0"  # type: ignore[attr-defined]
+    assert backend.device_key() == key | {"version": "10.7.0"}
+
+
+# Chains
+
+
+def build_model(family: "Family", folder: Path) -> Path:
+    """Return a new engine."""
+    order = order_for(write_model(folder))
+    family.backend.build(order, lambda phase: None)
+    return order.engine
+
+
+def chain_of_models(folder: Path) -> ChainSpec:
+    """Write the tiny CNN's segments as models of the stand-in; return their chain."""
+    spec = written(folder, compiled("tiny cnn", "fp32"), "fp32")
+    write_models(spec, folder)
+    labels = tuple(f"class {k}" for k in range(CLASSES))
+    return ChainSpec(INPUT, labels, spec.segments, spec.temperatures)
+
+
+def never(chain: ChainSpec) -> np.ndarray:
+    """Return thresholds at which no early exit is taken."""
+    return np.full(chain.exits - 1, NEVER, dtype=np.float32)
+
+
+def test_engines_are_read_and_refused_in_the_gpus_context(
+    family: "Family", world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, depths = build_model(family, tmp_path), []
+    deserialize = family.library.Runtime.deserialize_cuda_engine
+
+    def recorded(runtime: Any, content: bytes) -> Any:
+        depths.append(world.depth())
+        return deserialize(runtime, content)
+
+    monkeypatch.setattr(family.library.Runtime, "deserialize_cuda_engine", recorded)
+    family.backend.load(engine, SEGMENT).bind(ADDRESSES)(7)
+    assert len(family.library.ENQUEUED) == 1
+    engine.write_bytes(b"garbage")
+    message = error_message(lambda: family.backend.load(engine, SEGMENT))
+    assert message.startswith(f"{family.library.__name__} 10.3.0 cannot read the engine of segment_0.onnx (")
+    assert depths == [1, 1]
+    assert world.depth() == 0
+
+
+def test_a_runtime_that_cannot_be_created_is_an_error_that_names_the_segment(
+    family: "Family", world: "World", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build_model(family, tmp_path)
+    monkeypatch.setenv(stand_in.WITHOUT_CUDA, "1")
+    assert "the engine of segment_0.onnx" in error_message(lambda: family.backend.load(engine, SEGMENT))
+    assert world.depth() == 0
+
+
+def test_slots_bind_engines_to_memory_that_the_library_accepts(
+    family: "Family", world: "World", tmp_path: Path
+) -> None:
+    chain = chain_of_models(tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", chain.segments, family.backend)
+    for slot in [new_slot(family.backend.device, chain, engines) for _ in range(2)]:
+        for image in random_images(3):
+            slot.start(frame_from_array(image, chain.input.kind), never(chain))
+            assert slot.result().exit_index == len(engines) - 1
+    runs = family.library.ENQUEUED
+    # In each slot every segment is enqueued as it is, in a trial capture, in its own graph and in the chain's graph.
+    assert len(runs) == 2 * 4 * len(engines)
+    assert len({id(context) for context, *_ in runs}) == 2 * len(engines)
+    assert all(stream in world.streams for _, stream, *_ in runs)
+    assert all(world.array(address, np.uint8).size for *_, addresses, _ in runs for address in addresses.values())
+
+
+def test_batches_are_as_large_as_engines_accept_and_shrink_as_samples_exit(
+    family: "Family", world: "World", tmp_path: Path
+) -> None:
+    chain = chain_of_models(tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", chain.segments, family.backend, batch=None)
+    batch = new_batch(family.backend.device, chain, engines)
+    for samples in (50, 3):
+        batch.classify(random_images(samples), never(chain))
+    batch.close()
+    shapes = [shapes for *_, shapes in family.library.ENQUEUED]
+    cut, threshold = tensors.cut(0, 1)[0], tensors.threshold(0)
+    assert [shape[tensors.IMAGE][0] for shape in shapes if tensors.IMAGE in shape] == [32, 18, 3]
+    assert [shape[cut][0] for shape in shapes if cut in shape] == [32, 18, 3]  # confidence 0: no exit
+    assert all(shape[threshold] == (1,) for shape in shapes if threshold in shape)
+
+
+def test_engines_for_batch_1_refuse_a_batch_with_a_remedy(family: "Family", world: "World", tmp_path: Path) -> None:
+    chain = chain_of_models(tmp_path / "fp32")
+    engines = load_engines(tmp_path / "fp32", chain.segments, family.backend)
+    batch = new_batch(family.backend.device, chain, engines)
+    message = error_message(lambda: batch.classify(random_images(2), never(chain)))
+    assert "the engine of fp32/segment_0.onnx does not accept image with shape (2, 3, 12, 12)" in message
