@@ -4,7 +4,7 @@
 # make format  let ruff rewrite the code
 
 PYTHON ?= python3
-DATASET ?= digits
+DATASET ?= cluttered-digits
 DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks import arguments as arguments_of
 from calibration.arguments import guarantee_from_arguments
-from edge.console import PASSED, run_main
+from edge.console import FAILED, PASSED, run_main
 from edge.cuda import get_runtime
 from edge.errors import DataError
 
@@ -14,9 +14,17 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run the whole pipeline on real images."""
     from benchmarks.demo import run_demo
 
-    name = "demo" if arguments.dataset == "digits" else f"demo-{arguments.dataset}"
+    name = "demo" if arguments.dataset == arguments_of.DEMO_DATASETS[0] else f"demo-{arguments.dataset}"
     run_demo(arguments.dataset, arguments.data, arguments.output or Path("runs") / name)
     return PASSED
+
+
+def demo_seeds(arguments: argparse.Namespace) -> int:
+    """Train the demo's network with several seeds and check that early exits pay."""
+    from benchmarks.demo_seeds import run_demo_seeds
+
+    passed = run_demo_seeds(arguments.dataset, arguments.data, arguments.seeds, arguments.folder, arguments.output)
+    return PASSED if passed else FAILED
 
 
 def real_size(arguments: argparse.Namespace) -> int:
@@ -81,6 +89,7 @@ def main() -> int:
 
 VERBS = {
     demo: arguments_of.demo,
+    demo_seeds: arguments_of.demo_seeds,
     real_size: arguments_of.real_size,
     papers: arguments_of.papers,
     quantisation: arguments_of.quantisation,

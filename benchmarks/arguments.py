@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from calibration.arguments import add_guarantee_arguments
 
+DEMO_DATASETS = ("cluttered-digits", "digits", "fashion-mnist")
+
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -13,12 +15,29 @@ if TYPE_CHECKING:
 def demo(verbs: "Verbs") -> argparse.ArgumentParser:
     """Add `demo`."""
     one = verbs.add_parser("demo", help="the whole pipeline on real images, with a report")
-    one.add_argument(
-        "--dataset", choices=("digits", "fashion-mnist"), default="digits", help="images (default: %(default)s)"
-    )
+    one.add_argument("--dataset", choices=DEMO_DATASETS, default=DEMO_DATASETS[0], help="images (default: %(default)s)")
     one.add_argument("--data", type=Path, metavar="DIR", help="where the dataset's files are, if not in a usual place")
     one.add_argument("--output", type=Path, metavar="DIR", help="folder for everything (default: runs/demo...)")
     return one
+
+
+def demo_seeds(verbs: "Verbs") -> argparse.ArgumentParser:
+    """Add `demo-seeds`."""
+    parser = verbs.add_parser("demo-seeds", help="the demo's network with several seeds: do exits pay with each?")
+    parser.add_argument(
+        "--dataset", choices=DEMO_DATASETS, default=DEMO_DATASETS[0], help="images (default: %(default)s)"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the dataset's files")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 to 4")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("runs/demo-seeds"),
+        metavar="DIR",
+        help="folder of the networks; finished ones in it are kept (default: %(default)s)",
+    )
+    _add_output(parser, "runs/demo_seeds.json", "FILE")
+    return parser
 
 
 def real_size(verbs: "Verbs") -> argparse.ArgumentParser:

@@ -14,7 +14,8 @@ from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Thresholds
 from edge.bundle.scores import LabelledScores
-from edge.console import PASSED, print_json, print_table, run_main
+from edge.cli.info import print_advice
+from edge.console import PASSED, log, print_json, print_table, run_main
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 
@@ -33,12 +34,13 @@ def main() -> int:
         refitted[name] = dataclasses.replace(bundle.precision(name), thresholds=fitted[name], temperatures=temperatures)
         values = validate_thresholds(fitted[name].values, exits=len(macs))
         rows.append((name, *cells(describe(recorded.scores, recorded.truth, macs, values))))
-    bundle.with_precisions(refitted)
+    bundle = bundle.with_precisions(refitted)
     if arguments.json:
         print_json({name: dataclasses.asdict(spec.thresholds) for name, spec in refitted.items()})
     else:
         columns = ("precision", "thresholds", "accuracy", "drop", "mean MACs")
         print_table("thresholds, on the samples they were fitted to", columns, rows)
+    print_advice(bundle, found, log if arguments.json else print)
     return PASSED
 
 

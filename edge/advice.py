@@ -27,6 +27,8 @@ Z_LEVEL = 1.6449
 """Quantile of the normal distribution at `1 - LEVEL`."""
 MAX_DEFICIT = 0.02
 NEARLY_ALL = 0.99
+CHANCE = "chance"
+"""Topic of the advice that a network is no better than chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def chance_advice(figures: ExitFigures) -> Advice | None:
     best = max(figures.correct)
     if figures.majority < figures.samples and not _exceeds(best, figures.samples, figures.majority / figures.samples):
         return Advice(
-            "chance",
+            CHANCE,
             f"the network is no better than chance: its best exit classifies {_share(best, figures)} of "
             f"{figures.samples} samples correctly, always naming the most frequent class "
             f"{_share(figures.majority, figures)}; check labels and images, train for longer or on more images",

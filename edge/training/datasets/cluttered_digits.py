@@ -22,7 +22,7 @@ SEED = 2014
 """Of the frames, which are the same for every seed of training."""
 SHARES = {"test": 0.15, "thresholds": 0.15, "calibration": 0.05, "validation": 0.05}
 """Share of each class's digits for each purpose; training gets the rest."""
-FRAMES_PER_DIGIT = {"test": 4, "thresholds": 8, "calibration": 3, "validation": 2, "train": 4}
+FRAMES_PER_DIGIT = {"test": 6, "thresholds": 8, "calibration": 3, "validation": 2, "train": 4}
 
 EASINESS = 2.0
 """Difficulties are uniform numbers raised to this power: half of them are below 0.25."""
@@ -32,9 +32,9 @@ DIGIT_CONTRAST = (1.0, 0.35)
 NOISE = (0.0, 15.0)
 """Standard deviation of the noise, in gray levels."""
 FRAGMENTS = (0, 8)
-FRAGMENT_PIXELS = 4
+FRAGMENT_PIXELS = 5
 """Height and width of a fragment, of the 8 pixels of a digit."""
-FRAGMENT_CONTRAST = (0.3, 0.9)
+FRAGMENT_CONTRAST = (0.35, 1.0)
 """Drawn anew for each fragment, whatever the difficulty."""
 
 Range = tuple[float, float]

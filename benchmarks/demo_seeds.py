@@ -1,0 +1,102 @@
+"""The demo's network trained with several seeds: early exits must pay with most of them, not with a lucky one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.demo import PRECISION, figures, make_bundle, measure_precisions
+from benchmarks.results import command_line, write_result
+from edge.advice import merge_precisions
+from edge.cli.info import bundle_advice
+from edge.console import log, print_table
+from edge.system import conditions
+
+MIN_PAST_FIRST = 0.10
+"""Share of frames that go on past exit 0."""
+MAX_ACCURACY_GAP = 0.015
+"""Accuracy that early exits may cost on the test split, with its noise."""
+MIN_SHARE_OF_SEEDS = 0.8
+
+
+def run_demo_seeds(dataset: str, data: Path | None, seeds: Sequence[int], folder: Path, output: Path) -> bool:
+    """Train, compile and measure the demo's network with each seed; return whether the criteria hold for most.
+
+    Raises:
+        EdgeError: a stage failed, after printing its reason.
+    """
+    started = conditions()
+    rows = [seed_figures(dataset, data, seed, folder / f"seed-{seed}") for seed in seeds]
+    passed = sum(bool(row["passed"]) for row in rows)
+    result = {
+        "dataset": dataset,
+        "precision": PRECISION,
+        "passed": passed,
+        "seeds": rows,
+        "command": command_line(),
+        "conditions": started,
+    }
+    write_result(output, result)
+    print_seeds(rows)
+    print(f"early exits pay with {passed} of {len(rows)} seeds; wrote {output}")
+    return passed >= MIN_SHARE_OF_SEEDS * len(rows)
+
+
+def seed_figures(dataset: str, data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
+    """Return one seed's figures and the criteria that hold for them."""
+    log(f"seed {seed}")
+    trained, bundle = make_bundle(dataset, data, folder, seed)
+    measured = measure_precisions(trained, bundle, folder)
+    row: dict[str, Any] = {"seed": seed, "test_samples": len(trained.splits["test"])}
+    row |= figures(bundle, PRECISION, measured[PRECISION])
+    row["exit_accuracy"] = [measurement.accuracy for measurement in measured[PRECISION].bench.per_exit]
+    row["advice"] = merge_precisions(bundle_advice(bundle))
+    row["criteria"] = criteria(row)
+    row["passed"] = all(row["criteria"].values())
+    return row
+
+
+def criteria(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the criteria of a demo that shows early exits, and whether each holds."""
+    *early, last = row["exit_accuracy"]
+    accuracy = row["accuracy"]
+    return {
+        "no_exit_as_good_as_the_last": max(early) < last and not row["advice"],
+        "a_tenth_goes_on": 1 - row["exit_shares"][0] >= MIN_PAST_FIRST,
+        "near_the_whole_network": accuracy["whole"] - accuracy["early_exit"] <= MAX_ACCURACY_GAP,
+        "beats_truncated_networks": all(map(beats, row["truncated"][:-1])),
+    }
+
+
+def beats(row: Mapping[str, float]) -> bool:
+    """Check that early exits beat a truncated network: as accurate, and faster.
+
+    The network truncated at exit 0 is the first segment of the chain. Nothing that starts with this segment is faster,
+    so that early exits beat it by being more accurate with the same multiply-accumulates.
+    """
+    if row["exit"] == 0:
+        return row["early_exit_accuracy"] > row["accuracy"] and row["early_exit_macs_ratio"] <= row["macs_ratio"]
+    return row["early_exit_accuracy"] >= row["accuracy"] and row["early_exit_speedup"] > 1
+
+
+def print_seeds(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print each seed's figures and the criteria that fail."""
+    columns = ("seed", "exits alone", "whole", "early exits", "shares", "speed-up", "against truncated", "fails")
+    print_table("early exits on the test split", columns, map(seed_cells, rows))
+
+
+def seed_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one seed's cells."""
+    rivals = (
+        f"{rival['early_exit_accuracy']:.1%} against {rival['accuracy']:.1%}, {rival['early_exit_speedup']:.2f}x"
+        for rival in row["truncated"]
+    )
+    return (
+        str(row["seed"]),
+        " / ".join(f"{accuracy:.1%}" for accuracy in row["exit_accuracy"]),
+        f"{row['accuracy']['whole']:.2%}",
+        f"{row['accuracy']['early_exit']:.2%}",
+        " / ".join(f"{share:.0%}" for share in row["exit_shares"]),
+        f"{row['speedup_mean']:.2f}x",
+        "; ".join(rivals),
+        ", ".join(name for name, holds in row["criteria"].items() if not holds),
+    )

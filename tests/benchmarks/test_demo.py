@@ -1,0 +1,83 @@
+"""The demo's criteria, and the comparison with truncated networks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.demo_seeds import beats, criteria
+from benchmarks.report import EMULATION, advice_list, comparison_table, precision_label
+from benchmarks.truncated import is_as_accurate
+
+
+def rival(exit_index: int, **changes: float) -> dict[str, float]:
+    return {
+        "exit": exit_index, "accuracy": 0.80, "macs_ratio": 0.1, "latency_ms_mean": 0.2,
+        "early_exit_accuracy": 0.81, "early_exit_macs_ratio": 0.1, "early_exit_latency_ms_mean": 0.1,
+        "early_exit_speedup": 2.0 if exit_index else 0.98,
+    } | changes  # fmt: skip
+
+
+def figures(**changes: Any) -> dict[str, Any]:
+    return {
+        "exit_accuracy": [0.76, 0.88, 0.905],
+        "accuracy": {"whole": 0.905, "early_exit": 0.90},
+        "exit_shares": [0.55, 0.3, 0.15],
+        "truncated": [rival(0), rival(1), rival(2, early_exit_speedup=0.5)],
+        "advice": [],
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, None),
+        ({"exit_accuracy": [0.76, 0.91, 0.905]}, "no_exit_as_good_as_the_last"),
+        ({"advice": ["int8: exit 1 alone is as accurate"]}, "no_exit_as_good_as_the_last"),
+        ({"exit_shares": [0.91, 0.05, 0.04]}, "a_tenth_goes_on"),
+        ({"accuracy": {"whole": 0.905, "early_exit": 0.88}}, "near_the_whole_network"),
+        ({"truncated": [rival(0), rival(1, early_exit_accuracy=0.79), rival(2)]}, "beats_truncated_networks"),
+    ],
+)
+def test_each_criterion_fails_on_its_own_figure(changes: dict[str, Any], fails: str | None) -> None:
+    assert [name for name, holds in criteria(figures(**changes)).items() if not holds] == [fails] * (fails is not None)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (rival(0), True),
+        (rival(0, early_exit_accuracy=0.80), False),
+        (rival(0, early_exit_macs_ratio=0.12), False),
+        (rival(1, early_exit_accuracy=0.80), True),
+        (rival(1, early_exit_speedup=0.99), False),
+        (rival(1, early_exit_accuracy=0.799), False),
+    ],
+)
+def test_early_exits_beat_a_truncated_network_by_time_and_the_first_segment_by_accuracy(
+    row: dict[str, float], expected: bool
+) -> None:
+    assert beats(row) is expected
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"), [(0, 0, True), (30, 30, False), (45, 30, True), (35, 30, False), (5, 0, True)]
+)
+def test_as_accurate_means_shown_on_the_same_samples(better: int, worse: int, expected: bool) -> None:
+    correct, rival_correct = np.zeros(1000, dtype=bool), np.zeros(1000, dtype=bool)
+    correct[:better] = True
+    rival_correct[better : better + worse] = True
+    assert is_as_accurate(correct, rival_correct) is expected
+
+
+def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
+    table = comparison_table({"precisions": {"fp32": figures(), "int8": figures()}})
+    assert precision_label("int8") == "int8 (emulated in float here)"
+    assert table.count("int8 (emulated in float here)") == 3
+    assert EMULATION in table
+    assert "<td>fp32</td>" in table
+
+
+def test_a_report_without_advice_has_no_heading_for_it() -> None:
+    assert advice_list({"advice": []}) == ""
+    assert "exit 0 &lt; exit 1" in advice_list({"advice": ["exit 0 < exit 1"]})
