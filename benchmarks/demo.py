@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.chain_overhead import chain_overhead
 from benchmarks.memory import peak_rss_mb_over_bare
-from benchmarks.report import EMULATION, precision_label, write_report
+from benchmarks.report import precision_label, write_report
 from benchmarks.results import command_line, write_result
 from benchmarks.truncated import matched_thresholds, truncated_bundles, truncated_row
 from benchmarks.video import write_video
@@ -24,7 +24,7 @@ from edge.bundle.bundle import Bundle
 from edge.cli.info import bundle_advice
 from edge.console import log, print_table, track
 from edge.decision import Scores
-from edge.engines.onnxruntime import OnnxRuntime
+from edge.engines.onnxruntime import PRECISION_NOTE, OnnxRuntime
 from edge.errors import EdgeError
 from edge.frames.base import Frame
 from edge.inference.load import load_classifier
@@ -224,7 +224,7 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
         ("precision", "network", "accuracy", "mean ms", "speed-up", "mean MACs"),
         rows,
     )
-    print(EMULATION)
+    print(PRECISION_NOTE)
     for line in report["advice"]:
         print(f"advice: {line}")
     overhead, verdict = report["chain_overhead"], "passed" if report["verify"]["passed"] else "FAILED"

@@ -18,17 +18,12 @@ from calibration.operating_points import describe, operating_points
 from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
 from edge.decision import NEVER, Scores, validate_thresholds
-from edge.engines.onnxruntime import OnnxRuntime
+from edge.engines.onnxruntime import PRECISION_NOTE, OnnxRuntime
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.load import load_classifier
 from edge.storage import write_file
 
 CPU_NOTES = {"fp16": "computed in fp32 here", "int8": "emulated in float here"}
-EMULATION = (
-    "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
-    "which takes longer than fp32. An int8 bundle is written for TensorRT, which computes in integers."
-)
-"""Reason for the order of the precisions' times on a CPU."""
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 SAMPLES_PER_EXIT = 4
 
@@ -168,7 +163,7 @@ def comparison_table(report: dict[str, Any]) -> str:
         "accurate on the threshold-fitting split. The network truncated at exit 0 is also the first segment of the "
         "chain, so that early exits can be more accurate than it, but not faster."
     )
-    return f"<p>{note}</p>{table(columns, rows)}<p>{EMULATION}</p>"
+    return f"<p>{note}</p>{table(columns, rows)}<p>{PRECISION_NOTE}</p>"
 
 
 def precision_label(precision: str) -> str:

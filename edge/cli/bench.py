@@ -8,6 +8,7 @@ from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
+from edge.engines.onnxruntime import PRECISION_NOTE, OnnxRuntime
 from edge.frames.base import frame_from_array
 from edge.measure.bench import BenchResult, bench
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
@@ -42,6 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
         print_json(run | {"conditions": before, "precisions": measured})
     else:
         print_bench(results)
+        if backend.name == OnnxRuntime.name and len(results) > 1:
+            print(PRECISION_NOTE)
         print(
             f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads"
         )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_seeds import beats, criteria
-from benchmarks.report import EMULATION, advice_list, comparison_table, precision_label
+from benchmarks.report import advice_list, comparison_table, precision_label
 from benchmarks.truncated import is_as_accurate
+from edge.engines.onnxruntime import PRECISION_NOTE
 
 
 def rival(exit_index: int, **changes: float) -> dict[str, float]:
@@ -74,7 +75,7 @@ def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
     table = comparison_table({"precisions": {"fp32": figures(), "int8": figures()}})
     assert precision_label("int8") == "int8 (emulated in float here)"
     assert table.count("int8 (emulated in float here)") == 3
-    assert EMULATION in table
+    assert PRECISION_NOTE in table
     assert "<td>fp32</td>" in table
 
 
