@@ -16,7 +16,7 @@ ROUNDS = 3_000
 
 
 def chain_overhead(bundle: Bundle, precision: str, frame: Frame) -> dict[str, float]:
-    """Run all segments by our chain and by bare calls, interleaved on the same sessions; return p50s and their ratio."""
+    """Interleave our chain with bare calls of the same sessions; return both p50s and their ratio."""
     chain = bundle.chain(precision)
     engines = [cast("OnnxRuntimeEngine", engine) for engine in load_engines(bundle.path, chain.segments, OnnxRuntime())]
     slot = HostSlot(chain, engines)

@@ -1,4 +1,4 @@
-"""Are promises kept? Thresholds fitted again and again to samples drawn from one pool, judged by the pool itself."""
+"""Coverage of risk guarantees: thresholds fitted to many resamples of a pool, and their true risk on the pool."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,42 +26,68 @@ DELTA = 0.05
 
 
 def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
-    """Write `risk.json`: how often each method's promise was broken, and what it costs against promising nothing.
+    """Write `risk.json`: how often each method exceeds its limit, and its cost beside fits without a guarantee.
 
-    The pool is what the bundle's segments said of its threshold-fitting split. Each time as many samples are drawn
-    from it, with replacement, so that the pool's own risk is the true one.
+    The pool is the threshold-fitting split as recorded in the bundle. Each fit uses as many samples, drawn from the
+    pool with replacement, so that the pool's own risk is the true one.
     """
     bundle = Bundle.open(bundle_path)
     recorded = bundle.scores(precision)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
-    fit = partial(fitted_often, scores=recorded.scores, truth=recorded.truth, macs=macs)
-    asked = list(guarantees())
-    careless = {guarantee: fit(guarantee) for guarantee in track(naive_of(asked), f"naive, {RESPLITS} re-splits each")}
+    fit = partial(fit_resamples, scores=recorded.scores, truth=recorded.truth, macs=macs)
+    tested = list(guarantees())
+    task = f"{RESPLITS} re-splits each"
+    naive = {guarantee: fit(guarantee) for guarantee in track(naive_guarantees(tested), f"naive, {task}")}
     rows = [
-        judged(guarantee, fit(guarantee), careless[replace(guarantee, method="none")])
-        for guarantee in track(asked, f"{RESPLITS} re-splits each")
+        result_row(guarantee, fit(guarantee), naive[replace(guarantee, method="none")])
+        for guarantee in track(tested, task)
     ]
     result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
     write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
-    columns = ("risk", "limit", "method", "thresholds", "broken", "asked", "mean risk", "mean MACs", "naive fit")
-    print_table(f"promises on {bundle.manifest.name}, {RESPLITS} re-splits", columns, [cells(row) for row in rows])
+    columns = ("risk", "limit", "method", "thresholds", "exceeded", "allowed", "mean risk", "mean MACs", "naive fit")
+    title = f"risk guarantees on {bundle.manifest.name}, {RESPLITS} re-splits"
+    print_table(title, columns, [table_row(row) for row in rows])
     log(f"every row is in {output}")
 
 
 def guarantees() -> Iterator[RiskGuarantee]:
-    """Yield every promise there is to make."""
+    """Yield every guarantee to test."""
     for risk, method, shared in product(LIMITS, METHODS, (True, False)):
-        yield RiskGuarantee(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # words of a product
+        yield RiskGuarantee(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # literals of a product
 
 
-def naive_of(guarantees: Sequence[RiskGuarantee]) -> list[RiskGuarantee]:
-    """Return each promise without anything that keeps it, once."""
+def naive_guarantees(guarantees: Sequence[RiskGuarantee]) -> list[RiskGuarantee]:
+    """Return the same limits fitted without certification, each once."""
     return list(dict.fromkeys(replace(guarantee, method="none") for guarantee in guarantees))
 
 
-def judged(guarantee: RiskGuarantee, kept: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
-    """Return how often thresholds with this promise broke it, beside thresholds fitted without one."""
-    (risks, ratios), (naive_risks, naive_ratios) = kept, naive
+def fit_resamples(
+    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int]
+) -> NDArray[np.float64]:
+    """Return risk and cost ratio on the pool for thresholds fitted to each resample, shape (2, resamples)."""
+    return np.array([fit_resample(guarantee, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
+
+
+def fit_resample(
+    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
+) -> tuple[float, float]:
+    """Return risk and cost ratio on the pool for thresholds fitted to one resample."""
+    drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
+    resample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
+    thresholds = np.array(fit_thresholds(resample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
+    risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
+    return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
+
+
+def result_row(guarantee: RiskGuarantee, certified: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the recorded result of a guarantee.
+
+    Args:
+        guarantee: The guarantee.
+        certified: Risk and cost ratio of its fits, shape (2, resamples).
+        naive: Risk and cost ratio of the fits without certification, shape (2, resamples).
+    """
+    (risks, ratios), (naive_risks, naive_ratios) = certified, naive
     return {
         "risk": guarantee.risk,
         "method": guarantee.method,
@@ -78,26 +104,8 @@ def judged(guarantee: RiskGuarantee, kept: NDArray[np.float64], naive: NDArray[n
     }
 
 
-def fitted_often(
-    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int]
-) -> NDArray[np.float64]:
-    """Return the pool's risk and mean cost under thresholds fitted to each of many draws, shape (2, re-splits)."""
-    return np.array([fitted_once(guarantee, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
-
-
-def fitted_once(
-    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
-) -> tuple[float, float]:
-    """Return the pool's risk and mean cost under thresholds fitted to one draw from it."""
-    drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
-    sample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
-    thresholds = np.array(fit_thresholds(sample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
-    risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
-    return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
-
-
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """Return a line of the table."""
+def table_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a recorded result as cells of the printed table."""
     return (
         row["risk"],
         f"{row['epsilon']:.1%}",
@@ -107,5 +115,5 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"<= {row['delta']:.0%}" if row["delta"] else "on average",
         f"{row['mean_risk']:.2%}",
         f"{row['mean_macs_ratio']:.1%}",
-        f"{row['naive_mean_macs_ratio']:.1%}, broken {row['naive_violation_rate']:.0%}",
+        f"{row['naive_mean_macs_ratio']:.1%}, exceeded {row['naive_violation_rate']:.0%}",
     )

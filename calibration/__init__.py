@@ -1,1 +1,1 @@
-"""Which samples ranges are measured on, and what is fitted to recorded scores. NumPy and files only."""
+"""Fitting to recorded scores: thresholds and temperatures; and the choice of INT8 calibration samples."""

@@ -1,54 +1,55 @@
-"""What a user may ask of thresholds, on the command line of whatever fits them."""
+"""Command-line arguments of a guarantee, for the commands that fit thresholds."""
 
 import argparse
-from typing import Any, get_args, get_type_hints
+from functools import partial
 
 from calibration.thresholds import RiskGuarantee
+from edge.risk import PROCEDURES, RISKS
 
-ASKED = get_type_hints(RiskGuarantee)
-OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "--risk": (
-        "risk",
-        {
-            "choices": get_args(ASKED["risk"]),
-            "help": "accuracy_gap: share of answers lost against the last exit answering everything; disagreement: "
-            "share of answers that are not the last exit's",
-        },
-    ),
-    "--limit": ("limit", {"type": float, "metavar": "FRACTION", "help": "the most of it"}),
-    "--method": (
-        "method",
-        {
-            "choices": get_args(ASKED["method"]),
-            "help": "how that is shown: betting and hoeffding-bentkus with a confidence, expectation on average, none "
-            "only for the images fitted to",
-        },
-    ),
-    "--confidence": (
-        "confidence_level",
-        {"type": float, "metavar": "LEVEL", "help": "probability with which it holds, for methods that have one"},
-    ),
-    "--shared": ("shared", {"action": "store_true", "help": "one threshold for all exits: all images prove it"}),
+FIELDS = {
+    "--risk": "risk",
+    "--limit": "limit",
+    "--method": "method",
+    "--confidence": "confidence_level",
+    "--shared": "shared",
 }
-"""Each with the field of `Promise` it sets; what is not given is not there after parsing."""
+"""Field of `RiskGuarantee` that each option sets. Options that are not given are absent after parsing."""
 
 
 def add_guarantee_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `promise_of` reads."""
-    group = parser.add_argument_group("what early exits may cost, on images the thresholds were not fitted to")
-    usual = RiskGuarantee()
-    for option, (field, settings) in OPTIONS.items():
-        default = "" if field == "shared" else f" (default: {getattr(usual, field)})"
-        described = settings | {"help": settings["help"] + default}
-        group.add_argument(option, dest=field, default=argparse.SUPPRESS, **described)
+    """Add the arguments that `guarantee_from_arguments` reads."""
+    group = parser.add_argument_group("guarantee for images that the thresholds were not fitted to")
+    default = RiskGuarantee()
+    add = partial(group.add_argument, default=argparse.SUPPRESS)
+    add(
+        "--risk",
+        choices=tuple(RISKS),
+        help="risk of early exits to limit. accuracy_gap: accuracy lost against the last exit; disagreement: share of "
+        f"predictions that differ from the last exit's (default: {default.risk})",
+    )
+    add("--limit", type=float, metavar="FRACTION", help=f"largest risk you allow (default: {default.limit})")
+    add(
+        "--method",
+        choices=tuple(PROCEDURES),
+        help="betting and hoeffding-bentkus keep the limit with the confidence you ask for; expectation keeps it on "
+        f"average; none keeps it only for the images you fit to (default: {default.method})",
+    )
+    add(
+        "--confidence",
+        dest=FIELDS["--confidence"],
+        type=float,
+        metavar="LEVEL",
+        help=f"probability that betting and hoeffding-bentkus keep the limit (default: {default.confidence_level})",
+    )
+    add("--shared", action="store_true", help="use one threshold for all exits, so that fewer images are enough")
 
 
 def guarantee_from_arguments(arguments: argparse.Namespace) -> RiskGuarantee:
-    """Return what the user asked for."""
+    """Return the guarantee that the user asked for."""
     given = vars(arguments)
-    return RiskGuarantee(**{field: given[field] for field, _ in OPTIONS.values() if field in given})
+    return RiskGuarantee(**{field: given[field] for field in FIELDS.values() if field in given})
 
 
 def guarantee_options(arguments: argparse.Namespace) -> list[str]:
-    """Return the options the user gave."""
-    return [option for option, (field, _) in OPTIONS.items() if field in vars(arguments)]
+    """Return the options of a guarantee that the user gave."""
+    return [option for option, field in FIELDS.items() if field in vars(arguments)]

@@ -1,4 +1,4 @@
-"""Thresholds within a mean cost: the most accurate ones. They promise nothing about accuracy."""
+"""Thresholds for a budget: the most accurate ones within a mean cost, without a guarantee on accuracy."""
 
 import json
 import math
@@ -15,25 +15,41 @@ from edge.decision import Scores
 from edge.errors import ThresholdError
 
 
-def fit_to_macs(scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], share: float, split: str) -> Thresholds:
-    """Return the most accurate thresholds whose mean multiply-accumulates are at most a share of the network's.
+def fit_to_macs(
+    scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], macs_ratio: float, split: str
+) -> Thresholds:
+    """Return the most accurate thresholds within a mean of multiply-accumulates.
+
+    Args:
+        scores: Every exit's confidence and label.
+        truth: True labels, shape (samples,).
+        macs: Multiply-accumulates of each segment.
+        macs_ratio: Largest mean, as a share of the whole network's.
+        split: Fingerprint of the samples, for the manifest.
 
     Raises:
-        ThresholdError: no thresholds keep to it, or the scores are of another network.
+        ThresholdError: no thresholds are within the budget, or the scores belong to another network.
     """
     check_scores(scores, truth, macs)
-    _check_budget(share)
-    point = within_budget(scores, truth, macs, share)
-    return Thresholds(point.thresholds, "mean_macs", share, "none", None, len(truth), split)
+    _check_budget(macs_ratio)
+    point = within_budget(scores, truth, macs, macs_ratio)
+    return Thresholds(point.thresholds, "mean_macs", macs_ratio, "none", None, len(truth), split)
 
 
 def fit_to_ms(
     scores: Scores, truth: NDArray[np.int64], costs_ms: Sequence[float], limit_ms: float, split: str
 ) -> Thresholds:
-    """Return the most accurate thresholds whose mean latency is at most so many milliseconds, by measured segments.
+    """Return the most accurate thresholds within a mean latency.
+
+    Args:
+        scores: Every exit's confidence and label.
+        truth: True labels, shape (samples,).
+        costs_ms: Measured latency of each segment: see `segment_latencies_ms`.
+        limit_ms: Largest mean latency.
+        split: Fingerprint of the samples, for the manifest.
 
     Raises:
-        ThresholdError: no thresholds keep to it, or the scores are of another network.
+        ThresholdError: no thresholds are within the budget, or the scores belong to another network.
     """
     check_scores(scores, truth, costs_ms)
     _check_budget(limit_ms)
@@ -41,43 +57,49 @@ def fit_to_ms(
     return Thresholds(point.thresholds, "mean_ms", limit_ms, "none", None, len(truth), split)
 
 
-def measured_costs(bench: Path | None, precision: str, exits: int, segments: str) -> list[float]:
-    """Return how many milliseconds each segment adds, from what `edge bench --json` printed.
+def segment_latencies_ms(bench: Path | None, precision: str, exits: int, segments: str) -> list[float]:
+    """Return the mean latency that each segment adds, from the output of `edge bench --json`.
 
     Args:
-        bench: The file.
-        precision: Whose exits.
-        exits: Their number.
-        segments: What tells this precision's segments from all others: see `edge.scores.segments_digest`.
+        bench: The file with the output.
+        precision: The precision to read.
+        exits: Number of exits.
+        segments: Digest of the precision's segments: see `edge.bundle.scores.segments_digest`.
 
     Raises:
-        ThresholdError: there is no such file, or it did not measure every exit of these segments.
+        ThresholdError: the file is missing, incomplete, or measured other segments.
     """
     if bench is None:
-        raise ThresholdError("a budget in milliseconds needs --bench FILE, what `edge bench BUNDLE --json` printed")
-    try:
-        printed = json.loads(bench.read_text())
-        measured, measured_segments = printed["precisions"][precision], printed["segments"][precision]
-        forced = [float(measurement["latency_ms"]["mean"]) for measurement in measured["per_exit"]]
-        if len(forced) != exits:
-            raise ValueError(f"it has {len(forced)} exits")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ThresholdError(
-            f"{bench} does not say how long each of the {exits} exits of {precision} takes ({error!r}); "
-            "write it with `edge bench BUNDLE --json`"
-        ) from error
+        raise ThresholdError("a budget in milliseconds needs --bench FILE, the output of `edge bench BUNDLE --json`")
+    latencies_ms, measured_segments = _read_bench(bench, precision, exits)
     if measured_segments != segments:
         raise ThresholdError(
             f"{bench} was measured with other segments than {precision} has now; "
             "measure this bundle with `edge bench BUNDLE --json`"
         )
-    costs = np.diff(forced, prepend=0.0)
-    if not (costs > 0).all() or not np.isfinite(costs).all():
+    added_ms = np.diff(latencies_ms, prepend=0.0)
+    if not (added_ms > 0).all() or not np.isfinite(added_ms).all():
         raise ThresholdError(
-            f"in {bench} a deeper exit of {precision} takes no longer than the one before: {forced} ms; "
+            f"in {bench}, an exit of {precision} takes no longer than the exit before it: {latencies_ms} ms; "
             "measure again on an idle machine"
         )
-    return costs.tolist()
+    return added_ms.tolist()
+
+
+def _read_bench(bench: Path, precision: str, exits: int) -> tuple[list[float], str]:
+    """Return the mean latency of each exit in milliseconds, and the digest of the segments measured."""
+    try:
+        output = json.loads(bench.read_text())
+        per_exit, segments = output["precisions"][precision]["per_exit"], output["segments"][precision]
+        latencies_ms = [float(measurement["latency_ms"]["mean"]) for measurement in per_exit]
+        if len(latencies_ms) != exits:
+            raise ValueError(f"it has {len(latencies_ms)} exits")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ThresholdError(
+            f"{bench} has no latency for each of the {exits} exits of {precision} ({error!r}); "
+            "write it with `edge bench BUNDLE --json`"
+        ) from error
+    return latencies_ms, segments
 
 
 def _check_budget(budget: float) -> None:

@@ -1,4 +1,4 @@
-"""Which scores thresholds are fitted to, and which must not be."""
+"""Scores that thresholds may be fitted to: those of the bundle, or recorded on a device from unused samples."""
 
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,21 @@ from edge.errors import ThresholdError
 
 
 def scores_to_fit(bundle: Bundle, file: Path | None, precision: str | None) -> tuple[dict[str, LabelledScores], str]:
-    """Return what the segments of a bundle's precisions said of labelled samples, and what samples these are.
+    """Return the scores of each precision to fit, and the fingerprint of their samples.
 
     Args:
-        bundle: Whose thresholds are to be fitted.
-        file: Scores of `edge record`; None for those the bundle was compiled with.
-        precision: Only this one.
+        bundle: The bundle whose thresholds are fitted.
+        file: Scores written by `edge record`; None for those in the bundle.
+        precision: The only precision to fit; None for all that have scores.
 
     Raises:
         BundleError: the file holds no scores, or the bundle does not have the precision.
-        ThresholdError: the scores are of other segments, or of samples that were used for something else.
+        ThresholdError: the scores were recorded from other segments, or from samples that served another purpose.
     """
-    if file is None:
-        names = [precision] if precision else list(bundle.manifest.precisions)
-        return {name: bundle.scores(name) for name in names}, bundle.manifest.splits["thresholds"].fingerprint
-    recorded = read_scores(file)
     wanted = [precision] if precision else list(bundle.manifest.precisions)
+    if file is None:
+        return {name: bundle.scores(name) for name in wanted}, bundle.manifest.splits["thresholds"].fingerprint
+    recorded = read_scores(file)
     names = [name for name in wanted if bundle.segments_digest(name) == recorded.segments]
     if not names:
         raise ThresholdError(
@@ -36,8 +35,8 @@ def scores_to_fit(bundle: Bundle, file: Path | None, precision: str | None) -> t
             "record it again with this bundle"
         )
     _check_shapes(bundle, recorded, file)
-    _check_unused(bundle, recorded, file)
-    # More than one where `auto` chose the same as another.
+    _check_samples(bundle, recorded, file)
+    # Several names if precisions share their segments, as `auto` and `int8` may.
     return dict.fromkeys(names, recorded), samples_fingerprint(recorded.samples)
 
 
@@ -51,20 +50,27 @@ def _check_shapes(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
     }
     for name, (array, shape) in shapes.items():
         if array.shape != shape or not np.issubdtype(array.dtype, np.number):
-            raise ThresholdError(f"{name} in {file} have shape {array.shape}, not {shape}; record the scores again")
+            raise ThresholdError(
+                f"{name} in {file} has shape {array.shape} and dtype {array.dtype}, expected numbers of shape {shape}; "
+                "record the scores again"
+            )
     if not np.issubdtype(recorded.truth.dtype, np.integer) or not set(recorded.truth.tolist()) <= set(range(classes)):
-        raise ThresholdError(f"{file} names classes that are none of the bundle's {classes}; record the scores again")
-
-
-def _check_unused(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
-    if copies := len(recorded.samples) - len(np.unique(recorded.samples[:, 1])):
         raise ThresholdError(
-            f"{copies} of the {len(recorded.samples)} samples in {file} are copies of others, which prove nothing; "
+            f"{file} has labels other than the bundle's classes 0 to {classes - 1}; record the scores again"
+        )
+
+
+def _check_samples(bundle: Bundle, recorded: LabelledScores, file: Path) -> None:
+    """Refuse duplicates, which break the statistics, and samples that the network was trained or tuned on."""
+    total = len(recorded.samples)
+    if duplicates := total - len(np.unique(recorded.samples[:, 1])):
+        raise ThresholdError(
+            f"{duplicates} of the {total} samples in {file} are copies of others, which would overstate the evidence; "
             "record each image once"
         )
     for split, samples in bundle.used_samples().items():
-        if shared := int(np.isin(recorded.samples, samples).any(axis=1).sum()):
+        if used := int(np.isin(recorded.samples, samples).any(axis=1).sum()):
             raise ThresholdError(
-                f"{shared} of the {len(recorded.samples)} samples in {file} are of the bundle's {split} split; "
-                "thresholds fitted to them would promise too much: record other images"
+                f"{used} of the {total} samples in {file} belong to the bundle's {split} split; thresholds fitted to "
+                "them would underestimate the risk; record other images"
             )

@@ -1,4 +1,4 @@
-"""Thresholds that keep a promise: the largest saving whose risk is shown to be within a limit."""
+"""Thresholds with a statistical guarantee: the largest saving whose risk is certified to be within a limit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,51 +7,54 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.operating_points import describe, operating_points
+from calibration.operating_points import describe, operating_points, threshold_for_count
 from edge.bundle.manifest import Thresholds
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
-from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
+from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
 SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
-"""Thresholds for all exits alike, in the order of what they save; chosen before any sample was seen."""
+"""Thresholds shared by all exits, from the smallest saving to the largest; fixed before any sample was seen."""
+
+Candidates = NDArray[np.float32]
+"""A fixed sequence of thresholds, shape (candidates, exits - 1), from exits never taken to the first always taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class RiskGuarantee:
-    """What is asked of thresholds on samples they were not fitted to."""
+    """A bound on the risk of early exits for samples the thresholds were not fitted to."""
 
     risk: Literal["accuracy_gap", "disagreement"] = "accuracy_gap"
-    """Share of answers lost against the last exit answering everything, or that are not its answers."""
+    """Accuracy lost against the last exit alone, or share of predictions that differ from the last exit's."""
     limit: float = 0.005
     method: Literal["betting", "hoeffding-bentkus", "expectation", "none"] = "betting"
-    """How it is shown to be within the limit: see `calibration.risk`."""
+    """Procedure that certifies the limit: see `edge.risk`."""
     confidence_level: float = 0.95
-    """Probability with which it is; only the first two methods have one."""
+    """Probability with which the limit holds, for the first two methods."""
     shared: bool = False
-    """Whether all exits have one threshold. Where each has its own, half of the samples choose the trade-offs and
-    the other half judges them."""
+    """One threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
+    half certifies them; shared candidates need no tuning, so all samples certify."""
 
     @property
     def delta(self) -> float:
-        """Probability with which it may not be kept."""
+        """Probability with which the limit may be exceeded."""
         return 1 - self.confidence_level
 
 
 def fit_thresholds(
     scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee, split: str
 ) -> Thresholds:
-    """Return the thresholds with the largest saving for which the promise is kept.
+    """Return the thresholds with the largest saving that are certified.
 
     Args:
-        scores: Every exit's confidence and label on the threshold-fitting split, recorded from what will run.
+        scores: Every exit's confidence and label on the threshold-fitting split, as the segments computed them.
         truth: True labels, shape (samples,).
-        costs: Of each segment, in multiply-accumulates or milliseconds.
-        promise: What to keep.
-        split: Fingerprint of the split, for the record.
+        costs: Cost of each segment, in multiply-accumulates or milliseconds.
+        guarantee: The guarantee to certify.
+        split: Fingerprint of the split, for the manifest.
 
     Raises:
-        ThresholdError: the promise is none, the scores are of another network, or there are too few samples for it.
+        ThresholdError: the guarantee is invalid, the scores belong to another network, or the samples are too few.
     """
     return fit_all_precisions({"": scores}, truth, costs, guarantee, split)[""]
 
@@ -59,85 +62,127 @@ def fit_thresholds(
 def fit_all_precisions(
     scores: Mapping[str, Scores], truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee, split: str
 ) -> dict[str, Thresholds]:
-    """Return thresholds for each precision of a network: the largest saving for which all of them keep the promise.
+    """Return thresholds for each precision: the largest saving that is certified for all of them.
 
-    All follow the trade-offs of the first, with thresholds of their own that as many samples reach, so that a frame
-    leaves at the same exit whichever precision runs. Each is judged by what it says itself.
+    The candidates are tuned on the first precision. For each other precision, they are matched by quantiles: as many of
+    its samples reach its own thresholds, so that a frame takes the same exit in every precision. Each precision is
+    certified on its own scores.
 
     Args:
-        scores: What each precision says of the threshold-fitting split.
-        truth: As in `fit_thresholds`, and so are the others.
-        costs: Of each segment.
-        promise: What to keep.
-        split: Fingerprint of the split.
+        scores: Scores of each precision on the threshold-fitting split.
+        truth: True labels, shape (samples,).
+        costs: Cost of each segment, in multiply-accumulates or milliseconds.
+        guarantee: The guarantee to certify.
+        split: Fingerprint of the split, for the manifest.
 
     Raises:
-        ThresholdError: the promise is none, the scores are of another network, or there are too few samples for it.
+        ThresholdError: the guarantee is invalid, the scores belong to another network, or the samples are too few.
     """
-    _check(guarantee)
-    for one in scores.values():
-        check_scores(one, truth, costs)
+    _check_guarantee(guarantee)
+    for precision_scores in scores.values():
+        check_scores(precision_scores, truth, costs)
+    if len(costs) == 1:
+        values: dict[str, tuple[float, ...]] = dict.fromkeys(scores, ())
+    else:
+        values = _certified_values(scores, truth, costs, guarantee)
     level = guarantee.confidence_level if guarantee.method in HIGH_PROBABILITY_METHODS else None
-    kept = (guarantee.risk, guarantee.limit, guarantee.method, level, len(truth), split)
-    if len(costs) == 1:  # nothing to choose
-        return {name: Thresholds((), *kept) for name in scores}
-    choosing, judging = _shared_out(len(truth), guarantee)
-    if not len(choosing):
-        raise ThresholdError(_too_few(len(truth), guarantee))
-    first = next(iter(scores.values()))
-    path = _path(_part(first, choosing), truth[choosing], costs, guarantee)
-    paths = {
-        name: path
-        if one is first or guarantee.shared
-        else _match_quantiles(path, _part(first, choosing), _part(one, choosing))
-        for name, one in scores.items()
+    return {
+        name: Thresholds(values[name], guarantee.risk, guarantee.limit, guarantee.method, level, len(truth), split)
+        for name in scores
     }
-    certify = PROCEDURES[guarantee.method]
-    losses = (_losses(_part(one, judging), truth[judging], paths[name], guarantee) for name, one in scores.items())
-    certified = np.all([certify(lost, guarantee.limit, guarantee.delta) for lost in losses], axis=0)
-    if not certified.any():
-        raise ThresholdError(_too_few(len(truth), guarantee))
-    points = {index: describe(first, truth, costs, path[index]) for index in np.flatnonzero(certified)}
-    best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
-    return {name: Thresholds(tuple(followed[best].tolist()), *kept) for name, followed in paths.items()}
 
 
-def _match_quantiles(path: list[NDArray[np.float32]], first: Scores, one: Scores) -> list[NDArray[np.float32]]:
-    """Return thresholds that as many of one precision's samples reach as of the first's, along the first's path."""
-    ranked = -np.sort(-np.nan_to_num(one.confidence, nan=-1.0), axis=1)
-    followed = []
-    for point in path:
-        reached = (first.confidence[: len(point)] >= point[:, None]).sum(axis=1)
-        followed.append(np.array([_between(ranked[k], count) for k, count in enumerate(reached)], dtype=np.float32))
-    return followed
+def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Candidates:
+    """Return thresholds that as many samples of another precision reach.
 
-
-def _between(ranked: NDArray[np.float32], count: int) -> float:
-    """Return a threshold that the first `count` of the ranked confidences reach, and no others."""
-    if count == 0:
-        return NEVER
-    if count == len(ranked):
-        return 0.0
-    middle = (ranked[count - 1] + ranked[count]) / 2
-    return float(middle if middle > ranked[count] else ranked[count - 1])  # neighbouring numbers have no middle
+    Args:
+        candidates: Thresholds for the precision they were tuned on.
+        tuned: Scores of that precision.
+        other: Scores of the other precision, for the same samples.
+    """
+    ranked = -np.sort(-np.nan_to_num(other.confidence, nan=-1.0), axis=1)
+    matched = np.empty_like(candidates)
+    for matched_thresholds, thresholds in zip(matched, candidates, strict=True):
+        counts = (tuned.confidence[:-1] >= thresholds[:, None]).sum(axis=1)
+        matched_thresholds[:] = [threshold_for_count(ranked[k], count) for k, count in enumerate(counts)]
+    return matched
 
 
 def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float]) -> None:
-    """Refuse scores of another network or of other samples than the labels.
+    """Check that scores, labels and costs have matching shapes.
 
     Raises:
-        ThresholdError: they are.
+        ThresholdError: the shapes differ, or there are no samples.
     """
     if scores.confidence.shape != (len(costs), len(truth)) or scores.label.shape != (len(costs), len(truth)):
         raise ThresholdError(
-            f"the scores are of {scores.confidence.shape} exits and samples, but there are {len(costs)} exits and "
+            f"the scores have shape {scores.confidence.shape} (exits, samples), but there are {len(costs)} exits and "
             f"{len(truth)} labels; record them again with this bundle"
         )
     if not len(truth):
         raise ThresholdError("there are no samples to fit thresholds to; record scores of labelled images first")
 
 
-def _check(guarantee: RiskGuarantee) -> None:
+def _certified_values(
+    scores: Mapping[str, Scores], truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee
+) -> dict[str, tuple[float, ...]]:
+    """Tune candidates on one split, certify them on the other, and return the cheapest certified thresholds."""
+    tuning, certification = _tuning_and_certification(len(truth), guarantee)
+    if not len(tuning):
+        raise ThresholdError(_too_few_samples(len(truth), guarantee))
+    tuned = next(iter(scores.values()))
+    candidates = _tune(_select(tuned, tuning), truth[tuning], costs, guarantee)
+    matched = {
+        name: candidates
+        if guarantee.shared or other is tuned
+        else match_quantiles(candidates, _select(tuned, tuning), _select(other, tuning))
+        for name, other in scores.items()
+    }
+    certified = np.ones(len(candidates), dtype=bool)
+    for name, precision_scores in scores.items():
+        losses = _losses(_select(precision_scores, certification), truth[certification], matched[name], guarantee)
+        certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
+    if not certified.any():
+        raise ThresholdError(_too_few_samples(len(truth), guarantee))
+    points = {index: describe(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
+    best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
+    return {name: tuple(thresholds[best].tolist()) for name, thresholds in matched.items()}
+
+
+def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the indices of the tuning split and of the certification split, shuffled.
+
+    Shuffled, because the bets of `betting` assume samples in random order.
+    """
+    shuffled = np.random.default_rng(0).permutation(samples)
+    if guarantee.shared or guarantee.method == "none":
+        return shuffled, shuffled
+    return shuffled[: samples // 2], shuffled[samples // 2 :]
+
+
+def _select(scores: Scores, samples: NDArray[np.intp]) -> Scores:
+    return Scores(scores.confidence[:, samples], scores.label[:, samples])
+
+
+def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee) -> Candidates:
+    """Return the candidates: a fixed grid, or the best trade-offs on the tuning split."""
+    if guarantee.shared:
+        grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
+        return np.repeat(grid[:, None], len(costs) - 1, axis=1)
+    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates are harmless: a
+    # prediction that early exits seem to correct may be luck.
+    tunes_accuracy = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
+    target = truth if tunes_accuracy else scores.label[-1].astype(np.int64)
+    return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)
+
+
+def _losses(scores: Scores, truth: NDArray[np.int64], candidates: Candidates, guarantee: RiskGuarantee) -> Losses:
+    """Return every sample's loss under every candidate, shape (candidates, samples)."""
+    risk = RISKS[guarantee.risk]
+    return np.stack([risk(scores, decide(scores, thresholds), truth) for thresholds in candidates])
+
+
+def _check_guarantee(guarantee: RiskGuarantee) -> None:
     if not 0 <= guarantee.limit < 1 or (guarantee.limit == 0 and guarantee.method != "none"):
         raise ThresholdError(
             f"the risk to allow is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
@@ -148,42 +193,14 @@ def _check(guarantee: RiskGuarantee) -> None:
         )
 
 
-def _shared_out(samples: int, guarantee: RiskGuarantee) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the samples that choose the path and those that judge it; in an order that says nothing."""
-    everyone = np.random.default_rng(0).permutation(samples)
-    if guarantee.shared or guarantee.method == "none":
-        return everyone, everyone
-    return everyone[: samples // 2], everyone[samples // 2 :]
-
-
-def _part(scores: Scores, samples: NDArray[np.intp]) -> Scores:
-    return Scores(scores.confidence[:, samples], scores.label[:, samples])
-
-
-def _path(
-    scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee
-) -> list[NDArray[np.float32]]:
-    """Return thresholds from exits never taken to the first always taken."""
-    if guarantee.shared:
-        return [np.full(len(costs) - 1, value, dtype=np.float32) for value in (NEVER, *SHARED_GRID)]
-    # Trading agreement with the last exit, not accuracy, keeps early points of the path harmless: an answer early exits
-    # seem to save here may be luck.
-    is_naive = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
-    wanted = truth if is_naive else scores.label[-1].astype(np.int64)
-    return [np.asarray(point.thresholds, dtype=np.float32) for point in operating_points(scores, wanted, costs)]
-
-
-def _losses(
-    scores: Scores, truth: NDArray[np.int64], path: Sequence[NDArray[np.float32]], guarantee: RiskGuarantee
-) -> Losses:
-    """Return what every point of the path loses of every sample, shape (points, samples)."""
-    return np.stack([RISKS[guarantee.risk](scores, decide(scores, point), truth) for point in path])
-
-
-def _too_few(samples: int, guarantee: RiskGuarantee) -> str:
-    judging = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
-    takes = f"more than {MAX_SAMPLES}" if judging is None else str(judging if guarantee.shared else 2 * judging - 1)
+def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
+    certification = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
+    if certification is None:
+        needed = f"more than {MAX_SEARCHED_SAMPLES}"
+    else:
+        needed = str(certification if guarantee.shared else 2 * certification - 1)
     return (
-        f"{samples} samples are too few to promise a risk of at most {guarantee.limit:g} by {guarantee.method!r}: it takes "
-        f"{takes}; bring more images, allow a higher risk (--limit), or promise less (--method expectation or none)"
+        f"{samples} samples are too few to guarantee a risk of at most {guarantee.limit:g} with the method "
+        f"{guarantee.method!r}, which needs {needed}; bring more images, allow a higher risk (--limit), or choose a "
+        "weaker guarantee (--method expectation or none)"
     )

@@ -43,8 +43,16 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
     _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
+    _remove_stack_traces(model)
     onnx.checker.check_model(model, full_check=True)
     return MultiExitGraph(model, cuts)
+
+
+def _remove_stack_traces(model: ModelProto) -> None:
+    """Remove the exporter's notes: they hold paths of this machine, and make the file depend on where it was made."""
+    graph = model.graph
+    for proto in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del proto.metadata_props[:]
 
 
 class _FlatOutputs(nn.Module):

@@ -21,7 +21,7 @@ from edge.bundle import tensors
 from edge.bundle.bundle import Bundle, bundle_writer
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
-from edge.bundle.scores import LabelledScores, segments_digest
+from edge.bundle.scores import LabelledScores, combined_digest
 from edge.console import status
 from edge.decision import NEVER
 from edge.engines.cache import load_engines
@@ -121,7 +121,7 @@ def score(folder: Path, precision: str, segments: tuple[SegmentSpec, ...], train
     with Classifier(chain, engines, (NEVER,) * early_exits) as classifier, status(f"{precision}: scoring"):
         recording = record_parallel(classifier, [trained.frames_at(part) for part in parts])
     digests = np.stack([trained.digests("thresholds")] * 2, axis=1)  # one digest identifies both file and input
-    segments_id = segments_digest(sha256_of(folder / segment.file) for segment in segments)
+    segments_id = combined_digest(sha256_of(folder / segment.file) for segment in segments)
     return LabelledScores(*recording, trained.labels("thresholds"), digests, segments_id)
 
 

@@ -85,7 +85,13 @@ class ProgressDisplay:
         """Create the bars' columns."""
         description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
         columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
-        self._bars = Bars(*columns, console=stderr, transient=True, disable=not stderr.is_terminal)
+        self._bars = Bars(
+            *columns,
+            console=stderr,
+            transient=True,
+            disable=not stderr.is_terminal,
+            redirect_stdout=stdout.is_terminal,  # results for a file or pipe must not go to the terminal
+        )
         self._tasks: dict[str, TaskID] = {}
         self._lock = Lock()
 

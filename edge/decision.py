@@ -1,4 +1,4 @@
-"""The exit rule in NumPy: the one reference that calibration, tests and engines are held to."""
+"""The exit rule in NumPy: the reference implementation for calibration, engines and tests."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge.errors import ThresholdError
 
 NEVER = 2.0
-"""A threshold no confidence reaches: above 1 means the exit is never taken."""
+"""A threshold above any confidence: the exit is never taken."""
 
 
 class Scores(NamedTuple):
@@ -48,7 +48,7 @@ class Predictions(NamedTuple):
 
 
 def allocate_predictions(samples: int) -> Predictions:
-    """Allocate predictions for `samples` images."""
+    """Allocate zeroed predictions for `samples` images."""
     return Predictions(
         np.zeros(samples, dtype=np.int32),
         np.zeros(samples, dtype=np.float32),
@@ -58,24 +58,30 @@ def allocate_predictions(samples: int) -> Predictions:
 
 
 def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
-    """Return the highest softmax probability and its class; `logits` has shape (exits, samples, classes).
+    """Return each exit's softmax maximum and its class.
 
-    Of equal logits the first class wins. A NaN among the logits makes the confidence NaN.
+    Equal logits resolve to the first class. A NaN among a sample's logits makes its confidence NaN.
+
+    Args:
+        logits: Shape (exits, samples, classes).
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits make NaN, as they do in an engine
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits become NaN, as in an engine
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probability = shifted / shifted.sum(axis=-1, keepdims=True)
     return Scores(probability.max(axis=-1), logits.argmax(axis=-1).astype(np.int32))
 
 
 def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
-    """Return thresholds as float32, one for each exit but the last.
+    """Check thresholds and return them as float32, shape (exits - 1,).
 
     Raises:
-        ThresholdError: a value is NaN, infinite or negative, or their number is wrong.
+        ThresholdError: a threshold is no number, NaN, infinite or negative, or their number is wrong.
     """
-    with np.errstate(over="ignore"):  # what overflows is infinite, which is refused below
-        thresholds = np.asarray(values, dtype=np.float32).reshape(-1)
+    try:
+        with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
+            thresholds = np.array(values, dtype=np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise ThresholdError(f"thresholds are {values!r}; give {exits - 1} numbers") from error
     if len(thresholds) != exits - 1:
         raise ThresholdError(
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"
@@ -89,7 +95,7 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
 
 
 def decide(scores: Scores, thresholds: NDArray[np.float32]) -> Decisions:
-    """Return for each sample the first exit whose confidence reaches its threshold; the last one always answers.
+    """Take for each sample the first exit whose confidence reaches its threshold; the last exit always answers.
 
     `exit_k = confidence_k >= threshold_k`, in float32. NaN reaches no threshold.
     """

@@ -1,151 +1,154 @@
-"""What recorded scores prove about samples that were not recorded.
+"""Statistical bounds on the risk of early exits, from recorded scores.
 
-A path of operating points leads from exits never taken towards cheap ones; it was chosen without looking at the
-samples it is judged by here. A method returns how far along the path it vouches for.
+A procedure tests candidate thresholds on a certification split and certifies those whose risk is within a limit. The
+candidates are a fixed sequence, from early exits never taken to the first exit always taken; it must have been chosen
+without the certification split.
 
-* `betting`: an upper confidence bound of the risk, by bets against it (Waudby-Smith and Ramdas 2024, as in Bates et
-  al. 2021), at one point after the other until one is too high. Tests in a fixed order need no correction for their
-  number, whether or not the risk grows along the path (Learn then Test, Angelopoulos et al. 2021).
-* `hoeffding-bentkus`: the same with Learn then Test's own p-value. It knows losses from 0 to 1 only, so that answers
-  the early exits save do not make up for those they lose.
-* `expectation`: conformal risk control (Angelopoulos et al. 2024). The mean risk over all the samples one might have
-  fitted to is within the limit, not that of these with some confidence.
-* `none`: the risk on these samples, which proves nothing about others.
+* `betting`: tests each candidate's mean loss with an upper confidence bound by betting (Waudby-Smith and Ramdas 2024,
+  as in Bates et al. 2021) and stops at the first failure. Testing in a fixed order needs no correction for multiple
+  tests, even where the risk does not grow along the sequence (Learn then Test, Angelopoulos et al. 2021).
+* `hoeffding-bentkus`: the same with the p-value of Learn then Test. It requires losses from 0 to 1, so predictions that
+  early exits correct do not offset those they lose.
+* `expectation`: conformal risk control (Angelopoulos et al. 2024). The limit bounds the expected risk over random
+  certification splits, not the risk of a given one with some confidence.
+* `none`: the empirical risk on the certification split, without a guarantee for other samples.
 """
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Decisions, Scores
 
+ROUNDING = 1e-12
+MAX_SEARCHED_SAMPLES = 1 << 20
+
 Losses = NDArray[np.float64]
-"""From -1 to 1, shape (samples,), or (points, samples) along a path."""
+"""Losses from -1 to 1, shape (samples,), or (candidates, samples) for a sequence of candidates."""
+LossFunction = Callable[[Scores, Decisions, NDArray[np.int64]], Losses]
+"""Takes scores, the decisions on them and the true labels; returns each sample's loss."""
+MeanTest = Callable[[Losses, float, float], bool]
+"""Takes one candidate's losses, the limit and delta; returns True if a mean above the limit is rejected."""
+RiskProcedure = Callable[[Losses, float, float], NDArray[np.bool_]]
+"""Takes the losses of all candidates, the limit and delta; returns True for each certified candidate."""
 
 
 def accuracy_gap(scores: Scores, decisions: Decisions, truth: NDArray[np.int64]) -> Losses:
-    """Return 1 where early exits lose an answer the last exit has right, -1 where they save one, else 0."""
+    """Return 1 where only the last exit is right, -1 where only the early exit is, else 0."""
     lost: Losses = np.subtract(scores.label[-1] == truth, decisions.label == truth, dtype=np.float64)
     return lost
 
 
 def disagreement(scores: Scores, decisions: Decisions, truth: NDArray[np.int64]) -> Losses:
-    """Return 1 where the answer is not the last exit's, else 0."""
-    other: Losses = np.not_equal(decisions.label, scores.label[-1]).astype(np.float64)
-    return other
+    """Return 1 where the label differs from the last exit's, else 0."""
+    differs: Losses = np.not_equal(decisions.label, scores.label[-1]).astype(np.float64)
+    return differs
 
 
-ROUNDING = 1e-12
-RISKS: dict[str, Callable[[Scores, Decisions, NDArray[np.int64]], Losses]] = {
-    "accuracy_gap": accuracy_gap,
-    "disagreement": disagreement,
-}
+RISKS: dict[str, LossFunction] = {"accuracy_gap": accuracy_gap, "disagreement": disagreement}
 
 
 def betting_test(losses: Losses, limit: float, delta: float) -> bool:
-    """Return whether the upper bound of the mean, at confidence `1 - doubt`, is at most `limit`.
+    """Test a mean loss by betting against values above `limit`.
 
-    It is where the capital `K_i = prod_{j<=i} (1 - nu_j (L_j - limit))` ever reaches `1 / doubt`, which it does with
-    probability `doubt` at most where the mean is above the limit. The bets
-    `nu_j = min(1, sqrt(2 ln(1 / doubt) / (n var_{j-1})))` know the samples before only. Losses must not exceed 1.
+    The capital `K_i = prod_{j<=i} (1 - nu_j (L_j - limit))` reaches `1 / delta` with probability at most `delta` if the
+    mean is above the limit, so a mean above the limit is rejected as soon as it does. The bets
+    `nu_j = min(1, sqrt(2 ln(1 / delta) / (n var_{j-1})))` depend on earlier samples only. Losses must not exceed 1.
     """
-    seen = np.arange(1, len(losses) + 1)
-    mean = (0.5 + losses.cumsum()) / (1 + seen)
-    variance = (0.25 + ((losses - mean) ** 2).cumsum()) / (1 + seen)
-    before = np.concatenate([[0.25], variance[:-1]])
-    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / delta) / (len(losses) * before)))
-    with np.errstate(divide="ignore"):  # everything was bet and lost
-        capital = np.log1p(-bets * (losses - limit)).cumsum()
-    return bool(capital.max(initial=0.0) >= math.log(1 / delta))
+    count = np.arange(1, len(losses) + 1)
+    mean = (0.5 + losses.cumsum()) / (1 + count)
+    variance = (0.25 + ((losses - mean) ** 2).cumsum()) / (1 + count)
+    previous_variance = np.concatenate([[0.25], variance[:-1]])
+    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / delta) / (len(losses) * previous_variance)))
+    with np.errstate(divide="ignore"):  # log(0): all capital was bet and lost
+        log_capital = np.log1p(-bets * (losses - limit)).cumsum()
+    return bool(log_capital.max(initial=0.0) >= math.log(1 / delta))
 
 
 def hoeffding_bentkus_test(losses: Losses, limit: float, delta: float) -> bool:
-    """Return whether a mean above `limit` is refuted at level `doubt`, negative losses taken for 0.
+    """Test a mean loss by the Hoeffding-Bentkus p-value; negative losses count as 0.
 
-    `p = min(exp(-n h(min(r, limit), limit)), e P(Binomial(n, limit) <= ceil(n r)))`, `r` the mean on the samples and
-    `h(a, b) = a ln(a / b) + (1 - a) ln((1 - a) / (1 - b))`.
+    `p = min(exp(-n h(min(r, limit), limit)), e P(Binomial(n, limit) <= ceil(n r)))`, where `r` is the mean of `n`
+    losses and `h(a, b) = a ln(a / b) + (1 - a) ln((1 - a) / (1 - b))`.
     """
     count = len(losses)
     mean = float(np.maximum(losses, 0).mean())
-    hoeffding = math.exp(-count * _divergence(min(mean, limit), limit))
+    hoeffding = math.exp(-count * _kl_divergence(min(mean, limit), limit))
     bentkus = math.e * binomial_cdf(math.ceil(round(count * mean, 9)), count, limit)
     return min(hoeffding, bentkus) <= delta
 
 
-def fixed_sequence(test: Callable[[Losses, float, float], bool]) -> "RiskProcedure":
-    """Return the method that follows a path until a point is not found to be below the limit."""
-
-    def certify(path: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
-        certified = np.zeros(len(path), dtype=bool)
-        for index, losses in enumerate(path):
-            if not test(losses, limit, delta):
-                break
-            certified[index] = True
-        return certified
-
-    return certify
+def fixed_sequence(rejects: MeanTest, losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+    """Certify candidates in order until the first whose test fails."""
+    certified = np.zeros(len(losses), dtype=bool)
+    for index, candidate_losses in enumerate(losses):
+        if not rejects(candidate_losses, limit, delta):
+            break
+        certified[index] = True
+    return certified
 
 
-def conformal_risk_control(path: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
-    """Return the points conformal risk control allows: `(sum_i L_i + 1) / (n + 1) <= limit`.
+def conformal_risk_control(losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+    """Certify candidates with `(sum_i L_i + 1) / (n + 1) <= limit`.
 
-    It asks for losses that never shrink along the path: a sample's largest loss so far takes their place.
+    The bound requires losses that never decrease along the sequence, so each loss is replaced by the sample's largest
+    loss so far.
     """
-    risk = (np.maximum.accumulate(path, axis=0).sum(axis=1) + 1) / (path.shape[1] + 1)
+    risk = (np.maximum.accumulate(losses, axis=0).sum(axis=1) + 1) / (losses.shape[1] + 1)
     return np.asarray(risk <= limit + ROUNDING)
 
 
-def empirical(path: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
-    """Return the points whose risk on these very samples is within the limit."""
-    return np.asarray(path.mean(axis=1) <= limit + ROUNDING)
+def empirical(losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+    """Return True for candidates whose mean loss on these samples is within the limit."""
+    return np.asarray(losses.mean(axis=1) <= limit + ROUNDING)
 
 
-RiskProcedure = Callable[[Losses, float, float], NDArray[np.bool_]]
-"""Takes losses along a path, the limit and the doubt; returns which points it vouches for."""
 PROCEDURES: dict[str, RiskProcedure] = {
-    "betting": fixed_sequence(betting_test),
-    "hoeffding-bentkus": fixed_sequence(hoeffding_bentkus_test),
+    "betting": partial(fixed_sequence, betting_test),
+    "hoeffding-bentkus": partial(fixed_sequence, hoeffding_bentkus_test),
     "expectation": conformal_risk_control,
     "none": empirical,
 }
-
-
 HIGH_PROBABILITY_METHODS = ("betting", "hoeffding-bentkus")
-"""Methods that promise with a confidence."""
-
-
-MAX_SAMPLES = 1 << 20
-"""Beyond which nobody is told a number."""
+"""Procedures whose certificate holds with probability `1 - delta`; the others ignore delta."""
 
 
 def min_samples(certify: RiskProcedure, limit: float, delta: float) -> int | None:
-    """Return how many samples without any loss it takes to be vouched for; None: more than `MOST_SAMPLES`."""
-    few, enough = 0, 1
-    while not _lossless(certify, enough, limit, delta):
-        few, enough = enough, 2 * enough
-        if enough > MAX_SAMPLES:
+    """Return the smallest number of samples without loss that certifies a candidate.
+
+    None if it exceeds `MAX_SEARCHED_SAMPLES`.
+    """
+    too_few, enough = 0, 1
+    while not _certifies_lossless(certify, enough, limit, delta):
+        too_few, enough = enough, 2 * enough
+        if enough > MAX_SEARCHED_SAMPLES:
             return None
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if _lossless(certify, middle, limit, delta) else (middle, enough)
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if _certifies_lossless(certify, middle, limit, delta):
+            enough = middle
+        else:
+            too_few = middle
     return enough
 
 
-def _lossless(certify: RiskProcedure, count: int, limit: float, delta: float) -> bool:
-    return bool(certify(np.zeros((1, count)), limit, delta)[0])
+def binomial_cdf(successes: int, trials: int, probability: float) -> float:
+    """Return P(X <= successes) for X ~ Binomial(trials, probability), with 0 < probability < 1."""
+    k = np.arange(min(successes, trials) + 1)
+    steps = np.log((trials - k[:-1]) / (k[:-1] + 1))  # ln C(trials, k + 1) - ln C(trials, k)
+    log_choose = np.concatenate([[0.0], steps.cumsum()])
+    log_terms = log_choose + k * math.log(probability) + (trials - k) * math.log1p(-probability)
+    return float(min(1.0, np.exp(log_terms).sum()))
 
 
-def _divergence(a: float, b: float) -> float:
+def _certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:
+    return bool(certify(np.zeros((1, samples)), limit, delta)[0])
+
+
+def _kl_divergence(a: float, b: float) -> float:
+    """Return the Kullback-Leibler divergence of Bernoulli(a) from Bernoulli(b)."""
     first = a * math.log(a / b) if a > 0 else 0.0
     return first + ((1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0)
-
-
-def binomial_cdf(successes: int, trials: int, probability: float) -> float:
-    """Return P(X <= successes) for X binomial; the probability is strictly between 0 and 1."""
-    k = np.arange(min(successes, trials) + 1)
-    steps = np.log((trials - k[:-1]) / (k[:-1] + 1))  # of ln C(trials, k) from one k to the next
-    choose = np.concatenate([[0.0], steps.cumsum()])
-    terms = choose + k * math.log(probability) + (trials - k) * math.log1p(-probability)
-    return float(min(1.0, np.exp(terms).sum()))

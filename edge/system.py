@@ -1,4 +1,4 @@
-"""Facts about this machine, for cache keys and for the conditions beside every number."""
+"""Facts about this machine, for cache keys and for the conditions of measurements."""
 
 import hashlib
 import os
@@ -11,58 +11,58 @@ LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", 
 
 
 def cpu_name() -> str:
-    """Return the processor's name as it calls itself."""
+    """Return the processor's name."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_identity() -> str:
-    """Return the processor's name with a digest of its instruction sets: what code built for it depends on."""
+    """Return the processor's name with a digest of its instruction sets, as a key for code built for it."""
     features = _cpuinfo("flags") or _cpuinfo("Features")
     return f"{cpu_name()} {hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def board_model() -> str | None:
-    """Return the name of the board, where the device tree has one, as on a Jetson."""
+    """Return the board's name from the device tree, as on a Jetson; None where there is none."""
     return _first_line(Path("/proc/device-tree/model"))
 
 
 def l4t_release() -> str | None:
-    """Return the release of NVIDIA's Linux for Tegra, on a Jetson."""
+    """Return the release of NVIDIA's Linux for Tegra on a Jetson; None elsewhere."""
     return _first_line(Path("/etc/nv_tegra_release"))
 
 
 def gpu_names() -> list[str]:
-    """Return the names of the NVIDIA GPUs the driver knows."""
-    found = []
+    """Return the names of the NVIDIA GPUs that the kernel driver lists."""
+    names = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        found += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
-    return found
+        names += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+    return names
 
 
 def has_nvidia_gpu() -> bool:
-    """Check for an NVIDIA GPU that the kernel driver knows: discrete, or a Jetson's integrated one."""
+    """Check for an NVIDIA GPU with a kernel driver, discrete or integrated in a Jetson."""
     nodes = ("/proc/driver/nvidia/version", "/dev/nvhost-gpu", "/dev/nvgpu")
     return any(Path(node).exists() for node in nodes)
 
 
 def temperatures_c() -> dict[str, float]:
-    """Return the temperature of each thermal zone that can be read, in degrees Celsius."""
-    found = {}
+    """Return the temperature of each readable thermal zone, in degrees Celsius."""
+    temperatures = {}
     for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
         try:
-            found[(zone / "type").read_text().strip()] = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):  # some zones of a Jetson cannot be read while their part sleeps
+            temperatures[(zone / "type").read_text().strip()] = int((zone / "temp").read_text()) / 1000
+        except (OSError, ValueError):  # some zones of a Jetson cannot be read while the component is suspended
             continue
-    return found
+    return temperatures
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries whose behaviour a result depends on, those that are installed."""
+    """Return the versions of Python and of those installed libraries that affect results."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -73,7 +73,7 @@ def library_versions() -> dict[str, str]:
 
 
 def conditions() -> dict[str, Any]:
-    """Return the conditions that qualify a measurement on this machine."""
+    """Return the conditions to record with a measurement."""
     return {
         "cpu": cpu_name(),
         "cores": usable_cores(),

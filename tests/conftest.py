@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 KERNELS = Path(edge.cuda.__file__).with_name("kernels.cu")
-ON_HOST = Path(__file__).with_name("cuda_on_host.h")
+CUDA_ON_HOST = Path(__file__).parent / "support" / "cuda_on_host.h"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,27 +60,28 @@ def digits_bundle(digits_checkpoint: "Checkpoint", tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def host_kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The GPU's kernels, their source as this machine's compiler takes it."""
+    """Return the CUDA kernels, compiled from their source for the host."""
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    command = ["c++", "-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-include", ON_HOST]
-    subprocess.run([*command, KERNELS, "-o", library], check=True)
+    command = ["c++", "-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-include"]
+    subprocess.run([*command, CUDA_ON_HOST, KERNELS, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
 
 @pytest.fixture
 def world(host_kernels: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["World"]:
-    """A GPU that does what it is told; in the end nobody's context is left on any stack."""
-    from tests.support.cuda_stand_in import World, installed
+    """Return a stand-in for a GPU; at the end no context may be left on the thread's stack."""
+    from tests.support.cuda_modules import installed
+    from tests.support.cuda_stand_in import World
 
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
-    with installed(World(host_kernels)) as made:
-        yield made
-    assert made.depth() == 0
+    with installed(World(host_kernels)) as world:
+        yield world
+    assert world.depth() == 0
 
 
 @pytest.fixture
 def network(world: "World", tmp_path: Path) -> "Networks":
-    """Tiny networks on that GPU, and the same on the host."""
+    """Return a factory of tiny networks on the stand-in and on the host."""
     from tests.support.cuda_networks import Network
 
     return partial(Network, world=world, folder=tmp_path)

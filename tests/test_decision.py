@@ -1,4 +1,4 @@
-"""The exit rule, which everything else is held to, is the sentence in its docstring and nothing else."""
+"""The exit rule behaves exactly as documented; it is the reference for every backend."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CONFIDENCES = st.one_of(
     st.sampled_from([0.0, -0.0, 0.25, 0.5, float(np.nextafter(np.float32(0.5), np.float32(1))), 1.0, math.nan]),
     st.floats(width=32, allow_nan=True),
 )
-"""Few values, so that ties and thresholds equal to a confidence are common, and any other number."""
+"""A few fixed values, so that ties and thresholds equal to a confidence are common, and any other number."""
 THRESHOLDS = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0, NEVER]), st.floats(0, 10, width=32))
 NUMBERS = st.floats(0, 1, width=32)
 
@@ -31,13 +31,13 @@ def scores_and_thresholds(draw: st.DrawFn) -> tuple[Scores, NDArray[np.float32]]
 
 
 def scores_of(confidence: NDArray[np.float32]) -> Scores:
-    """Return scores in which the label tells the exit and the sample it is of."""
+    """Return scores with a unique label for each exit and sample."""
     exits, samples = confidence.shape
     return Scores(confidence, np.arange(exits * samples, dtype=np.int32).reshape(exits, samples))
 
 
-def first_sure_exit(confidences: Sequence[float], thresholds: Sequence[float]) -> int:
-    """Say the rule again, for one sample, as one would explain it."""
+def first_confident_exit(confidences: Sequence[float], thresholds: Sequence[float]) -> int:
+    """Apply the rule to one sample in plain Python."""
     for exit_index, threshold in enumerate(thresholds):
         if confidences[exit_index] >= threshold:
             return exit_index
@@ -50,7 +50,7 @@ def test_the_first_exit_that_reaches_its_threshold_answers(given: tuple[Scores, 
     scores, thresholds = given
     decisions = decide(scores, thresholds)
     samples = scores.confidence.shape[1]
-    expected = [first_sure_exit(scores.confidence[:, i].tolist(), thresholds.tolist()) for i in range(samples)]
+    expected = [first_confident_exit(scores.confidence[:, i].tolist(), thresholds.tolist()) for i in range(samples)]
     assert decisions.exit_index.tolist() == expected
     chosen = scores.confidence[expected, range(samples)]
     assert decisions.confidence.tobytes() == chosen.tobytes()
@@ -59,19 +59,19 @@ def test_the_first_exit_that_reaches_its_threshold_answers(given: tuple[Scores, 
 
 
 @given(st.lists(NUMBERS, min_size=1), st.integers(1, 4))
-def test_with_thresholds_of_0_every_number_leaves_at_the_first_exit(confidences: list[float], early: int) -> None:
+def test_a_threshold_of_0_always_exits(confidences: list[float], early: int) -> None:
     scores = scores_of(np.array([confidences] * (early + 1), dtype=np.float32))
     assert not decide(scores, np.zeros(early, dtype=np.float32)).exit_index.any()
 
 
 @given(st.lists(NUMBERS, min_size=1), st.floats(1, 1024, exclude_min=True, width=32))
-def test_with_a_threshold_above_1_nothing_leaves_early(confidences: list[float], threshold: float) -> None:
+def test_a_threshold_above_1_never_exits(confidences: list[float], threshold: float) -> None:
     scores = scores_of(np.array([confidences, confidences], dtype=np.float32))
     assert (decide(scores, np.array([threshold], dtype=np.float32)).exit_index == 1).all()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, NEVER])
-def test_a_confidence_that_is_no_number_never_leaves_early_but_the_last_exit_answers_with_it(threshold: float) -> None:
+def test_nan_confidence_never_exits_early_and_is_returned_by_the_last_exit(threshold: float) -> None:
     scores = scores_of(np.full((3, 2), np.nan, dtype=np.float32))
     decisions = decide(scores, np.full(2, threshold, dtype=np.float32))
     assert decisions.exit_index.tolist() == [2, 2]
@@ -79,7 +79,7 @@ def test_a_confidence_that_is_no_number_never_leaves_early_but_the_last_exit_ans
     assert decisions.label.tolist() == scores.label[2].tolist()
 
 
-def test_one_float32_below_the_threshold_is_not_enough() -> None:
+def test_the_comparison_with_the_threshold_is_exact_in_float32() -> None:
     threshold = np.float32(0.7)
     below, above = (np.nextafter(threshold, np.float32(end)) for end in (0, 1))
     scores = scores_of(np.array([[below, threshold, above], [1, 1, 1]], dtype=np.float32))
@@ -87,7 +87,7 @@ def test_one_float32_below_the_threshold_is_not_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "exits", "complaint"),
+    ("values", "exits", "message"),
     [
         ([math.nan], 2, "threshold 0 is nan; give a finite number of 0 or more"),
         ([1e300], 2, "threshold 0 is inf"),
@@ -99,20 +99,22 @@ def test_one_float32_below_the_threshold_is_not_enough() -> None:
         ([0.5], 1, "got 1 thresholds for 1 exits; give 0"),
     ],
 )
-def test_what_is_no_threshold_is_refused_by_name_and_value(values: list[float], exits: int, complaint: str) -> None:
-    with pytest.raises(ThresholdError, match=complaint):
+def test_an_invalid_threshold_is_refused_with_its_index_and_value(
+    values: list[float], exits: int, message: str
+) -> None:
+    with pytest.raises(ThresholdError, match=message):
         validate_thresholds(values, exits)
 
 
 @given(st.lists(st.floats(0, 1e30), max_size=4))
-def test_thresholds_are_taken_over_as_the_nearest_float32(values: list[float]) -> None:
+def test_thresholds_are_rounded_to_the_nearest_float32(values: list[float]) -> None:
     thresholds = validate_thresholds(values, exits=len(values) + 1)
     assert thresholds.dtype == np.float32
     assert thresholds.tobytes() == np.array(values, dtype=np.float32).tobytes()
 
 
 @given(st.integers(1, 3), st.integers(0, 6), st.integers(2, 12), st.floats(0.01, 40), st.integers(0, 2**32 - 1))
-def test_confidence_and_label_are_those_of_a_softmax_in_float64(
+def test_confidence_and_label_agree_with_a_float64_softmax(
     exits: int, samples: int, classes: int, spread: float, seed: int
 ) -> None:
     logits = np.random.default_rng(seed).normal(0, spread, (exits, samples, classes)).astype(np.float32)
@@ -124,18 +126,18 @@ def test_confidence_and_label_are_those_of_a_softmax_in_float64(
     assert (scores.confidence.dtype, scores.label.dtype) == (np.float32, np.int32)
 
 
-def test_logits_too_large_for_a_naive_softmax_still_give_probabilities() -> None:
+def test_large_logits_do_not_overflow_the_softmax() -> None:
     scores = scores_from_logits(np.array([[[1e4, 1e4 - 1, -1e4], [-1e38, -1e38, -1e38]]], dtype=np.float32))
     np.testing.assert_allclose(scores.confidence, [[1 / (1 + math.exp(-1)), 1 / 3]], rtol=1e-6)
 
 
-def test_of_equal_logits_the_first_class_wins() -> None:
+def test_equal_logits_resolve_to_the_first_class() -> None:
     logits = np.array([[[1, 3, 3, 2], [0, 0, 0, 0], [-1, -2, -1, -1]]], dtype=np.float32)
     assert scores_from_logits(logits).label.tolist() == [[1, 0, 0]]
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_a_logit_that_is_no_number_makes_the_confidence_none(position: int) -> None:
+def test_a_nan_logit_makes_the_confidence_nan(position: int) -> None:
     logits = np.zeros((1, 2, 3), dtype=np.float32)
     logits[0, 0, position] = np.nan
     confidence = scores_from_logits(logits).confidence[0]

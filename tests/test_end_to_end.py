@@ -1,27 +1,28 @@
-"""The commands in a row, as a user types them, on arrays and on a folder of one's own images."""
+"""The commands of the pipeline one after the other, on a folder of images and on arrays."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
+import edge
 from edge.bundle.bundle import Bundle
+from edge.errors import SourceError
 from edge.training.datasets import load_dataset
-from tests.support.commands import FEW_IMAGES
+from tests.support.commands import NO_GUARANTEE, run_command
 
 
 def command(*words: object, code: int = 0) -> str:
-    line = [sys.executable, "-m", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == code, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout if code == 0 else done.stderr
+    """Run `python -m words...` and return its stdout, or its stderr where it has to fail."""
+    done = run_command(*words, timeout=300)
+    assert done.returncode == code, f"{words}\n{done.stdout}\n{done.stderr}"
+    return str(done.stdout if code == 0 else done.stderr)
 
 
 def write_pictures(folder: Path, classes: int = 3, each: int = 160, seed: int = 0) -> None:
-    """Write discs of a colour for each class, of changing sizes and formats."""
+    """Write images of discs, whose colour tells the class, of different sizes and file formats."""
     generator = np.random.default_rng(seed)
     for label in range(classes):
         subfolder = folder / f"colour-{label}"
@@ -34,20 +35,21 @@ def write_pictures(folder: Path, classes: int = 3, each: int = 160, seed: int = 
             cv2.imwrite(str(subfolder / f"{index:03}.{'jpg' if index % 2 else 'png'}"), picture)
 
 
-def test_a_folder_of_images_becomes_a_classifier_of_such_images(tmp_path: Path) -> None:
+def test_a_folder_of_images_becomes_a_classifier(tmp_path: Path) -> None:
     pictures, bundle = tmp_path / "pictures", tmp_path / "bundle"
     write_pictures(pictures)
     command("edge.training", "--dataset", "folder", "--data", pictures, "--image-size", 32, "--epochs", 3,
             "--batch-size", 16, "--output", tmp_path / "training")  # fmt: skip
-    compile_command = ("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *FEW_IMAGES)
+    compile_command = ("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *NO_GUARANTEE)
     compiled = json.loads(command(*compile_command, "--json"))
     assert compiled["labels"] == ["colour-0", "colour-1", "colour-2"]
 
     lines = command("edge", "run", bundle, "--source", pictures, "--json").splitlines()
-    answers = [json.loads(line) for line in lines]
-    assert [answer["frame"] for answer in answers] == list(range(480))
-    right = np.mean([answer["label_index"] == answer["frame"] // 160 for answer in answers])
-    assert right > 0.95
+    predictions = [json.loads(line) for line in lines]
+    assert [prediction["frame"] for prediction in predictions] == list(range(480))
+    assert np.mean([prediction["label_index"] == prediction["frame"] // 160 for prediction in predictions]) > 0.95
+    with edge.load(bundle) as classifier:
+        assert classifier.predict(pictures / "colour-1" / "000.png").label == "colour-1"
 
     scores, others = tmp_path / "scores.npz", tmp_path / "others"
     write_pictures(others, each=110, seed=1)
@@ -60,10 +62,10 @@ def test_a_folder_of_images_becomes_a_classifier_of_such_images(tmp_path: Path) 
     assert (bundle / "int8/segment_0.onnx").stat().st_mtime_ns == before
 
 
-def test_arrays_go_the_same_way_and_cameras_are_refused(tmp_path: Path) -> None:
+def test_arrays_become_a_classifier_which_refuses_cameras(tmp_path: Path) -> None:
     bundle, arrays = tmp_path / "bundle", tmp_path / "arrays"
     command("edge.training", "--dataset", "indian-pines", "--epochs", 1, "--output", tmp_path / "training")
-    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *FEW_IMAGES)
+    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *NO_GUARANTEE)
     verified = json.loads(command("edge", "verify", bundle, "--precision", "fp32", "--json"))
     assert verified["passed"]
     assert Bundle.open(bundle).manifest.input.kind == "array"
@@ -72,11 +74,17 @@ def test_arrays_go_the_same_way_and_cameras_are_refused(tmp_path: Path) -> None:
     reference = Bundle.open(bundle).reference()
     for index, frame in enumerate(reference.frames[:5]):
         np.save(arrays / f"{index}.npy", frame)
-    answers = [json.loads(line) for line in command("edge", "run", bundle, "--source", arrays, "--json").splitlines()]
-    assert len(answers) == 5
+    lines = command("edge", "run", bundle, "--source", arrays, "--precision", "fp32", "--json").splitlines()
+    with edge.load(bundle, backend="onnxruntime") as classifier:
+        expected = classifier.predict_batch(reference.frames[:5])
+        assert [classifier.predict(arrays / f"{index}.npy").label for index in range(5)] == [p.label for p in expected]
+        assert [result.label for result in classifier.stream(arrays)] == [p.label for p in expected]
+        with pytest.raises(SourceError, match="this bundle reads arrays of numbers"):
+            classifier.predict(np.zeros((8, 8, 3), np.uint8))
+    assert [json.loads(line)["label"] for line in lines] == [p.label for p in expected]
     assert "reads arrays" in command("edge", "run", bundle, "--source", "0", code=2)
 
 
-def test_every_sample_of_indian_pines_is_of_the_shape_its_input_says() -> None:
+def test_every_sample_of_indian_pines_has_the_shape_of_the_input() -> None:
     images = load_dataset("indian-pines")
     assert images.frames[0].shape == images.frames[len(images.frames) - 1].shape == images.size

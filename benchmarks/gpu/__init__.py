@@ -1,17 +1,17 @@
-"""What the CUDA runtime costs and saves on a real GPU: on segments that take a set time, and on networks in torch."""
+"""Reports on the CUDA runtime on a real GPU: on segments of a set duration, and on networks in torch."""
 
 import warnings
 
 
-def why_no_torch() -> str:
-    """Return why torch's kernels cannot be run here; nothing where they can."""
+def torch_unavailable_reason() -> str:
+    """Return why torch cannot run on a GPU here; empty if it can."""
     try:
         import torch
     except ImportError as error:
         return str(error)
-    with warnings.catch_warnings(record=True) as said:  # of a driver that is too old for this torch, say
+    with warnings.catch_warnings(record=True) as caught:  # for example of a driver too old for this torch
         warnings.simplefilter("always")
         if torch.cuda.is_available():
             return ""
-    why = "; ".join(str(one.message) for one in said)
-    return f"torch {torch.__version__} has no CUDA{f': {why}' if why else ''}"
+    reasons = "; ".join(str(warning.message) for warning in caught)
+    return f"torch {torch.__version__} has no CUDA{f': {reasons}' if reasons else ''}"

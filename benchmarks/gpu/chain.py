@@ -1,156 +1,200 @@
-"""`python -m benchmarks cuda-chain`: exits decided on the GPU against exits the host looks at, side by side."""
+"""`python -m benchmarks cuda-chain`: the chain as one CUDA graph against stepwise execution, interleaved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycuda.driver as driver
+from cuda.core.graph import Graph, GraphBuilder
 from numpy.typing import NDArray
 
-from benchmarks.gpu import why_no_torch
-from benchmarks.gpu.events import Stopwatch, WatchedGraph, WatchedSteps
-from benchmarks.gpu.plot import write_saving
-from benchmarks.gpu.recorded import Record, RecordedSlot, bare, recorded_ways
-from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
-from benchmarks.gpu.ways import Answering, Answers, answers_of, by_the_host, interleaved, summed_up
+from benchmarks.gpu import torch_unavailable_reason
+from benchmarks.gpu.segments import (
+    MODES,
+    EventClock,
+    Series,
+    Workload,
+    frame_for,
+    latency_us,
+    run_interleaved,
+    timed_engines,
+    timed_workload,
+)
 from benchmarks.results import command_line, write_result
-from edge.console import log, print_table
+from edge.console import log
 from edge.cuda import get_runtime
-from edge.cuda.executors import GraphRun, StepwiseRun
+from edge.cuda.chain import Chain, LaunchTarget
+from edge.cuda.executors import Executor, GraphExecutor, StepwiseExecutor
+from edge.cuda.graph import capture_chain, capture_graph
 from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
-from edge.inference.classifier import Classifier
 from edge.system import conditions
 
 DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
-"""Of frames that leave at each exit."""
+"""Shares of frames that take each exit."""
 FRAMES, WARM_UP = 3000, 200
-CLOCKS = ("host_clock", "cuda_events")
+ExecutorFactory = Callable[[Chain, driver.Stream], Executor]
 
 
 def run_chain(output: Path) -> None:
-    """Write `cuda_chain.json`, and beside it a picture of the saving.
+    """Write `cuda_chain.json`.
 
     Raises:
-        EngineError: there is no GPU, or graphs cannot decide on it.
+        EngineError: there is no GPU, or its graphs have no conditional nodes.
     """
     runtime = get_runtime()
-    if runtime.level != "graph":
+    if runtime.mode != "graph":
         raise EngineError(f"there is nothing to compare here: {runtime.graph_unsupported_reason}")
     gpu = device_facts()
+    rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
     result: dict[str, Any] = {
         "command": command_line(),
         "conditions": conditions() | {"gpu": gpu},
         "what": f"timed kernels on {gpu['gpu']}, no TensorRT",
         "shares": SHARES,
         "frames": FRAMES,
-        "rows": [measured(runtime, duration) for duration in DURATIONS_US],
+        "rows": rows,
     }
-    result |= worst_of(result["rows"])
-    print_rows(result["rows"])
-    write_result(output, result)  # kept, whatever torch does in this process
-    result["users"] = beside_users(runtime)
+    result |= worst_figures(rows)
+    write_result(output, result)  # kept even if torch fails in this process
+    if reason := torch_unavailable_reason():
+        result["users"] = f"not run: {reason}"
+    else:
+        from benchmarks.gpu.networks import compare_with_user_code
+
+        result["users"] = compare_with_user_code(runtime, SHARES, FRAMES, WARM_UP)
     write_result(output, result)
-    write_saving(output.with_suffix(".png"), result["rows"], result["what"])
-    log(f"every row is in {output}, the saving over segment time in {output.with_suffix('.png')}")
+    log(f"wrote {output}")
 
 
-def beside_users(runtime: Runtime) -> dict[str, Any] | str:
-    """Return how networks in torch compare with what a user would write, or why they were not run."""
-    if why := why_no_torch():
-        log(f"networks in torch, against what a user would write, were not run: {why}")
-        return f"not run: {why}"
-    from benchmarks.gpu.users import against_users, print_users
+class EventTimedGraph(GraphExecutor):
+    """A graph between two events."""
 
-    found = against_users(runtime, SHARES, FRAMES, WARM_UP)
-    print_users(found)
-    return found
+    def __init__(self, clock: EventClock, graph: Graph, stream: driver.Stream) -> None:
+        """Upload the graph."""
+        super().__init__(graph, stream)
+        self._clock = clock
+
+    def start(self) -> None:
+        """Launch the graph."""
+        self._clock.before.record(self._stream)
+        super().start()
+        self._clock.after.record(self._stream)
 
 
-def measured(runtime: Runtime, duration_us: float) -> dict[str, Any]:
-    """Return what segments of one duration take in every way, by the host's clock and then by the GPU's.
+class EventTimedSteps(StepwiseExecutor):
+    """Segments with an event before the first and after each; the last record counts."""
 
-    In two passes: recording events takes the host's time.
-    """
-    log(f"segments of {duration_us} us, every way in turns")
+    def __init__(self, clock: EventClock, chain: Chain, stream: driver.Stream, capturable: Sequence[bool]) -> None:
+        """Capture the segments."""
+        super().__init__(chain, stream, capturable)
+        self._clock = clock
+
+    def step(self, index: int) -> None:
+        """Start one segment."""
+        if index == 0:
+            self._clock.before.record(self._stream)
+        super().step(index)
+        self._clock.after.record(self._stream)
+
+
+class ExecutorSlot(CudaSlot):
+    """A slot with a given kind of executor."""
+
+    def __init__(self, workload: Workload, runtime: Runtime, factory: ExecutorFactory) -> None:
+        """Take the executor's factory."""
+        super().__init__(workload.chain, workload.engines, runtime)
+        self._factory = factory
+
+    def make_executor(self, chain: Chain, stream: driver.Stream) -> Executor:
+        """Return the executor of a chain."""
+        return self._factory(chain, stream)
+
+
+def executor_factories(exits: int, clock: EventClock | None) -> dict[str, ExecutorFactory]:
+    """Return the executors to compare: graph, stepwise, and bare segments up to each exit; timed by `clock`, if any."""
+    graph = GraphExecutor if clock is None else partial(EventTimedGraph, clock)
+    steps = StepwiseExecutor if clock is None else partial(EventTimedSteps, clock)
+    factories: dict[str, ExecutorFactory] = {
+        "graph": lambda chain, stream: graph(capture_chain(chain, stream), stream),
+        "stepwise": lambda chain, stream: steps(chain, stream, [True] * exits),
+    }
+    return factories | {bare(last): partial(_bare_executor, graph, last) for last in range(exits)}
+
+
+def bare(last: int) -> str:
+    """Return the name of the executor that runs segments 0 to `last` without exits between them."""
+    return f"bare 0..{last}"
+
+
+def _bare_executor(
+    make: Callable[[Graph, driver.Stream], Executor], last: int, chain: Chain, stream: driver.Stream
+) -> Executor:
+    def fill(builder: GraphBuilder) -> None:
+        target = LaunchTarget(builder, int(builder.stream.handle))
+        chain.enqueue_input(target, stream)
+        for k in range(last):
+            chain.enqueue_segment(target, k)
+        chain.enqueue_exit(target, last)
+
+    return make(capture_graph(stream, fill), stream)
+
+
+def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
+    """Compare all executors on segments of one duration; in two passes, since recording events takes host time."""
     exits = len(SHARES)
-    classifier = timed_classifier(runtime, timed_engines(runtime, (duration_us,) * exits), "graph")
+    workload = timed_workload(timed_engines(runtime, (duration_us,) * exits))
     drawn = np.random.default_rng(0).choice(exits, size=WARM_UP + FRAMES, p=SHARES)
-    frames, watch = [frame_for(int(k), exits) for k in drawn], Stopwatch(runtime)
-    watched = recorded_ways(exits, partial(WatchedGraph, watch=watch), partial(WatchedSteps, watch=watch))
-    passes = (recorded_ways(exits, GraphRun, StepwiseRun), by_the_host), (watched, watch.timing)
+    frames = [frame_for(int(k), exits) for k in drawn]
     row: dict[str, Any] = {"segment_us": duration_us}
-    for clock, (ways, timing) in zip(CLOCKS, passes, strict=True):
+    clocks: dict[str, EventClock | None] = {"host_clock": None, "cuda_events": EventClock(runtime)}
+    for name, clock in clocks.items():
         with ExitStack() as stack:
-            answering = slots_for(classifier, runtime, ways, stack)
-            timed = {name: timing(answer) for name, answer in answering.items()}
-            row[clock] = compared(interleaved(timed, frames, WARM_UP), drawn[WARM_UP:])
+            predictors = {}
+            for executor, factory in executor_factories(exits, clock).items():
+                slot = ExecutorSlot(workload, runtime, factory)
+                stack.callback(slot.close)
+                predictors[executor] = workload.predictor(slot)
+            row[name] = compare_executors(run_interleaved(predictors, frames, WARM_UP, clock), drawn[WARM_UP:])
+        ratio, saving = row[name]["stepwise_over_graph_p50"], row[name]["realised_saving"]
+        log(f"{duration_us} us segments, {name}: stepwise over graph {ratio:.2f}x, realised saving {saving:.0%}")
     return row
 
 
-def slots_for(
-    classifier: Classifier, runtime: Runtime, ways: Mapping[str, Record], stack: ExitStack
-) -> dict[str, Answering]:
-    """Return a slot's answers for each way; the slots are closed with the stack."""
-    slots = {name: RecordedSlot(classifier, runtime, way) for name, way in ways.items()}
-    for slot in slots.values():
-        stack.callback(slot.close)
-    return {name: answers_of(slot) for name, slot in slots.items()}
-
-
-def compared(found: Mapping[str, Answers], taken: NDArray[np.intp]) -> dict[str, Any]:
-    """Return every way's times by one clock, and what they come to; `taken` are the exits that were drawn.
+def compare_executors(series: Mapping[str, Series], drawn: NDArray[np.intp]) -> dict[str, Any]:
+    """Return times and ratios of all executors by one clock; `drawn` are the exits that the frames are made for.
 
     Raises:
-        EngineError: another exit answered.
+        EngineError: an executor took another exit.
     """
-    for name in ("graph", "stepwise"):
-        if not np.array_equal(found[name].exit_index, taken):
-            raise EngineError(f"{name}: other exits answered than were drawn; report this")
-    us = {name: one.us for name, one in found.items()}
+    for name in MODES:
+        if not np.array_equal(series[name].exit_index, drawn):
+            raise EngineError(f"{name} took other exits than the frames are made for; report this")
+    us = {name: run.us for name, run in series.items()}
     exits, graph = range(len(SHARES)), us["graph"]
-    ideal = sum(float((taken == k).mean() * us[bare(k)].mean()) for k in exits)
+    ideal = sum(float((drawn == k).mean() * us[bare(k)].mean()) for k in exits)
     whole, mean = float(us[bare(exits[-1])].mean()), float(graph.mean())
     return {
-        "latency_us": {name: summed_up(times) for name, times in us.items()},
+        "latency_us": {name: latency_us(times) for name, times in us.items()},
         "stepwise_over_graph_p50": float(np.median(us["stepwise"]) / np.median(graph)),
         "ideal_mean_us": ideal,
         "ideal_over_measured": ideal / mean,
         "realised_saving": (whole - mean) / (whole - ideal),
-        "untaken_condition_us": float(np.median(graph[taken == 0]) - np.median(us[bare(0)])),
+        "untaken_condition_us": float(np.median(graph[drawn == 0]) - np.median(us[bare(0)])),
     }
 
 
-def worst_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return what is promised of segments of any duration, by the host's clock; the ratio is that of the shortest."""
-    found = [row["host_clock"] for row in rows]
+def worst_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the worst figures of all durations by the host's clock; the ratio is that of the shortest duration."""
+    figures = [row["host_clock"] for row in rows]
     return {
-        "realised_saving": min(one["realised_saving"] for one in found),
-        "stepwise_over_graph_p50": found[0]["stepwise_over_graph_p50"],
-        "untaken_condition_us": max(one["untaken_condition_us"] for one in found),
+        "realised_saving": min(row["realised_saving"] for row in figures),
+        "stepwise_over_graph_p50": figures[0]["stepwise_over_graph_p50"],
+        "untaken_condition_us": max(row["untaken_condition_us"] for row in figures),
     }
-
-
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a line for each duration and clock."""
-    columns = ("segment", "clock", "graph p50", "stepwise p50", "ratio", "ideal mean", "realised saving", "untaken")
-    lines = [(f"{row['segment_us']} us", *cells(clock, row[clock])) for row in rows for clock in CLOCKS]
-    print_table("the chain in one CUDA graph, and step by step", columns, lines)
-
-
-def cells(clock: str, found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a line of the table."""
-    latency = found["latency_us"]
-    return (
-        clock.replace("_", " "),
-        f"{latency['graph']['p50']:.1f} us",
-        f"{latency['stepwise']['p50']:.1f} us",
-        f"{found['stepwise_over_graph_p50']:.2f}x",
-        f"{found['ideal_mean_us']:.1f} us",
-        f"{found['realised_saving']:.1%}",
-        f"{found['untaken_condition_us']:.1f} us",
-    )

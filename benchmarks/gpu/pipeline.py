@@ -1,6 +1,6 @@
-"""`python -m benchmarks cuda-pipeline`: frames of consecutive slots overlapping on the GPU, against one at a time."""
+"""`python -m benchmarks cuda-pipeline`: frames overlapping on the GPU against one frame at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
@@ -8,50 +8,48 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu import why_no_torch
+from benchmarks.gpu import torch_unavailable_reason
 from benchmarks.gpu.chain import DURATIONS_US, SHARES
-from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
-from benchmarks.gpu.ways import answers_of
+from benchmarks.gpu.segments import Workload, frame_for, timed_engines, timed_workload
 from benchmarks.results import command_line, write_result
-from edge.console import log, print_table
+from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
 from edge.frames.base import Frame
-from edge.inference.classifier import Classifier
-from edge.inference.pipeline import FEWEST_SLOTS, Pipeline
+from edge.inference.pipeline import MIN_SLOTS, Pipeline
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions
 
 FRAMES = 5000
 LOAD = 0.6
 """Share of the highest throughput at which latency is measured."""
-RUNS = ("timed_kernels", "torch_network")
-IN_ORDER = 0.99
-"""Share of exits that must be those of one slot; networks may round otherwise at a threshold."""
+MIN_SAME_EXITS = 0.99
+"""Share of exits that must be those of one slot; networks may round differently at a threshold."""
 
 
-class Repeated:
-    """A source that has its frames already, at a pace or as fast as they are taken."""
+class PacedSource:
+    """Frames at an interval; with none, as fast as they are read."""
 
     is_live = False
 
-    def __init__(self, frames: list[Frame], every_s: float = 0.0) -> None:
-        """Hold frames."""
+    def __init__(self, frames: Sequence[Frame], interval_s: float = 0.0) -> None:
+        """Take the frames."""
         self.frames: int | None = len(frames)
-        self._frames, self._every_s = iter(frames), every_s
+        self._frames, self._interval_s = iter(frames), interval_s
         self._due = perf_counter()
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame when it is due."""
-        self._due = max(self._due + self._every_s, perf_counter() if not self._every_s else 0.0)
-        while perf_counter() < self._due:
-            sleep(0)  # longer is too coarse; not at all keeps the other threads from running
+        self._due += self._interval_s
+        while self._interval_s and perf_counter() < self._due:
+            sleep(0)  # a longer sleep is too coarse, none would block the other threads
         return next(self._frames, None)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 def run_pipeline(output: Path) -> None:
@@ -61,114 +59,98 @@ def run_pipeline(output: Path) -> None:
         EngineError: there is no GPU.
     """
     runtime = get_runtime()
-    gpu = device_facts()
     result: dict[str, Any] = {
         "command": command_line(),
-        "conditions": conditions() | {"gpu": gpu},
-        "level": runtime.level,
-        "slots": FEWEST_SLOTS,
-        "timed_kernels": on_timed_kernels(runtime),
+        "conditions": conditions() | {"gpu": device_facts()},
+        "level": runtime.mode,
+        "slots": MIN_SLOTS,
+        "timed_kernels": measure_timed_kernels(runtime),
     }
-    write_result(output, result)  # kept, whatever torch does in this process
-    result["torch_network"] = on_a_torch_network(runtime)
+    write_result(output, result)  # kept even if torch fails in this process
+    reason = torch_unavailable_reason()
+    result["torch_network"] = f"not run: {reason}" if reason else measure_torch_network(runtime)
     write_result(output, result)
-    columns = ("what ran", "one slot", f"{FEWEST_SLOTS} slots", "speed-up", "p99 over p50")
-    print_table(f"pipeline on {gpu['gpu']}", columns, [cells(result[name]) for name in RUNS])
-    log(f"all of it is in {output}")
+    log(f"wrote {output}")
 
 
-def on_timed_kernels(runtime: Runtime) -> dict[str, Any]:
-    """Return what segments of one block each gain, which overlap more easily than a network's."""
+def measure_timed_kernels(runtime: Runtime) -> dict[str, Any]:
+    """Measure segments of one block each, which overlap more easily than a network's."""
     exits = len(SHARES)
-    engines = timed_engines(runtime, (DURATIONS_US[0],) * exits)
+    workload = timed_workload(timed_engines(runtime, (DURATIONS_US[0],) * exits))
     drawn = np.random.default_rng(0).choice(exits, size=FRAMES, p=SHARES)
-    frames = [frame_for(int(k), exits) for k in drawn]
-    found = measured(timed_classifier(runtime, engines, runtime.level), frames)
-    return {"what": f"timed kernels of {DURATIONS_US[0]} us, no TensorRT"} | found
+    figures = measure(runtime, workload, [frame_for(int(k), exits) for k in drawn])
+    return {"what": f"timed kernels of {DURATIONS_US[0]} us, no TensorRT"} | figures
 
 
-def on_a_torch_network(runtime: Runtime) -> dict[str, Any] | str:
-    """Return what a small network gains, or why it was not run."""
-    if why := why_no_torch():
-        return f"not run: {why}"
-    from benchmarks.gpu.examples import example
-    from benchmarks.gpu.torch_segments import torch_classifier
-    from benchmarks.gpu.users import DEVICE, NETWORKS, what_runs
+def measure_torch_network(runtime: Runtime) -> dict[str, Any]:
+    """Measure a small network."""
+    from benchmarks.gpu.networks import NETWORKS, example, torch_description, torch_workload
 
     backbone, size = next(iter(NETWORKS.items()))
-    one = example(backbone, size, SHARES, DEVICE)
-    found = measured(torch_classifier(runtime, one.network, one.spec, one.thresholds), one.frames(FRAMES))
-    return {"what": f"{backbone} {size}x{size}: {what_runs()}"} | found
+    network = example(backbone, size, SHARES)
+    figures = measure(runtime, torch_workload(network), network.frames(FRAMES))
+    return {"what": f"{backbone} {size}x{size}: {torch_description()}"} | figures
 
 
-def measured(classifier: Classifier, frames: list[Frame]) -> dict[str, Any]:
-    """Return the throughput of one slot and of several, and the latency of one exit at a pace.
+def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[str, Any]:
+    """Return the throughput of one slot and of several, and the latency at a pace.
 
     Raises:
-        EngineError: answers of several slots are not in the order of the frames.
+        EngineError: results of several slots are not in the order of the frames.
     """
-    alone, together = one_at_a_time(classifier, frames), piped(classifier, frames, 0.0)
-    same = float(np.mean(np.equal(alone["exits"], together["exits"])))
-    if same < IN_ORDER:
-        raise EngineError(f"only {same:.1%} of the pipeline's answers are those of one slot; report this")
-    first = frames[alone["exits"].index(0)]  # of one exit: else latencies differ by what was asked
-    latency_ms = piped(classifier, [first] * len(frames), 1 / (LOAD * together["frames_per_s"]))["latency_ms"]
+    single, several = run_single(runtime, workload, frames), run_pipelined(runtime, workload, frames)
+    same = float(np.mean(np.equal(single["exits"], several["exits"])))
+    if same < MIN_SAME_EXITS:
+        raise EngineError(f"only {same:.1%} of the pipeline's exits are those of one slot; report this")
+    first = frames[single["exits"].index(0)]  # all of one exit, so that latencies are comparable
+    interval_s = 1 / (LOAD * several["frames_per_s"])
+    latency_ms = run_pipelined(runtime, workload, [first] * len(frames), interval_s)["latency_ms"]
+    speed_up = several["frames_per_s"] / single["frames_per_s"]
+    log(f"{MIN_SLOTS} slots take {speed_up:.2f} times as many frames per second as one")
     return {
-        "waits_a_frame": alone["waits_a_frame"],
-        "one_slot_frames_per_s": alone["frames_per_s"],
-        "frames_per_s": together["frames_per_s"],
-        "speed_up": together["frames_per_s"] / alone["frames_per_s"],
+        "waits_a_frame": single["waits_a_frame"],
+        "one_slot_frames_per_s": single["frames_per_s"],
+        "frames_per_s": several["frames_per_s"],
+        "speed_up": speed_up,
         "same_exits": same,
         "latency_ms": latency_ms,
         "p99_over_p50": latency_ms["p99"] / latency_ms["p50"],
     }
 
 
-def one_at_a_time(classifier: Classifier, frames: list[Frame]) -> dict[str, Any]:
-    """Return throughput, exits and waits where each frame is waited for before the next is sent."""
-    with ready_slots(classifier, frames[0], 1) as [slot]:
-        answer, before, started = answers_of(slot), slot.syncs, perf_counter()
-        exits = [answer(frame).exit_index for frame in frames]
+def run_single(runtime: Runtime, workload: Workload, frames: Sequence[Frame]) -> dict[str, Any]:
+    """Return throughput, exits and waits of one slot, which finishes each frame before the next."""
+    with warm_slots(runtime, workload, frames[0], 1) as [slot]:
+        predict, syncs, started = workload.predictor(slot), slot.syncs, perf_counter()
+        exits = [predict(frame).exit_index for frame in frames]
         seconds = perf_counter() - started
-        waits = (slot.syncs - before) / len(frames)
+        waits = (slot.syncs - syncs) / len(frames)
     return {"frames_per_s": len(frames) / seconds, "exits": exits, "waits_a_frame": waits}
 
 
-def piped(classifier: Classifier, frames: list[Frame], every_s: float) -> dict[str, Any]:
-    """Return throughput, latency and exits where slots overlap."""
-    with ready_slots(classifier, frames[0], FEWEST_SLOTS) as slots:
-        latency_ms, exits, started = [], [], perf_counter()
-        for result in Pipeline(Repeated(frames, every_s), slots, "all"):
-            latency_ms.append(result.latency_ms)
-            exits.append(result.prediction.exit_index)
+def run_pipelined(
+    runtime: Runtime, workload: Workload, frames: Sequence[Frame], interval_s: float = 0.0
+) -> dict[str, Any]:
+    """Return throughput, latency and exits of overlapping slots."""
+    thresholds = np.array(workload.thresholds, dtype=np.float32)
+    with warm_slots(runtime, workload, frames[0], MIN_SLOTS) as slots:
+        started = perf_counter()
+        results = list(Pipeline(PacedSource(frames, interval_s), slots, "all", lambda: thresholds))
         seconds = perf_counter() - started
-    found = latency_from_ms(latency_ms)
+    latency = latency_from_ms([result.latency_ms for result in results])
     return {
         "frames_per_s": len(frames) / seconds,
-        "latency_ms": {name: getattr(found, name) for name in ("mean", "p50", "p95", "p99")},
-        "exits": exits,
+        "latency_ms": {name: getattr(latency, name) for name in ("mean", "p50", "p95", "p99")},
+        "exits": [result.exit_index for result in results],
     }
 
 
 @contextmanager
-def ready_slots(classifier: Classifier, frame: Frame, count: int) -> Iterator[list[Any]]:
-    """Give slots that have answered a frame: memory and graphs are made at the first."""
+def warm_slots(runtime: Runtime, workload: Workload, frame: Frame, count: int) -> Iterator[list[CudaSlot]]:
+    """Yield slots that have allocated memory and captured graphs for the first frame."""
     with ExitStack() as stack:
-        slots = [classifier.new_slot() for _ in range(count)]
+        slots = [workload.slot(runtime, runtime.mode) for _ in range(count)]
         for slot in slots:
             stack.callback(slot.close)
-            answers_of(slot)(frame)
+            workload.predictor(slot)(frame)
         yield slots
-
-
-def cells(found: Mapping[str, Any] | str) -> tuple[str, ...]:
-    """Return a line of the table."""
-    if isinstance(found, str):
-        return (f"networks in torch {found}", *"----")
-    return (
-        found["what"],
-        f"{found['one_slot_frames_per_s']:.0f}/s",
-        f"{found['frames_per_s']:.0f}/s",
-        f"{found['speed_up']:.2f}x",
-        f"{found['p99_over_p50']:.2f}",
-    )

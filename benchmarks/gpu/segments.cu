@@ -1,19 +1,19 @@
-// A segment that takes as long as it is told and is as sure as its input says, so that what runs and what that costs
-// is known; a negative number makes it not a number. Its counter says whether it ran at all.
-extern "C" __global__ void segment(
+// A segment that takes a set time. Its confidence is the input's value at `index`, NaN where that is negative; `runs`
+// counts how often it ran.
+extern "C" __global__ void timed_segment(
     long long nanoseconds, int index, const float *image, const float *threshold, float *cut, float *logits,
-    float *confidence, int *label, unsigned char *exits, unsigned int *ran) {
+    float *confidence, int *label, unsigned char *exit_flag, unsigned int *runs) {
     unsigned long long started, now;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(started));
     do asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
     while (now - started < nanoseconds);
     if (threadIdx.x) return;
-    const float sure = image[index] < 0.0f ? __int_as_float(0x7fc00000) : image[index];
-    *confidence = sure;
+    const float value = image[index] < 0.0f ? __int_as_float(0x7fc00000) : image[index];
+    *confidence = value;
     *label = index;
-    logits[0] = sure;
+    logits[0] = value;
     logits[1] = 0.0f;
-    if (cut) *cut = sure;
-    if (exits) *exits = sure >= *threshold;
-    atomicAdd(ran, 1u);
+    if (cut) *cut = value;
+    if (exit_flag) *exit_flag = value >= *threshold;
+    atomicAdd(runs, 1u);
 }

@@ -1,101 +1,181 @@
-"""Chains of segments that take a time that is set, behind the seam that TensorRT's engines stand behind."""
+"""Chains to measure, made of segments of a set duration, and their timing in turns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import pycuda.driver as driver
 from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
+from numpy.typing import NDArray
 
-from edge.bundle.manifest import InputSpec, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
+from edge.bundle import tensors
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda.base import DeviceEngine
 from edge.cuda.memory import PinnedMemory
-from edge.cuda.runtime import Level, Runtime
+from edge.cuda.runtime import Mode, Runtime
 from edge.cuda.slot import CudaSlot
-from edge.inference.classifier import Classifier
+from edge.decision import Prediction
+from edge.frames.base import Frame, PixelFormat
+from edge.inference.base import Slot
+from edge.measure.interleave import interleave
+from edge.measure.latency import latency_from_ms
 
 SOURCE = Path(__file__).with_name("segments.cu")
+MODES: tuple[Mode, ...] = ("graph", "stepwise")
 THRESHOLD = 0.5
 
 
-class TimedEngine:
-    """One segment; counts how often it ran, on the GPU."""
+class Outcome(NamedTuple):
+    """Exit and label of one frame."""
 
-    def __init__(self, code: ObjectCode, index: int, exits: int, duration_us: float) -> None:
-        """Take the kernel."""
-        self._kernel = code.get_kernel("segment")
-        self._index, self._is_last, self._duration_ns = index, index == exits - 1, int(1000 * duration_us)
-        self._counter = PinnedMemory({"ran": 4})
+    exit_index: int
+    label_index: int
+
+
+Predictor = Callable[[Frame], Outcome | Prediction]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A chain that no bundle holds, with its engines and thresholds."""
+
+    chain: ChainSpec
+    engines: Sequence[DeviceEngine]
+    thresholds: tuple[float, ...]
+
+    def slot(self, runtime: Runtime, mode: Mode) -> CudaSlot:
+        """Return a slot that executes the chain in this mode."""
+        return CudaSlot(self.chain, self.engines, replace(runtime, mode=mode))
+
+    def predictor(self, slot: Slot) -> Predictor:
+        """Return the function that classifies a frame in a slot."""
+        thresholds = np.array(self.thresholds, dtype=np.float32)
+
+        def predict(frame: Frame) -> Prediction:
+            slot.start(frame, thresholds)
+            return slot.result()
+
+        return predict
+
+
+class Series(NamedTuple):
+    """Times and predictions of one predictor, frame by frame."""
+
+    us: NDArray[np.float64]
+    exit_index: NDArray[np.intp]
+    label_index: NDArray[np.intp]
+
+
+class EventClock:
+    """CUDA events before an executor's first launch and after its last."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Create the events."""
+        self._context = runtime.context.activate("timing with CUDA events")
+        with self._context:
+            self.before, self.after = driver.Event(), driver.Event()
+
+    def us(self) -> float:
+        """Return the microseconds between the events; the stream must be synchronised."""
+        with self._context:
+            return 1e3 * float(self.after.time_since(self.before))
+
+
+def run_interleaved(
+    predictors: Mapping[str, Predictor], frames: Sequence[Frame], warm_up: int, clock: EventClock | None = None
+) -> dict[str, Series]:
+    """Run predictors in turns, timed by the host or, where given, by CUDA events; drop the first `warm_up` frames."""
+
+    def timed(predict: Predictor) -> Callable[[Frame], tuple[Outcome | Prediction, float]]:
+        return lambda frame: (predict(frame), 0.0 if clock is None else clock.us())
+
+    series = {}
+    for name, run in zip(predictors, interleave([timed(p) for p in predictors.values()], frames), strict=True):
+        predictions, event_us = zip(*run.results[warm_up:], strict=True)
+        us = 1e3 * run.times_ms[warm_up:] if clock is None else np.array(event_us)
+        decisions = np.array([(p.exit_index, p.label_index) for p in predictions], dtype=np.intp)
+        series[name] = Series(us, decisions[:, 0], decisions[:, 1])
+    return series
+
+
+def latency_us(us: NDArray[np.float64]) -> dict[str, float]:
+    """Return mean and percentiles in microseconds, and their spread relative to p50."""
+    latency = latency_from_ms(us / 1e3)
+    return {name: 1e3 * getattr(latency, name) for name in ("mean", "p50", "p95", "p99")} | {"spread": latency.spread}
+
+
+class TimedEngine:
+    """One segment of a set duration; it counts its runs on the GPU."""
+
+    def __init__(self, code: ObjectCode, index: int, duration_us: float) -> None:
+        """Take the kernel from compiled code."""
+        self._kernel = code.get_kernel("timed_segment")
+        self._index, self._duration_ns = index, int(1000 * duration_us)
+        self._counter = PinnedMemory({"runs": 4})
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        """Tie addresses to the segment."""
+        """Bind addresses to the segment."""
         k = self._index
-        early = ("", "") if self._is_last else (f"threshold_{k}", f"cut_{k}")
-        threshold, cut = (addresses.get(name, 0) for name in early)
-        answer = [addresses[f"{kind}_{k}"] for kind in ("logits", "confidence", "label")]
-        arguments = [addresses["image"], threshold, cut, *answer, addresses.get(f"exit_{k}", 0)]
-        config, ran = LaunchConfig(grid=1, block=32), self._counter.addresses["ran"]
+        [cut] = tensors.cut(k, 1)
+        optional = [addresses.get(name, 0) for name in (tensors.threshold(k), cut)]
+        outputs = [addresses[name] for name in tensors.answers(k, is_last=True)]
+        arguments = [addresses[tensors.IMAGE], *optional, *outputs, addresses.get(tensors.exit_flag(k), 0)]
+        config, runs = LaunchConfig(grid=1, block=32), self._counter.addresses["runs"]
 
         def enqueue(stream: int) -> None:
-            on = Stream.from_handle(stream)
-            launch(on, config, self._kernel, self._duration_ns, np.int32(k), *arguments, ran)
+            launch(Stream.from_handle(stream), config, self._kernel, self._duration_ns, np.int32(k), *arguments, runs)
 
         return enqueue
 
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Refuse: these segments take one sample."""
+        raise NotImplementedError
+
     def runs(self) -> int:
-        """Return how often the segment ran so far."""
-        return int(self._counter.view("ran", np.uint32)[0])
+        """Return how often the segment ran."""
+        return int(self._counter.view("runs", np.uint32)[0])
 
 
 def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[TimedEngine]:
-    """Return an engine for each duration."""
+    """Return one engine for each duration."""
     with runtime.context.activate("compiling timed segments"):
         program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=runtime.context.arch))
         code = program.compile("cubin")
-        return [TimedEngine(code, k, len(durations_us), duration) for k, duration in enumerate(durations_us)]
+        return [TimedEngine(code, index, duration) for index, duration in enumerate(durations_us)]
 
 
-def timed_classifier(runtime: Runtime, engines: Sequence[TimedEngine], level: Level) -> Classifier:
-    """Return a classifier of these engines: an array's k-th value is how sure exit k is."""
+def timed_workload(engines: Sequence[DeviceEngine]) -> Workload:
+    """Return a chain of timed segments: value k of an input array is the confidence of exit k."""
     exits = len(engines)
-    segments = tuple(_segment(k, exits) for k in range(exits))
     spec = InputSpec("array", None, exits, 1, 1, (0.0,) * exits, (1.0,) * exits)
-    return classifier_of(replace(runtime, level=level), spec, segments, engines, (THRESHOLD,) * (exits - 1))
+    segments = tuple(_segment(k, exits) for k in range(exits))
+    chain = ChainSpec(spec, tuple(f"exit {k}" for k in range(exits)), segments, (1.0,) * exits)
+    return Workload(chain, engines, (THRESHOLD,) * (exits - 1))
 
 
-def classifier_of(
-    runtime: Runtime,
-    spec: InputSpec,
-    segments: tuple[SegmentSpec, ...],
-    engines: Sequence[Any],
-    thresholds: Sequence[float],
-) -> Classifier:
-    """Return a classifier of segments that no bundle holds."""
-    fitted = Thresholds(tuple(thresholds), "accuracy_gap", 0.0, "none", None, samples=1, split="")
-    whole = SegmentSpec("", segments[0].inputs[:1], segments[-1].outputs, 0.0)
-    precision = PrecisionSpec(segments, whole, fitted, (1.0,) * len(segments), (), "")
-    return Classifier(
-        input_spec=spec, precision=precision, engines=engines, make_slot=lambda one: CudaSlot(one, runtime)
-    )
-
-
-def frame_for(exit_index: int, exits: int) -> np.ndarray:
-    """Return an array with which this exit answers, and no exit before it."""
-    sure = np.zeros((exits, 1, 1), dtype=np.float32)
-    sure[exit_index:] = 0.9
-    return sure
+def frame_for(exit_index: int, exits: int) -> Frame:
+    """Return a frame that takes this exit."""
+    confidences = np.zeros((exits, 1, 1), dtype=np.float32)
+    confidences[exit_index:] = 0.9
+    return Frame(confidences, PixelFormat.ARRAY)
 
 
 def _segment(k: int, exits: int) -> SegmentSpec:
-    image = TensorSpec("image", "float32", (None, exits, 1, 1))
-    entering = [image] if k == 0 else [TensorSpec(f"cut_{k - 1}", "float32", (None, 1))]
-    answer = [
-        TensorSpec(f"logits_{k}", "float32", (None, 2)),
-        TensorSpec(f"confidence_{k}", "float32", (None,)),
-        TensorSpec(f"label_{k}", "int32", (None,)),
+    is_last = k == exits - 1
+    cuts_in = tensors.cut(k - 1, 1) if k else ()
+    cuts_out = () if is_last else tensors.cut(k, 1)
+    inputs = [TensorSpec(name, "float32", (None, 1)) for name in cuts_in]
+    inputs = inputs or [TensorSpec(tensors.IMAGE, "float32", (None, exits, 1, 1))]
+    outputs = [TensorSpec(name, "float32", (None, 1)) for name in cuts_out]
+    outputs += [
+        TensorSpec(tensors.logits(k), "float32", (None, 2)),
+        TensorSpec(tensors.confidence(k), "float32", (None,)),
+        TensorSpec(tensors.label(k), "int32", (None,)),
     ]
-    if k == exits - 1:
-        return SegmentSpec("", tuple(entering), tuple(answer), 0.0)
-    inputs = (*entering, TensorSpec(f"threshold_{k}", "float32", (1,)))
-    outputs = (TensorSpec(f"cut_{k}", "float32", (None, 1)), *answer, TensorSpec(f"exit_{k}", "bool", (None,)))
-    return SegmentSpec("", inputs, outputs, 0.0)
+    if not is_last:
+        inputs.append(TensorSpec(tensors.threshold(k), "float32", (1,)))
+        outputs.append(TensorSpec(tensors.exit_flag(k), "bool", (None,)))
+    return SegmentSpec("", tuple(inputs), tuple(outputs), 0.0, k, cuts_in, cuts_out)

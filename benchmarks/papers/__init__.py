@@ -1,4 +1,4 @@
-"""The claims of Confidence-Gated and Explanation-Guided Training, measured again beside their rivals."""
+"""The claims of Confidence-Gated and Explanation-Guided Training, reproduced beside rival methods."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,6 +9,7 @@ from benchmarks.papers.claims import claims_of
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.grid import full_grid, name_of, quick_grid
 from benchmarks.papers.judge import judge
+from benchmarks.papers.regimes import PAPER_REGIMES
 from benchmarks.papers.tables import print_tables
 from benchmarks.results import command_line, write_result
 from edge.console import log, print_table
@@ -19,10 +20,10 @@ from edge.training.train import train
 
 
 def run_papers(folder: Path, *, quick: bool) -> None:
-    """Train what is not trained yet, judge every network, and write `papers.json` and figures into `folder`.
+    """Train the missing networks, judge all of them, and write `papers.json` and figures into `folder`.
 
     Raises:
-        EdgeError: a stage failed; it has said why.
+        EdgeError: training, compilation or measurement failed.
     """
     runs = quick_grid() if quick else full_grid()
     train_all(runs, folder)
@@ -33,22 +34,24 @@ def run_papers(folder: Path, *, quick: bool) -> None:
     write_figures(folder, rows)
     print_tables(rows)
     columns = ("claim", "asked for", "measured", "holds")
-    cells = [(one["claim"], one["asked_for"], one["measured"], "yes" if one["holds"] else "NO") for one in claims]
+    cells = [
+        (claim["claim"], claim["asked_for"], claim["measured"], "yes" if claim["holds"] else "NO") for claim in claims
+    ]
     print_table("the papers' claims, means over seeds", columns, cells)
     log(f"every row is in {folder / 'papers.json'}, the figures beside it")
 
 
 def train_all(runs: Sequence[Settings], folder: Path) -> None:
-    """Train each run, or keep what it left when it was finished."""
+    """Train every run that is not finished."""
     for (dataset, data, size), members in groupby(runs, key=lambda run: (run.dataset, run.data, run.image_size)):
         images = load_dataset(dataset, Path(data) if data else None, size)
         for run in members:
             log(f"training {name_of(run)}")
-            train(run, folder / name_of(run), images)
+            train(run, folder / name_of(run), images, PAPER_REGIMES.get(run.regime))
 
 
 def judge_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all runs, those of one dataset, backbone and seed side by side."""
+    """Return the rows of all runs; runs of one dataset, backbone and seed are measured in turns."""
 
     def group(run: Settings) -> tuple[str, str, int]:
         return run.dataset, run.backbone, run.seed

@@ -1,4 +1,4 @@
-"""Grad-CAM, by a library of its own, as a second opinion on where an exit looks."""
+"""Agreement of attention maps with Grad-CAM, as computed by captum."""
 
 import torch
 import torch.nn.functional as F
@@ -9,21 +9,21 @@ from edge.training.network import MultiExitNetwork
 
 
 def agreement_with_gradcam(network: MultiExitNetwork, images: Tensor) -> list[float]:
-    """Return for each exit the mean centred cosine of its attention map and of Grad-CAM's for its answer.
+    """Return for each exit the mean centred cosine of its attention map and Grad-CAM's map for its prediction.
 
-    Grad-CAM (Selvaraju et al. 2017) looks at the features the head weighs, just before it weighs them.
+    Grad-CAM (Selvaraju et al. 2017) is computed for the features that the head weights with its attention map.
     """
     network.eval()
     with torch.no_grad():
         outputs = network(images)
-    found = []
-    for index, one in enumerate(outputs):
-        camera = LayerGradCam(_LogitsOf(network, index), network.heads[index].get_submodule("refine"))
-        heat = camera.attribute(images, target=one.logits.argmax(dim=-1), relu_attributions=True).detach()
-        heat = F.interpolate(heat, size=one.attention.shape[-2:], mode="bilinear", align_corners=False)
-        similar = F.cosine_similarity(_centred(heat), _centred(one.attention), dim=1)
-        found.append(float(similar.mean()))
-    return found
+    agreement = []
+    for index, output in enumerate(outputs):
+        gradcam = LayerGradCam(_ExitLogits(network, index), network.heads[index].get_submodule("neck"))
+        maps = gradcam.attribute(images, target=output.logits.argmax(dim=-1), relu_attributions=True).detach()
+        maps = F.interpolate(maps, size=output.attention.shape[-2:], mode="bilinear", align_corners=False)
+        cosine = F.cosine_similarity(_centred(maps), _centred(output.attention), dim=1)
+        agreement.append(float(cosine.mean()))
+    return agreement
 
 
 def _centred(maps: Tensor) -> Tensor:
@@ -31,8 +31,8 @@ def _centred(maps: Tensor) -> Tensor:
     return flat - flat.mean(dim=1, keepdim=True)
 
 
-class _LogitsOf(nn.Module):
-    """One exit's logits, as the library wants them."""
+class _ExitLogits(nn.Module):
+    """A model whose output is the logits of one exit, as captum requires."""
 
     def __init__(self, network: MultiExitNetwork, exit_index: int) -> None:
         super().__init__()

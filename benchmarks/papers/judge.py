@@ -1,10 +1,11 @@
-"""A group of networks trained on the same images, judged: thresholds from their own split, then the test split once.
+"""Evaluation of networks trained on the same images: thresholds from their own split, then the test split once.
 
-A group shares dataset, backbone and seed. Its networks are measured side by side, taking turns frame by frame.
+A group shares dataset, backbone and seed. Its networks are timed in turns, frame by frame.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import BACKBONE, name_of
-from benchmarks.papers.metrics import confidence_of, decided
+from benchmarks.papers.metrics import confidence_metrics, decision_metrics
 from calibration.operating_points import within_budget
 from calibration.thresholds import RiskGuarantee
 from compile.recipe import compile_bundle
@@ -22,108 +23,109 @@ from edge.bundle.bundle import Bundle
 from edge.console import track
 from edge.decision import NEVER, Scores, decide, scores_from_logits
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.inference.load import load_classifier
-from edge.measure.bench import Candidate, EarlyExit, WholeNetwork, measure
+from edge.inference.load import load_classifier, load_whole_network
+from edge.measure.bench import measure
 from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.data import PreprocessedImages, batches
-from edge.training.evaluate import answers_of
+from edge.training.evaluate import evaluate
 from edge.training.explain import consistency, faithfulness
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT
 
 BUDGETS = (0.3, 0.5, 0.7)
 GUARANTEE = RiskGuarantee(limit=0.005, method="none")
-"""As in the papers: what holds for the samples thresholds are fitted to."""
-TIMED_FRAMES, EXPLAINED_IMAGES, EXPLAINED_BY_LARGE = 1000, 512, 32
+"""Empirical risk on the samples that thresholds are fitted to, as in the papers."""
+MAX_TIMED_FRAMES, MAX_EXPLAINED, MAX_EXPLAINED_LARGE = 1000, 512, 32
+"""Test images that are timed, and that maps are explained on; the latter also for larger backbones."""
 PRECISION = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One network of a group, before its latency is known."""
+class EvaluatedNetwork:
+    """A network of a group, before its latency is measured."""
 
     run: Settings
     bundle: Bundle
-    points: dict[str, tuple[float, ...]]
-    """Thresholds by the name of the operating point."""
+    operating_points: dict[str, tuple[float, ...]]
+    """Thresholds by name."""
     test: Scores
-    facts: dict[str, Any]
-    """What holds whatever the thresholds: how good each exit is, and how well it explains itself."""
+    metrics: dict[str, Any]
+    """Metrics that do not depend on thresholds: those of each exit and of its attention maps."""
 
 
 def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
     """Return a row for each network of a group and each of its operating points."""
     checkpoints = [read_checkpoint(folder / name_of(run) / CHECKPOINT) for run in group]
     trained = load_trained_model(checkpoints[0])
-    judged = [_judged(one, trained, folder / name_of(one.settings) / "bundle") for one in checkpoints]
-    reference = next(one for one in judged if one.run.truncated_at is None)
-    speedups = _speedups(judged, reference, trained)
-    macs = sum(exit_.macs for exit_ in reference.bundle.manifest.exits)
-    truth = trained.labels("test")
+    networks = [_evaluate(checkpoint, trained, folder) for checkpoint in checkpoints]
+    whole = next(network.bundle for network in networks if network.run.truncated_at is None)
+    points = [(network, point) for network in networks for point in network.operating_points]
+    speedups = _measure_speedups(points, whole, trained)
+    truth, whole_macs = trained.labels("test"), sum(exit_.macs for exit_ in whole.manifest.exits)
     return [
-        _row(one, point, truth, macs) | {"speedup_measured": speedups[f"{index} {point}"]}
-        for index, one in enumerate(judged)
-        for point in one.points
+        _row(network, point, truth, whole_macs) | {"speedup_measured": speedup}
+        for (network, point), speedup in zip(points, speedups, strict=True)
     ]
 
 
-def _judged(checkpoint: Checkpoint, trained: TrainedModel, path: Path) -> Judged:
-    bundle = compile_bundle(checkpoint, path, precisions=(PRECISION,), guarantee=GUARANTEE)
-    network = checkpoint.network()
+def _evaluate(checkpoint: Checkpoint, trained: TrainedModel, folder: Path) -> EvaluatedNetwork:
+    """Compile a network and compute the metrics that do not depend on thresholds."""
+    run, network = checkpoint.settings, checkpoint.network()
+    bundle = compile_bundle(checkpoint, folder / name_of(run) / "bundle", precisions=(PRECISION,), guarantee=GUARANTEE)
     test = PreprocessedImages(trained.images, trained.splits["test"], checkpoint.input)
-    answers = answers_of(network, track(batches(test, 500), f"judging {name_of(checkpoint.settings)}"))
-    scores = scores_from_logits(answers.logits)
-    explained = EXPLAINED_IMAGES if checkpoint.settings.backbone == BACKBONE else EXPLAINED_BY_LARGE
-    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, min(len(test), explained)).astype(int).tolist())
-    found = consistency(answers.maps)
-    facts: dict[str, Any] = {
-        **confidence_of(scores, answers.labels),
+    evaluation = evaluate(network, track(batches(test, 500), f"judging {name_of(run)}"))
+    scores = scores_from_logits(evaluation.logits)
+    explained = min(len(test), MAX_EXPLAINED if run.backbone == BACKBONE else MAX_EXPLAINED_LARGE)
+    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, explained).astype(int).tolist())
+    agreement = consistency(evaluation.maps)
+    metrics: dict[str, Any] = {
+        **confidence_metrics(scores, evaluation.labels),
         **dataclasses.asdict(faithfulness(network, images)),
         "gradcam_agreement": agreement_with_gradcam(network, images),
-        "consistency_raw": found.raw,
-        "consistency_centred": found.centred,
-        "consistency_shuffled": found.shuffled,
-        "map_entropy": found.entropy,
+        "consistency_raw": agreement.raw,
+        "consistency_centred": agreement.centred,
+        "consistency_shuffled": agreement.shuffled,
+        "map_entropy": agreement.entropy,
     }
-    return Judged(checkpoint.settings, bundle, _operating_points(bundle), scores, facts)
+    return EvaluatedNetwork(run, bundle, _operating_points(bundle), scores, metrics)
 
 
 def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
-    """Return the thresholds to judge a network at, all from the threshold-fitting split."""
-    found = bundle.scores(PRECISION)
-    scores, truth = found.scores, found.truth
+    """Return thresholds by the name of the operating point, all fitted on the threshold-fitting split."""
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     never = (NEVER,) * (len(macs) - 1)
     if len(macs) == 1:
         return {"alone": never}
-    points = {"whole": never}
-    points["drop 0.005"] = bundle.precision(PRECISION).thresholds.values
+    recorded = bundle.scores(PRECISION)
+    points = {"whole": never, "drop 0.005": bundle.precision(PRECISION).thresholds.values}
     for budget in BUDGETS:
-        points[f"macs {budget}"] = within_budget(scores, truth, macs, budget).thresholds
+        points[f"macs {budget}"] = within_budget(recorded.scores, recorded.truth, macs, budget).thresholds
     return points
 
 
-def _speedups(judged: Sequence[Judged], reference: Judged, trained: TrainedModel) -> Mapping[str, float]:
-    """Return how much faster than the whole network each operating point is, measured with exits really taken."""
+def _measure_speedups(
+    points: Sequence[tuple[EvaluatedNetwork, str]], whole: Bundle, trained: TrainedModel
+) -> list[float]:
+    """Return the speed-up of each operating point over the whole network, with exits really taken."""
     backend = OnnxRuntime()
-    candidates: dict[str, Candidate] = {"whole": WholeNetwork(reference.bundle, PRECISION, backend)}
-    for index, one in enumerate(judged):
-        classifier = load_classifier(one.bundle, PRECISION, backend)
-        for point, thresholds in one.points.items():
-            candidates[f"{index} {point}"] = EarlyExit(classifier, thresholds)
-    test = trained.splits["test"]
-    chosen = test[np.linspace(0, len(test) - 1, min(len(test), TIMED_FRAMES)).astype(np.intp)]
-    frames = [trained.images.frames[int(index)] for index in chosen]
-    measured = measure(candidates, track(frames, "measuring"), None)
-    whole = measured.pop("whole").latency_ms.mean
-    return {name: whole / found.latency_ms.mean for name, found in measured.items()}
+    loaded = {id(network): load_classifier(network.bundle, PRECISION, backend) for network, _ in points}
+    classifiers = [
+        load_whole_network(whole, PRECISION, backend),
+        *(loaded[id(network)].with_thresholds(network.operating_points[point]) for network, point in points),
+    ]
+    frames = list(trained.frames("test", MAX_TIMED_FRAMES))
+    with ExitStack() as stack:
+        for classifier in classifiers:
+            stack.enter_context(classifier)
+        reference, *measurements = measure(classifiers, track(frames, "measuring"), None)
+    return [reference.latency_ms.mean / measurement.latency_ms.mean for measurement in measurements]
 
 
-def _row(one: Judged, point: str, truth: np.ndarray, whole_macs: int) -> dict[str, Any]:
-    exits = one.bundle.manifest.exits
-    decisions = decide(one.test, np.asarray(one.points[point], dtype=np.float32))
+def _row(network: EvaluatedNetwork, point: str, truth: np.ndarray, whole_macs: int) -> dict[str, Any]:
+    run, exits = network.run, network.bundle.manifest.exits
+    thresholds = network.operating_points[point]
+    decisions = decide(network.test, np.asarray(thresholds, dtype=np.float32))
     cost = np.cumsum([exit_.macs for exit_ in exits])
-    run = one.run
     return {
         "dataset": run.dataset,
         "backbone": run.backbone,
@@ -134,8 +136,8 @@ def _row(one: Judged, point: str, truth: np.ndarray, whole_macs: int) -> dict[st
         "epochs": run.epochs,
         "seed": run.seed,
         "operating_point": point,
-        "thresholds": one.points[point],
-        **decided(decisions, truth, len(exits)),
+        "thresholds": thresholds,
+        **decision_metrics(decisions, truth, len(exits)),
         "macs_ratio": float(cost[decisions.exit_index].mean() / whole_macs),
-        **one.facts,
+        **network.metrics,
     }

@@ -1,1 +1,1 @@
-"""What travels to the device: manifest, files, recorded scores, sample identities."""
+"""The bundle: manifest, validation, files, recorded scores, sample identities."""

@@ -1,4 +1,4 @@
-"""The bundle on disk: opened, verified, written."""
+"""Bundles on disk: open, verify, write."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
 from edge.bundle.sample_ids import Digests
-from edge.bundle.scores import LabelledScores, read_scores, segments_digest
+from edge.bundle.scores import LabelledScores, combined_digest, read_scores
 from edge.bundle.validation import validation_errors
 from edge.errors import BundleError
 from edge.storage import atomic_dir, sha256_of, write_file
@@ -21,26 +21,26 @@ MANIFEST = "manifest.json"
 
 
 class Reference(NamedTuple):
-    """Reference samples of a bundle, and the trained fp32 network's logits for them."""
+    """Reference samples of a bundle, with the fp32 logits of the trained network."""
 
     frames: NDArray[np.uint8] | NDArray[np.float32]
-    """As a source gives them: images (samples, height, width[, 3]), arrays (samples, channels, height, width)."""
+    """Frames of a source: images (samples, height, width[, 3]) or arrays (samples, channels, height, width)."""
     labels: NDArray[np.int64]
-    """True classes, shape (samples,)."""
+    """True labels, shape (samples,)."""
     logits: NDArray[np.float32]
     """Shape (exits, samples, classes)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose manifest was read and whose files were checked."""
+    """A bundle on disk, with its manifest."""
 
     path: Path
     manifest: Manifest
 
     @staticmethod
     def open(path: Path) -> "Bundle":
-        """Read the manifest and check every file against its hash.
+        """Open a bundle: validate its manifest and check every file against its hash.
 
         Raises:
             BundleError: the bundle is missing, damaged, or of another version.
@@ -58,7 +58,7 @@ class Bundle:
         return bundle
 
     def precision(self, name: str) -> PrecisionSpec:
-        """Return one precision of the network.
+        """Return the specification of one precision.
 
         Raises:
             BundleError: the bundle does not have it.
@@ -72,30 +72,30 @@ class Bundle:
         return read_reference(self.path / self.manifest.reference)
 
     def scores(self, precision: str) -> LabelledScores:
-        """Return every exit's recorded scores on the threshold-fitting split."""
+        """Return the recorded scores of one precision on the threshold-fitting split."""
         return read_scores(self.path / self.precision(precision).scores)
 
     def segments_digest(self, precision: str) -> str:
-        """Return the identity of one precision's segments, which recorded scores carry."""
-        return segments_digest(self.manifest.files[segment.file] for segment in self.precision(precision).segments)
+        """Return the digest of one precision's segments, which identifies them in recorded scores."""
+        return combined_digest(self.manifest.files[segment.file] for segment in self.precision(precision).segments)
 
     def chain(self, precision: str) -> ChainSpec:
-        """Return the chain of one precision's segments."""
+        """Return the chain of one precision."""
         spec, manifest = self.precision(precision), self.manifest
         return ChainSpec(manifest.input, manifest.labels, spec.segments, spec.temperatures)
 
     def whole_network(self, precision: str) -> ChainSpec:
-        """Return the network without its early exits as a chain of one segment."""
+        """Return the network without early exits, as a chain with a single segment."""
         spec, manifest = self.precision(precision), self.manifest
         return ChainSpec(manifest.input, manifest.labels, (spec.whole,), spec.temperatures[-1:])
 
     def used_samples(self) -> dict[str, Digests]:
-        """Return the sample digests of each split that thresholds must not be fitted to."""
+        """Return the sample digests of the splits that thresholds must not be fitted to."""
         with np.load(self.path / self.manifest.samples) as file:
             return {name: file[name] for name in file.files}
 
     def with_precisions(self, refitted: Mapping[str, PrecisionSpec]) -> "Bundle":
-        """Write refitted thresholds and temperatures to the manifest and return the updated bundle."""
+        """Replace precisions in the manifest on disk, and return the updated bundle."""
         manifest = dataclasses.replace(self.manifest, precisions={**self.manifest.precisions, **refitted})
         write_file(self.path / MANIFEST, manifest_to_json(manifest))
         return Bundle(self.path, manifest)
@@ -109,15 +109,15 @@ class Bundle:
             if name not in manifest.files or not _is_inside(file, self.path):
                 raise BundleError(f"{self.path}: {name} is not listed in its manifest; compile it again")
             if not file.is_file():
-                raise BundleError(f"{self.path} lacks {name}; copy the bundle again, whole")
+                raise BundleError(f"{self.path} lacks {name}; copy the whole bundle again")
             if sha256_of(file) != manifest.files[name]:
                 raise BundleError(
-                    f"{file} is not the file its manifest names (other sha256); copy the bundle again, whole"
+                    f"{file} is not the file its manifest names (other sha256); copy the whole bundle again"
                 )
 
 
 def _is_bundle(path: Path) -> bool:
-    """Check that a folder's manifest is a bundle's: other tools write a `manifest.json` too."""
+    """Check for a bundle's manifest; other tools write a `manifest.json` too."""
     try:
         manifest_from_json((path / MANIFEST).read_text(), path)
     except (OSError, ValueError, BundleError):
@@ -134,19 +134,19 @@ def _is_inside(file: Path, folder: Path) -> bool:
 
 @contextmanager
 def bundle_writer(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill with a bundle; it replaces `path` when the block ends without an error.
+    """Yield a folder to write a bundle to; it replaces `path` when the block ends without an error.
 
     Raises:
         BundleError: `path` holds something other than a bundle, which is not overwritten.
     """
     if path.exists() and not _is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
         raise BundleError(f"{path} exists and is no bundle; choose another output or move it away")
-    with atomic_dir(path) as aside:
-        yield aside
+    with atomic_dir(path) as folder:
+        yield folder
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of a bundle being written."""
+    """Return the sha256 of every file in a bundle's folder except the manifest."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
@@ -154,7 +154,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 def write_samples(path: Path, samples: Mapping[str, Digests]) -> None:
     """Write the sample digests of each split."""
     with path.open("wb") as file:
-        np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # its stub takes them for an option
+        np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # its stub takes them for a keyword option
 
 
 def write_reference(path: Path, reference: Reference) -> None:
@@ -167,12 +167,12 @@ def read_reference(path: Path) -> Reference:
     """Read reference samples.
 
     Raises:
-        BundleError: the file is missing or something else.
+        BundleError: the file is missing, damaged or holds something else.
     """
     try:
         with np.load(path) as file:
             return Reference(file["frames"], file["labels"], file["logits"])
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
+    except Exception as error:  # a damaged archive can raise anything
         raise BundleError(
             f"{path} holds no reference samples ({error}); write them with `python -m compile --references`"
         ) from error

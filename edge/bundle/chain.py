@@ -1,4 +1,4 @@
-"""A chain of segments as inference needs it: derived from a manifest, the same on every backend."""
+"""The part of a manifest that inference needs for one precision."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from edge.bundle.manifest import InputSpec, SegmentSpec
 
 @dataclass(frozen=True, slots=True)
 class ChainSpec:
-    """Segments that run one after the other, what they read and how their answers are read."""
+    """Segments that run in sequence, with their input, labels and temperatures."""
 
     input: InputSpec
     labels: tuple[str, ...]
     segments: tuple[SegmentSpec, ...]
     temperatures: tuple[float, ...]
-    """One for each segment's exit."""
+    """Temperature of each segment's exit."""
 
     @property
     def exits(self) -> int:

@@ -14,7 +14,7 @@ def decode(kind: type[T], value: Any, where: str) -> T:
     Args:
         kind: The dataclass.
         value: Result of `json.loads`.
-        where: Name of the value in messages; fields are appended, as in `manifest.input.mean[0]`.
+        where: Name of the value in error messages; fields are appended, as in `manifest.input.mean[0]`.
 
     Raises:
         ValueError: a field is missing, unknown, or not of its type.

@@ -1,4 +1,4 @@
-"""The manifest: the contract between all stages, as frozen dataclasses and as strict JSON on disk."""
+"""The manifest: the contract between all stages, as frozen dataclasses and strict JSON."""
 
 import dataclasses
 import json
@@ -17,38 +17,38 @@ MANIFEST_VERSION = 3
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A named tensor that goes in or out of a segment."""
+    """An input or output tensor of a segment."""
 
     name: str
     dtype: Literal["float32", "float16", "int8", "int32", "bool"]
     """NumPy's name of the element type."""
     shape: tuple[int | None, ...]
-    """Sizes; None is the batch."""
+    """Sizes; None for the batch."""
 
     @property
-    def shape_of_one(self) -> tuple[int, ...]:
-        """The shape for one image."""
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape for a single image."""
         return tuple(1 if size is None else size for size in self.shape)
 
     @property
-    def nbytes_of_one(self) -> int:
-        """The bytes for one image."""
-        return prod(self.shape_of_one) * np.dtype(self.dtype).itemsize
+    def sample_nbytes(self) -> int:
+        """Size in bytes for a single image."""
+        return prod(self.sample_shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What the network reads, and how a frame becomes that."""
+    """The network's input, and the preprocessing that makes it from a frame."""
 
     kind: Literal["image", "array"]
-    """`image`: 8-bit frames as a camera gives them. `array`: numbers as they are, shape (channels, height, width)."""
+    """`image`: 8-bit frames of a camera. `array`: unscaled numbers of shape (channels, height, width)."""
     colour: Literal["rgb", "gray"] | None
-    """Channel order of an image input; None for arrays."""
+    """Channel order of an image; None for arrays."""
     channels: int
     height: int
     width: int
     mean: tuple[float, ...]
-    """Subtracted from each channel; an image's values are scaled to [0, 1] before."""
+    """Subtracted from each channel, after an image's values are scaled to [0, 1]."""
     std: tuple[float, ...]
     """Divides each channel after the mean is subtracted."""
 
@@ -60,51 +60,51 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExitSpec:
-    """One exit and what it costs to get there from the exit before."""
+    """An exit, and the cost of the segment that ends in it."""
 
     macs: int
     """Multiply-accumulates of this exit's segment for one image."""
     parameters: int
     """Weights in this exit's segment."""
     attention: tuple[int, int] | None
-    """Height and width of the attention map, if the head has one."""
+    """Height and width of the attention map; None if the head has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentSpec:
-    """An ONNX file of the bundle and its tensors."""
+    """An ONNX file of the bundle, with its tensors."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     int8_macs_share: float
-    """Share of the convolutions' multiply-accumulates that run on quantised inputs and weights."""
+    """Share of the convolutions' multiply-accumulates with quantised inputs and weights."""
     exit_index: int
-    """The exit that the segment ends in."""
+    """Exit that the segment ends in."""
     cuts_in: tuple[str, ...]
-    """Inputs that are the previous segment's cut; none in segment 0, which reads the image."""
+    """Inputs from the previous segment; empty for segment 0, which reads the image."""
     cuts_out: tuple[str, ...]
-    """Outputs that are this segment's cut; none in the last segment."""
+    """Outputs for the next segment; empty for the last segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """One threshold for each exit but the last, and what was asked of them when they were fitted."""
+    """A threshold for each exit but the last, with the guarantee or budget they were fitted to."""
 
     values: tuple[float, ...]
     target_metric: Literal["accuracy_gap", "disagreement", "mean_macs", "mean_ms"]
-    """What was to stay within the limit: the share of answers lost against the last exit answering everything, of
-    answers that are not its own, or the mean cost."""
+    """Metric that the limit bounds: accuracy lost against the last exit, share of predictions that differ from the last
+    exit's, or mean cost."""
     limit: float
-    """Of samples as a fraction; of the network's multiply-accumulates as a fraction; or milliseconds."""
+    """Fraction of samples, fraction of the network's multiply-accumulates, or milliseconds."""
     method: Literal["betting", "hoeffding-bentkus", "expectation", "none"]
-    """How it was shown to hold for samples the thresholds were not fitted to: see `calibration.risk`."""
+    """Procedure that certified the limit for other samples: see `edge.risk`."""
     confidence_level: float | None
-    """Probability with which it was, for methods that have one."""
+    """Probability with which the limit holds, for `betting` and `hoeffding-bentkus`."""
     samples: int
-    """Size of the split they were fitted on."""
+    """Number of samples they were fitted to."""
     split: str
-    """Fingerprint of that split, or of the samples recorded on a device."""
+    """Fingerprint of those samples: of the split, or of samples recorded on a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +113,19 @@ class PrecisionSpec:
 
     segments: tuple[SegmentSpec, ...]
     whole: SegmentSpec
-    """The network without its early exits: what early exits are measured against."""
+    """The network without early exits, the baseline of benchmarks."""
     thresholds: Thresholds
     temperatures: tuple[float, ...]
-    """Of each exit: the highest of `softmax(logits / temperature)` is an honest probability of the label."""
+    """Temperature of each exit: the maximum of `softmax(logits / temperature)` is the calibrated probability."""
     notes: tuple[str, ...]
-    """What the compiler left in a wider type, and why."""
+    """Layers that the compiler kept in a wider type, with the reasons."""
     scores: str
-    """File with every exit's confidence and label on the threshold-fitting split, from the segments as they run."""
+    """File with the recorded scores of this precision's segments on the threshold-fitting split."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitSpec:
-    """A set of samples that was used for one purpose only."""
+    """A set of samples that serves a single purpose."""
 
     samples: int
     fingerprint: str
@@ -133,7 +133,7 @@ class SplitSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a device needs to run the bundle, and nothing it must guess."""
+    """Everything that a device needs to run the bundle."""
 
     version: int
     name: str
@@ -142,28 +142,28 @@ class Manifest:
     exits: tuple[ExitSpec, ...]
     precisions: dict[str, PrecisionSpec]
     reference: str
-    """File with reference images, labels and the fp32 outputs of the trained network."""
+    """File with the reference samples."""
     samples: str
-    """File with the digests of the samples that were used for something else than fitting thresholds."""
+    """File with the sample digests of the splits that thresholds must not be fitted to."""
     splits: dict[str, SplitSpec]
     training: dict[str, Any]
     """Settings and metrics of the training run."""
     tools: dict[str, str]
-    """Versions of what made the bundle."""
+    """Versions of the tools that made the bundle."""
     files: dict[str, str]
-    """sha256 of every file but this one."""
+    """sha256 of every file except the manifest."""
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image that takes the last exit."""
+        """Multiply-accumulates of an image that takes the last exit."""
         return sum(exit_.macs for exit_ in self.exits)
 
 
 def manifest_from_json(text: str, origin: Path) -> Manifest:
-    """Read a manifest's fields; whether they fit together is `edge.contract`'s to say.
+    """Decode a manifest. Its consistency is checked by `edge.bundle.validation`.
 
     Raises:
-        BundleError: the text is not JSON, of another version, or its fields are not the manifest's.
+        BundleError: the text is not JSON, has another version, or has missing, unknown or invalid fields.
     """
     try:
         data = json.loads(text)
@@ -182,5 +182,5 @@ def manifest_from_json(text: str, origin: Path) -> Manifest:
 
 
 def manifest_to_json(manifest: Manifest) -> str:
-    """Write a manifest as JSON that `manifest_from_json` reads back."""
+    """Encode a manifest as JSON; `manifest_from_json` decodes it."""
     return json.dumps(dataclasses.asdict(manifest), indent=2) + "\n"

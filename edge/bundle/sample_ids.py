@@ -1,4 +1,4 @@
-"""Sample identity: digests of single samples, and fingerprints of sets of them."""
+"""Sample identity: digests of samples, and fingerprints of sets of samples."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,23 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Digests = NDArray[np.uint64]
+"""First eight bytes of content digests."""
 
 
 def content_digest(content: bytes) -> str:
-    """Return the digest of a sample's bytes: of its file or, for samples without one, of its array."""
+    """Return the digest of a sample's file or, for samples without a file, of its array."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def short_digests(digests: Iterable[str]) -> Digests:
-    """Return the first eight bytes of content digests, enough to recognise a sample among millions."""
+    """Return the first eight bytes of content digests, enough to identify a sample among millions."""
     return np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64)
 
 
 def split_fingerprint(digests: Iterable[str]) -> str:
-    """Return the identity of a set of samples, given their content digests in any order."""
+    """Return the fingerprint of a set of samples, given their content digests in any order."""
     return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:32]
 
 
 def samples_fingerprint(samples: Digests) -> str:
-    """Return the identity of recorded samples, shape (samples, 2), by their network inputs in any order."""
+    """Return the fingerprint of recorded samples, by their network inputs in any order.
+
+    Args:
+        samples: Digests of files and network inputs, shape (samples, 2).
+    """
     return hashlib.sha256(np.sort(samples[:, 1]).tobytes()).hexdigest()[:32]

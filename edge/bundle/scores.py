@@ -1,4 +1,4 @@
-"""Recorded scores of labelled samples as a file, with the identity of the samples and of the segments."""
+"""Recorded scores of labelled samples on disk, with digests of the samples and of the segments."""
 
 import hashlib
 from collections.abc import Iterable
@@ -19,22 +19,22 @@ class LabelledScores(NamedTuple):
     logits: NDArray[np.float32]
     """Shape (exits, samples, classes)."""
     scores: Scores
-    """As the segments decided, not computed again from the logits."""
+    """As the segments computed them, not derived from the logits."""
     truth: NDArray[np.int64]
-    """True classes, shape (samples,)."""
+    """True labels, shape (samples,)."""
     samples: Digests
-    """Digests of each sample's file and of its network input, shape (samples, 2)."""
+    """Digest of each sample's file and of its network input, shape (samples, 2)."""
     segments: str
-    """`segments_digest` of the recorded segments."""
+    """`combined_digest` of the recorded segments."""
 
 
-def segments_digest(hashes: Iterable[str]) -> str:
-    """Return the identity of a precision's segments, given the sha256 of each."""
+def combined_digest(hashes: Iterable[str]) -> str:
+    """Return the digest of a precision's segments, given the sha256 of each file."""
     return hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
 
 
 def write_scores(path: Path, recorded: LabelledScores) -> None:
-    """Write recorded scores."""
+    """Write recorded scores to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez_compressed(
@@ -49,14 +49,14 @@ def write_scores(path: Path, recorded: LabelledScores) -> None:
 
 
 def read_scores(path: Path) -> LabelledScores:
-    """Read recorded scores.
+    """Read recorded scores from a file.
 
     Raises:
-        BundleError: the file is missing or something else.
+        BundleError: the file is missing, damaged or holds something else.
     """
     try:
         with np.load(path) as file:
             scores = Scores(file["confidence"], file["label"])
             return LabelledScores(file["logits"], scores, file["truth"], file["samples"], str(file["segments"]))
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
+    except Exception as error:  # a damaged archive can raise anything
         raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error

@@ -1,14 +1,19 @@
-"""Names of a segment's tensors: made here and nowhere else, and parsed by nobody."""
+"""Names of a segment's tensors. They are made only here and never parsed."""
 
 IMAGE = "image"
 """Input of segment 0, float32 of shape (batch, channels, height, width)."""
 
 
 def cut(exit_index: int, tensors: int) -> tuple[str, ...]:
-    """Return the names of the cut after an exit, which consists of that many tensors."""
+    """Return the names of the cut after an exit.
+
+    Args:
+        exit_index: Exit of the segment that outputs the cut.
+        tensors: Number of tensors in the cut.
+    """
     if tensors == 1:
         return (f"cut_{exit_index}",)
-    return tuple(f"cut_{exit_index}_{tensor}" for tensor in range(tensors))
+    return tuple(f"cut_{exit_index}_{index}" for index in range(tensors))
 
 
 def threshold(exit_index: int) -> str:
@@ -32,7 +37,7 @@ def label(exit_index: int) -> str:
 
 
 def exit_flag(exit_index: int) -> str:
-    """Return the name of an early exit's decision, bool of shape (batch,)."""
+    """Return the name of an early exit's flag, bool of shape (batch,): true where the exit is taken."""
     return f"exit_{exit_index}"
 
 
@@ -42,6 +47,6 @@ def attention(exit_index: int) -> str:
 
 
 def answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
-    """Return the names of the tensors in which an exit answers: logits, confidence, label and, if early, its flag."""
+    """Return the names of an exit's outputs: logits, confidence, label and, for an early exit, its flag."""
     names = (logits(exit_index), confidence(exit_index), label(exit_index))
     return names if is_last else (*names, exit_flag(exit_index))

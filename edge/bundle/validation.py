@@ -1,10 +1,10 @@
-"""Consistency of a manifest's fields with one another, beyond their types."""
+"""Consistency of a manifest's fields with one another."""
 
 import math
 from collections.abc import Iterator
 
 from edge.bundle import tensors
-from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, TensorSpec
+from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, SegmentSpec, TensorSpec
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 
@@ -15,8 +15,9 @@ def validation_errors(manifest: Manifest) -> Iterator[str]:
     """Yield each consistency error of a manifest."""
     if not manifest.precisions or not manifest.exits or not manifest.labels:
         yield "a manifest needs at least one precision, one exit and one label"
+        return
     if "thresholds" not in manifest.splits:
-        yield "a manifest must say which samples thresholds were fitted to"
+        yield "splits lacks 'thresholds', the samples that thresholds were fitted to"
     yield from _input_errors(manifest.input)
     for name, precision in manifest.precisions.items():
         yield from _precision_errors(manifest, name, precision)
@@ -26,7 +27,7 @@ def _input_errors(spec: InputSpec) -> Iterator[str]:
     if min(spec.shape) < 1:
         yield f"input has shape {spec.shape}, sizes must be 1 or more"
     if (spec.kind == "image") != (spec.colour is not None):
-        yield f"input of kind {spec.kind!r} has colour {spec.colour!r}, an image needs one and an array has none"
+        yield f"input of kind {spec.kind!r} has colour {spec.colour!r}, an image needs a colour and an array has none"
     if spec.colour is not None and spec.channels != COLOUR_CHANNELS[spec.colour]:
         yield f"input of colour {spec.colour!r} has {spec.channels} channels"
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
@@ -41,40 +42,61 @@ def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -
         yield f"{name} has {len(precision.segments)} segments for {exits} exits"
         return
     if len(precision.temperatures) != exits or not all(0.01 <= t <= 100 for t in precision.temperatures):
-        yield f"{name} has temperatures {precision.temperatures}, an exit needs one from 0.01 to 100"
-    if len(precision.thresholds.values) != exits - 1:
-        yield f"{name} needs one threshold for each of its {exits - 1} early exits"
-        return
+        yield f"{name} has temperatures {precision.temperatures}, each exit needs one from 0.01 to 100"
     try:
         validate_thresholds(precision.thresholds.values, exits)
     except ThresholdError as error:
         yield f"{name}: {error}"
     yield from _chain_errors(manifest, name, precision)
+    yield from _whole_network_errors(manifest, name, precision.whole)
 
 
 def _chain_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
-    """Follow the tensors from the image through every segment."""
-    image = TensorSpec(tensors.IMAGE, "float32", (None, *manifest.input.shape))
+    """Yield the errors of a chain, following its tensors from the image through every segment."""
     labels, last = len(manifest.labels), len(manifest.exits) - 1
-    incoming: set[TensorSpec] = {image}
+    incoming = {_image(manifest)}
     cuts_in: tuple[str, ...] = ()
     for k, segment in enumerate(precision.segments):
+        where = f"{name} segment {k}"
         threshold = set() if k == last else {TensorSpec(tensors.threshold(k), "float32", (1,))}
         if set(segment.inputs) != incoming | threshold or segment.cuts_in != cuts_in:
-            yield f"{name} segment {k} does not take the cut of the segment before it"
-        if segment.exit_index != k or not _answer(k, labels, is_last=k == last) <= set(segment.outputs):
-            yield f"{name} segment {k} does not answer for {labels} labels"
+            source = f"the cut of segment {k - 1}" if k else "the image"
+            yield f"{where} has inputs that do not match {source}"
+        yield from _exit_errors(where, segment, k, labels, is_last=k == last)
+        yield from _cut_errors(where, segment, is_last=k == last)
         cuts_in = segment.cuts_out
-        incoming = {tensor for tensor in segment.outputs if tensor.name in cuts_in}
-    if precision.segments[-1].cuts_out:
-        yield f"{name} segment {last} is the last one and has a cut"
-    whole = precision.whole
-    answers = whole.exit_index == last and _answer(last, labels, is_last=True) <= set(whole.outputs)
-    if set(whole.inputs) != {image} or not answers:
-        yield f"{name}'s whole network does not answer for {labels} labels"
+        incoming = {spec for spec in segment.outputs if spec.name in cuts_in}
 
 
-def _answer(k: int, labels: int, *, is_last: bool) -> set[TensorSpec]:
+def _cut_errors(where: str, segment: SegmentSpec, *, is_last: bool) -> Iterator[str]:
+    if is_last and segment.cuts_out:
+        yield f"{where} has the cut {', '.join(segment.cuts_out)}, but no segment follows it"
+    if not is_last and not segment.cuts_out:
+        yield f"{where} has no cut for the next segment"
+    for name in sorted(set(segment.cuts_out) - {spec.name for spec in segment.outputs}):
+        yield f"{where} has the cut {name}, which is none of its outputs"
+
+
+def _exit_errors(where: str, segment: SegmentSpec, k: int, labels: int, *, is_last: bool) -> Iterator[str]:
+    if segment.exit_index != k:
+        yield f"{where} has exit index {segment.exit_index}, expected {k}"
+    if not _exit_outputs(k, labels, is_last=is_last) <= set(segment.outputs):
+        yield f"{where} lacks outputs of exit {k} for {labels} labels"
+
+
+def _whole_network_errors(manifest: Manifest, name: str, whole: SegmentSpec) -> Iterator[str]:
+    where, last = f"{name} whole network", len(manifest.exits) - 1
+    if set(whole.inputs) != {_image(manifest)} or whole.cuts_in:
+        yield f"{where} has inputs that do not match the image"
+    yield from _exit_errors(where, whole, last, len(manifest.labels), is_last=True)
+    yield from _cut_errors(where, whole, is_last=True)
+
+
+def _image(manifest: Manifest) -> TensorSpec:
+    return TensorSpec(tensors.IMAGE, "float32", (None, *manifest.input.shape))
+
+
+def _exit_outputs(k: int, labels: int, *, is_last: bool) -> set[TensorSpec]:
     flag = set() if is_last else {TensorSpec(tensors.exit_flag(k), "bool", (None,))}
     return flag | {
         TensorSpec(tensors.logits(k), "float32", (None, labels)),

@@ -70,24 +70,29 @@ def main(arguments: argparse.Namespace) -> int:
     precision = arguments.precision or default_precision(bundle, backend)
     task = f"{precision} on {backend.name}"
     summary = Summary(bundle.chain(precision).exits)
-    with ProgressDisplay() as display, _json_outputs(to_stdout=arguments.json, file=arguments.output) as outputs:
+    with ProgressDisplay() as display:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
-        source = open_source(arguments.source)
-        total = arguments.frames or source.frames
-        try:
-            with closing(classifier.stream(source, policy=arguments.policy)) as results:
-                for result in results:
-                    _write(result, outputs)
-                    summary.add(result)
-                    note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
-                    display(Progress(task, summary.frames, total, note))
-                    if summary.frames == arguments.frames:
-                        break
-        except KeyboardInterrupt:
-            pass  # the usual end of a camera; the summary is due
-        finally:
-            if not arguments.json:
-                summary.print(task)
+    source = open_source(arguments.source)
+    total = arguments.frames or source.frames
+    try:
+        with (
+            closing(source),
+            _json_outputs(to_stdout=arguments.json, file=arguments.output) as outputs,
+            ProgressDisplay() as display,
+            closing(classifier.stream(source, policy=arguments.policy)) as results,
+        ):
+            for result in results:
+                _write(result, outputs)
+                summary.add(result)
+                note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
+                display(Progress(task, summary.frames, total, note))
+                if summary.frames == arguments.frames:
+                    break
+    except KeyboardInterrupt:
+        pass  # the usual end of a camera; the summary is due
+    finally:
+        if not arguments.json:
+            summary.print(task)
     return PASSED
 
 

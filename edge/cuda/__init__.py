@@ -9,21 +9,21 @@ if TYPE_CHECKING:
 
 
 def get_runtime() -> "Runtime":
-    """Return this process's GPU, opened once.
+    """Return this process's GPU runtime, opened once.
 
     Raises:
-        EngineError: there is none, or a library to use it with is missing.
+        EngineError: there is no GPU, or a library for it is missing.
     """
     try:
-        from edge.cuda.runtime import runtime
-    except ImportError as error:  # pycuda needs the driver's library to be imported
+        from edge.cuda.runtime import open_runtime
+    except ImportError as error:  # pycuda cannot be imported without the driver's library
         raise missing_library("frames cannot be run on a GPU here", error) from error
-    return runtime()
+    return open_runtime()
 
 
-def missing_library(what: str, error: ImportError) -> EngineError:
-    """Return what to say where a library for the GPU is missing."""
+def missing_library(consequence: str, error: ImportError) -> EngineError:
+    """Return the error for a missing CUDA library."""
     return EngineError(
-        f"{what} ({error}); install the NVIDIA driver, then pip install 'early-exit[cuda13]' "
+        f"{consequence} ({error}); install the NVIDIA driver, then pip install 'early-exit[cuda13]' "
         "(cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
     )

@@ -11,10 +11,10 @@ class DeviceEngine(Protocol):
     """A segment made runnable on a GPU."""
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        """Bind device addresses to the segment's inputs and outputs by name, once; more names are ignored.
+        """Bind device addresses to the segment's inputs and outputs by name, once; other names are ignored.
 
-        Calling the result with a stream's handle enqueues the segment there, waits for nothing and allocates nothing.
-        Bindings may run at the same time, each on one stream only.
+        Calling the result with a stream's handle enqueues the segment there. It neither waits nor allocates. Bindings
+        may run at the same time, each on one stream only.
 
         Raises:
             EngineError: the library refuses an address.

@@ -1,4 +1,4 @@
-"""Many images at once on the GPU: after each exit those that go on are put together there."""
+"""Batched inference on the GPU: samples that exit are removed and the rest is compacted."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,135 +8,144 @@ import pycuda.driver as driver
 from cuda.core import Stream
 from numpy.typing import NDArray
 
+from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import SegmentSpec
+from edge.bundle.manifest import SegmentSpec, TensorSpec
 from edge.cuda.base import MAX_BATCH, DeviceEngine
-from edge.cuda.chain import said_sizes, write_said
-from edge.cuda.kernels import DECIDED
-from edge.cuda.memory import NON_BLOCKING, Buffers, waited_for
+from edge.cuda.kernel_params import PREDICTION, exit_outputs_name, exit_outputs_sizes, write_exit_outputs
+from edge.cuda.memory import NON_BLOCKING, Buffers, synchronize_before_free
 from edge.cuda.runtime import Runtime
 from edge.decision import Predictions, allocate_predictions
 from edge.errors import EngineError
 
-PACKED = "packed "
-"""What the name of a tensor begins with of which only those rows are left that go on."""
 
-
-class _Ready(NamedTuple):
-    """What images travel in."""
+class BatchResources(NamedTuple):
+    """Stream, memory and bound segments of a batch."""
 
     stream: driver.Stream
     buffers: Buffers
-    run: list[Callable[[int, int], None]]
+    steps: list[Callable[[int, int], None]]
 
 
 class CudaBatch:
-    """A chain of engines whose batch is not pinned, and memory for as many images as they take.
+    """A chain of engines without a pinned batch, and memory for `max_batch` images.
 
-    The host waits once for each segment that runs: it has to say how many images the next one takes.
+    The host waits once for each segment that runs: it launches the next one with the number of active rows.
     """
 
     def __init__(
-        self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, most: int = MAX_BATCH
+        self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, max_batch: int = MAX_BATCH
     ) -> None:
         """Allocate everything and bind the segments.
 
         Raises:
-            EngineError: there is no room for it.
+            EngineError: the GPU has too little memory, or an engine refuses an address.
         """
-        self._spec, self._engines, self._kernels, self._most = chain, engines, runtime.kernels, most
+        self._spec, self._engines, self._kernels, self._max_batch = chain, engines, runtime.kernels, max_batch
         self._classifying = runtime.context.activate("classifying a batch")
         self._closing = runtime.context.activate("closing a batch")
-        self._cuts = [[s for s in segment.inputs if s.name in segment.cuts_in] for segment in chain.segments]
+        self._threshold_names = [tensors.threshold(segment.exit_index) for segment in chain.segments[:-1]]
         with runtime.context.activate("preparing for a batch"):
-            buffers = self._allocated(uploads=not runtime.context.is_integrated)
-            self._ready: _Ready | None = self._prepared(buffers)
+            buffers = self._allocate(uploads=not runtime.context.is_integrated)
+            self._resources: BatchResources | None = self._bind(buffers)
 
     def classify(self, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> Predictions:
         """Classify preprocessed images; see `edge.inference.base.Batch`."""
-        if self._ready is None:
+        if self._resources is None:
             raise EngineError("this batch was closed; load the classifier again")
-        decisions = allocate_predictions(len(images))
-        for start in range(0, len(images), self._most):
-            part = slice(start, start + self._most)
+        predictions = allocate_predictions(len(images))
+        for start in range(0, len(images), self._max_batch):
+            part = slice(start, start + self._max_batch)
             with self._classifying:
-                found = self._decided(self._ready, images[part], thresholds)
-            for field in Predictions._fields:
-                getattr(decisions, field)[part] = found[field]
-        return decisions
+                results = self._classify_part(self._resources, images[part], thresholds)
+            for name, array in predictions._asdict().items():
+                array[part] = results[name]
+        return predictions
 
     def close(self) -> None:
-        """Let go of memory, stream and engines; may be called twice."""
-        if self._ready is None:
+        """Release memory and stream. Idempotent."""
+        if self._resources is None:
             return
         with self._closing:
-            ready, self._ready = self._ready, None
-            waited_for(ready.stream)
-            ready.buffers.close()
-            del ready  # while the context is current: that is when pinned memory and streams are freed
+            resources, self._resources = self._resources, None
+            synchronize_before_free(resources.stream)
+            resources.buffers.close()
+            del resources  # pinned memory and streams are freed here, while the context is current
 
-    def _allocated(self, *, uploads: bool) -> Buffers:
-        segments, most = self._spec.segments, self._most
-        tensors = {
-            spec.name: spec.nbytes_of_one for segment in segments for spec in (*segment.inputs, *segment.outputs)
-        }
-        sent = {name: size for name, size in tensors.items() if name.startswith("threshold_")}
-        sent |= {"images": 4 * most, "image": most * tensors["image"]}
-        stays = {name: most * size for name, size in tensors.items() if name not in sent}
-        stays |= {PACKED + spec.name: most * spec.nbytes_of_one for cuts in self._cuts for spec in cuts}
+    def _allocate(self, *, uploads: bool) -> Buffers:
+        segments, rows = self._spec.segments, self._max_batch
+        sizes = {spec.name: spec.sample_nbytes for segment in segments for spec in (*segment.inputs, *segment.outputs)}
+        inputs = {name: sizes[name] for name in self._threshold_names}
+        inputs |= {"samples": 4 * rows, tensors.IMAGE: rows * sizes[tensors.IMAGE]}
+        workspace = {name: rows * size for name, size in sizes.items() if name not in inputs}
+        workspace |= {_compacted(name): rows * sizes[name] for segment in segments for name in segment.cuts_in}
         return Buffers(
-            sent=sent,
-            constant=said_sizes(len(segments)),
-            stays={**stays, "going_on": 4 * most},
-            told={"decided": most * DECIDED.itemsize, "count": 4},
+            inputs=inputs,
+            constants=exit_outputs_sizes(self._spec),
+            workspace={**workspace, "active_rows": 4 * rows},
+            outputs={"predictions": rows * PREDICTION.itemsize, "active_count": 4},
             uploads=uploads,
         )
 
-    def _prepared(self, buffers: Buffers) -> _Ready:
-        """Bind the engines, and say what is said once."""
+    def _bind(self, buffers: Buffers) -> BatchResources:
+        """Bind the engines and upload the constants."""
         try:
-            write_said(buffers, self._spec)
+            write_exit_outputs(buffers, self._spec)
             pairs = zip(self._spec.segments, self._engines, strict=True)
-            run = [engine.bind_batch(self._places(buffers, segment)) for segment, engine in pairs]
+            steps = [engine.bind_batch(_segment_addresses(buffers, segment)) for segment, engine in pairs]
             stream = driver.Stream(NON_BLOCKING)
-            buffers.send_constants(stream)
+            buffers.upload_constants(stream)
         except BaseException:
             buffers.close()
             raise
-        return _Ready(stream, buffers, run)
+        return BatchResources(stream, buffers, steps)
 
-    def _places(self, buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:
-        """Return where a segment finds its tensors: its cuts are what is left of those of the segment before."""
-        at = buffers.addresses
-        return at | {spec.name: at[PACKED + spec.name] for spec in segment.inputs if PACKED + spec.name in at}
-
-    def _decided(self, ready: _Ready, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> NDArray[np.void]:
-        """Run a chain of images that fit in."""
-        rows, view = len(images), ready.buffers.view
-        view("image", np.float32, (-1, *images.shape[1:]))[:rows] = images
-        view("images", np.int32)[:] = np.arange(self._most)
-        for k, value in enumerate(thresholds):
-            view(f"threshold_{k}", np.float32)[0] = value
-        ready.buffers.send(ready.stream, unused_bytes=(self._most - rows) * images[0].nbytes)
-        for index, run in enumerate(ready.run):
+    def _classify_part(
+        self, resources: BatchResources, images: NDArray[np.float32], thresholds: NDArray[np.float32]
+    ) -> NDArray[np.void]:
+        """Classify at most `max_batch` images; return an array of `PREDICTION`."""
+        rows, view = len(images), resources.buffers.view
+        view(tensors.IMAGE, np.float32, (-1, *images.shape[1:]))[:rows] = images
+        view("samples", np.int32)[:] = np.arange(self._max_batch)
+        for name, value in zip(self._threshold_names, thresholds, strict=True):
+            view(name, np.float32)[0] = value
+        resources.buffers.upload_inputs(resources.stream, unused_bytes=(self._max_batch - rows) * images[0].nbytes)
+        for index, step in enumerate(resources.steps):
             if index:
-                self._pack(ready, index, rows)
-            run(int(ready.stream.handle), rows)
-            rows = self._left(ready, index, rows)
+                self._gather_cut(resources, index, rows)
+            step(int(resources.stream.handle), rows)
+            rows = self._compact(resources, index, rows)
             if not rows:
                 break
-        return view("decided", DECIDED)[: len(images)]
+        return view("predictions", PREDICTION)[: len(images)]
 
-    def _left(self, ready: _Ready, index: int, rows: int) -> int:
-        """Note who leaves at an exit; return how many go on."""
-        on, at = Stream.from_handle(ready.stream.handle), ready.buffers.addresses
-        places = {name: at[name] for name in ("decided", "images", "going_on", "count")}
-        self._kernels.survivors(on, at[f"said_{index}"], rows, **places)
-        ready.stream.synchronize()
-        return int(ready.buffers.view("count", np.int32)[0])
+    def _compact(self, resources: BatchResources, index: int, rows: int) -> int:
+        """Write the results of the rows that exit; return the number of active rows."""
+        stream, addresses = Stream.from_handle(resources.stream.handle), resources.buffers.addresses
+        names = ("predictions", "samples", "active_rows", "active_count")
+        exit_outputs = addresses[exit_outputs_name(index)]
+        self._kernels.compact(stream, exit_outputs, rows, **{name: addresses[name] for name in names})
+        resources.stream.synchronize()
+        return int(resources.buffers.view("active_count", np.int32)[0])
 
-    def _pack(self, ready: _Ready, index: int, rows: int) -> None:
-        """Put the rows together that go on to a segment."""
-        on, at = Stream.from_handle(ready.stream.handle), ready.buffers.addresses
-        for spec in self._cuts[index]:
-            self._kernels.gather(on, at[spec.name], at["going_on"], rows, spec.nbytes_of_one, at[PACKED + spec.name])
+    def _gather_cut(self, resources: BatchResources, index: int, rows: int) -> None:
+        """Copy the active rows of a segment's incoming cut to consecutive rows."""
+        stream, addresses = Stream.from_handle(resources.stream.handle), resources.buffers.addresses
+        for spec in _cut_specs(self._spec.segments[index]):
+            source, out = addresses[spec.name], addresses[_compacted(spec.name)]
+            self._kernels.gather(stream, source, addresses["active_rows"], rows, spec.sample_nbytes, out)
+
+
+def _segment_addresses(buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:
+    """Return the addresses of a segment's tensors: its incoming cut is the compacted one."""
+    addresses = buffers.addresses
+    return addresses | {name: addresses[_compacted(name)] for name in segment.cuts_in}
+
+
+def _cut_specs(segment: SegmentSpec) -> list[TensorSpec]:
+    return [spec for spec in segment.inputs if spec.name in segment.cuts_in]
+
+
+def _compacted(name: str) -> str:
+    """Return the buffer that holds only the active rows of a tensor."""
+    return f"compacted {name}"

@@ -1,7 +1,6 @@
-"""One slot's work on the GPU: a frame to input, segment after segment, each exit's answer noted where the host sees it.
+"""One slot's work on the GPU: preprocessing, then segment after segment, each followed by its exit's result.
 
-Nothing here waits. What is enqueued on a stream runs at once; on a stream that a graph is captured from it becomes part
-of that graph.
+Nothing here waits. Work is enqueued on a stream, or becomes part of the graph that is captured from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,36 +10,44 @@ import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
+from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.cuda.base import DeviceEngine
-from edge.cuda.kernels import ANSWER, SAID, Kernels
+from edge.cuda.kernel_params import (
+    PREDICTION,
+    exit_outputs_name,
+    exit_outputs_sizes,
+    preprocess_params_sizes,
+    write_exit_outputs,
+    write_preprocess_params,
+)
+from edge.cuda.kernels import Kernels
 from edge.cuda.memory import Buffers
-from edge.cuda.preprocess_params import order_sizes, write_order
 from edge.frames.base import Frame
 from edge.frames.preprocess import ArrayPreprocess
 
 
-class On(NamedTuple):
-    """Where to enqueue."""
+class LaunchTarget(NamedTuple):
+    """Stream to enqueue on, or graph to capture into."""
 
     target: Any
-    """cuda.core's stream, or its builder of a graph that is captured from one."""
+    """cuda.core's stream, or its builder of a graph that is captured from a stream."""
     handle: int
-    """Of the stream."""
+    """Handle of the stream."""
 
 
 class Chain:
-    """Memory for frames of one kind, and the segments bound to it.
+    """Buffers for frames of one size and format, and the segments bound to them.
 
     Attributes:
-        frame: Where a picture is to be written before it is sent; None where the network reads arrays.
-        answer: What the last exit that ran said: the host reads it when the stream is done.
         exits: Number of exits.
+        frame: Pinned memory for the next frame; None for networks that read arrays.
+        prediction: Result of the last exit that ran; valid when the stream is synchronised.
     """
 
     def __init__(
         self,
-        spec: ChainSpec,
+        chain: ChainSpec,
         engines: Sequence[DeviceEngine],
         kernels: Kernels,
         frame: Frame,
@@ -50,112 +57,103 @@ class Chain:
         """Allocate everything and bind the segments.
 
         Args:
-            spec: The segments.
-            engines: These segments on the GPU.
-            kernels: What they are joined with.
-            frame: One of those that are to come.
-            uploads: Whether frames are copied to the GPU, which shares no memory with the host.
+            chain: The segments.
+            engines: Their engines.
+            kernels: Preprocessing and exit results.
+            frame: A frame of the size and format to come.
+            uploads: Copy frames to the GPU, which shares no memory with the host.
         """
-        self.exits = len(engines)
-        self._spec, self._kernels = spec.input, kernels
-        self._tensors = {
-            tensor.name: tensor for segment in spec.segments for tensor in (*segment.inputs, *segment.outputs)
-        }
-        is_picture = spec.input.kind == "image"
-        frame_bytes = {"frame": frame.pixels.size} if is_picture else {"image": self._tensors["image"].nbytes_of_one}
-        sent = {f"threshold_{k}": 4 for k in range(self.exits - 1)} | frame_bytes
-        self._buffers = Buffers(
-            sent=sent,
-            constant=said_sizes(self.exits) | (order_sizes(spec.input) if is_picture else {}),
-            stays={name: tensor.nbytes_of_one for name, tensor in self._tensors.items() if name not in sent},
-            told={"answer": ANSWER.itemsize},
-            uploads=uploads,
-        )
+        self.exits = chain.exits
+        self._spec, self._kernels = chain.input, kernels
+        self._tensors = {spec.name: spec for segment in chain.segments for spec in (*segment.inputs, *segment.outputs)}
+        threshold_names = [tensors.threshold(segment.exit_index) for segment in chain.segments[:-1]]
+        self._buffers = self._allocate(chain, frame, threshold_names, uploads=uploads)
         self._addresses = self._buffers.addresses
-        self._thresholds = [self._buffers.view(f"threshold_{k}", np.float32) for k in range(self.exits - 1)]
-        self.answer = self._buffers.view("answer", ANSWER)
+        self._thresholds = [self._buffers.view(name, np.float32) for name in threshold_names]
+        self.prediction = self._buffers.view("prediction", PREDICTION)
         self.frame: Frame | None = None
-        if is_picture:
+        self._image: NDArray[np.float32] | None = None
+        if chain.input.kind == "image":
             self.frame = Frame(self._buffers.view("frame", np.uint8, frame.pixels.shape), frame.format)
-        self._image = None if is_picture else self._buffers.view("image", np.float32, spec.input.shape)
-        self._to_numbers = ArrayPreprocess(spec.input)
+        else:
+            self._image = self._buffers.view(tensors.IMAGE, np.float32, chain.input.shape)
+            self._preprocess_array = ArrayPreprocess(chain.input)
         try:
-            if is_picture:
-                write_order(self._buffers, frame, spec.input)
-            write_said(self._buffers, spec)
+            if chain.input.kind == "image":
+                write_preprocess_params(self._buffers, frame, chain.input)
+            write_exit_outputs(self._buffers, chain)
             self._enqueue = [engine.bind(self._addresses) for engine in engines]
         except BaseException:
             self.close()
             raise
 
+    def _allocate(self, chain: ChainSpec, frame: Frame, threshold_names: Sequence[str], *, uploads: bool) -> Buffers:
+        sizes = {name: spec.sample_nbytes for name, spec in self._tensors.items()}
+        inputs, constants = {name: sizes[name] for name in threshold_names}, exit_outputs_sizes(chain)
+        if chain.input.kind == "image":
+            inputs["frame"] = frame.pixels.size
+            constants |= preprocess_params_sizes(chain.input)
+        else:
+            inputs[tensors.IMAGE] = sizes[tensors.IMAGE]
+        return Buffers(
+            inputs=inputs,
+            constants=constants,
+            workspace={name: size for name, size in sizes.items() if name not in inputs},
+            outputs={"prediction": PREDICTION.itemsize},
+            uploads=uploads,
+        )
+
     def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
-        """Put a frame and the thresholds in force where they are sent from."""
+        """Write a frame and its thresholds into pinned memory."""
         if self._image is not None:
-            self._to_numbers(frame, self._image)
+            self._preprocess_array(frame, self._image)
         elif self.frame is not None and frame.pixels is not self.frame.pixels:
             np.copyto(self.frame.pixels, frame.pixels)
         self.set_thresholds(thresholds)
 
     def set_thresholds(self, thresholds: NDArray[np.float32]) -> None:
-        """Put thresholds where they are sent from."""
+        """Write thresholds into pinned memory."""
         for buffer, value in zip(self._thresholds, thresholds, strict=True):
             buffer[0] = value
 
     def enqueue_constants(self, stream: driver.Stream) -> None:
-        """Send what is said once, before anything else."""
-        self._buffers.send_constants(stream)
+        """Enqueue the upload of the constants, before anything else."""
+        self._buffers.upload_constants(stream)
 
-    def enqueue_step(self, on: On, stream: driver.Stream, index: int) -> None:
-        """Run a segment and note what its exit says; before the first, send the input."""
+    def enqueue_step(self, target: LaunchTarget, stream: driver.Stream, index: int) -> None:
+        """Enqueue a segment and its exit's result; before the first segment, the input."""
         if index == 0:
-            self.enqueue_input(on, stream)
-        self.enqueue_exit(on, index)
+            self.enqueue_input(target, stream)
+        self.enqueue_exit(target, index)
 
-    def enqueue_input(self, on: On, stream: driver.Stream) -> None:
-        """Send what was written, and make it the network's input."""
-        self._buffers.send(stream)
+    def enqueue_input(self, target: LaunchTarget, stream: driver.Stream) -> None:
+        """Enqueue the upload of frame and thresholds, and preprocessing."""
+        self._buffers.upload_inputs(stream)
         if self.frame is not None:
-            places = self._addresses["order"], self._addresses["image"]
-            self._kernels.preprocess(on.target, *places, self._spec.shape)
+            params, image = self._addresses["preprocess_params"], self._addresses[tensors.IMAGE]
+            self._kernels.preprocess(target.target, params, image, self._spec.shape)
 
-    def enqueue_exit(self, on: On, index: int, condition: Any = None) -> None:
-        """Run a segment and note what its exit says; where there is a condition, set it to whether to go on."""
-        self.enqueue_segment(on, index)
-        said, answer = self._addresses[f"said_{index}"], self._addresses["answer"]
+    def enqueue_exit(self, target: LaunchTarget, index: int, condition: Any = None) -> None:
+        """Enqueue a segment and its exit's result, which sets the graph's condition where there is one."""
+        self.enqueue_segment(target, index)
+        exit_outputs, prediction = self._addresses[exit_outputs_name(index)], self._addresses["prediction"]
         if condition is None:
-            self._kernels.answer(on.target, said, answer)
+            self._kernels.write_prediction(target.target, exit_outputs, prediction)
         else:
-            self._kernels.answer_or_go_on(on.target, condition, said, answer)
+            self._kernels.write_prediction_and_condition(target.target, condition, exit_outputs, prediction)
 
-    def enqueue_segment(self, on: On, index: int) -> None:
-        """Run a segment alone."""
-        self._enqueue[index](on.handle)
+    def enqueue_segment(self, target: LaunchTarget, index: int) -> None:
+        """Enqueue a segment alone."""
+        self._enqueue[index](target.handle)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Return a copy of every tensor of the chain, when the stream is done; of segments not run they are stale."""
+        """Return copies of all tensors; the stream must be synchronised. Those of segments not run are stale."""
         return {
-            name: self._buffers.fetched(name, spec.shape_of_one, spec.dtype) for name, spec in self._tensors.items()
+            name: self._buffers.download(name, spec.sample_shape, spec.dtype) for name, spec in self._tensors.items()
         }
 
     def close(self) -> None:
-        """Let go of the memory, while the GPU's context is current; may be called twice."""
+        """Release the memory while the GPU's context is current. Idempotent."""
         self.frame = self._image = None
-        self.answer, self._thresholds = np.zeros(1, dtype=ANSWER), []
+        self.prediction, self._thresholds = np.zeros(1, dtype=PREDICTION), []
         self._buffers.close()
-
-
-def said_sizes(exits: int) -> dict[str, int]:
-    """Return the bytes of what the kernels are told of exits."""
-    return {f"said_{index}": SAID.itemsize for index in range(exits)}
-
-
-def write_said(buffers: Buffers, precision: ChainSpec) -> None:
-    """Tell the kernels where each exit says what it says; `exit_index` counts the segments that are there."""
-    at = buffers.addresses
-    for index, (segment, temperature) in enumerate(zip(precision.segments, precision.temperatures, strict=True)):
-        said, k = buffers.view(f"said_{index}", SAID), segment.exit_index
-        for kind in ("label", "confidence", "logits"):
-            said[kind] = at[f"{kind}_{k}"]
-        said["exits"] = at.get(f"exit_{k}", 0)
-        said["classes"] = next(spec.shape[-1] for spec in segment.outputs if spec.name == f"logits_{k}")
-        said["exit_index"], said["inverse_temperature"] = index, 1 / temperature

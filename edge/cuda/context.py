@@ -1,4 +1,4 @@
-"""The GPU's primary context, which torch and TensorRT use too: retained once, pushed and popped around every use."""
+"""The GPU's primary context, shared with torch and TensorRT: retained once, pushed and popped around every use."""
 
 from types import TracebackType
 
@@ -12,8 +12,8 @@ class PrimaryContext:
     """One GPU of this process.
 
     Attributes:
-        arch: What kernels are compiled for, such as `sm_87`.
-        is_integrated: Whether host and GPU share their memory, as on a Jetson.
+        arch: Architecture that kernels are compiled for, for example `sm_87`.
+        is_integrated: Host and GPU share their memory, as on a Jetson.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -32,37 +32,37 @@ class PrimaryContext:
         self.arch = f"sm_{major}{minor}"
         self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
 
-    def activate(self, what: str) -> "Calling":
-        """Return a block in which this thread may use the GPU, and in which errors say what was being done."""
+    def activate(self, task: str) -> "ActiveContext":
+        """Return a context manager in which this thread may use the GPU; errors name the task."""
         if self._context is None:
-            raise EngineError(f"{what}: the GPU was let go of; open it again")
-        return Calling(self._context, what)
+            raise EngineError(f"{task} failed: the GPU's context was released; open it again")
+        return ActiveContext(self._context, task)
 
     def close(self) -> None:
-        """Let go of the context; may be called twice."""
+        """Release the context. Idempotent."""
         if self._context is not None:
             self._context.push()
-            self._context.detach()  # releases it, but leaves it this thread's
+            self._context.detach()  # releases it, but leaves it current in this thread
             cuda.cuCtxPopCurrent()
             self._context = None
 
 
-class Calling:
+class ActiveContext:
     """A block of CUDA calls; may be entered again and again, by any thread."""
 
-    def __init__(self, context: driver.Context, what: str) -> None:
-        """Name what is done in it."""
-        self._context, self._what = context, what
+    def __init__(self, context: driver.Context, task: str) -> None:
+        """Name the task of the block."""
+        self._context, self._task = context, task
 
     def __enter__(self) -> None:
-        """Make the context this thread's."""
+        """Make the context current in this thread."""
         self._context.push()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Give the thread back the context it had, and say what failed."""
+        """Restore the thread's context, and raise library errors as `EngineError`."""
         driver.Context.pop()
         if isinstance(error, Exception) and not isinstance(error, EdgeError):
             raise EngineError(
-                f"{self._what} failed: {type(error).__name__}: {error}; if this is not the first frame, the GPU may "
-                "need to be opened anew: start again, and see `edge doctor`"
+                f"{self._task} failed: {type(error).__name__}: {error}; if earlier frames succeeded, the GPU's context "
+                "may be corrupt: start again, and see `edge doctor`"
             ) from error

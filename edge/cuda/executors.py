@@ -1,4 +1,4 @@
-"""Two ways to run a chain again and again: the GPU deciding on exits itself, and the host looking at each."""
+"""Executors of a chain: the whole chain as one graph, or stepwise with a wait of the host after each exit."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,57 +9,57 @@ import pycuda.driver as driver
 from cuda.core import Stream
 from cuda.core.graph import Graph
 
-from edge.cuda.chain import Chain, On
-from edge.cuda.graph import one_exit
+from edge.cuda.chain import Chain, LaunchTarget
+from edge.cuda.graph import capture_step
 from edge.decision import NEVER
 
 
-class Run(Protocol):
-    """A recorded chain."""
+class Executor(Protocol):
+    """A chain made ready to run again and again."""
 
     def start(self) -> None:
-        """Start with what was written, and wait for nothing."""
+        """Start on the frame and thresholds in pinned memory, without waiting."""
 
     def finish(self) -> int:
-        """Wait until an exit has answered; return how often that took a wait."""
+        """Wait until an exit answers; return the number of waits."""
 
     def close(self) -> None:
-        """Free what was recorded; may be called twice."""
+        """Release the graphs. Idempotent."""
 
 
-class GraphRun:
-    """The chain in one graph: a launch, a wait."""
+class GraphExecutor:
+    """The chain in one graph: one launch, one wait."""
 
     def __init__(self, graph: Graph, stream: driver.Stream) -> None:
-        """Make ready to launch it."""
+        """Upload the graph."""
         self._graph, self._stream = graph, stream
-        self._on = Stream.from_handle(stream.handle)
-        self._graph.upload(self._on)
+        self._launch_stream = Stream.from_handle(stream.handle)
+        self._graph.upload(self._launch_stream)
 
     def start(self) -> None:
         """Launch the graph."""
-        self._graph.launch(self._on)
+        self._graph.launch(self._launch_stream)
 
     def finish(self) -> int:
-        """Wait for the answer; return how often that took a wait."""
+        """Wait until an exit answers; return the number of waits."""
         self._stream.synchronize()
         return 1
 
     def close(self) -> None:
-        """Free the graph; may be called twice."""
+        """Release the graph. Idempotent."""
         self._graph.close()
 
 
-class StepwiseRun:
-    """A graph for each segment that can be captured; the host looks at each answer."""
+class StepwiseExecutor:
+    """A graph for each segment that can be captured; the host checks each exit."""
 
     def __init__(self, chain: Chain, stream: driver.Stream, capturable: Sequence[bool]) -> None:
-        """Record the segments that can be."""
+        """Capture the capturable segments; the others are enqueued for each frame."""
         self._chain, self._stream = chain, stream
-        on = Stream.from_handle(stream.handle)
-        self._graphs = [one_exit(chain, stream, k) if may else None for k, may in enumerate(capturable)]
+        launch_stream = Stream.from_handle(stream.handle)
+        self._graphs = [capture_step(chain, stream, k) if can else None for k, can in enumerate(capturable)]
         self._steps = [
-            partial(enqueue, chain, stream, k) if graph is None else partial(graph.launch, on)
+            partial(enqueue_step, chain, stream, k) if graph is None else partial(graph.launch, launch_stream)
             for k, graph in enumerate(self._graphs)
         ]
 
@@ -68,44 +68,48 @@ class StepwiseRun:
         self.step(0)
 
     def step(self, index: int) -> None:
-        """Start one segment; the one before it has answered."""
+        """Start one segment; the one before it is done."""
         self._steps[index]()
 
     def finish(self) -> int:
-        """Wait for answers until one is final; return how many waits that took."""
+        """Wait for each segment until an exit answers; return the number of waits."""
         for index in range(len(self._steps)):
             if index:
                 self.step(index)
             self._stream.synchronize()
-            if self._chain.answer["is_final"][0]:
+            if self._chain.prediction["is_final"][0]:
                 break
         return index + 1
 
     def close(self) -> None:
-        """Free the graphs; may be called twice."""
+        """Release the graphs. Idempotent."""
         for graph in self._graphs:
             if graph is not None:
                 graph.close()
 
 
-def enqueue(chain: Chain, stream: driver.Stream, index: int) -> None:
-    """Put one segment and its answer on a stream; before the first, the input."""
-    chain.enqueue_step(On(Stream.from_handle(stream.handle), int(stream.handle)), stream, index)
+def enqueue_step(chain: Chain, stream: driver.Stream, index: int) -> None:
+    """Enqueue one segment and its exit's result on a stream; before the first segment, the input."""
+    target = LaunchTarget(Stream.from_handle(stream.handle), int(stream.handle))
+    chain.enqueue_step(target, stream, index)
 
 
-def diff_outputs(one: Run, other: Run, chain: Chain) -> str:
-    """Return in what two ways of running a chain differ, for the first exit taken and for the last; or nothing."""
+def diff_outputs(executor: Executor, reference: Executor, chain: Chain) -> str:
+    """Return how two executors' predictions differ when the last exit is forced, or the first; empty if they agree."""
     for threshold in (NEVER, 0.0):
         chain.set_thresholds(np.full(chain.exits - 1, threshold, dtype=np.float32))
-        answers = []
-        for run in (one, other):
-            chain.answer[:] = 0
-            run.start()
-            run.finish()
-            answers.append(chain.answer[0].copy())
-        first, second = answers
-        same = all(first[name] == second[name] for name in ("label", "exit_index", "is_final"))
-        close = all(np.allclose(first[n], second[n], atol=1e-3, equal_nan=True) for n in ("confidence", "probability"))
+        predictions = []
+        for candidate in (executor, reference):
+            chain.prediction[:] = 0
+            candidate.start()
+            candidate.finish()
+            predictions.append(chain.prediction[0].copy())
+        actual, expected = predictions
+        same = all(actual[name] == expected[name] for name in ("label_index", "exit_index", "is_final"))
+        close = all(
+            np.allclose(actual[name], expected[name], atol=1e-3, equal_nan=True)
+            for name in ("confidence", "probability")
+        )
         if not same or not close:
-            return f"{first} instead of {second}"
+            return f"{actual} instead of {expected}"
     return ""

@@ -1,4 +1,4 @@
-"""CUDA graphs: the whole chain in one, each next segment the body of a condition, or a graph for each segment."""
+"""CUDA graphs: one graph per segment, or the whole chain with each next segment in a conditional body."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -11,48 +11,48 @@ from cuda.bindings import driver as cuda
 from cuda.core import Device, Stream
 from cuda.core.graph import Graph, GraphBuilder
 
-from edge.cuda.chain import Chain, On
+from edge.cuda.chain import Chain, LaunchTarget
 
-KINDS = cuda.CUgraphNodeType
-ALLOWED = (
-    KINDS.CU_GRAPH_NODE_TYPE_KERNEL,
-    KINDS.CU_GRAPH_NODE_TYPE_MEMCPY,
-    KINDS.CU_GRAPH_NODE_TYPE_MEMSET,
-    KINDS.CU_GRAPH_NODE_TYPE_EMPTY,
-    KINDS.CU_GRAPH_NODE_TYPE_GRAPH,
+NODE_TYPES = cuda.CUgraphNodeType
+BODY_NODE_TYPES = (
+    NODE_TYPES.CU_GRAPH_NODE_TYPE_KERNEL,
+    NODE_TYPES.CU_GRAPH_NODE_TYPE_MEMCPY,
+    NODE_TYPES.CU_GRAPH_NODE_TYPE_MEMSET,
+    NODE_TYPES.CU_GRAPH_NODE_TYPE_EMPTY,
+    NODE_TYPES.CU_GRAPH_NODE_TYPE_GRAPH,
 )
-"""What CUDA lets be in the body of a condition."""
-MODE = "relaxed"
-"""Other threads run frames of their own while one captures."""
-CAPTURING = Lock()
-"""One thread at a time: garbage collection, which is off meanwhile, is the whole process's."""
+"""Nodes that CUDA allows in a conditional body."""
+CAPTURE_MODE = "relaxed"
+"""Other threads run frames while one captures."""
+CAPTURE_LOCK = Lock()
+"""Captures take turns: each pauses garbage collection in the whole process."""
 
 
-def whole_chain(chain: Chain, stream: driver.Stream) -> Graph:
-    """Return the chain as one graph: a launch and a wait for a frame, whichever exit it takes.
+def capture_chain(chain: Chain, stream: driver.Stream) -> Graph:
+    """Return the chain as one graph: one launch and one wait per frame, whichever exit answers.
 
-    Every segment must have run once before, and have passed `why_not_captured`.
+    Every segment must have run once before, and `capture_error` must have returned nothing for it.
     """
 
     def fill(builder: GraphBuilder) -> None:
-        chain.enqueue_input(_on(builder), stream)
-        _exits_from(builder, chain, 0)
+        chain.enqueue_input(_target(builder), stream)
+        _capture_exits(builder, chain, 0)
 
-    return captured(stream, fill)
-
-
-def one_exit(chain: Chain, stream: driver.Stream, index: int) -> Graph:
-    """Return one segment and its answer as a graph; before the first, the input."""
-    return captured(stream, lambda builder: chain.enqueue_step(_on(builder), stream, index))
+    return capture_graph(stream, fill)
 
 
-def captured(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Graph:
-    """Return what `fill` enqueues as a graph."""
-    Device(0).set_current()  # cuda.core asks this of each thread, whatever context is current
+def capture_step(chain: Chain, stream: driver.Stream, index: int) -> Graph:
+    """Return one segment and its exit's result as a graph; before the first segment, the input."""
+    return capture_graph(stream, lambda builder: chain.enqueue_step(_target(builder), stream, index))
+
+
+def capture_graph(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Graph:
+    """Capture the work that `fill` enqueues."""
+    Device(0).set_current()  # cuda.core requires this in each thread, whichever context is current
     borrowed = Stream.from_handle(stream.handle)
-    _ = borrowed.context  # drivers before 12.5 cannot be asked for it during capture
+    _ = borrowed.context  # drivers before 12.5 cannot return it during capture
     builder = borrowed.create_graph_builder()
-    with _no_garbage_collected():
+    with _garbage_collection_paused():
         _build(builder, fill)
     graph = builder.complete()
     builder.close()
@@ -60,64 +60,64 @@ def captured(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Gra
 
 
 def capture_error(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
-    """Return what keeps something from being captured into the body of a condition; nothing where it can be.
+    """Return why enqueued work cannot be captured into a conditional body; empty if it can.
 
-    Tried out by the driver itself: a GraphBuilder whose capture was spoilt may crash when it is taken apart.
+    The capture is made with the driver: a GraphBuilder whose capture was invalidated may crash when it is closed.
     """
     problem = ""
-    with _no_garbage_collected():
-        checked(cuda.cuStreamBeginCapture(stream.handle, cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    with _garbage_collection_paused():
+        check_status(cuda.cuStreamBeginCapture(stream.handle, cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
         try:
             enqueue()
-        except Exception as error:  # whatever a library raises that does not like to be captured
+        except Exception as error:  # of any type that an inference library raises during capture
             problem = str(error)
         status, graph = cuda.cuStreamEndCapture(stream.handle)
     if status != cuda.CUresult.CUDA_SUCCESS:
         return problem or f"its capture ended with {status.name}"
     try:
-        [_, count] = checked(cuda.cuGraphGetNodes(graph))
-        [nodes, _] = checked(cuda.cuGraphGetNodes(graph, count))
-        kinds = {kind for node in nodes for kind in checked(cuda.cuGraphNodeGetType(node))}
+        [_, count] = check_status(cuda.cuGraphGetNodes(graph))
+        [nodes, _] = check_status(cuda.cuGraphGetNodes(graph, count))
+        types = {node_type for node in nodes for node_type in check_status(cuda.cuGraphNodeGetType(node))}
     finally:
-        checked(cuda.cuGraphDestroy(graph))
-    wrong = sorted(kind.name for kind in kinds if kind not in ALLOWED)
-    return problem or (f"it puts {', '.join(wrong)} into its graph" if wrong else "")
+        check_status(cuda.cuGraphDestroy(graph))
+    refused = sorted(node_type.name for node_type in types if node_type not in BODY_NODE_TYPES)
+    return problem or (f"its graph has nodes of type {', '.join(refused)}" if refused else "")
 
 
-def _exits_from(builder: GraphBuilder, chain: Chain, index: int) -> None:
-    """Capture the segments from one on, each but the first in the body of a condition that the one before it sets."""
-    if index == chain.exits - 1:
-        chain.enqueue_exit(_on(builder), index)
-        return
-    condition = builder.create_condition(default_value=0)
-    chain.enqueue_exit(_on(builder), index, condition)
-    body = builder.if_then(condition)
-    _build(body, lambda inner: _exits_from(inner, chain, index + 1))
-    body.close()
-
-
-def _build(builder: GraphBuilder, fill: Callable[[GraphBuilder], None]) -> None:
-    builder.begin_building(MODE)
-    fill(builder)
-    builder.end_building()
-
-
-def checked(found: tuple[Any, ...]) -> list[Any]:
-    """Return what a call of the driver gave, besides its status.
+def check_status(result: tuple[Any, ...]) -> list[Any]:
+    """Return the values of a driver call without its status.
 
     Raises:
         RuntimeError: the status is an error.
     """
-    status, *values = found
+    status, *values = result
     if status != cuda.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"the driver answered {status.name}")
+        raise RuntimeError(f"the driver returned {status.name}")
     return values
 
 
+def _capture_exits(builder: GraphBuilder, chain: Chain, index: int) -> None:
+    """Capture the segments from `index` on, each next one in a conditional body."""
+    if index == chain.exits - 1:
+        chain.enqueue_exit(_target(builder), index)
+        return
+    condition = builder.create_condition(default_value=0)
+    chain.enqueue_exit(_target(builder), index, condition)
+    body = builder.if_then(condition)
+    _build(body, lambda inner: _capture_exits(inner, chain, index + 1))
+    body.close()
+
+
+def _build(builder: GraphBuilder, fill: Callable[[GraphBuilder], None]) -> None:
+    builder.begin_building(CAPTURE_MODE)
+    fill(builder)
+    builder.end_building()
+
+
 @contextmanager
-def _no_garbage_collected() -> Iterator[None]:
-    """Keep what is freed from being freed in the middle of a capture, which that would spoil."""
-    with CAPTURING:
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: memory, streams and graphs freed during a capture invalidate it."""
+    with CAPTURE_LOCK:
         was_enabled = gc.isenabled()
         gc.disable()
         try:
@@ -127,5 +127,5 @@ def _no_garbage_collected() -> Iterator[None]:
                 gc.enable()
 
 
-def _on(builder: GraphBuilder) -> On:
-    return On(builder, int(builder.stream.handle))
+def _target(builder: GraphBuilder) -> LaunchTarget:
+    return LaunchTarget(builder, int(builder.stream.handle))

@@ -1,4 +1,4 @@
-"""What tells this machine's GPU from any other: engines built on one must not be loaded on another."""
+"""Identity of this machine's GPU: engines built on one GPU must not be loaded on another."""
 
 from edge.cuda import missing_library
 from edge.errors import EngineError
@@ -6,15 +6,15 @@ from edge.system import board_model, l4t_release
 
 
 def device_facts() -> dict[str, str]:
-    """Return what an engine depends on besides its library; the name is not enough, all Orins are called "Orin".
+    """Return everything but the library that an engine depends on. The name is not enough: all Orins are "Orin".
 
     Raises:
         EngineError: there is no GPU, or pycuda is missing.
     """
     try:
         import pycuda.driver as cuda
-    except ImportError as error:  # pycuda needs the driver's library to be imported
-        raise missing_library("the GPU cannot be asked what it is", error) from error
+    except ImportError as error:  # pycuda cannot be imported without the driver's library
+        raise missing_library("the GPU cannot be identified", error) from error
     try:
         cuda.init()
         device = cuda.Device(0)

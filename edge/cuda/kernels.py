@@ -1,4 +1,4 @@
-"""Our kernels, compiled by NVRTC for the GPU they run on, once, and kept in this user's cache."""
+"""CUDA kernels, compiled by NVRTC for the GPU they run on and kept in this user's cache."""
 
 import hashlib
 from pathlib import Path
@@ -11,94 +11,68 @@ from edge.storage import cache_root, write_file
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 WARP, TILE, ROW = 32, (32, 8), 256
+"""Threads per block."""
 WORD_BYTES = 16
-
-PLACE = np.dtype([("first", "i4"), ("next", "i4"), ("near", "i4"), ("far", "i4")])
-"""`Place` of the kernels."""
-ORDER = np.dtype(
-    [
-        ("pixels", "u8"),
-        ("chroma", "u8"),
-        ("picture", "i4", 4),
-        ("rows", "u8"),
-        ("columns", "u8"),
-        ("levels", "u8"),
-        ("shape", "i4", 3),
-        ("unused", "i4"),
-    ]
-)
-"""`Order` of the kernels: a picture (height, width, pitch, format), and what to make of it (height, width,
-channels)."""
-SAID = np.dtype(
-    [
-        ("label", "u8"),
-        ("confidence", "u8"),
-        ("logits", "u8"),
-        ("exits", "u8"),
-        ("classes", "i4"),
-        ("exit_index", "i4"),
-        ("inverse_temperature", "f4"),
-        ("unused", "i4"),
-    ]
-)
-"""`Said` of the kernels."""
-ANSWER = np.dtype(
-    [("label", "i4"), ("confidence", "f4"), ("probability", "f4"), ("exit_index", "i4"), ("is_final", "i4")]
-)
-"""`Answer` of the kernels."""
-DECIDED = np.dtype([("exit_index", "i4"), ("confidence", "f4"), ("label", "i4")])
-"""`Decided` of the kernels."""
 
 
 class Kernels:
-    """The kernels, ready to be launched on a stream or into a graph that is being built."""
+    """The kernels, launched on a stream or into a graph builder; pointers are addresses as integers."""
 
     def __init__(self, arch: str) -> None:
-        """Compile for an architecture, or find what was compiled before; the GPU's context must be current."""
-        code = ObjectCode.from_cubin(compiled(arch))
+        """Load the kernels for an architecture, compiled if needed; the GPU's context must be current."""
+        code = ObjectCode.from_cubin(compile_kernels(arch))
         self._preprocess = code.get_kernel("preprocess")
-        self._answer = code.get_kernel("answer")
-        self._answer_or_go_on = code.get_kernel("answer_or_go_on")
-        self._survivors = code.get_kernel("survivors")
+        self._write_prediction = code.get_kernel("write_prediction")
+        self._write_prediction_and_condition = code.get_kernel("write_prediction_and_condition")
+        self._compact = code.get_kernel("compact")
         self._gather_bytes, self._gather_words = code.get_kernel("gather_bytes"), code.get_kernel("gather_words")
 
-    def preprocess(self, stream: Any, order: int, out: int, shape: tuple[int, int, int]) -> None:
-        """Make a picture a network's input, float32 of shape (channels, height, width)."""
+    def preprocess(self, stream: Any, params: int, out: int, shape: tuple[int, int, int]) -> None:
+        """Preprocess an image into network input, float32 of shape (channels, height, width)."""
         _, height, width = shape
         grid = (-(-width // TILE[0]), -(-height // TILE[1]))
-        _launch(stream, self._preprocess, grid, TILE, order, out)
+        _launch(stream, self._preprocess, grid, TILE, params, out)
 
-    def answer(self, stream: Any, said: int, out: int) -> None:
-        """Note what an exit said."""
-        _launch(stream, self._answer, 1, WARP, said, out)
+    def write_prediction(self, stream: Any, exit_outputs: int, out: int) -> None:
+        """Write an exit's result."""
+        _launch(stream, self._write_prediction, 1, WARP, exit_outputs, out)
 
-    def answer_or_go_on(self, stream: Any, condition: Any, said: int, out: int) -> None:
-        """Note what an exit said, and set a graph's condition to whether the next segment is to run."""
-        _launch(stream, self._answer_or_go_on, 1, WARP, condition, said, out)
+    def write_prediction_and_condition(self, stream: Any, condition: Any, exit_outputs: int, out: int) -> None:
+        """Write an exit's result, and set a graph's condition: the next segment runs unless this exit answers."""
+        _launch(stream, self._write_prediction_and_condition, 1, WARP, condition, exit_outputs, out)
 
-    def survivors(
-        self, stream: Any, said: int, rows: int, *, decided: int, images: int, going_on: int, count: int
+    def compact(
+        self,
+        stream: Any,
+        exit_outputs: int,
+        rows: int,
+        *,
+        predictions: int,
+        samples: int,
+        active_rows: int,
+        active_count: int,
     ) -> None:
-        """Note who of a batch leaves at an exit, and list the rows of those who go on."""
-        _launch(stream, self._survivors, 1, WARP, said, np.int32(rows), decided, images, going_on, count)
+        """Write the results of a batch's rows that exit, and list the rows that stay active."""
+        arguments = exit_outputs, np.int32(rows), predictions, samples, active_rows, active_count
+        _launch(stream, self._compact, 1, WARP, *arguments)
 
-    def gather(self, stream: Any, source: int, rows: int, count: int, nbytes: int, out: int) -> None:
-        """Put the `count` listed rows of a tensor together, each of `nbytes`."""
-        is_whole = nbytes % WORD_BYTES == 0
-        kernel, units = (self._gather_words, nbytes // WORD_BYTES) if is_whole else (self._gather_bytes, nbytes)
+    def gather(self, stream: Any, source: int, rows: int, count: int, row_bytes: int, out: int) -> None:
+        """Copy the `count` listed rows of a tensor to consecutive rows."""
+        in_words = row_bytes % WORD_BYTES == 0
+        kernel, units = (self._gather_words, row_bytes // WORD_BYTES) if in_words else (self._gather_bytes, row_bytes)
         _launch(stream, kernel, (-(-units // ROW), count), ROW, source, rows, units, out)
 
 
-def compiled(arch: str) -> bytes:
-    """Return the kernels' machine code for an architecture such as `sm_87`."""
+def compile_kernels(arch: str) -> bytes:
+    """Return the kernels' cubin for an architecture, for example `sm_87`; it is compiled once."""
     source = SOURCE.read_text()
     options = ProgramOptions(std="c++17", arch=arch)
-    kept = cache_root() / f"kernels-{_key(source, arch)}.cubin"
-    if not kept.exists():
+    cached = cache_root() / f"kernels-{_key(source, arch)}.cubin"
+    if not cached.exists():
         program = Program(source, "c++", options)
-        write_file(kept, bytes(program.compile("cubin").code))
+        write_file(cached, bytes(program.compile("cubin").code))
         program.close()
-    return kept.read_bytes()
+    return cached.read_bytes()
 
 
 def _key(source: str, arch: str) -> str:

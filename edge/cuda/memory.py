@@ -1,4 +1,4 @@
-"""Memory for the GPU: an allocation on either side, shared out to named tensors, made once and let go of once."""
+"""Device and pinned memory: one allocation each, divided into named tensors."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,26 +10,26 @@ import pycuda.driver as driver
 from numpy.typing import NDArray
 
 ALIGNMENT = 256
-"""What TensorRT asks of addresses, in bytes."""
+"""Bytes to which TensorRT wants addresses aligned."""
 NON_BLOCKING = 1
-"""Flag of streams that do not wait for the process's default stream: what others do there would spoil a capture."""
+"""CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, which would break a capture."""
 
 
 class DeviceMemory:
     """Memory of the GPU.
 
     Attributes:
-        addresses: Where each tensor is.
+        addresses: Address of each tensor.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        """Allocate so many bytes for each tensor."""
-        places, total = _shared_out(sizes)
+        """Allocate `sizes`, in bytes per tensor."""
+        offsets, total = _layout(sizes)
         self._allocation = driver.mem_alloc(total)
-        self.addresses = {name: int(self._allocation) + place for name, place in places.items()}
+        self.addresses = {name: int(self._allocation) + offset for name, offset in offsets.items()}
 
     def close(self) -> None:
-        """Free the memory; may be called twice."""
+        """Free the memory. Idempotent."""
         if self._allocation is not None:
             self._allocation.free()
             self._allocation = None
@@ -37,99 +37,109 @@ class DeviceMemory:
 
 
 class PinnedMemory:
-    """Memory of the host that does not move, which the GPU can read and write.
+    """Page-locked host memory, mapped into the GPU's address space.
 
-    It is freed when it is closed and nobody holds one of its arrays any more, which must be while the GPU's context is
+    It is freed when it is closed and no array of it is referenced any more, which must be while the GPU's context is
     current.
 
     Attributes:
-        whole: All of it as the host sees it.
-        addresses: Where the GPU sees each tensor.
+        host: All of it as the host sees it.
+        addresses: Address of each tensor on the GPU.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        """Allocate so many bytes for each tensor."""
-        places, total = _shared_out(sizes)
-        whole: NDArray[np.uint8] = driver.pagelocked_empty(total, np.uint8, mem_flags=driver.host_alloc_flags.DEVICEMAP)
-        whole[:] = 0
-        base = int(whole.base.get_device_pointer())  # type: ignore[union-attr]  # pycuda's allocation
-        self.whole = whole
-        self.addresses = {name: base + place for name, place in places.items()}
-        self._slices = {name: slice(place, place + sizes[name]) for name, place in places.items()}
+        """Allocate `sizes`, in bytes per tensor."""
+        offsets, total = _layout(sizes)
+        host: NDArray[np.uint8] = driver.pagelocked_empty(total, np.uint8, mem_flags=driver.host_alloc_flags.DEVICEMAP)
+        host[:] = 0
+        base = int(host.base.get_device_pointer())  # type: ignore[union-attr]  # pycuda's allocation
+        self.host = host
+        self.addresses = {name: base + offset for name, offset in offsets.items()}
+        self._slices = {name: slice(offset, offset + sizes[name]) for name, offset in offsets.items()}
 
     def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
-        """Return one tensor as an array."""
-        found: NDArray[Any] = self.whole[self._slices[name]].view(dtype).reshape(shape)
-        return found
+        """Return a tensor as an array."""
+        array: NDArray[Any] = self.host[self._slices[name]].view(dtype).reshape(shape)
+        return array
 
     def close(self) -> None:
-        """Let go of the memory; may be called twice."""
-        self.whole = np.empty(0, dtype=np.uint8)
+        """Release the memory. Idempotent."""
+        self.host = np.empty(0, dtype=np.uint8)
         self.addresses, self._slices = {}, {}
 
 
 class Buffers:
-    """What the host sends with every frame, what it says once, what stays on the GPU, and what the host is told.
+    """Per-frame inputs, constants, device-only workspace and host-visible outputs.
 
-    Where both share their memory, frames are not copied; what is said once is, since the GPU reads it again and again.
+    On integrated GPUs, inputs are not copied; constants are, since the GPU reads them again and again.
 
     Attributes:
-        addresses: Where the GPU sees each tensor; nothing once it is closed.
+        addresses: Address of each tensor on the GPU; empty when closed.
     """
 
     def __init__(
         self,
         *,
-        sent: Mapping[str, int],
-        constant: Mapping[str, int],
-        stays: Mapping[str, int],
-        told: Mapping[str, int],
+        inputs: Mapping[str, int],
+        constants: Mapping[str, int],
+        workspace: Mapping[str, int],
+        outputs: Mapping[str, int],
         uploads: bool,
     ) -> None:
-        """Allocate so many bytes for each tensor; `uploads` says whether the GPU has memory of its own."""
-        self._host = PinnedMemory({**sent, **constant, **told})
-        self._device = DeviceMemory({**(sent if uploads else {}), **constant, **stays})
+        """Allocate tensors of these sizes in bytes.
+
+        Args:
+            inputs: Written by the host for every frame.
+            constants: Written by the host once.
+            workspace: Only on the GPU.
+            outputs: Written by the GPU, read by the host.
+            uploads: Copy the inputs to the GPU, which has its own memory.
+        """
+        self._host = PinnedMemory({**inputs, **constants, **outputs})
+        self._device = DeviceMemory({**(inputs if uploads else {}), **constants, **workspace})
         self._uploads = uploads
         self.addresses = {**self._host.addresses, **self._device.addresses}
-        (_, sent_bytes), (_, constant_bytes) = _shared_out(sent), _shared_out(constant)
-        self._sent_at, self._constant_at = (self.addresses[next(iter(names))] for names in (sent, constant))
-        self._sent = self._host.whole[:sent_bytes]
-        self._constant = self._host.whole[sent_bytes : sent_bytes + constant_bytes]
+        (_, inputs_bytes), (_, constants_bytes) = _layout(inputs), _layout(constants)
+        self._inputs_address, self._constants_address = (
+            self.addresses[next(iter(names))] for names in (inputs, constants)
+        )
+        self._inputs = self._host.host[:inputs_bytes]
+        self._constants = self._host.host[inputs_bytes : inputs_bytes + constants_bytes]
 
     def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
-        """Return what is sent, constant or told as an array."""
+        """Return an input, constant or output as an array of host memory."""
         return self._host.view(name, dtype, shape)
 
-    def send_constants(self, stream: driver.Stream) -> None:
-        """Enqueue the copy of what is said once."""
-        driver.memcpy_htod_async(self._constant_at, self._constant, stream)
+    def upload_constants(self, stream: driver.Stream) -> None:
+        """Enqueue the upload of the constants."""
+        driver.memcpy_htod_async(self._constants_address, self._constants, stream)
 
-    def send(self, stream: driver.Stream, *, unused_bytes: int = 0) -> None:
-        """Enqueue the copy of what is sent with a frame, but for bytes at its end."""
+    def upload_inputs(self, stream: driver.Stream, *, unused_bytes: int = 0) -> None:
+        """Enqueue the upload of the inputs without `unused_bytes` at their end."""
         if self._uploads:
-            driver.memcpy_htod_async(self._sent_at, self._sent[: self._sent.size - unused_bytes], stream)
+            driver.memcpy_htod_async(self._inputs_address, self._inputs[: self._inputs.size - unused_bytes], stream)
 
-    def fetched(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """Return a copy of a tensor, when the stream is done."""
-        found = np.empty(shape, dtype=dtype)
-        driver.memcpy_dtoh(found, self.addresses[name])
-        return found
+    def download(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+        """Return a copy of a tensor; the stream must be synchronised."""
+        array = np.empty(shape, dtype=dtype)
+        driver.memcpy_dtoh(array, self.addresses[name])
+        return array
 
     def close(self) -> None:
-        """Let go of the memory, while the GPU's context is current; may be called twice."""
+        """Release the memory while the GPU's context is current. Idempotent."""
         self._device.close()
         self._host.close()
-        self.addresses, self._sent, self._constant = {}, self._host.whole, self._host.whole
+        self.addresses, self._inputs, self._constants = {}, self._host.host, self._host.host
 
 
-def waited_for(stream: driver.Stream) -> None:
-    """Wait for what is on a stream before its memory is let go of; where the GPU failed, that was said before."""
+def synchronize_before_free(stream: driver.Stream) -> None:
+    """Wait for a stream's work before its memory is freed; errors of the GPU were raised before."""
     with suppress(driver.Error):
         stream.synchronize()
 
 
-def _shared_out(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Return each tensor's place, aligned, and the bytes of all."""
+def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
+    """Return each tensor's aligned offset and the bytes of all."""
     aligned = [-(-max(1, size) // ALIGNMENT) * ALIGNMENT for size in sizes.values()]
     ends = list(accumulate(aligned, initial=0))
     return dict(zip(sizes, ends[:-1], strict=True)), ends[-1]

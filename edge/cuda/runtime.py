@@ -1,4 +1,4 @@
-"""What a process needs of a GPU to run chains: its context, our kernels, and whether graphs can decide on it."""
+"""Runtime of the process: the GPU's context, the kernels, and the mode in which chains are executed."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,14 +11,15 @@ from cuda.core import Stream
 from cuda.core.graph import GraphBuilder
 
 from edge.cuda.context import PrimaryContext
-from edge.cuda.graph import MODE, captured
-from edge.cuda.kernels import ANSWER, SAID, Kernels
+from edge.cuda.graph import CAPTURE_MODE, capture_graph
+from edge.cuda.kernel_params import EXIT_OUTPUTS, PREDICTION
+from edge.cuda.kernels import Kernels
 from edge.cuda.memory import NON_BLOCKING, PinnedMemory
 from edge.errors import EngineError
 
-OPENING = Lock()
-Level = Literal["graph", "stepwise"]
-"""`graph`: a launch and a wait for a frame. `stepwise`: the host looks at each exit's answer."""
+OPEN_LOCK = Lock()
+Mode = Literal["graph", "stepwise"]
+"""`graph`: one launch and one wait per frame. `stepwise`: the host checks each exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,68 +28,70 @@ class Runtime:
 
     context: PrimaryContext
     kernels: Kernels
-    level: Level
+    mode: Mode
     graph_unsupported_reason: str
-    """Nothing where the level is `graph`."""
-    said: set[str] = field(default_factory=set)
-    """What users were told of the level, so that they are told once."""
+    """Empty where the mode is `graph`."""
+    logged: set[str] = field(default_factory=set)
+    """Warnings logged so far: each is logged once, not once for each slot."""
 
 
-def runtime() -> Runtime:
-    """Open this machine's first GPU, once, and find out what it can do.
+def open_runtime() -> Runtime:
+    """Open this machine's first GPU, once, and test which mode it supports.
 
     Raises:
-        EngineError: there is none, or our kernels do not run on it.
+        EngineError: there is no GPU, or the kernels do not run on it.
     """
-    with OPENING:
-        return _opened()
+    with OPEN_LOCK:
+        return _open_once()
 
 
 @lru_cache(maxsize=1)
-def _opened() -> Runtime:
+def _open_once() -> Runtime:
     context = PrimaryContext()
     try:
         with context.activate("preparing the GPU"):
             kernels = Kernels(context.arch)
-            problem = why_no_conditions(kernels)
+            problem = conditional_unsupported_reason(kernels)
     except EngineError:
         context.close()
         raise
     return Runtime(context, kernels, "stepwise" if problem else "graph", problem)
 
 
-def why_no_conditions(kernels: Kernels) -> str:
-    """Return what keeps graphs from deciding on the GPU here, tried out; nothing where they can."""
+def conditional_unsupported_reason(kernels: Kernels) -> str:
+    """Return why conditional nodes do not work here, by running them; empty if they do."""
     try:
-        for sure in (True, False):
-            if _body_ran(kernels, sure=sure) == sure:
-                return f"a condition set to {int(not sure)} was taken for {int(sure)}"
-    except Exception as error:  # whatever driver and libraries raise where they are too old
+        for exits in (True, False):
+            if _conditional_body_runs(kernels, exits=exits) == exits:
+                return f"a condition set to {int(not exits)} was taken for {int(exits)}"
+    except Exception as error:  # of any type that outdated drivers and libraries raise
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def _body_ran(kernels: Kernels, *, sure: bool) -> bool:
-    """Run a graph whose first exit is sure or not, and whose body notes exit 1; return whether the body did."""
-    memory = PinnedMemory({"first": SAID.itemsize, "second": SAID.itemsize, "outputs": 16, "answer": ANSWER.itemsize})
-    at, stream = memory.addresses["outputs"], driver.Stream(NON_BLOCKING)
-    memory.view("outputs", np.int32)[3] = int(sure)
-    for index, name in enumerate(("first", "second")):
-        said = memory.view(name, SAID)
-        said["label"], said["confidence"], said["logits"], said["classes"] = at, at + 4, at + 8, 1
-        said["exits"], said["exit_index"] = 0 if index else at + 12, index
+def _conditional_body_runs(kernels: Kernels, *, exits: bool) -> bool:
+    """Run a graph of two exits, the second one in a conditional body; return whether the second exit answered."""
+    sizes = {"first": EXIT_OUTPUTS.itemsize, "second": EXIT_OUTPUTS.itemsize}
+    memory = PinnedMemory(sizes | {"values": 16, "prediction": PREDICTION.itemsize})
+    first, second, values, prediction = memory.addresses.values()
+    stream = driver.Stream(NON_BLOCKING)
+    memory.view("values", np.int32)[3] = int(exits)
+    for index, name in enumerate(sizes):
+        outputs = memory.view(name, EXIT_OUTPUTS)
+        outputs["label"], outputs["confidence"], outputs["logits"] = values, values + 4, values + 8
+        outputs["classes"], outputs["exit_index"], outputs["exit_flag"] = 1, index, 0 if index else values + 12
 
     def fill(builder: GraphBuilder) -> None:
         condition = builder.create_condition(default_value=0)
-        kernels.answer_or_go_on(builder, condition, memory.addresses["first"], memory.addresses["answer"])
+        kernels.write_prediction_and_condition(builder, condition, first, prediction)
         body = builder.if_then(condition)
-        body.begin_building(MODE)
-        kernels.answer(body, memory.addresses["second"], memory.addresses["answer"])
+        body.begin_building(CAPTURE_MODE)
+        kernels.write_prediction(body, second, prediction)
         body.end_building()
         body.close()
 
-    graph = captured(stream, fill)
+    graph = capture_graph(stream, fill)
     graph.launch(Stream.from_handle(stream.handle))
     stream.synchronize()
     graph.close()
-    return bool(memory.view("answer", ANSWER)["exit_index"][0] == 1)
+    return bool(memory.view("prediction", PREDICTION)["exit_index"][0] == 1)

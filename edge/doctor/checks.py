@@ -69,7 +69,7 @@ def check_graph_mode() -> Check:
     except EngineError as error:
         remedy = "install the NVIDIA driver and pip install 'early-exit[cuda13]' (cuda12 on JetPack 6)"
         return Check("exits on the GPU", f"not run here: {error.__cause__ or error}", True, remedy)
-    if runtime.level == "graph":
+    if runtime.mode == "graph":
         return Check("exits on the GPU", "decided on the GPU: one graph, one wait a frame", True, "")
     why = f"decided by the host, exit by exit: {runtime.graph_unsupported_reason}"
     return Check("exits on the GPU", why, False, "update the driver to CUDA 12.5 or later")

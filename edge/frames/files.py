@@ -1,6 +1,8 @@
 """Frames from files: images and arrays."""
 
+import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
+@cache
+def silence_opencv() -> None:
+    """Keep messages of OpenCV and FFmpeg off stderr; a failing source is reported once, by an exception."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
+    set_level(0)
+
+
 def read_frame(path: Path) -> Frame:
     """Read one image (BGR) or array.
 
@@ -75,6 +85,7 @@ def _read_array(path: Path) -> NDArray[Any]:
 
 
 def _read_image(path: Path) -> NDArray[Any]:
+    silence_opencv()
     try:
         content = path.read_bytes()
         # OpenCV fills the missing rest of a truncated photo with gray. A thumbnail's end comes before the last scan.

@@ -57,12 +57,20 @@ def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal
         return frame_from_array(image, kind)
     if isinstance(image, str | Path):
         return _read_file(Path(image))
-    if hasattr(image, "convert"):  # PIL is not imported for it
-        return Frame(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]), PixelFormat.BGR)
+    if hasattr(image, "convert"):
+        return _frame_from_pil(image)
     raise SourceError(
-        f"a frame is a {type(image).__name__}; give a file, a NumPy array or a PIL image "
-        "(None is what OpenCV returns for an image it cannot read)"
+        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image "
+        "(OpenCV returns None for files that it cannot read)"
     )
+
+
+def _frame_from_pil(image: "Image") -> Frame:
+    """Return a PIL image as BGR, rotated as its EXIF data say, as OpenCV does when it reads a file."""
+    from PIL import ImageOps
+
+    rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    return Frame(np.ascontiguousarray(rgb[:, :, ::-1]), PixelFormat.BGR)
 
 
 def _read_file(path: Path) -> Frame:

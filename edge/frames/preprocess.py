@@ -133,7 +133,6 @@ def preprocess_batch(frames: Sequence[Frame], spec: InputSpec) -> NDArray[np.flo
     Raises:
         SourceError: a frame has another shape, type or format than the network reads.
     """
-
     images = np.empty((len(frames), *spec.shape), dtype=np.float32)
     preprocess = preprocess_for(spec)
     for frame, image in zip(frames, images, strict=True):

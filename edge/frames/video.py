@@ -1,6 +1,5 @@
 """Frames from cameras, streams, video files and GStreamer pipelines, through OpenCV."""
 
-import os
 import re
 import threading
 from pathlib import Path
@@ -9,6 +8,7 @@ import cv2
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat, frame_from_array
+from edge.frames.files import silence_opencv
 
 CAPS_FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
 """A pixel format in the caps of a GStreamer pipeline; the last one counts."""
@@ -28,7 +28,7 @@ class VideoSource:
         """
         self._name = name
         self._reading = threading.Lock()
-        _silence_opencv()
+        silence_opencv()
         self._capture = cv2.VideoCapture(address, api)
         if not self._capture.isOpened():
             raise SourceError(f"{name} cannot be opened; {_hint(address)}")
@@ -112,10 +112,3 @@ def _hint(address: int | str) -> str:
     if isinstance(address, int) or address.startswith("/dev/"):
         return "is it plugged in, and is another program using it?"
     return "is the address right, and is the server sending?" if "://" in address else "is it a video?"
-
-
-def _silence_opencv() -> None:
-    """Keep messages of OpenCV and FFmpeg off stderr; a failing source is reported once, by us."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
-    set_level(0)

@@ -1,6 +1,7 @@
 """The classifier: segments run one after the other until an exit is confident enough to answer."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_BATCH = 64
-"""Images preprocessed at once by `predict_batch`, which bounds its memory."""
+"""Images read at once by `predict_batch`, which bounds its memory."""
 
 
 class Classifier:
@@ -113,12 +114,12 @@ class Classifier:
             SourceError: an image cannot be read or has a shape or type that the network does not read.
             EngineError: there are no such engines.
         """
-        frames = [open_frame(image, self.chain.input.kind) for image in images]
-        thresholds = self._thresholds
+        unread, thresholds = iter(images), self._thresholds
         predictions: list[Prediction] = []
-        with self._batch_lock:
-            for start in range(0, len(frames), MAX_BATCH):
-                inputs = preprocess_batch(frames[start : start + MAX_BATCH], self.chain.input)
+        while part := list(islice(unread, MAX_BATCH)):
+            frames = [open_frame(image, self.chain.input.kind) for image in part]
+            inputs = preprocess_batch(frames, self.chain.input)
+            with self._batch_lock:
                 predictions += self._named(self._open_batch().classify(inputs, thresholds))
         return predictions
 

@@ -115,7 +115,7 @@ def calibrated_probability(logits: NDArray[np.float32], temperature: float) -> N
 def allocate_tensors(segments: Sequence[SegmentSpec]) -> dict[str, NDArray[Any]]:
     """Return a zeroed array for every tensor of the segments, batch 1; neighbours share the arrays of their cut."""
     return {
-        spec.name: np.zeros(spec.shape_of_one, dtype=spec.dtype)
+        spec.name: np.zeros(spec.sample_shape, dtype=spec.dtype)
         for segment in segments
         for spec in (*segment.inputs, *segment.outputs)
     }

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edge.frames.base import Frame, FrameSource
 from edge.inference.base import Slot
 
 Policy = Literal["latest", "all"]
+POLICIES = get_args(Policy)
 
 MIN_SLOTS = 4
 """One each for capture, mailbox, preprocessing and inference."""
@@ -85,7 +86,7 @@ class Result:
         return self.prediction.exit_index
 
     def copy_frame(self) -> Frame:
-        """Return a copy of the frame; possible until the next result is requested, which recycles its memory.
+        """Return a copy of the frame; possible until the next result is requested or the stream is closed.
 
         Raises:
             SourceError: the memory holds a later frame already.
@@ -93,8 +94,8 @@ class Result:
         frame = self._in_flight.frame
         if frame is None or self._in_flight.frame_index != self.frame_index:
             raise SourceError(
-                f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested; "
-                "copy it before"
+                f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested or the "
+                "stream was closed; copy it before"
             )
         return Frame(frame.pixels.copy(), frame.format)
 
@@ -105,7 +106,10 @@ class Result:
             SourceError: the memory holds a later frame already.
         """
         if self._in_flight.frame_index != self.frame_index:
-            raise SourceError(f"tensors of frame {self.frame_index} are gone; copy them before the next result")
+            raise SourceError(
+                f"tensors of frame {self.frame_index} are gone; copy them before the next result is requested or the "
+                "stream is closed"
+            )
         return {name: np.array(tensor) for name, tensor in self._in_flight.slot.tensors().items()}
 
 
@@ -127,6 +131,8 @@ class Pipeline:
             policy: What happens to late frames.
             thresholds: Returns the thresholds for the next frame.
         """
+        if policy not in POLICIES:
+            raise ValueError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
         if len(slots) < MIN_SLOTS:
             raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(slots)}")
         self.dropped = 0
@@ -159,8 +165,10 @@ class Pipeline:
                 started_ns = perf_counter_ns()
                 prediction = in_flight.slot.result()
                 decided_ns = perf_counter_ns()
-                yield self._result(in_flight, prediction, started_ns, decided_ns)
-                in_flight.frame_index = -1
+                try:
+                    yield self._result(in_flight, prediction, started_ns, decided_ns)
+                finally:
+                    in_flight.frame_index = -1
                 self._put(self._free, in_flight)
         finally:
             with self._changed:

@@ -1,7 +1,7 @@
-"""Explanation-Guided Training (arXiv 2601.08891): early exits must look where the final exit looks.
+"""Losses of Explanation-Guided Training (arXiv 2601.08891): early exits learn to attend where the final exit attends.
 
-Every loss takes one attention map an exit, shape (batch, 1, height, width), resizes early maps to the final one's
-size, and stops the gradient at the final map: without that it drifts towards the shallow ones.
+Every loss takes one attention map per exit, shape (batch, 1, height, width), resizes early maps to the size of the
+final one, and stops the gradient at the final map: without that, the final map drifts towards the early ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,63 +9,48 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-NO_CONTRAST = 1e-3
-"""Standard deviation of a map below which it is taken for uniform."""
-GUARD = 0.1
+MIN_CONTRAST = 1e-3
+"""Lower bound on the standard deviation that contrast is divided by; a map below it counts as uniform."""
+CONTRAST_PENALTY = 0.1
+"""Weight of the contrast term in `guarded_cosine_loss`."""
 
 AttentionLoss = Callable[[Sequence[Tensor]], Tensor]
 
 
 def cosine_loss(maps: Sequence[Tensor]) -> Tensor:
-    """Return `mean_{k<K} (1 - cos(A_k, stopgrad(A_K)))`: 0 for maps of one direction, the paper's loss.
+    """Return `mean_{k<K} (1 - cos(A_k, stopgrad(A_K)))`, the loss of the paper.
 
-    Maps are never negative, so even unlike ones are near: two uniform maps agree fully, whatever they should show.
+    Maps are non-negative, so the cosine is high even for dissimilar maps, and 1 for any two uniform ones.
     """
     return _mean_over_early(maps, lambda early, final: 1 - F.cosine_similarity(early, final, dim=1).mean())
 
 
 def guarded_cosine_loss(maps: Sequence[Tensor]) -> Tensor:
-    """Return `cosine_loss` and 0.1 times what early maps lack of the final one's contrast, 1 for a uniform map.
+    """Return `cosine_loss` plus 0.1 times a penalty on early maps with less contrast than the final one.
 
-    Contrast is the standard deviation over positions, `mean_{k<K} relu(1 - std(A_k) / std(stopgrad(A_K)))`: an early
-    map cannot come near the final one by opening everywhere.
+    Contrast is the standard deviation over positions, and the penalty
+    `mean_{k<K} relu(1 - std(A_k) / std(stopgrad(A_K)))`. It is 1 for a uniform early map, so that an early map cannot
+    approach the final one by being high everywhere.
     """
 
     def distance(early: Tensor, final: Tensor) -> Tensor:
         cosine = F.cosine_similarity(early, final, dim=1).mean()
-        lack = F.relu(1 - early.std(dim=1) / final.std(dim=1).clamp_min(NO_CONTRAST)).mean()
-        return 1 - cosine + GUARD * lack
+        missing_contrast = F.relu(1 - early.std(dim=1) / final.std(dim=1).clamp_min(MIN_CONTRAST)).mean()
+        return 1 - cosine + CONTRAST_PENALTY * missing_contrast
 
     return _mean_over_early(maps, distance)
 
 
-def divergence_loss(maps: Sequence[Tensor]) -> Tensor:
-    """Return `mean_{k<K} KL(stopgrad(A_K) || A_k)`, each map scaled to a sum of 1."""
-
-    def distance(early: Tensor, final: Tensor) -> Tensor:
-        return F.kl_div(_distribution(early).log(), _distribution(final), reduction="batchmean")
-
-    return _mean_over_early(maps, distance)
+ATTENTION_LOSSES: dict[str, AttentionLoss] = {"cosine": cosine_loss, "guarded-cosine": guarded_cosine_loss}
 
 
-ATTENTION_LOSSES: dict[str, AttentionLoss] = {
-    "cosine": cosine_loss,
-    "guarded-cosine": guarded_cosine_loss,
-    "divergence": divergence_loss,
-}
-
-
-def flat_maps(maps: Sequence[Tensor]) -> list[Tensor]:
-    """Return every map at the final one's size, flattened to (batch, pixels)."""
+def flatten_maps(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Resize every map to the size of the final one and flatten it to (batch, pixels)."""
     size = maps[-1].shape[-2:]
-    return [F.interpolate(one, size=size, mode="bilinear", align_corners=False).flatten(1) for one in maps]
+    return [F.interpolate(attention, size=size, mode="bilinear", align_corners=False).flatten(1) for attention in maps]
 
 
 def _mean_over_early(maps: Sequence[Tensor], distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    *early, final = flat_maps(maps)
-    losses = [distance(one, final.detach()) for one in early]
+    *early_maps, final = flatten_maps(maps)
+    losses = [distance(early, final.detach()) for early in early_maps]
     return sum(losses, start=final.new_zeros(())) / max(len(losses), 1)
-
-
-def _distribution(maps: Tensor) -> Tensor:
-    return (maps + 1e-6) / (maps + 1e-6).sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""A trained network on disk, with everything that is needed to build and judge it again."""
+"""A trained network on disk, with everything needed to rebuild and evaluate it."""
 
 import dataclasses
 import io
@@ -17,12 +17,12 @@ from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A trained network and where it comes from."""
+    """Weights of a trained network, with its settings, data splits and metrics."""
 
     settings: Settings
     input: InputSpec
@@ -32,26 +32,26 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
 
     def network(self) -> MultiExitNetwork:
-        """Return the network with its trained weights, ready for evaluation.
+        """Return the network with its trained weights, in evaluation mode.
 
         Raises:
-            CheckpointError: the weights are of another architecture.
+            CheckpointError: the weights belong to another architecture.
         """
         settings = self.settings
         network = build_network(settings.backbone, self.input.channels, len(self.classes), settings.truncated_at)
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:
-            first = str(error).splitlines()[1:2]
+            first_mismatch = " ".join(str(error).splitlines()[1:2]).strip()
             raise CheckpointError(
                 f"the checkpoint's weights do not fit backbone {settings.backbone!r} of this installation "
-                f"({' '.join(first).strip()}); train again, or install the version that made it"
+                f"({first_mismatch}); train again, or install the version that made it"
             ) from None
         return network.eval()
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; what was there stays until the new one is whole."""
+    """Write a checkpoint. An interrupted write leaves the previous file."""
     data = {
         "version": CHECKPOINT_VERSION,
         "settings": dataclasses.asdict(checkpoint.settings),
@@ -83,14 +83,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def write_torch(path: Path, data: dict[str, Any]) -> None:
-    """Write tensors and plain values; what was there stays until the new content is whole."""
+    """Write tensors and plain values. An interrupted write leaves the previous file."""
     buffer = io.BytesIO()
     torch.save(data, buffer)
     write_file(path, buffer.getvalue())
 
 
 def read_torch(path: Path) -> Any:
-    """Read what `write_torch` wrote, running no code from the file.
+    """Read a file written by `write_torch`, without executing code from it.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -99,8 +99,8 @@ def read_torch(path: Path) -> Any:
         raise CheckpointError(f"there is no checkpoint at {path}; train one with `python -m edge.training`")
     try:
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch does not compare checksums
-                raise zipfile.BadZipFile(damaged)
+            if damaged_entry := archive.testzip():  # torch does not compare checksums
+                raise zipfile.BadZipFile(damaged_entry)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and runtime errors, depending on where the damage is
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}); delete it and train again") from error

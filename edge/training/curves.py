@@ -1,4 +1,4 @@
-"""Training curves to look at while they grow: `tensorboard --logdir OUTPUT`."""
+"""Training curves for TensorBoard, written during training: `tensorboard --logdir OUTPUT`."""
 
 from pathlib import Path
 from types import TracebackType
@@ -9,31 +9,33 @@ if TYPE_CHECKING:
 
 
 class Curves:
-    """What each epoch came to, for TensorBoard: one curve an exit, and the losses."""
+    """Writer of per-epoch metrics: one curve per loss, and one per exit for metrics with a value for each exit."""
 
-    def __init__(self, folder: Path, first_epoch: int, writes: bool) -> None:
-        """Go on at `first_epoch`; what a killed run wrote of it and later ones is not shown.
+    def __init__(self, folder: Path, first_epoch: int, enabled: bool) -> None:
+        """Continue at `first_epoch`; events that a killed run wrote for it or later epochs are hidden.
 
         Args:
-            folder: Where to write.
-            first_epoch: The epoch to begin with.
-            writes: Whether this process is the one that writes.
+            folder: Folder of the event files.
+            first_epoch: First epoch that will be added.
+            enabled: True in the one process that writes; in the others every call does nothing.
         """
-        self._folder, self._first_epoch, self._writes = folder, first_epoch, writes
+        self._folder, self._first_epoch, self._enabled = folder, first_epoch, enabled
         self._writer: SummaryWriter | None = None
 
-    def add(self, epoch: int, found: dict[str, Any]) -> None:
-        """Add an epoch: single numbers as they are, lists as one number an exit."""
-        if not self._writes:
+    def add(self, epoch: int, metrics: dict[str, Any]) -> None:
+        """Add the metrics of an epoch: numbers, or lists of one number per exit."""
+        if not self._enabled:
             return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
             self._writer = SummaryWriter(str(self._folder), purge_step=self._first_epoch)
-        for name, value in found.items():
-            for exit_index, one in enumerate(value if isinstance(value, list) else [value]):
-                tag = f"{name}/exit {exit_index}" if isinstance(value, list) else name
-                self._writer.add_scalar(tag, one, epoch)
+        for name, value in metrics.items():
+            if isinstance(value, list):
+                for exit_index, exit_value in enumerate(value):
+                    self._writer.add_scalar(f"{name}/exit {exit_index}", exit_value, epoch)
+            else:
+                self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
     def __enter__(self) -> "Curves":

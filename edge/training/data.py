@@ -1,5 +1,6 @@
-"""Frames to training tensors, through the very preprocessing the device uses."""
+"""Frames to training tensors, through the same preprocessing as on the device."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,17 +17,19 @@ from edge.system import usable_cores
 from edge.training.datasets.base import LabelledImages
 
 Batch = tuple[Tensor, Tensor]
-"""Images, float32 of shape (batch, channels, height, width), and labels, shape (batch,)."""
+"""Images, float32, shape (batch, channels, height, width), and labels, shape (batch,)."""
+MAX_MEASURED_SAMPLES = 2000
+"""Training samples that the input's mean and standard deviation are computed from."""
 
 
 class PreprocessedImages(Dataset[Batch]):
     """Samples of a dataset as network input with labels.
 
-    Frames that are in memory are preprocessed once, those in files whenever they are asked for.
+    Frames in memory are preprocessed once; frames in files are preprocessed at every access.
     """
 
     def __init__(self, images: LabelledImages, indices: NDArray[np.intp], spec: InputSpec) -> None:
-        """Choose samples."""
+        """Select samples by their indices."""
         self.from_files = images.from_files
         self._images = images
         self._indices = indices
@@ -45,40 +48,41 @@ class PreprocessedImages(Dataset[Batch]):
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
         """Return several samples as one batch."""
-        chosen = torch.as_tensor(positions)
+        selected = torch.as_tensor(positions)
         if self._inputs is None:
-            images = torch.from_numpy(preprocessed(self._images, self._indices[chosen.numpy()], self._spec))
+            images = torch.from_numpy(preprocessed(self._images, self._indices[selected.numpy()], self._spec))
         else:
-            images = self._inputs[chosen]
-        return images, self._labels[chosen]
+            images = self._inputs[selected]
+        return images, self._labels[selected]
 
 
 def batches(dataset: PreprocessedImages, batch_size: int) -> DataLoader[Batch]:
-    """Return all samples in order."""
-    return DataLoader(dataset, batch_size, collate_fn=_as_it_is, num_workers=_workers(dataset))
+    """Load all samples in order."""
+    return DataLoader(dataset, batch_size, collate_fn=_identity, num_workers=_workers(dataset))
 
 
 def training_batches(
     dataset: PreprocessedImages, batch_size: int, seed: int, process: int = 0, processes: int = 1
 ) -> DataLoader[Batch]:
-    """Return this process's part of each batch, in another order each epoch; an incomplete last batch is left out.
+    """Load this process's share of each batch, in a new order each epoch; an incomplete last batch is dropped.
 
-    Call `sampler.set_epoch` before each epoch. All processes together see what one process would.
+    Call `sampler.set_epoch` before each epoch. All processes together load the batches that a single process would.
     """
     order: DistributedSampler[Batch] = DistributedSampler(
         dataset, num_replicas=processes, rank=process, shuffle=True, seed=seed, drop_last=True
     )
     return DataLoader(
-        dataset, batch_size // processes, sampler=order, drop_last=True, collate_fn=_as_it_is,
+        dataset, batch_size // processes, sampler=order, drop_last=True, collate_fn=_identity,
         num_workers=_workers(dataset),
     )  # fmt: skip
 
 
 def measured_input(images: LabelledImages, train: NDArray[np.intp]) -> InputSpec:
-    """Return the network's input with the mean and standard deviation of (at most 2,000) training samples."""
+    """Return the network's input, with mean and standard deviation of at most 2,000 training samples."""
     channels, height, width = images.size
-    plain = InputSpec(images.kind, images.colour, channels, height, width, (0.0,) * channels, (1.0,) * channels)
-    values = preprocessed(images, train[:: -(-len(train) // 2000)], plain)
+    unscaled = InputSpec(images.kind, images.colour, channels, height, width, (0.0,) * channels, (1.0,) * channels)
+    step = math.ceil(len(train) / MAX_MEASURED_SAMPLES)
+    values = preprocessed(images, train[::step], unscaled)
     mean = values.mean(axis=(0, 2, 3), dtype=np.float64)
     std = np.maximum(values.std(axis=(0, 2, 3), dtype=np.float64), 1e-6)
     return InputSpec(images.kind, images.colour, channels, height, width, tuple(mean.tolist()), tuple(std.tolist()))
@@ -95,10 +99,11 @@ def preprocessed(
     return out
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
+    """Collate nothing: `PreprocessedImages` returns whole batches."""
     return batch
 
 
 def _workers(dataset: PreprocessedImages) -> int:
-    """Files are decoded by other processes."""
+    """Return the number of worker processes, which are used to decode files."""
     return usable_cores() if dataset.from_files else 0

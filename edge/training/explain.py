@@ -1,6 +1,6 @@
-"""How well early exits' attention maps agree with the final one's, and whether the maps say what the answer rests on.
+"""Metrics of attention maps: consistency of early exits with the final one, and faithfulness to the prediction.
 
-Maps are compared at the final one's size, flattened: shape (exits, samples, pixels).
+Maps are compared at the size of the final one, flattened: shape (exits, samples, pixels).
 """
 
 import itertools
@@ -12,49 +12,48 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge.training.network import MultiExitNetwork
+from edge.training.network import ExitOutputs, MultiExitNetwork
 
 Maps = NDArray[np.floating]
 STEPS = 10
-"""Into how many parts an image is taken apart for a faithfulness curve."""
+"""Steps of a deletion or insertion curve."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """Agreement of early maps with the final one, a mean over samples for each early exit.
+    """Cosine similarity of each early exit's maps with the final exit's, as a mean over samples.
 
-    `raw` alone proves little: maps are never negative, so that any two of them are near. Two uniform maps have a raw
-    cosine of 1, no centred one, and an entropy of 1. `shuffled` is the centred cosine with the final map of *another*
-    sample: what is left of `centred` above it is what depends on the image.
+    `raw` alone proves little: maps are non-negative, so any two have a high cosine. Two uniform maps have a raw cosine
+    of 1, a centred cosine of 0 and an entropy of 1. `shuffled` is the centred cosine with the final map of *another*
+    sample: the difference `centred - shuffled` is the part that depends on the image.
     """
 
     raw: tuple[float, ...]
     centred: tuple[float, ...]
     shuffled: tuple[float, ...]
     entropy: tuple[float, ...]
-    """Of every exit's map, the last included, as a share of a uniform map's."""
+    """Entropy of every exit's maps, the final exit included, relative to a uniform map."""
 
 
 def consistency(maps: Maps, seed: int = 0) -> Consistency:
-    """Return how early maps agree with the final one."""
-    exact = maps.astype(np.float64)  # so that a uniform map less its mean is 0, not a direction of rounding errors
-    *early, final = exact
-    others = np.roll(np.random.default_rng(seed).permutation(len(final)), 1)
-    partner = np.empty(len(final), dtype=np.intp)
-    partner[np.roll(others, -1)] = others  # along one cycle, so that none is its own partner
+    """Compare early maps with the final ones; `seed` chooses the samples that `shuffled` compares with."""
+    exact = maps.astype(np.float64)  # in float32 a uniform map minus its mean is rounding noise, not 0
+    *early_maps, final = exact
+    partner = _random_partners(len(final), seed)
     return Consistency(
-        raw=tuple(_mean_cosine(one, final) for one in early),
-        centred=tuple(_mean_cosine(_centred(one), _centred(final)) for one in early),
-        shuffled=tuple(_mean_cosine(_centred(one), _centred(final)[partner]) for one in early),
-        entropy=tuple(_mean_entropy(one) for one in exact),
+        raw=tuple(_mean_cosine(early, final) for early in early_maps),
+        centred=tuple(_mean_cosine(_centred(early), _centred(final)) for early in early_maps),
+        shuffled=tuple(_mean_cosine(_centred(early), _centred(final)[partner]) for early in early_maps),
+        entropy=tuple(_mean_entropy(exit_maps) for exit_maps in exact),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
-    """Mean confidence in an exit's own answer while pixels go or come, most attended ones first, for each exit.
+    """Areas under each exit's deletion and insertion curves (Petsiuk et al. 2018).
 
-    A map that shows what the answer rests on has a low `deletion` and a high `insertion` (Petsiuk et al. 2018).
+    A curve is the mean confidence in the exit's own prediction while pixels are removed from, or added to, an empty
+    image, most attended first. A faithful map has a low `deletion` and a high `insertion`.
     """
 
     deletion: tuple[float, ...]
@@ -63,43 +62,55 @@ class Faithfulness:
 
 @torch.no_grad()
 def faithfulness(network: MultiExitNetwork, images: Tensor) -> Faithfulness:
-    """Return the areas under the deletion and the insertion curve of every exit.
+    """Return the areas under the deletion and the insertion curve of every exit. Leaves the network in evaluation mode.
 
     Args:
-        network: In evaluation mode.
+        network: The network to explain.
         images: Network input, shape (samples, channels, height, width); removed pixels become 0, the mean of the
             training images.
     """
     network.eval()
-    outputs = network(images)
+    areas = [_curve_areas(network, images, exit_index, output) for exit_index, output in enumerate(network(images))]
+    deletion, insertion = zip(*areas, strict=True)
+    return Faithfulness(deletion, insertion)
+
+
+def _curve_areas(
+    network: MultiExitNetwork, images: Tensor, exit_index: int, output: ExitOutputs
+) -> tuple[float, float]:
+    """Return the areas under one exit's deletion and insertion curves, given its output for the unmodified images."""
+    predicted = output.logits.argmax(dim=-1)
+    resized = F.interpolate(output.attention, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    rank = resized.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).reshape(resized.shape)
+    pixels = resized[0].numel()
     deletion, insertion = [], []
-    for index, one in enumerate(outputs):
-        answer = one.logits.argmax(dim=-1)
-        attended = F.interpolate(one.attention, size=images.shape[-2:], mode="bilinear", align_corners=False)
-        rank = attended.flatten(1).argsort(dim=1, descending=True).argsort(dim=1).reshape(attended.shape)
-        pixels = attended[0].numel()
-        kept, shown = [], []
-        for step in range(STEPS + 1):
-            first = rank < pixels * step // STEPS
-            kept.append(_confidence_in(network, images * ~first, index, answer))
-            shown.append(_confidence_in(network, images * first, index, answer))
-        deletion.append(_area(kept))
-        insertion.append(_area(shown))
-    return Faithfulness(tuple(deletion), tuple(insertion))
+    for step in range(STEPS + 1):
+        most_attended = rank < pixels * step // STEPS
+        deletion.append(_confidence_in(network, images * ~most_attended, exit_index, predicted))
+        insertion.append(_confidence_in(network, images * most_attended, exit_index, predicted))
+    return _area(deletion), _area(insertion)
 
 
-def _confidence_in(network: MultiExitNetwork, images: Tensor, exit_index: int, answer: Tensor) -> float:
-    probability = network(images)[exit_index].logits.float().softmax(dim=-1)
-    return float(probability.gather(1, answer.unsqueeze(1)).mean())
+def _confidence_in(network: MultiExitNetwork, images: Tensor, exit_index: int, predicted: Tensor) -> float:
+    softmax = network(images)[exit_index].logits.float().softmax(dim=-1)
+    return float(softmax.gather(1, predicted.unsqueeze(1)).mean())
 
 
 def _area(curve: list[float]) -> float:
     return float(np.mean([(left + right) / 2 for left, right in itertools.pairwise(curve)]))
 
 
-def _mean_cosine(one: Maps, other: Maps) -> float:
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())
+def _random_partners(samples: int, seed: int) -> NDArray[np.intp]:
+    """Return another sample's index for each sample: the next one along a random cycle through all of them."""
+    following = np.roll(np.random.default_rng(seed).permutation(samples), 1)
+    partner = np.empty(samples, dtype=np.intp)
+    partner[np.roll(following, -1)] = following
+    return partner
+
+
+def _mean_cosine(maps: Maps, others: Maps) -> float:
+    lengths = np.linalg.norm(maps, axis=1) * np.linalg.norm(others, axis=1)
+    return float(((maps * others).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())
 
 
 def _centred(maps: Maps) -> Maps:
@@ -108,7 +119,7 @@ def _centred(maps: Maps) -> Maps:
 
 
 def _mean_entropy(maps: Maps) -> float:
-    """Return the mean entropy of maps scaled to a sum of 1, as a share of a uniform map's; one pixel has all of it."""
+    """Return the mean entropy of maps scaled to a sum of 1, relative to a uniform map; 1 for maps of one pixel."""
     if maps.shape[1] == 1:
         return 1.0
     share = maps / np.maximum(maps.sum(axis=1, keepdims=True), 1e-12)

@@ -1,4 +1,4 @@
-"""The shape every early-exit network has: stages, an exit head after each, and what one pass yields."""
+"""Structure of every early-exit network: backbone stages with an exit head after each."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CONTRAST = 2.0
+ATTENTION_SCALE = 2.0
 """Standard deviation of attention scores over an image's positions."""
 
 
 class ExitOutputs(NamedTuple):
-    """What the network yields at one exit.
+    """Raw tensors of one exit.
 
     Attributes:
         logits: Class scores, shape (batch, classes).
-        attention: The spatial map the head weighed its features with, shape (batch, 1, height, width), in [0, 1].
-        cut: The tensors the next stage reads. Empty at the last exit.
+        attention: Spatial map that the head weighted its features with, shape (batch, 1, height, width), in [0, 1].
+        cut: Input tensors of the next stage. Empty at the last exit.
     """
 
     logits: Tensor
@@ -26,48 +26,57 @@ class ExitOutputs(NamedTuple):
 
 
 class AttentionHead(nn.Module):
-    """An exit: features, weighed by an attention map, pooled and classified.
+    """An exit head: features are weighted by an attention map, pooled and classified.
 
-    Explanation-Guided Training (arXiv 2601.08891) asks for an attention module at every exit. This one is the
-    smallest that serves: `A = sigmoid(2 * standardised(conv1x1(F)))`, `logits = linear(pool(F * A))`. Standardised
-    over the image's positions to a mean of 0 and a variance of 1, a map always has contrast; a plain
-    `sigmoid(conv1x1(F))` opens everywhere (cosines of any two such maps are above 0.99) and explains nothing.
+    Explanation-Guided Training (arXiv 2601.08891) needs an attention module at every exit. This is a minimal one:
+    `A = sigmoid(2 * standardise(conv1x1(F)))`, `logits = linear(pool(F * A))`. Standardising the scores over the
+    positions of an image (mean 0, variance 1) guarantees contrast; a plain `sigmoid(conv1x1(F))` saturates everywhere
+    (cosines of any two such maps are above 0.99) and explains nothing.
     """
 
     def __init__(
-        self, channels: int, classes: int, refine: nn.Module | None = None, grid: int = 1, *, spread: bool = False
+        self,
+        channels: int,
+        classes: int,
+        neck: nn.Module | None = None,
+        grid: int = 1,
+        *,
+        broadcast_1x1: bool = False,
     ) -> None:
-        """Make a head.
+        """Create a head.
 
         Args:
-            channels: Channels of the features that are weighed and pooled.
-            classes: How many classes to tell apart.
-            refine: From the stage's first output tensor to those features. Early exits need it: what their stages
-                see is still local.
-            grid: Features are averaged over this many windows a side. Early exits see small parts of an image
-                only; where those parts lie then still counts.
-            spread: Whether every window sees all there is where refining leaves one pixel, as of tiny patches;
-                otherwise such an input is too small.
+            channels: Channels of the features that are weighted and pooled.
+            classes: Number of classes.
+            neck: Module from the stage's first output tensor to those features. Early exits need one, because the
+                receptive field of their stages is still small.
+            grid: Features are average-pooled to `grid` x `grid` cells. More than one cell keeps coarse positions,
+                which helps early exits.
+            broadcast_1x1: Copy features of a single pixel, as of tiny patches, to every cell of the grid. Without it,
+                such an input is too small.
         """
         super().__init__()
-        self.refine = refine or nn.Identity()
-        self.attend = nn.Conv2d(channels, 1, kernel_size=1, bias=False)  # which standardising would take away
-        self.grid, self.spread = grid, spread
+        self.neck = neck or nn.Identity()
+        self.attention = nn.Conv2d(channels, 1, kernel_size=1, bias=False)  # standardising would remove a bias
+        self.grid, self.broadcast_1x1 = grid, broadcast_1x1
         self.classify = nn.Linear(channels * grid * grid, classes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (batch, classes) and the attention map (batch, 1, height, width)."""
-        refined = self.refine(features)
-        score = self.attend(refined)
-        attention = torch.sigmoid(CONTRAST * F.layer_norm(score, score.shape[1:]))
-        weighed = refined * attention
-        if self.spread and weighed.shape[-2:] == (1, 1):
-            weighed = weighed.expand(-1, -1, self.grid, self.grid)
-        return self.classify(pool_to_grid(weighed, self.grid)), attention
+        features = self.neck(features)
+        score = self.attention(features)
+        attention = torch.sigmoid(ATTENTION_SCALE * F.layer_norm(score, score.shape[1:]))
+        weighted = features * attention
+        if self.broadcast_1x1 and weighted.shape[-2:] == (1, 1):
+            weighted = weighted.expand(-1, -1, self.grid, self.grid)
+        return self.classify(pool_to_grid(weighted, self.grid)), attention
 
 
 def pool_to_grid(features: Tensor, grid: int) -> Tensor:
-    """Average over `grid` x `grid` windows, which overlap where the size is no multiple; return (batch, values)."""
+    """Average over `grid` x `grid` windows and return (batch, values).
+
+    Windows overlap where the size is not a multiple of `grid`.
+    """
     if grid == 1:
         return features.mean(dim=(2, 3))
     stride = [size // grid for size in features.shape[-2:]]
@@ -76,55 +85,60 @@ def pool_to_grid(features: Tensor, grid: int) -> Tensor:
 
 
 class Backbone(nn.Module):
-    """The feature extractor: from an image to the tensors each of its stages hands on.
+    """The feature extractor: computes the output tensors of each of its stages.
 
-    Any part of a stage may be shared with the one before: the network is cut as a graph, not as modules.
+    Stages may share parts of their computation: the network is cut as a graph, not as modules.
     """
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
-        """Return what each stage hands on, for an image of shape (batch, channels, height, width)."""
+        """Return the outputs of each stage for images of shape (batch, channels, height, width)."""
         raise NotImplementedError
 
     def truncated(self, stage: int) -> "Backbone":
-        """Return the backbone that ends with this stage and returns what that one hands on only."""
+        """Return the backbone that ends after this stage and returns the outputs of this stage only."""
         raise NotImplementedError
 
 
 class Stages(Backbone):
-    """A backbone of consecutive modules: stage k takes the tensors stage k-1 returned (stage 0: the image)."""
+    """A backbone of consecutive modules: stage k reads the outputs of stage k-1, stage 0 the image."""
 
     def __init__(self, stages: Sequence[nn.Module], *, only_last: bool = False) -> None:
-        """Chain stages, each returning one tensor or a tuple of them; `only_last` hands on what the last returns."""
+        """Chain stages.
+
+        Args:
+            stages: Modules that return a tensor or a tuple of tensors.
+            only_last: Return the outputs of the last stage only.
+        """
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self._only_last = only_last
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
         """Run the stages in order."""
-        handed_on = []
+        outputs = []
         tensors: tuple[Tensor, ...] = (image,)
         for stage in self.stages:
             produced = stage(*tensors)
             tensors = produced if isinstance(produced, tuple) else (produced,)
-            handed_on.append(tensors)
-        return handed_on[-1:] if self._only_last else handed_on
+            outputs.append(tensors)
+        return outputs[-1:] if self._only_last else outputs
 
     def truncated(self, stage: int) -> "Stages":
-        """Return the stages up to this one, seen as one."""
+        """Return the stages up to this one, as a backbone with a single output."""
         return Stages(list(self.stages)[: stage + 1], only_last=True)
 
 
 class MultiExitNetwork(nn.Module):
-    """A backbone with an exit head after each stage, which reads the first tensor that stage hands on."""
+    """A backbone with an exit head after each stage; a head reads the first output tensor of its stage."""
 
     def __init__(self, backbone: Backbone, heads: Sequence[nn.Module]) -> None:
-        """Join a backbone with one head a stage."""
+        """Join a backbone with one head per stage."""
         super().__init__()
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
 
     def forward(self, image: Tensor) -> list[ExitOutputs]:
-        """Run every exit; `image` has shape (batch, channels, height, width)."""
+        """Compute every exit for images of shape (batch, channels, height, width)."""
         outputs: list[ExitOutputs] = []
         for tensors, head in zip(self.backbone(image), self.heads, strict=True):
             logits, attention = head(tensors[0])
@@ -133,7 +147,7 @@ class MultiExitNetwork(nn.Module):
         return outputs
 
     def truncated(self, exit_index: int) -> "MultiExitNetwork":
-        """Return the network that ends at this exit and has no other: what a user without early exits would train."""
+        """Return the single-exit network that ends at this exit: the alternative to early exits."""
         return MultiExitNetwork(self.backbone.truncated(exit_index), [self.heads[exit_index]])
 
 

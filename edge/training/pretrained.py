@@ -1,4 +1,4 @@
-"""Weights from elsewhere, to start a training from."""
+"""Pretrained weights from local files."""
 
 from pathlib import Path
 
@@ -8,40 +8,49 @@ from torch import Tensor
 from edge.errors import CheckpointError
 from edge.training.network import MultiExitNetwork
 
-FEWEST = 0.5
-"""Share of the backbone's parameters a file must hold; with fewer it is a file of another network."""
+MIN_SHARE = 0.5
+"""Smallest share of the backbone's parameters in a file; below it, the file belongs to another network."""
+TIMM_PREFIX = "backbone.model.model."
+"""Prefix of the parameters of a timm backbone, which timm's own files lack."""
 
 
 def load_pretrained(network: MultiExitNetwork, path: Path) -> str:
-    """Take over what a file holds of a network's weights, name and shape alike, and return how much that was.
+    """Load the tensors of a file that match the network's by name and shape; return a summary of them.
 
     The file is a checkpoint of this project, or weights as timm publishes them, `.safetensors` or `.pth`. Heads
-    for other classes stay fresh.
+    for other classes keep their initial weights.
 
     Raises:
         CheckpointError: the file is missing, cannot be read, or belongs to another network.
     """
-    found = _read(path)
-    own = network.state_dict()
-    taken = {}
-    for name, tensor in own.items():
-        candidate = found.get(name, found.get(name.removeprefix("backbone.model.model.")))
+    weights = _read(path)
+    expected = network.state_dict()
+    matching = {}
+    for name, tensor in expected.items():
+        candidate = weights.get(name, weights.get(name.removeprefix(TIMM_PREFIX)))
         if candidate is not None and candidate.shape == tensor.shape:
-            taken[name] = candidate
+            matching[name] = candidate
     backbone = [name for name, _ in network.named_parameters() if name.startswith("backbone.")]
-    share = sum(name in taken for name in backbone) / len(backbone)
-    if share < FEWEST:
+    share = sum(name in matching for name in backbone) / len(backbone)
+    if share < MIN_SHARE:
         raise CheckpointError(
             f"{path} holds {share:.0%} of the backbone's parameters by name and shape; "
-            "name a file of weights of this very backbone"
+            "choose a file with weights of this backbone"
         )
-    network.load_state_dict(taken, strict=False)
-    return f"{path} gave {share:.0%} of the backbone's parameters and {len(taken)} of {len(own)} tensors in all"
+    network.load_state_dict(matching, strict=False)
+    return (
+        f"loaded {path}: {share:.0%} of the backbone's parameters and {len(matching)} of {len(expected)} tensors in all"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors in a file.
+
+    Raises:
+        CheckpointError: the file is missing or cannot be read.
+    """
     if not path.is_file():
-        raise CheckpointError(f"there is no file of weights at {path}")
+        raise CheckpointError(f"there is no file of weights at {path}; choose a local .pt, .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -1,32 +1,32 @@
-"""What the user chooses for a training run."""
+"""Settings of a training run."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """A training run in full: the same settings on the same images give the same network."""
+    """All settings of a training run: the same settings on the same images give the same network."""
 
     dataset: str
     data: str | None = None
-    """Folder of the dataset's files, where the user named one."""
+    """Folder of the dataset's files; None for its default locations."""
     image_size: int | None = None
-    """Height and width of the network's input; None for the dataset's own."""
+    """Height and width of the network's input; None for the dataset's default."""
     backbone: str = "cnn"
     truncated_at: int | None = None
-    """The only exit of a network that ends there; None for the whole network with all its exits."""
+    """Train the single-exit network that ends at this exit; None for the whole network."""
     pretrained: str | None = None
-    """File of weights to start from."""
+    """File of initial weights."""
     regime: str = "joint"
     attention_weight: float = 0.3
-    """Weight of the attention consistency loss (EGT's alpha); 0 leaves it out."""
+    """Weight of the attention consistency loss (EGT's alpha); 0 disables it."""
     attention_loss: str = "cosine"
     distillation_weight: float = 0.0
-    """Weight of what early exits learn from the last one's answers; 0 leaves it out."""
+    """Weight of distillation from the last exit to early exits; 0 disables it."""
     epochs: int = 12
     batch_size: int = 64
-    """Images a step, over all processes together."""
+    """Images per step, over all processes."""
     learning_rate: float = 2e-3
     mixed_precision: bool = False
-    """Whether most arithmetic is done in bfloat16."""
+    """Compute in bfloat16 where torch's autocast does."""
     seed: int = 0

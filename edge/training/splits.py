@@ -1,4 +1,4 @@
-"""Disjoint sets of samples, one for each purpose, with fingerprints that tell whether they are the same again."""
+"""Disjoint splits of a dataset, identified by fingerprints."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,24 +9,25 @@ from edge.errors import DataError
 from edge.training.datasets.base import LabelledImages
 
 SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0.07}
-"""Share of all samples for each purpose; training gets the rest."""
-AT_MOST = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validation": 5_000}
-FEWEST_PER_CLASS = 10
+"""Share of all samples in each split; the rest is for training."""
+MAX_SAMPLES = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validation": 5_000}
+MIN_PER_CLASS = 10
 PURPOSES = (*SHARES, "train")
 FREE = len(PURPOSES)
+"""Owner of samples that are in no fixed split."""
 
 Splits = dict[str, NDArray[np.intp]]
 """Indices of the samples for `train`, `validation`, `calibration` (INT8), `thresholds` and `test`."""
 
 
 def draw_splits(images: LabelledImages, seed: int) -> Splits:
-    """Draw disjoint splits, each with all classes in proportion, but for those the dataset fixes.
+    """Draw disjoint, stratified splits. Splits that the dataset fixes stay as they are.
 
-    A sample whose content is already in another split is left out, the test split choosing first, so that no
-    two splits share an image that occurs twice.
+    Duplicates are used once, so that no two splits share an image: the copy in the test split is kept, else the one
+    in another fixed split.
 
     Raises:
-        DataError: a class has too few samples.
+        DataError: a class has too few distinct samples, or none in a fixed test split.
     """
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in PURPOSES}
     owner = _fixed_owner(images)
@@ -35,22 +36,24 @@ def draw_splits(images: LabelledImages, seed: int) -> Splits:
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
         free = members[owner[members] == FREE]
-        if len(free) < FEWEST_PER_CLASS:
+        if len(free) < MIN_PER_CLASS:
             raise DataError(
-                f"class {name!r} of {images.name} has {len(free)} distinct images to share out; "
-                f"the splits need at least {FEWEST_PER_CLASS} of each class"
+                f"class {name!r} of {images.name} has {len(free)} distinct images to split; "
+                f"at least {MIN_PER_CLASS} of each class are needed: add more, or remove the class"
             )
         for index, purpose in enumerate(PURPOSES):
             splits[purpose].append(members[owner[members] == index])
         if "test" in images.fixed_splits and not len(splits["test"][-1]):
-            raise DataError(f"class {name!r} of {images.name} is not in its test split; nothing could be said of it")
-        for purpose, taken in _shared_out(free, shares, len(images.labels)).items():
-            splits[purpose].append(taken)
+            raise DataError(
+                f"class {name!r} of {images.name} has no images in the fixed test split; add some, or remove the class"
+            )
+        for purpose, part in _divide(free, shares, len(images.labels)).items():
+            splits[purpose].append(part)
     return {purpose: np.sort(np.concatenate(parts)) for purpose, parts in splits.items()}
 
 
 def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
-    """Return size and fingerprint of each split."""
+    """Return the size and fingerprint of each split."""
     return {
         purpose: SplitSpec(len(indices), split_fingerprint(images.digests[i] for i in indices))
         for purpose, indices in splits.items()
@@ -58,7 +61,7 @@ def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
 
 
 def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:
-    """Return for each sample the purpose the dataset fixed, by its place in `PURPOSES`, or `FREE`."""
+    """Return each sample's fixed split, as its index in `PURPOSES`, or `FREE`."""
     owner = np.full(len(images.labels), FREE, dtype=np.intp)
     for purpose, indices in images.fixed_splits.items():
         owner[indices] = PURPOSES.index(purpose)
@@ -66,17 +69,17 @@ def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:
 
 
 def _distinct(images: LabelledImages, owner: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """Return the samples in random order, each content once; of equal ones that of the test split stays, then fixed."""
+    """Return distinct samples in random order; of duplicates, one in the test or a fixed split is preferred."""
     order = np.random.default_rng(seed).permutation(len(images.labels))
     order = order[np.argsort(owner[order], kind="stable")]
     first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]
     return order[np.sort(first_seen)]
 
 
-def _shared_out(members: NDArray[np.intp], shares: dict[str, float], total: int) -> Splits:
-    """Cut one class's samples into parts; training gets the rest."""
+def _divide(members: NDArray[np.intp], shares: dict[str, float], total: int) -> Splits:
+    """Divide the samples of one class among the splits; the rest is for training."""
     parts, rest = {}, members
     for purpose, share in shares.items():
-        count = max(1, round(min(share, AT_MOST[purpose] / total) * len(members)))
+        count = max(1, round(min(share, MAX_SAMPLES[purpose] / total) * len(members)))
         parts[purpose], rest = rest[:count], rest[count:]
     return parts | {"train": rest}

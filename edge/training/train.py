@@ -1,7 +1,9 @@
 """Images to checkpoint."""
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,89 +25,109 @@ from edge.training.evaluate import accuracies, logits_of
 from edge.training.loop import TrainingRun
 from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import load_pretrained
+from edge.training.regimes import Phase, phases_of
 from edge.training.settings import Settings
 from edge.training.splits import draw_splits, split_specs
+from edge.training.state import StateFile
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
 
 
-def train(settings: Settings, output: Path, images: LabelledImages | None = None) -> Checkpoint:
-    """Train a network, go on where a killed run of the same settings stopped, or return what a finished one left.
+def train(
+    settings: Settings,
+    output: Path,
+    images: LabelledImages | None = None,
+    phases: Sequence[Phase] | None = None,
+) -> Checkpoint:
+    """Train a network, resume an unfinished run of the same settings, or return the checkpoint of a finished one.
 
-    `output` gets `checkpoint.pt`, `metrics.json`, curves for TensorBoard and, while training, `state.pt`. Under
-    `torchrun`, every process calls this, the first one writes, and all of them must see `output`.
+    Writes `checkpoint.pt`, `metrics.json`, curves for TensorBoard and, while training, `state.pt` into `output`. Under
+    `torchrun`, every process calls this function, only the first one writes, and all of them must see `output`.
 
     Args:
-        settings: What to train on what, and how.
+        settings: Settings of the run.
         output: Folder for the results.
-        images: The dataset, where the caller has loaded it already.
+        images: The dataset, if it is loaded already.
+        phases: Phases of `settings.regime`, if it is not in `REGIMES`.
 
     Raises:
-        DataError: the dataset cannot be used as the settings say.
-        CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be had.
+        DataError: the dataset cannot be used with these settings.
+        CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be loaded.
     """
     images = images or load_dataset(
         settings.dataset, Path(settings.data) if settings.data else None, settings.image_size
     )
     splits = draw_splits(images, settings.seed)
     specs = split_specs(images, splits)
-    if finished := _finished(output / CHECKPOINT, settings, specs):
+    if finished := _finished_run(output / CHECKPOINT, settings, specs):
         return finished
     spec = measured_input(images, splits["train"])
     run = TrainingRun(
-        _fresh_network(settings, spec, len(images.classes)),
+        _initial_network(settings, spec, len(images.classes)),
         settings,
+        phases or phases_of(settings),
         PreprocessedImages(images, splits["train"], spec),
-        # an array's label may belong to its very centre, which a shift would move away
+        # the label of an array may belong to its central pixel, so arrays must not be shifted
         Augmentation(shift=images.kind == "image", mirror=images.mirror),
-        specs,
-        output / STATE,
+        StateFile(output / STATE, settings, specs),
     )
-    history = _trained(run, PreprocessedImages(images, splits["validation"], spec), output)
+    history = _fit(run, PreprocessedImages(images, splits["validation"], spec), output)
     weights = {name: tensor.cpu() for name, tensor in run.network.state_dict().items()}
     checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, weights)
     if run.fabric.is_global_zero:
-        metrics = {"settings": dataclasses.asdict(settings), **checkpoint.metrics}
-        write_file(output / METRICS, json.dumps(metrics, indent=2))
-        write_checkpoint(output / CHECKPOINT, checkpoint)  # last: where it is, the run is finished
-        (output / STATE).unlink(missing_ok=True)
+        _write_results(output, checkpoint)
     run.fabric.barrier()
     return checkpoint
 
 
-def _trained(run: TrainingRun, validation: PreprocessedImages, output: Path) -> list[dict[str, Any]]:
-    """Train for all epochs and return what each came to."""
+def _fit(run: TrainingRun, validation: PreprocessedImages, output: Path) -> list[dict[str, Any]]:
+    """Train the remaining epochs and return the metrics of all epochs."""
     history = run.resume()
     epochs = run.settings.epochs
-    done, note = len(history) * run.steps, ""
+    steps = itertools.count(len(history) * run.steps + 1)
     with ProgressDisplay() as display, Curves(output / CURVES, len(history), run.fabric.is_global_zero) as curves:
 
-        def on_step() -> None:
-            nonlocal done
-            done += 1
-            display(Progress("training", done, epochs * run.steps, note))
+        def show_step() -> None:
+            display(Progress("training", next(steps), epochs * run.steps, _validation_note(history)))
 
         for epoch in range(len(history), epochs):
-            found = run.epoch(epoch, on_step=on_step)
-            if run.fabric.is_global_zero:
-                found["validation_accuracy"] = accuracies(
-                    *logits_of(run.network, batches(validation, VALIDATION_BATCH))
-                )
-            found = run.fabric.broadcast(found)
-            curves.add(epoch, found)
-            note = "validation " + " ".join(f"{one:.1%}" for one in found["validation_accuracy"])
-            history.append({"epoch": epoch, **found})
+            metrics = run.epoch(epoch, on_step=show_step)
+            metrics["validation_accuracy"] = _validation_accuracy(run, validation)
+            curves.add(epoch, metrics)
+            history.append({"epoch": epoch, **metrics})
             run.save(history)
     return history
 
 
-def _fresh_network(settings: Settings, spec: InputSpec, classes: int) -> MultiExitNetwork:
+def _validation_accuracy(run: TrainingRun, validation: PreprocessedImages) -> list[float]:
+    """Return each exit's accuracy on the validation split, computed by the first process."""
+    accuracy: list[float] = []
+    if run.fabric.is_global_zero:
+        accuracy = accuracies(*logits_of(run.network, batches(validation, VALIDATION_BATCH)))
+    return run.fabric.broadcast(accuracy)
+
+
+def _validation_note(history: list[dict[str, Any]]) -> str:
+    if not history:
+        return ""
+    return "validation " + " ".join(f"{accuracy:.1%}" for accuracy in history[-1]["validation_accuracy"])
+
+
+def _write_results(output: Path, checkpoint: Checkpoint) -> None:
+    """Write metrics and checkpoint, and delete the state of the run."""
+    metrics = {"settings": dataclasses.asdict(checkpoint.settings), **checkpoint.metrics}
+    write_file(output / METRICS, json.dumps(metrics, indent=2))
+    write_checkpoint(output / CHECKPOINT, checkpoint)  # last: its presence means that the run is finished
+    (output / STATE).unlink(missing_ok=True)
+
+
+def _initial_network(settings: Settings, spec: InputSpec, classes: int) -> MultiExitNetwork:
     """Return the network before training.
 
     Raises:
-        CheckpointError: there is no such backbone, or its weights do not fit.
-        DataError: it cannot read images of this size.
+        CheckpointError: the backbone does not exist, or the pretrained weights do not fit.
+        DataError: the network cannot read images of this size.
     """
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, classes, settings.truncated_at)
@@ -122,11 +144,11 @@ def _fresh_network(settings: Settings, spec: InputSpec, classes: int) -> MultiEx
     return network
 
 
-def _finished(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
-    """Return the checkpoint of a finished run, if there is one that can be read.
+def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
+    """Return the checkpoint of a finished run, or None if there is no readable one.
 
     Raises:
-        CheckpointError: it is of other settings or other data.
+        CheckpointError: the checkpoint has other settings or other images.
     """
     try:
         checkpoint = read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The benchmarks of the CUDA runtime on the stand-in for a GPU: every way runs and answers, a GPU gives the numbers."""
+"""Reports on the CUDA runtime on a stand-in for a GPU: every executor runs and predicts; a GPU gives the numbers."""
 
 import gc
 import json
@@ -9,45 +9,45 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-import benchmarks.gpu
+import benchmarks
 import edge.cuda
 from benchmarks.__main__ import main
 from edge.decision import Scores, decide
 from edge.errors import EngineError
-from tests.support.commands import call, complaint
-from tests.support.cuda_stand_in import DriverError, ModuleEngine, Node, World
+from edge.frames.base import Frame, PixelFormat
+from tests.support.commands import call, error_line
+from tests.support.cuda_networks import ModuleEngine, predict
+from tests.support.cuda_stand_in import DriverError, Node, World
 from tests.support.networks import NETWORKS, random_images, settled
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-LEVELS = ("graph", "stepwise")
+PACKAGE = Path(benchmarks.__file__).parent
+MODES = ("graph", "stepwise")
 REPORTS = ("cuda-chain", "cuda-pipeline")
 
 
 @pytest.fixture
 def no_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep torch's own GPU, where there is one, away from the stand-in."""
+    """Hide torch's own GPU, where there is one, from the reports."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
 @pytest.fixture
 def torch_on_the_stand_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run torch's modules on the stand-in, and what a user would write on the host."""
-    from benchmarks.gpu import examples, torch_segments, users
+    """Run torch's modules on the stand-in, and user code on the host."""
+    from benchmarks.gpu import networks
 
     def whole(network: Any, shape: Any) -> Any:
-        last = len(network.heads) - 1
-        return users.eager_loop(network, [2.0] * last, "cpu")
+        return networks.eager_loop(network, [2.0] * (len(network.heads) - 1))
 
-    monkeypatch.setattr(torch_segments, "TorchEngine", partial(ModuleEngine, world))
-    monkeypatch.setattr(users, "DEVICE", "cpu")
-    monkeypatch.setattr(users, "NETWORKS", {"cnn-small": 16})
-    monkeypatch.setattr(users, "whole_as_graph", whole)
-    monkeypatch.setattr(examples, "IMAGES", 100)
+    monkeypatch.setattr(networks, "TorchEngine", partial(ModuleEngine, world))
+    monkeypatch.setattr(networks, "DEVICE", "cpu")
+    monkeypatch.setattr(networks, "NETWORKS", {"cnn-small": 16})
+    monkeypatch.setattr(networks, "whole_as_graph", whole)
+    monkeypatch.setattr(networks, "IMAGES", 100)
 
 
 def few_frames(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,101 +56,114 @@ def few_frames(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chain, "WARM_UP", 2)
 
 
-def test_the_chain_benchmark_times_every_way_by_both_clocks_and_draws_the_saving(
+# cuda-chain
+
+
+def test_cuda_chain_times_every_executor_by_both_clocks(
     world: World, no_torch_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.gpu import chain
 
     few_frames(chain, monkeypatch)
     chain.run_chain(tmp_path / "chain.json")
-    found = json.loads((tmp_path / "chain.json").read_text())
-    assert [row["segment_us"] for row in found["rows"]] == [20, 50]
-    for one in (row[clock] for row in found["rows"] for clock in ("host_clock", "cuda_events")):
-        assert set(one["latency_us"]) == {"graph", "stepwise", "bare 0..0", "bare 0..1", "bare 0..2"}
-        assert all(way["p50"] > 0 for way in one["latency_us"].values())
-        assert np.isfinite([one["realised_saving"], one["stepwise_over_graph_p50"], one["untaken_condition_us"]]).all()
-    assert found["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in found["rows"])
-    assert found["conditions"]["gpu"]["gpu"] == "Orin"
-    assert found["users"].startswith("not run: torch ")
-    assert cv2.imread(str(tmp_path / "chain.png")) is not None
+    result = json.loads((tmp_path / "chain.json").read_text())
+    assert [row["segment_us"] for row in result["rows"]] == [20, 50]
+    for figures in (row[clock] for row in result["rows"] for clock in ("host_clock", "cuda_events")):
+        assert set(figures["latency_us"]) == {"graph", "stepwise", "bare 0..0", "bare 0..1", "bare 0..2"}
+        assert all(latency["p50"] > 0 for latency in figures["latency_us"].values())
+        ratios = [figures[name] for name in ("realised_saving", "stepwise_over_graph_p50", "untaken_condition_us")]
+        assert np.isfinite(ratios).all()
+    assert result["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in result["rows"])
+    assert result["conditions"]["gpu"]["gpu"] == "Orin"
+    assert result["users"].startswith("not run: torch ")
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
 
-def test_events_are_recorded_around_each_launch_and_the_host_clock_runs_without_them(
+def test_events_are_recorded_around_each_launch_and_not_for_the_host_clock(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.gpu import chain, events
-    from benchmarks.gpu.recorded import recorded_ways
-    from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
-    from edge.cuda.executors import GraphRun, StepwiseRun
+    from benchmarks.gpu import chain, segments
 
-    class Noted(events.driver.Event):
+    class LoggedEvent(segments.driver.Event):
         def record(self, stream: Any) -> Any:
             stream.of.add(Node("event", lambda world: None))
             return super().record(stream)
 
-    monkeypatch.setattr(events.driver, "Event", Noted)
+    monkeypatch.setattr(segments.driver, "Event", LoggedEvent)
     runtime = edge.cuda.get_runtime()
-    classifier = timed_classifier(runtime, timed_engines(runtime, (20.0,) * 3), "graph")
-    watch = events.Stopwatch(runtime)
-    watched = partial(events.WatchedGraph, watch=watch), partial(events.WatchedSteps, watch=watch)
+    workload = segments.timed_workload(segments.timed_engines(runtime, (20.0,) * 3))
+    clock = segments.EventClock(runtime)
     expected = {"graph": "event segment segment event", "stepwise": "event segment event segment event"}
-    for runs, has_events in (((GraphRun, StepwiseRun), False), (watched, True)):
+    for given in (None, clock):
         for name, order in expected.items():
             with ExitStack() as stack:
-                way = {name: recorded_ways(3, *runs)[name]}
-                [answer] = chain.slots_for(classifier, runtime, way, stack).values()
-                answer(frame_for(2, 3))
+                slot = chain.ExecutorSlot(workload, runtime, chain.executor_factories(3, given)[name])
+                stack.callback(slot.close)
+                run = workload.predictor(slot)
+                run(segments.frame_for(2, 3))
                 world.ran.clear()
-                assert answer(frame_for(1, 3)).exit_index == 1
-            ran = [one for one in world.ran if one in ("event", "segment")]
-            assert ran == (order if has_events else "segment segment").split()
-    assert watch.us() > 0
-    monkeypatch.setattr(Noted, "time_since", lambda self, start: 0.25)
-    assert watch.us() == 250
+                assert run(segments.frame_for(1, 3)).exit_index == 1
+            ran = [name.removeprefix("timed_") for name in world.ran if name in ("event", "timed_segment")]
+            assert ran == ("segment segment" if given is None else order).split()
+    assert clock.us() > 0
+    monkeypatch.setattr(LoggedEvent, "time_since", lambda self, start: 0.25)
+    assert clock.us() == 250
 
 
-def test_a_row_is_timed_by_the_host_without_events_and_by_the_gpu_with_them(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_is_timed_without_events_first_and_then_with_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.gpu import chain
 
     few_frames(chain, monkeypatch)
-    records, interleaved = [], chain.interleaved
+    records, run_interleaved = [], chain.run_interleaved
 
-    def noted(*arguments: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         before = world.calls["event record"]
-        found = interleaved(*arguments)
+        series = run_interleaved(*arguments)
         records.append(world.calls["event record"] - before)
-        return found
+        return series
 
-    monkeypatch.setattr(chain, "interleaved", noted)
-    chain.measured(edge.cuda.get_runtime(), 20)
-    by_host, by_gpu = records
+    monkeypatch.setattr(chain, "run_interleaved", counted)
+    chain.measure_row(edge.cuda.get_runtime(), 20)
+    by_host, by_events = records
     assert by_host == 0
-    assert by_gpu > 42 * 5  # frames and ways
+    assert by_events > 42 * 5  # frames and executors
+
+
+def test_series_hold_every_frame_after_the_warm_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu.segments import Outcome, frame_for, run_interleaved
+
+    frames = [frame_for(k % 3, 3) for k in range(5)]
+    predictors = {
+        name: lambda frame, label=label: Outcome(int(frame.pixels.argmax()), label)
+        for name, label in (("first", 1), ("second", 2))
+    }
+    by_host = run_interleaved(predictors, frames, 2)
+    clock: Any = type("Clock", (), {"us": staticmethod(lambda: 7.0)})()
+    by_events = run_interleaved(predictors, frames, 2, clock)
+    for series in (by_host, by_events):
+        assert [run.exit_index.tolist() for run in series.values()] == [[2, 0, 1]] * 2
+        assert [run.label_index.tolist() for run in series.values()] == [[1, 1, 1], [2, 2, 2]]
+    assert by_host["first"].us.shape == (3,)
+    assert by_events["first"].us.tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize("last", range(3))
-def test_a_bare_way_runs_each_segment_once_and_answers_the_frame_that_was_sent(last: int, world: World) -> None:
-    from benchmarks.gpu.recorded import RecordedSlot, bare, recorded_ways
-    from benchmarks.gpu.segments import timed_classifier, timed_engines
-    from edge.cuda.executors import GraphRun, StepwiseRun
+def test_a_bare_executor_runs_each_segment_once_and_predicts_the_current_frame(last: int, world: World) -> None:
+    from benchmarks.gpu.chain import ExecutorSlot, bare, executor_factories
+    from benchmarks.gpu.segments import timed_engines, timed_workload
 
     runtime = edge.cuda.get_runtime()
     engines = timed_engines(runtime, (20.0,) * 3)
-    way = recorded_ways(3, GraphRun, StepwiseRun)[bare(last)]
-    slot = RecordedSlot(timed_classifier(runtime, engines, "graph"), runtime, way)
-    for sure in (0.25, 0.75):  # every exit is as sure of the second frame
+    workload = timed_workload(engines)
+    slot = ExecutorSlot(workload, runtime, executor_factories(3, None)[bare(last)])
+    for confidence in (0.25, 0.75):  # of every exit; the second one is above the thresholds
         before = [engine.runs() for engine in engines]
-        slot.frame = np.full((3, 1, 1), sure, np.float32)
-        slot.load()
-        found = slot.infer()
-        assert (found.exit_index, found.confidence) == (last, sure)
-    assert [engine.runs() - start for engine, start in zip(engines, before, strict=True)] == [
-        int(k <= last) for k in range(3)
-    ]
+        frame = Frame(np.full((3, 1, 1), confidence, np.float32), PixelFormat.ARRAY)
+        prediction = predict(slot, frame, workload.thresholds)
+        assert (prediction.exit_index, prediction.confidence) == (last, confidence)
+    runs = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
+    assert runs == [int(k <= last) for k in range(3)]
     slot.close()
 
 
@@ -164,20 +177,20 @@ TIMES_US = {
 TAKEN = [0, 0, 1, 2]
 
 
-def said_in(us: Any, exit_index: Any = TAKEN, label: Any = (0, 0, 0, 0)) -> Any:
-    from benchmarks.gpu.ways import Answers
+def series_of(us: Any, exit_index: Any = TAKEN, label_index: Any = (0, 0, 0, 0)) -> Any:
+    from benchmarks.gpu.segments import Series
 
-    return Answers(np.array(us, float), np.array(exit_index), np.array(label))
+    return Series(np.array(us, float), np.array(exit_index), np.array(label_index))
 
 
-def test_what_times_come_to_is_computed_from_means_and_medians(world: World) -> None:
-    from benchmarks.gpu.chain import compared
-    from benchmarks.gpu.ways import summed_up
+def test_figures_are_computed_from_means_and_medians(world: World) -> None:
+    from benchmarks.gpu.chain import compare_executors
+    from benchmarks.gpu.segments import latency_us
 
-    found = compared({name: said_in(us) for name, us in TIMES_US.items()}, np.array(TAKEN))
-    assert found.pop("latency_us") == {name: summed_up(np.array(us, float)) for name, us in TIMES_US.items()}
+    figures = compare_executors({name: series_of(us) for name, us in TIMES_US.items()}, np.array(TAKEN))
+    assert figures.pop("latency_us") == {name: latency_us(np.array(us, float)) for name, us in TIMES_US.items()}
     ideal = 0.5 * 9 + 0.25 * 20 + 0.25 * 45
-    assert found == pytest.approx(
+    assert figures == pytest.approx(
         {
             "stepwise_over_graph_p50": 45 / 21,
             "ideal_mean_us": ideal,
@@ -188,135 +201,116 @@ def test_what_times_come_to_is_computed_from_means_and_medians(world: World) -> 
     )
 
 
-def test_times_are_summed_up_in_microseconds() -> None:
-    from benchmarks.gpu.ways import summed_up
+def test_latency_is_in_microseconds(world: World) -> None:
+    from benchmarks.gpu.segments import latency_us
 
-    found = summed_up(np.array([1.0, 2.0, 6.0]))
-    assert (found["mean"], found["p50"]) == pytest.approx((3, 2))
-    assert found["p95"] == pytest.approx(5.6)
-    assert found["p99"] == pytest.approx(5.92)
+    latency = latency_us(np.array([1.0, 2.0, 6.0]))
+    assert [latency[name] for name in ("mean", "p50", "p95", "p99")] == pytest.approx([3, 2, 5.6, 5.92])
 
 
-def test_what_is_promised_is_the_worst_of_all_durations_and_the_ratio_of_the_shortest(world: World) -> None:
-    from benchmarks.gpu.chain import worst_of
+def test_the_worst_figures_are_of_all_durations_and_the_ratio_of_the_shortest(world: World) -> None:
+    from benchmarks.gpu.chain import worst_figures
 
     keys = ("realised_saving", "stepwise_over_graph_p50", "untaken_condition_us")
     rows = ((0.9, 1.7, 1.0), (0.7, 2.5, 3.0), (0.8, 1.1, 2.0))
-    best = dict.fromkeys(keys, np.nan)
-    found = worst_of([{"host_clock": dict(zip(keys, row, strict=True)), "cuda_events": best} for row in rows])
-    assert found == {"realised_saving": 0.7, "stepwise_over_graph_p50": 1.7, "untaken_condition_us": 3.0}
+    unused = dict.fromkeys(keys, np.nan)
+    worst = worst_figures([{"host_clock": dict(zip(keys, row, strict=True)), "cuda_events": unused} for row in rows])
+    assert worst == {"realised_saving": 0.7, "stepwise_over_graph_p50": 1.7, "untaken_condition_us": 3.0}
 
 
-def test_rows_are_kept_whatever_happens_to_the_networks_in_torch(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_rows_are_kept_if_the_networks_in_torch_fail(
+    world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.gpu import chain
+    from benchmarks.gpu import chain, networks
 
-    def broken(runtime: Any) -> None:
+    def fail(*arguments: Any) -> None:
         raise EngineError("torch is at fault")
 
     few_frames(chain, monkeypatch)
-    monkeypatch.setattr(chain, "beside_users", broken)
+    monkeypatch.setattr(chain, "torch_unavailable_reason", lambda: "")
+    monkeypatch.setattr(networks, "compare_with_user_code", fail)
     with pytest.raises(EngineError, match="torch is at fault"):
         chain.run_chain(tmp_path / "chain.json")
-    found = json.loads((tmp_path / "chain.json").read_text())
-    assert [row["segment_us"] for row in found["rows"]] == [20, 50]
-    assert "users" not in found
+    result = json.loads((tmp_path / "chain.json").read_text())
+    assert [row["segment_us"] for row in result["rows"]] == [20, 50]
+    assert "users" not in result
 
 
-def test_the_picture_shows_each_clocks_own_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
+@pytest.mark.parametrize("wrong", MODES)
+def test_a_chain_that_takes_other_exits_than_drawn_is_an_error(wrong: str, world: World) -> None:
+    from benchmarks.gpu.chain import compare_executors
 
-    from benchmarks.gpu.plot import write_saving
-
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: drawn.append(figure))
-    ratios = {"host_clock": [1.9, 1.5], "cuda_events": [1.4, 1.2]}
-    rows = [
-        {"segment_us": us, **{clock: {"stepwise_over_graph_p50": both[k]} for clock, both in ratios.items()}}
-        for k, us in enumerate((20, 50))
-    ]
-    write_saving(tmp_path / "saving.png", rows, "what ran")
-    [axes] = drawn[0].axes
-    curves = {str(line.get_label()): [list(values) for values in line.get_data()] for line in axes.lines}
-    assert {clock: curves[clock.replace("_", " ")] for clock in ratios} == {
-        clock: [[20, 50], both] for clock, both in ratios.items()
-    }
+    series = {name: series_of(us, [0, 1, 1, 2] if name == wrong else TAKEN) for name, us in TIMES_US.items()}
+    with pytest.raises(EngineError, match=f"^{wrong} took other exits than the frames are made for"):
+        compare_executors(series, np.array(TAKEN))
 
 
-@pytest.mark.parametrize("wrong", ["graph", "stepwise"])
-def test_a_chain_that_takes_other_exits_than_were_drawn_is_no_result(wrong: str, world: World) -> None:
-    from benchmarks.gpu.chain import compared
-
-    found = {name: said_in(us, [0, 1, 1, 2] if name == wrong else TAKEN) for name, us in TIMES_US.items()}
-    with pytest.raises(EngineError, match=f"^{wrong}: other exits answered than were drawn"):
-        compared(found, np.array(TAKEN))
+# Networks in torch
 
 
-def test_the_chain_benchmark_compares_with_what_a_user_would_write(
-    world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks.gpu import chain
+def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_the_stand_in: None) -> None:
+    from benchmarks.gpu.chain import SHARES
+    from benchmarks.gpu.networks import compare_with_user_code
 
-    few_frames(chain, monkeypatch)
-    monkeypatch.setattr(chain, "why_no_torch", lambda: "")
-    monkeypatch.setattr(chain, "FRAMES", 200)
-    users = chain.beside_users(edge.cuda.get_runtime())
-    json.dumps(users)
-    [(name, found)] = users["networks"].items()
+    result = compare_with_user_code(edge.cuda.get_runtime(), SHARES, 200, 2)
+    json.dumps(result)
+    [(name, figures)] = result["networks"].items()
     assert name == "cnn-small 16x16"
-    assert users["what"].endswith("on Orin, no TensorRT")
-    ways = found["ways"]
+    assert result["what"].endswith("on Orin, no TensorRT")
+    ways = figures["ways"]
     assert list(ways) == ["torch loop", "torch whole graph", "graph", "stepwise"]
-    for level in LEVELS:
-        assert (ways[level]["same_exit_as_loop"], ways[level]["same_label_there"]) == (1, 1)
-        np.testing.assert_allclose(ways[level]["exit_shares"], chain.SHARES, atol=0.12)
+    for mode in MODES:
+        assert (ways[mode]["same_exit_as_loop"], ways[mode]["same_label_there"]) == (1, 1)
+        np.testing.assert_allclose(ways[mode]["exit_shares"], SHARES, atol=0.12)
     assert ways["torch whole graph"]["exit_shares"] == [0, 0, 1]
     assert ways["torch whole graph"]["same_label_there"] == 1
-    assert found["waits_a_frame"]["graph"] == 1
-    assert found["waits_a_frame"]["stepwise"] > 1.2
+    assert figures["waits_a_frame"]["graph"] == 1
+    assert figures["waits_a_frame"]["stepwise"] > 1.2
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
 
-def test_ways_are_compared_with_the_graph_in_time_and_with_the_loop_in_answers(world: World) -> None:
-    from benchmarks.gpu.users import LOOP, WHOLE, compared
+def test_predictors_are_compared_with_the_graphs_times_and_the_loops_predictions(world: World) -> None:
+    from benchmarks.gpu.networks import LOOP, WHOLE, compare_predictors
 
-    found = compared(
+    ways = compare_predictors(
         {
-            LOOP: said_in([30, 50, 40, 40], [0, 1, 2, 2], [3, 4, 5, 6]),
-            WHOLE: said_in([40, 40, 40, 80], [2, 2, 2, 2], [3, 4, 5, 7]),
-            "graph": said_in([10, 30, 20, 20], [0, 0, 2, 2], [3, 4, 5, 6]),
+            LOOP: series_of([30, 50, 40, 40], [0, 1, 2, 2], [3, 4, 5, 6]),
+            WHOLE: series_of([40, 40, 40, 80], [2, 2, 2, 2], [3, 4, 5, 7]),
+            "graph": series_of([10, 30, 20, 20], [0, 0, 2, 2], [3, 4, 5, 6]),
         }
     )
-    assert [way["mean_over_graph"] for way in found.values()] == pytest.approx([2, 2.5, 1])
-    assert [way["exit_shares"] for way in found.values()] == [[0.25, 0.25, 0.5], [0, 0, 1], [0.5, 0, 0.5]]
-    assert [way["same_exit_as_loop"] for way in found.values()] == [1, 0.5, 0.75]
-    assert [way["same_label_there"] for way in found.values()] == [1, 0.5, 1]
+    assert [way["mean_over_graph"] for way in ways.values()] == pytest.approx([2, 2.5, 1])
+    assert [way["exit_shares"] for way in ways.values()] == [[0.25, 0.25, 0.5], [0, 0, 1], [0.5, 0, 0.5]]
+    assert [way["same_exit_as_loop"] for way in ways.values()] == [1, 0.5, 0.75]
+    assert [way["same_label_there"] for way in ways.values()] == [1, 0.5, 1]
 
 
 @pytest.mark.parametrize("thresholds", [(0.296, 0.2665), (0.0, 2.0), (2.0, 2.0)])
-def test_the_loop_a_user_would_write_takes_the_exits_of_the_reference(thresholds: tuple[float, float]) -> None:
-    from benchmarks.gpu.user_code import eager_loop
+def test_the_eager_loop_takes_the_exits_of_the_reference(
+    thresholds: tuple[float, float], world: World, torch_on_the_stand_in: None
+) -> None:
+    from benchmarks.gpu.networks import eager_loop
 
     network, images = settled(NETWORKS["tiny cnn"]), random_images(60)
     with torch.no_grad():
-        by_exit = [network(torch.from_numpy(image)[None]) for image in images]
-    logits = np.stack([[out.logits[0].numpy() for out in outs] for outs in by_exit], axis=1)
+        by_image = [network(torch.from_numpy(image)[None]) for image in images]
+    logits = np.stack([[out.logits[0].numpy() for out in outs] for outs in by_image], axis=1)
     confidence = torch.from_numpy(logits).softmax(dim=-1).amax(dim=-1).numpy()
     expected = decide(Scores(confidence, logits.argmax(axis=-1).astype(np.int32)), np.array(thresholds, np.float32))
-    answer = eager_loop(network, thresholds, "cpu")
-    found = [answer(image) for image in images]
-    assert [one.exit_index for one in found] == expected.exit_index.tolist()
-    assert [one.label for one in found] == expected.label.tolist()
+    loop = eager_loop(network, thresholds)
+    outcomes = [loop(Frame(image, PixelFormat.ARRAY)) for image in images]
+    assert [outcome.exit_index for outcome in outcomes] == expected.exit_index.tolist()
+    assert [outcome.label_index for outcome in outcomes] == expected.label.tolist()
 
 
-def test_an_example_leaves_at_its_exits_in_the_shares_that_were_asked_for() -> None:
-    from benchmarks.gpu.examples import example, thresholds_for
+def test_an_example_takes_its_exits_in_the_given_shares(world: World, torch_on_the_stand_in: None) -> None:
+    from benchmarks.gpu.networks import example, thresholds_for
 
-    one, again = (example("cnn-small", 16, (0.6, 0.25, 0.15), "cpu") for _ in range(2))
-    assert one.thresholds == again.thresholds
-    np.testing.assert_array_equal(one.frames(9), again.frames(9))
+    first, second = (example("cnn-small", 16, (0.6, 0.25, 0.15)) for _ in range(2))
+    assert first.thresholds == second.thresholds
+    for frame, same in zip(first.frames(9), second.frames(9), strict=True):
+        np.testing.assert_array_equal(frame.pixels, same.pixels)
     confidence = np.array([[0.1, 0.2, 0.3, 0.4], [0.9, 0.8, 0.1, 0.1], [1, 1, 1, 1]], np.float32)
     exits = decide(
         Scores(confidence, np.zeros((3, 4), np.int32)),
@@ -325,58 +319,59 @@ def test_an_example_leaves_at_its_exits_in_the_shares_that_were_asked_for() -> N
     assert exits.tolist() == [1, 2, 0, 0]
 
 
-def test_the_pipeline_benchmark_keeps_the_order_of_frames(
+# cuda-pipeline
+
+
+def test_cuda_pipeline_keeps_the_order_of_frames(
     world: World, no_torch_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.gpu import pipeline
 
     monkeypatch.setattr(pipeline, "FRAMES", 60)
     pipeline.run_pipeline(tmp_path / "pipeline.json")
-    found = json.loads((tmp_path / "pipeline.json").read_text())
-    assert found["level"] == "graph"
-    timed = found["timed_kernels"]
+    result = json.loads((tmp_path / "pipeline.json").read_text())
+    assert result["level"] == "graph"
+    timed = result["timed_kernels"]
     assert timed["speed_up"] == pytest.approx(timed["frames_per_s"] / timed["one_slot_frames_per_s"])
     assert (timed["same_exits"], timed["waits_a_frame"]) == (1, 1)
-    assert found["torch_network"].startswith("not run: torch ")
+    assert result["torch_network"].startswith("not run: torch ")
 
 
-def test_the_pipeline_benchmark_runs_a_network_too(
+def test_cuda_pipeline_runs_a_network_in_torch(
     world: World, torch_on_the_stand_in: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.gpu import pipeline
 
-    monkeypatch.setattr(pipeline, "why_no_torch", lambda: "")
     monkeypatch.setattr(pipeline, "FRAMES", 60)
-    found = pipeline.on_a_torch_network(edge.cuda.get_runtime())
-    assert found["what"].startswith("cnn-small 16x16: random weights, kernels of torch ")
-    assert (found["same_exits"], found["waits_a_frame"]) == (1, 1)
+    figures = pipeline.measure_torch_network(edge.cuda.get_runtime())
+    assert figures["what"].startswith("cnn-small 16x16: random weights, kernels of torch ")
+    assert (figures["same_exits"], figures["waits_a_frame"]) == (1, 1)
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
 
-def pipeline_after(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
-    """Return the pipeline's benchmark with made-up runs, in which one slot answers these exits, and what others got."""
+def pipeline_with_exits(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
+    """Return the report with made-up runs, in which one slot takes these exits, and the arguments of several slots."""
     from benchmarks.gpu import pipeline
 
-    given = []
+    arguments = []
 
-    def piped(classifier: Any, frames: list[str], every_s: float) -> dict[str, Any]:
-        given.append((frames, every_s))
-        latency_ms = {"p50": 2.0, "p99": 3.0}
-        return {"frames_per_s": 2000.0, "latency_ms": latency_ms, "exits": [1, 0] + [2] * 98}
+    def run_pipelined(runtime: Any, workload: Any, frames: list[str], interval_s: float = 0.0) -> dict[str, Any]:
+        arguments.append((frames, interval_s))
+        return {"frames_per_s": 2000.0, "latency_ms": {"p50": 2.0, "p99": 3.0}, "exits": [1, 0] + [2] * 98}
 
-    alone = {"frames_per_s": 500.0, "exits": exits, "waits_a_frame": 1.0}
-    monkeypatch.setattr(pipeline, "piped", piped)
-    monkeypatch.setattr(pipeline, "one_at_a_time", lambda classifier, frames: alone)
-    return pipeline, given
+    single = {"frames_per_s": 500.0, "exits": exits, "waits_a_frame": 1.0}
+    monkeypatch.setattr(pipeline, "run_pipelined", run_pipelined)
+    monkeypatch.setattr(pipeline, "run_single", lambda *_: single)
+    return pipeline, arguments
 
 
 def test_latency_is_measured_on_one_exits_frames_at_a_share_of_the_throughput(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline, given = pipeline_after([1, 0] + [2] * 97 + [1], monkeypatch)
+    pipeline, arguments = pipeline_with_exits([1, 0] + [2] * 97 + [1], monkeypatch)
     frames = ["one", "zero"] + ["two"] * 98
-    assert pipeline.measured(None, frames) == {
+    assert pipeline.measure(None, None, frames) == {
         "waits_a_frame": 1,
         "one_slot_frames_per_s": 500,
         "frames_per_s": 2000,
@@ -385,40 +380,44 @@ def test_latency_is_measured_on_one_exits_frames_at_a_share_of_the_throughput(
         "latency_ms": {"p50": 2.0, "p99": 3.0},
         "p99_over_p50": 1.5,
     }
-    assert given == [(frames, 0), (["zero"] * 100, pytest.approx(1 / (0.6 * 2000)))]
+    assert arguments == [(frames, 0), (["zero"] * 100, pytest.approx(1 / (0.6 * 2000)))]
 
 
-def test_a_pipeline_that_answers_otherwise_than_one_slot_is_no_result(
+def test_a_pipeline_that_takes_other_exits_than_one_slot_is_an_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline, _ = pipeline_after([1, 0] + [2] * 96 + [1, 1], monkeypatch)
-    with pytest.raises(EngineError, match=r"only 98\.0% of the pipeline's answers are those of one slot"):
-        pipeline.measured(None, ["any"] * 100)
+    pipeline, _ = pipeline_with_exits([1, 0] + [2] * 96 + [1, 1], monkeypatch)
+    with pytest.raises(EngineError, match=r"only 98\.0% of the pipeline's exits are those of one slot"):
+        pipeline.measure(None, None, ["any"] * 100)
 
 
-def test_frames_come_at_their_pace(world: World) -> None:
-    from benchmarks.gpu.pipeline import Repeated
+def test_frames_come_at_their_interval(world: World) -> None:
+    from benchmarks.gpu.pipeline import PacedSource
 
-    started, source = perf_counter(), Repeated(list("abc"), 0.01)
-    for index, frame in enumerate("abc"):
+    names: Any = "abc"
+    started, source = perf_counter(), PacedSource(names, 0.01)
+    for index, frame in enumerate(names):
         assert source.read(None) == frame
         assert perf_counter() - started >= 0.01 * (index + 1)
 
 
-def no_longer_written(recorded: Any, written: Any, at: str = "") -> list[str]:
-    """Return the keys of a recorded result, wherever they lie, that the benchmark does not write."""
+# Recorded results and command lines
+
+
+def missing_keys(recorded: Any, written: Any, path: str = "") -> list[str]:
+    """Return the keys of a recorded result, at any depth, that the report does not write."""
     if isinstance(recorded, list) and isinstance(written, list):
-        return [key for one in recorded for key in no_longer_written(one, written[0], f"{at}[]")]
-    if not isinstance(recorded, dict) or not isinstance(written, dict):  # a value, or why there is none
+        return [key for entry in recorded for key in missing_keys(entry, written[0], f"{path}[]")]
+    if not isinstance(recorded, dict) or not isinstance(written, dict):  # a value, or "not run"
         return []
     return [
         key
         for name, value in recorded.items()
-        for key in (no_longer_written(value, written[name], f"{at}.{name}") if name in written else [f"{at}.{name}"])
+        for key in (missing_keys(value, written[name], f"{path}.{name}") if name in written else [f"{path}.{name}"])
     ]
 
 
-def test_recorded_results_have_the_keys_that_the_benchmarks_write(
+def test_the_reports_write_every_key_of_the_recorded_results(
     world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.gpu import chain, pipeline
@@ -429,54 +428,59 @@ def test_recorded_results_have_the_keys_that_the_benchmarks_write(
         ("cuda_chain", chain, chain.run_chain),
         ("cuda_pipeline", pipeline, pipeline.run_pipeline),
     ):
-        monkeypatch.setattr(module, "why_no_torch", lambda: "")
+        monkeypatch.setattr(module, "torch_unavailable_reason", lambda: "")
         run(tmp_path / f"{name}.json")
-        written, recorded = (json.loads((folder / f"{name}.json").read_text()) for folder in (tmp_path, RESULTS))
+        folders = (tmp_path, PACKAGE / "results")
+        written, recorded = (json.loads((folder / f"{name}.json").read_text()) for folder in folders)
         assert set(recorded) == set(written)
-        del recorded["conditions"]  # which name what a machine has
-        assert no_longer_written(recorded, written) == []
+        del recorded["conditions"]  # its keys depend on the machine
+        assert missing_keys(recorded, written) == []
 
 
-def test_the_benchmarks_end_in_one_line_where_there_is_no_gpu(world: World, tmp_path: Path) -> None:
+def test_without_a_gpu_the_reports_end_in_one_line(world: World, tmp_path: Path) -> None:
     world.failing["device"] = DriverError("no CUDA-capable device is detected")
     for report in REPORTS:
-        said = complaint(call(main, report, "--output", tmp_path / "result.json"))
-        assert said.startswith("no NVIDIA GPU can be used here: no CUDA-capable device is detected; ")
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
+        assert message.startswith("no NVIDIA GPU can be used here: no CUDA-capable device is detected; ")
     assert not list(tmp_path.glob("result*"))
 
 
-def test_the_benchmarks_end_in_one_line_that_says_what_to_install(
+def test_without_pycuda_the_reports_end_in_one_line_that_names_the_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     for report in REPORTS:
-        said = complaint(call(main, report, "--output", tmp_path / "result.json"))
-        assert "install the NVIDIA driver, then pip install 'early-exit[cuda13]'" in said
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
+        assert "install the NVIDIA driver, then pip install 'early-exit[cuda13]'" in message
     assert not list(tmp_path.iterdir())
 
 
+# Timed segments
+
+
 @pytest.mark.parametrize("arch", ["sm_87", "sm_90", "sm_110", "sm_121"])
-def test_timed_segments_compile_for_each_gpu(arch: str) -> None:
+def test_timed_segments_compile_for_each_architecture(arch: str) -> None:
     from cuda.core import Program, ProgramOptions
 
-    source = Path(benchmarks.gpu.__file__).with_name("segments.cu")
+    source = PACKAGE / "gpu" / "segments.cu"
     program = Program(source.read_text(), "c++", ProgramOptions(std="c++17", arch=arch))
-    code = bytes(program.compile("cubin").code)
+    cubin = bytes(program.compile("cubin").code)
     program.close()
-    assert code.startswith(b"\x7fELF")
-    assert b"segment\0" in code
+    assert cubin.startswith(b"\x7fELF")
+    assert b"timed_segment\0" in cubin
 
 
-def test_segments_that_take_a_set_time_count_their_runs(world: World) -> None:
-    from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
+def test_timed_segments_count_their_runs(world: World) -> None:
+    from benchmarks.gpu.segments import frame_for, timed_engines, timed_workload
 
     runtime = edge.cuda.get_runtime()
     engines = timed_engines(runtime, [20.0, 20.0, 20.0])
-    gpu = timed_classifier(runtime, engines, "graph")
-    gpu.classify(frame_for(0, 3))
+    workload = timed_workload(engines)
+    classify = workload.predictor(workload.slot(runtime, "graph"))
+    classify(frame_for(0, 3))
     with runtime.context.activate("counting"):
         before = [engine.runs() for engine in engines]
         for exit_index in (0, 1, 1, 2, 0):
-            assert gpu.classify(frame_for(exit_index, 3)).exit_index == exit_index
+            assert classify(frame_for(exit_index, 3)).exit_index == exit_index
         assert [engine.runs() - start for engine, start in zip(engines, before, strict=True)] == [5, 3, 1]

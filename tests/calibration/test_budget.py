@@ -1,4 +1,4 @@
-"""Thresholds fitted to a budget keep it, and get from it the accuracy that can be had."""
+"""Thresholds fitted to a budget stay within it, and reach nearly the best accuracy possible there."""
 
 import itertools
 import json
@@ -11,13 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_thresholds import CLASSES, candidates, costs, random_scores
 
-from calibration.budget import fit_to_macs, fit_to_ms, measured_costs
+from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
 from calibration.operating_points import OperatingPoint, describe, operating_points, within_budget
 from edge.bundle.manifest import Thresholds
 from edge.decision import Scores
 from edge.errors import ThresholdError
+from tests.support.scores import CLASSES, distinct_thresholds, random_scores, segment_costs
 
 Fit = Callable[[Scores, NDArray[np.int64], Sequence[float], float, str], Thresholds]
 ROUNDING = 1e-9
@@ -26,12 +26,12 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def fitted(scores: Scores, truth: NDArray[np.int64], share: float) -> OperatingPoint:
-    """Return the point within a budget that lies so far between the first exit's cost and the whole network's."""
-    return within_budget(scores, truth, costs(len(scores.label)), budget_of(len(scores.label), share))
+    """Return the point within a budget between the first exit's cost (share 0) and the whole network's (share 1)."""
+    return within_budget(scores, truth, segment_costs(len(scores.label)), budget_of(len(scores.label), share))
 
 
 def budget_of(exits: int, share: float) -> float:
-    first = costs(exits)[0] / sum(costs(exits))
+    first = segment_costs(exits)[0] / sum(segment_costs(exits))
     return first + share * (1 - first)
 
 
@@ -44,13 +44,13 @@ def budget_of(exits: int, share: float) -> float:
     missing=st.sampled_from([0.0, 0.3]),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_more_is_computed_than_the_budget_allows(
+def test_the_cost_is_within_the_budget(
     exits: int, samples: int, seed: int, levels: int | None, share: float, missing: float
 ) -> None:
-    """It is refused where too many samples have no confidence: they go on to the last exit, whatever the thresholds."""
+    """Samples with NaN confidence take the last exit whatever the thresholds, so too many of them exceed the budget."""
     scores, truth = random_scores(exits, samples, seed, levels)
     scores.confidence[:, np.random.default_rng(seed).random(samples) < missing] = np.nan
-    cheapest = describe(scores, truth, costs(exits), np.zeros(exits - 1, dtype=np.float32))
+    cheapest = describe(scores, truth, segment_costs(exits), np.zeros(exits - 1, dtype=np.float32))
     assume(abs(cheapest.cost_ratio - budget_of(exits, share)) > ROUNDING)
     if cheapest.cost_ratio > budget_of(exits, share):
         with pytest.raises(ThresholdError, match="is too small"):
@@ -58,36 +58,36 @@ def test_no_more_is_computed_than_the_budget_allows(
         return
     point = fitted(scores, truth, share)
     assert point.cost_ratio <= budget_of(exits, share) + ROUNDING
-    assert all(np.isfinite(one) and one >= 0 for one in point.thresholds)
+    assert all(np.isfinite(value) and value >= 0 for value in point.thresholds)
 
 
 @given(exits=exit_counts, seed=seeds, share=st.floats(0.001, 1))
 @settings(max_examples=40, deadline=None)
-def test_no_trade_off_within_the_budget_is_more_accurate(exits: int, seed: int, share: float) -> None:
+def test_no_operating_point_within_the_budget_is_more_accurate(exits: int, seed: int, share: float) -> None:
     scores, truth = random_scores(exits, 50, seed)
     point = fitted(scores, truth, share)
     budget = budget_of(exits, share)
-    affordable = [one for one in operating_points(scores, truth, costs(exits)) if one.cost_ratio <= budget]
-    assert all(point.accuracy >= one.accuracy for one in affordable)
+    points = operating_points(scores, truth, segment_costs(exits))
+    assert all(point.accuracy >= other.accuracy for other in points if other.cost_ratio <= budget)
 
 
 @given(exits=exit_counts, seed=seeds, share=st.floats(0.001, 1))
 @settings(max_examples=20, deadline=None)
-def test_a_point_within_a_budget_is_what_its_thresholds_do(exits: int, seed: int, share: float) -> None:
+def test_a_point_within_a_budget_describes_its_thresholds(exits: int, seed: int, share: float) -> None:
     scores, truth = random_scores(exits, 50, seed)
     point = fitted(scores, truth, share)
-    assert point == describe(scores, truth, costs(exits), np.array(point.thresholds, dtype=np.float32))
+    assert point == describe(scores, truth, segment_costs(exits), np.array(point.thresholds, dtype=np.float32))
 
 
 @pytest.mark.parametrize("exits", [2, 3, 5])
-def test_with_all_of_the_computation_it_is_at_least_as_accurate_as_without_early_exits(exits: int) -> None:
+def test_the_full_budget_is_at_least_as_accurate_as_no_early_exits(exits: int) -> None:
     scores, truth = random_scores(exits, 200, seed=0)
     assert fitted(scores, truth, 1.0).accuracy >= (scores.label[-1] == truth).mean()
 
 
 @pytest.mark.parametrize("exits", [2, 3, 5])
-def test_most_of_a_budget_is_spent_where_deeper_exits_are_better(exits: int) -> None:
-    """Between two trade-offs of the convex hull there is room, which steps from one to the other fill."""
+def test_most_of_the_budget_is_used_if_deeper_exits_are_better(exits: int) -> None:
+    """Interpolation fills the gaps between trade-offs on the convex hull."""
     for seed, share in itertools.product(range(5), (0.2, 0.4, 0.6)):
         scores, truth = random_scores(exits, 400, seed)
         scores.label[-1] = truth  # the last exit is always right
@@ -95,13 +95,13 @@ def test_most_of_a_budget_is_spent_where_deeper_exits_are_better(exits: int) -> 
         assert point.accuracy == 1 or point.cost_ratio > budget_of(exits, share) - 0.05
 
 
-def test_trying_every_pair_of_thresholds_gets_little_more_from_a_budget() -> None:
+def test_exhaustive_search_is_little_more_accurate_within_a_budget() -> None:
     lost = []
     for seed, share in itertools.product(range(4), (0.2, 0.5)):
         scores, truth = random_scores(3, 200, seed, levels=24)
         possible = (
-            describe(scores, truth, costs(3), np.array(thresholds, dtype=np.float32))
-            for thresholds in itertools.product(*map(candidates, scores.confidence[:-1]))
+            describe(scores, truth, segment_costs(3), np.array(thresholds, dtype=np.float32))
+            for thresholds in itertools.product(*map(distinct_thresholds, scores.confidence[:-1]))
         )
         best = max(point.accuracy for point in possible if point.cost_ratio <= budget_of(3, share))
         lost.append(best - fitted(scores, truth, share).accuracy)
@@ -110,7 +110,7 @@ def test_trying_every_pair_of_thresholds_gets_little_more_from_a_budget() -> Non
     assert sum(lost) / len(lost) <= 0.02
 
 
-def test_of_equally_accurate_points_the_cheapest_is_taken() -> None:
+def test_the_cheapest_of_equally_accurate_points_is_chosen() -> None:
     truth = np.arange(60) % CLASSES
     scores = Scores(
         np.tile(np.linspace(0.3, 0.9, 60, dtype=np.float32), (3, 1)), np.tile(truth, (3, 1)).astype(np.int32)
@@ -122,22 +122,22 @@ def test_of_equally_accurate_points_the_cheapest_is_taken() -> None:
 
 @pytest.mark.parametrize("samples", [1, 7, 49, 100, 199])
 @pytest.mark.parametrize("macs", [[3, 2, 5], [1, 2, 7], [7, 8, 85], [10, 30]])
-def test_a_budget_of_just_the_first_exit_is_enough(macs: list[int], samples: int) -> None:
-    """Whatever the mean of so many equal costs is rounded to."""
+def test_a_budget_of_exactly_the_first_exit_is_enough(macs: list[int], samples: int) -> None:
+    """However the mean of equal costs is rounded."""
     scores, truth = random_scores(len(macs), samples, seed=0)
     point = within_budget(scores, truth, macs, macs[0] / sum(macs))
     assert point.exit_shares[0] == 1
 
 
 @pytest.mark.parametrize("exits", [2, 3, 5])
-def test_a_budget_below_the_first_exits_cost_is_refused_with_that_cost(exits: int) -> None:
+def test_a_budget_below_the_first_exits_cost_is_refused_and_names_it(exits: int) -> None:
     scores, truth = random_scores(exits, 40, seed=0)
-    first = costs(exits)[0] / sum(costs(exits))
+    first = segment_costs(exits)[0] / sum(segment_costs(exits))
     with pytest.raises(ThresholdError, match=f"a budget of .* is too small: its first exit alone takes {first:.0%}"):
-        within_budget(scores, truth, costs(exits), 0.9 * first)
+        within_budget(scores, truth, segment_costs(exits), 0.9 * first)
 
 
-def test_a_network_with_one_exit_needs_all_of_its_computation() -> None:
+def test_a_network_with_one_exit_needs_the_full_budget() -> None:
     scores, truth = random_scores(1, 40, seed=0)
     assert within_budget(scores, truth, [5], 1.0).thresholds == ()
     with pytest.raises(ThresholdError, match="its first exit alone takes 100%"):
@@ -145,77 +145,82 @@ def test_a_network_with_one_exit_needs_all_of_its_computation() -> None:
 
 
 @pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
-def test_without_samples_there_is_nothing_to_fit_a_budget_to(fit: Fit) -> None:
-    nothing = Scores(np.zeros((2, 0), dtype=np.float32), np.zeros((2, 0), dtype=np.int32))
+def test_fitting_a_budget_without_samples_is_refused(fit: Fit) -> None:
+    empty = Scores(np.zeros((2, 0), dtype=np.float32), np.zeros((2, 0), dtype=np.int32))
     with pytest.raises(ThresholdError, match="no samples to fit thresholds to"):
-        fit(nothing, np.zeros(0, dtype=np.int64), costs(2), 0.5, "s")
+        fit(empty, np.zeros(0, dtype=np.int64), segment_costs(2), 0.5, "s")
 
 
 @pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
-def test_a_budget_is_not_fitted_to_scores_of_another_network(fit: Fit) -> None:
+def test_fitting_a_budget_to_scores_of_another_network_is_refused(fit: Fit) -> None:
     scores, truth = random_scores(3, 40, seed=0)
     with pytest.raises(ThresholdError, match="2 exits and 40 labels"):
-        fit(scores, truth, costs(2), 0.5, "s")
+        fit(scores, truth, segment_costs(2), 0.5, "s")
 
 
-def test_a_budget_in_milliseconds_is_one_in_shares_of_what_the_last_exit_takes() -> None:
+def test_a_budget_in_milliseconds_equals_its_share_of_the_last_exits_latency() -> None:
     scores, truth = random_scores(3, 200, seed=1)
-    by_share = fit_to_macs(scores, truth, costs(3), 0.6, "s")
-    by_time = fit_to_ms(scores, truth, [0.5 * cost for cost in costs(3)], 0.6 * 0.5 * sum(costs(3)), "s")
+    by_share = fit_to_macs(scores, truth, segment_costs(3), 0.6, "s")
+    by_time = fit_to_ms(
+        scores, truth, [0.5 * cost for cost in segment_costs(3)], 0.6 * 0.5 * sum(segment_costs(3)), "s"
+    )
     assert by_time.values == by_share.values
     assert by_share == Thresholds(by_share.values, "mean_macs", 0.6, "none", None, 200, "s")
-    assert (by_time.target_metric, by_time.limit) == ("mean_ms", pytest.approx(0.3 * sum(costs(3))))
+    assert (by_time.target_metric, by_time.limit) == ("mean_ms", pytest.approx(0.3 * sum(segment_costs(3))))
 
 
 @pytest.mark.parametrize("budget", [math.nan, -0.1, 0.0])
 @pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
-def test_a_budget_that_is_none_is_refused(fit: Fit, budget: float) -> None:
+def test_an_invalid_budget_is_refused(fit: Fit, budget: float) -> None:
     scores, truth = random_scores(3, 40, seed=0)
     with pytest.raises(ThresholdError, match="budget"):
-        fit(scores, truth, costs(3), budget, "s")
+        fit(scores, truth, segment_costs(3), budget, "s")
 
 
 def bench_file(path: Path, means: Sequence[object]) -> Path:
-    """Write what `edge bench --json` prints of exits that take so long on average."""
-    forced = {f"exit {k} forced": {"latency_ms": {"mean": mean}} for k, mean in enumerate(means)}
-    measured = {"fp32": {"whole": {"latency_ms": {"mean": 9.0}}, **forced}}
-    path.write_text(json.dumps({"precisions": measured, "segments": {"fp32": "ours"}}))
+    """Write the output of `edge bench --json` for exits with these mean latencies."""
+    measured = {"whole": {"latency_ms": {"mean": 9.0}}, "per_exit": [{"latency_ms": {"mean": mean}} for mean in means]}
+    path.write_text(json.dumps({"precisions": {"fp32": measured}, "segments": {"fp32": "ours"}}))
     return path
 
 
-def test_a_segment_costs_what_its_exit_takes_longer_than_the_one_before(tmp_path: Path) -> None:
-    found = measured_costs(bench_file(tmp_path / "bench.json", [0.5, 0.75, 2]), "fp32", exits=3, segments="ours")
-    assert found == [0.5, 0.25, 1.25]
+def test_a_segments_latency_is_its_exits_minus_the_previous_exits(tmp_path: Path) -> None:
+    latencies_ms = segment_latencies_ms(
+        bench_file(tmp_path / "bench.json", [0.5, 0.75, 2]), "fp32", exits=3, segments="ours"
+    )
+    assert latencies_ms == [0.5, 0.25, 1.25]
 
 
 @pytest.mark.parametrize("means", [[0.5, 0.5, 2.0], [0.5, 0.4, 2.0], [0.0, 0.5, 2.0], [-1.0, 0.5, 2.0]])
-def test_times_that_do_not_grow_with_depth_are_refused(means: list[float], tmp_path: Path) -> None:
-    with pytest.raises(ThresholdError, match=r"takes no longer than the one before.*measure again on an idle machine"):
-        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
+def test_latencies_that_do_not_grow_with_the_exit_are_refused(means: list[float], tmp_path: Path) -> None:
+    with pytest.raises(
+        ThresholdError, match=r"takes no longer than the exit before it.*measure again on an idle machine"
+    ):
+        segment_latencies_ms(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
 
 
-def test_times_of_other_segments_are_refused(tmp_path: Path) -> None:
+def test_latencies_of_other_segments_are_refused(tmp_path: Path) -> None:
     bench = bench_file(tmp_path / "bench.json", [0.5, 0.75, 2])
     with pytest.raises(ThresholdError, match=r"bench\.json was measured with other segments than fp32 has now"):
-        measured_costs(bench, "fp32", exits=3, segments="others")
+        segment_latencies_ms(bench, "fp32", exits=3, segments="others")
 
 
 @pytest.mark.parametrize(
     "means",
     [
-        pytest.param([0.5, 1.0], id="an exit missing"),
-        pytest.param([0.5, 1.0, None], id="no number"),
-        pytest.param([0.5, 1.0, "fast"], id="a word"),
+        pytest.param([0.5, 1.0], id="a missing exit"),
+        pytest.param([0.5, 1.0, None], id="null"),
+        pytest.param([0.5, 1.0, "fast"], id="a string"),
         pytest.param([0.5, 1.0, [2.0]], id="a list"),
         pytest.param([0.5, 1.0, math.nan], id="NaN"),
         pytest.param([0.5, 1.0, math.inf], id="infinite"),
         pytest.param([0.5, 1.0, 10**400], id="beyond floats"),
-        pytest.param([0.5, 1.0, 2.0, 3.0], id="an exit too many"),
+        pytest.param([0.5, 1.0, 2.0, 3.0], id="an extra exit"),
     ],
 )
-def test_a_bench_that_does_not_say_how_long_these_exits_take_is_refused(means: list[object], tmp_path: Path) -> None:
+def test_a_bench_without_a_latency_for_each_exit_is_refused(means: list[object], tmp_path: Path) -> None:
     with pytest.raises(ThresholdError, match=r"bench\.json.*fp32"):
-        measured_costs(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
+        segment_latencies_ms(bench_file(tmp_path / "bench.json", means), "fp32", exits=3, segments="ours")
 
 
 @pytest.mark.parametrize(
@@ -223,10 +228,10 @@ def test_a_bench_that_does_not_say_how_long_these_exits_take_is_refused(means: l
     [b"", b"{", b"text", bytes(range(256)), b"null", b"[]", b'"precisions"', b'{"precisions": []}', b"[" * 100_000],
     ids=["empty", "cut off", "text", "binary", "null", "list", "string", "no precisions", "deep"],
 )
-def test_what_is_no_bench_is_refused_by_its_name(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_bench_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_bytes(content)
     with pytest.raises(
         ThresholdError,
-        match=r"bench\.json does not say how long each of the 3 exits of fp32 takes .*write it with `edge bench",
+        match=r"bench\.json has no latency for each of the 3 exits of fp32 .*write it with `edge bench",
     ):
-        measured_costs(tmp_path / "bench.json", "fp32", exits=3, segments="ours")
+        segment_latencies_ms(tmp_path / "bench.json", "fp32", exits=3, segments="ours")

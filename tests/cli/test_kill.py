@@ -1,4 +1,4 @@
-"""Commands that are killed: nothing half-written is ever read, and the next run goes on or starts afresh."""
+"""Killed commands: no partial file is ever read, and the next run resumes or starts again."""
 
 import json
 import os
@@ -16,57 +16,55 @@ import cv2
 import pytest
 
 from edge.bundle.bundle import Bundle
-from edge.cli.run import run_source
+from edge.cli.main import main as edge
 from edge.console import INTERRUPTED, PASSED
 from edge.engines.base import BuildOrder
 from edge.engines.cache import ENGINE, ENTRY, EngineCache
-from edge.engines.onnxruntime import OnnxRuntime
+from edge.frames.base import Frame, frame_from_array
 from edge.storage import atomic_dir, write_file
 from tests.support.commands import (
-    FEW_IMAGES,
-    PATIENCE,
+    NO_GUARANTEE,
     ROOT,
+    TIMEOUT_S,
     call,
-    complaint,
     contents,
+    error_line,
     json_lines,
     random_frames,
-    started_command,
+    start_command,
     wait_until,
     write_video,
 )
 
 LONG = 8000
-"""Frames of a video whose end nobody waits for."""
+"""Frames of a video that is interrupted before its end."""
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-"""Sums are added up in the same order."""
+"""Makes sums reproducible bit for bit."""
 
 
 def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
-    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert process.wait() == -signal.SIGKILL, "the process ended before it was killed"
 
 
 # Training
 
 
 def train_words(output: Path, *more: object) -> list[object]:
-    small = ("--dataset", "digits", "--image-size", 16, "--batch-size", 128, "--epochs", 6, "--seed", 3)
-    return ["edge.training", *small, "--output", output, *more]
+    quick = ("--dataset", "digits", "--image-size", 16, "--batch-size", 128, "--epochs", 6, "--seed", 3)
+    return ["edge.training", *quick, "--output", output, *more]
 
 
-def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
+def test_a_killed_training_resumes_and_gives_the_same_result(tmp_path: Path) -> None:
     import torch
 
     from edge.training.__main__ import main
 
     with (
-        started_command(
-            *train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL
-        ) as undisturbed,
-        started_command(*train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as first,
+        start_command(*train_words(tmp_path / "undisturbed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as undisturbed,
+        start_command(*train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL) as first,
     ):
         state = tmp_path / "killed" / "state.pt"
         wait_until(state.exists, "the first epoch")
@@ -75,41 +73,43 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(tmp_pat
         assert undisturbed.wait() == 0
 
     unfinished = contents(tmp_path / "killed")
-    message = complaint(call(main, *train_words(tmp_path / "killed", "--seed", 4)[1:]))
+    message = error_line(call(main, *train_words(tmp_path / "killed", "--seed", 4)[1:]))
     assert str(state) in message
     assert "other settings" in message
     assert contents(tmp_path / "killed") == unfinished
 
-    with started_command(
+    with start_command(
         *train_words(tmp_path / "killed"), env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as second:
-        said = second.communicate()[1]
+        messages = second.communicate()[1]
     assert second.returncode == 0
-    assert "going on after epoch" in said
-    expected, found = (tmp_path / name for name in ("undisturbed", "killed"))
-    written = ["checkpoint.pt", "metrics.json", "tensorboard", "training.png"]
-    assert sorted(os.listdir(found)) == sorted(os.listdir(expected)) == written
-    assert json.loads((found / "metrics.json").read_text()) == json.loads((expected / "metrics.json").read_text())
+    assert "after epoch" in messages, "it did not resume"
+    expected, resumed = (tmp_path / name for name in ("undisturbed", "killed"))
+    written = os.listdir(resumed)
+    assert sorted(written) == sorted(os.listdir(expected))
+    assert {"checkpoint.pt", "metrics.json", "tensorboard"} <= set(written)
+    assert "state.pt" not in written
+    assert json.loads((resumed / "metrics.json").read_text()) == json.loads((expected / "metrics.json").read_text())
     weights, expected_weights = (
-        torch.load(path / "checkpoint.pt", weights_only=True)["weights"] for path in (found, expected)
+        torch.load(path / "checkpoint.pt", weights_only=True)["weights"] for path in (resumed, expected)
     )
     assert weights.keys() == expected_weights.keys()
     assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no state", "empty"])
-def test_a_damaged_state_of_a_killed_training_is_refused_by_name(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_training_state_is_refused_by_name(damage: str, tmp_path: Path) -> None:
     from edge.training.__main__ import main
 
     state = tmp_path / "state.pt"
     state.write_bytes({"cut off": b"PK\x03\x04" + b"\0" * 1000, "no state": b"text", "empty": b""}[damage])
     before = contents(tmp_path)
-    message = complaint(call(main, *train_words(tmp_path)[1:]))
+    message = error_line(call(main, *train_words(tmp_path)[1:]))
     assert f"{state} is damaged" in message
     assert contents(tmp_path) == before
 
 
-def test_a_training_whose_images_changed_since_it_was_interrupted_does_not_go_on(
+def test_an_interrupted_training_does_not_resume_with_changed_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edge.training.__main__ import main
@@ -133,7 +133,7 @@ def test_a_training_whose_images_changed_since_it_was_interrupted_does_not_go_on
     before = contents(tmp_path / "run")
     assert {Path(name).parts[0] for name in before} == {"state.pt", "tensorboard"}
     cv2.imwrite(str(images / "0" / "0.png"), random_frames(1, seed=9)[0])
-    assert "state.pt" in complaint(call(main, *words))
+    assert "state.pt" in error_line(call(main, *words))
     assert contents(tmp_path / "run") == before
 
 
@@ -154,15 +154,15 @@ def partial(output: Path) -> Path | None:
 
 
 def compile_words(checkpoint: Path, output: Path) -> list[object]:
-    return ["compile", checkpoint, "--output", output, "--precision", "fp32", *FEW_IMAGES]
+    return ["compile", checkpoint, "--output", output, "--precision", "fp32", *NO_GUARANTEE]
 
 
 def killed_compile(checkpoint: Path, output: Path, moment: str) -> None:
-    """Compile, and kill that when a file (or the folder itself) appears in what it writes."""
-    with started_command(*compile_words(checkpoint, output), stdout=subprocess.DEVNULL) as process:
+    """Start to compile, and kill it when a file, or the folder itself, appears in the partial output."""
+    with start_command(*compile_words(checkpoint, output), stdout=subprocess.DEVNULL) as process:
 
         def is_due() -> bool:
-            assert process.poll() is None, f"it ended before there was {moment}"
+            assert process.poll() is None, f"the process ended before {moment} was written"
             folder = partial(output)
             return folder is not None and (folder / moment).exists()
 
@@ -170,7 +170,7 @@ def killed_compile(checkpoint: Path, output: Path, moment: str) -> None:
         kill(process)
 
 
-def test_a_killed_compile_leaves_the_old_bundle_or_none(
+def test_a_killed_compile_leaves_the_old_bundle_or_no_bundle(
     checkpoint_file: Path, digits_bundle: Bundle, tmp_path: Path
 ) -> None:
     from compile.__main__ import main
@@ -200,19 +200,19 @@ def test_a_killed_compile_leaves_the_old_bundle_or_none(
 SEGMENT, GOOD_ENGINE = b"segment", b"engine " * 1000
 
 
-class SteadyBackend:
-    """Builds the same engine again and again, and counts."""
+class CountingBackend:
+    """A backend that always builds the same engine, and counts its builds."""
 
-    name = "steady"
+    name, device = "counting", "cpu"
 
-    def __init__(self, **device: str) -> None:
+    def __init__(self, **key: str) -> None:
         self.builds = 0
-        self.device = {"version": "1", "cpu": "this"} | device
+        self._key = {"version": "1", "cpu": "this"} | key
 
     def device_key(self) -> dict[str, str]:
-        return dict(self.device)
+        return dict(self._key)
 
-    def build(self, order: BuildOrder, on_progress: Callable[[str], None]) -> None:
+    def build(self, order: BuildOrder, on_phase: Callable[[str], None]) -> None:
         assert order.segment.read_bytes() == SEGMENT
         self.builds += 1
         order.engine.write_bytes(GOOD_ENGINE)
@@ -225,19 +225,19 @@ KILLED_BUILD = """
 import resource, signal, sys, time
 from pathlib import Path
 from edge.engines.cache import EngineCache
-from test_kill import SteadyBackend
+from tests.cli.test_kill import CountingBackend
 
-class Backend(SteadyBackend):
-    def build(self, order, tell):
-        if {most} is None:
+class Backend(CountingBackend):
+    def build(self, order, on_phase):
+        if {max_bytes} is None:
             print("building", flush=True)
             time.sleep(1000)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills who writes more than this
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills a process that writes more than the limit
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
-        super().build(order, tell)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({max_bytes}, {max_bytes}))
+        super().build(order, on_phase)
 
-EngineCache(Path(sys.argv[1])).built(Path(sys.argv[2]), Backend(), 1)
+EngineCache(Path(sys.argv[1])).get(Path(sys.argv[2]), Backend(), 1)
 """
 
 
@@ -249,28 +249,28 @@ def segment(tmp_path: Path) -> Path:
 
 
 def python(script: str, *words: object) -> subprocess.Popen[str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", script, *map(str, words)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, text=True, stdout=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("most", [None, 0, 1, len(GOOD_ENGINE) - 1])
-def test_an_engine_whose_build_was_killed_is_built_again(most: int | None, segment: Path, tmp_path: Path) -> None:
-    """`most`: how many bytes of the engine get written; None is killed while it builds."""
+@pytest.mark.parametrize("max_bytes", [None, 0, 1, len(GOOD_ENGINE) - 1])
+def test_an_engine_whose_build_was_killed_is_built_again(max_bytes: int | None, segment: Path, tmp_path: Path) -> None:
+    """`max_bytes`: killed when it writes more bytes of the engine; None: killed before it writes any."""
     root = tmp_path / "cache"
-    with python(KILLED_BUILD.format(most=most), root, segment) as process:
-        if most is None:
+    with python(KILLED_BUILD.format(max_bytes=max_bytes), root, segment) as process:
+        if max_bytes is None:
             assert process.stdout is not None
             assert process.stdout.readline() == "building\n"
             process.kill()
-    assert process.returncode == -(signal.SIGKILL if most is None else signal.SIGXFSZ)
-    assert most is None or [name[0] for name in os.listdir(root)] == ["."], "something half-written has a name"
+    assert process.returncode == -(signal.SIGKILL if max_bytes is None else signal.SIGXFSZ)
+    assert max_bytes is None or [name[0] for name in os.listdir(root)] == ["."], "a partial entry has its final name"
 
-    backend = SteadyBackend()
-    built = EngineCache(root).built(segment, backend, 1)
+    backend = CountingBackend()
+    built = EngineCache(root).get(segment, backend, 1)
     assert backend.builds == 1
     assert built.path.read_bytes() == GOOD_ENGINE
-    assert os.listdir(root) == [built.path.parent.name], "what the killed build left is still there"
+    assert os.listdir(root) == [built.path.parent.name], "leftovers of the killed build are still there"
 
 
 def edit_key(name: str, value: str) -> Callable[[Path], None]:
@@ -291,7 +291,7 @@ def edit_key(name: str, value: str) -> Callable[[Path], None]:
         pytest.param(lambda folder: (folder / ENGINE).write_bytes(b"E" + GOOD_ENGINE[1:]), id="engine changed"),
         pytest.param(lambda folder: (folder / ENGINE).unlink(), id="engine missing"),
         pytest.param(lambda folder: (folder / ENTRY).write_text('{"key": '), id="entry cut off"),
-        pytest.param(lambda folder: (folder / ENTRY).write_bytes(b"\xff\xfe\0"), id="entry no text"),
+        pytest.param(lambda folder: (folder / ENTRY).write_bytes(b"\xff\xfe\0"), id="entry not text"),
         pytest.param(lambda folder: (folder / ENTRY).write_text("[]"), id="entry a list"),
         pytest.param(lambda folder: (folder / ENTRY).write_text("{}"), id="entry empty"),
         pytest.param(lambda folder: (folder / ENTRY).unlink(), id="entry missing"),
@@ -302,26 +302,26 @@ def edit_key(name: str, value: str) -> Callable[[Path], None]:
         pytest.param(lambda folder: shutil.rmtree(folder) or folder.write_bytes(b""), id="a file in its place"),
     ],
 )
-def test_an_engine_that_is_not_what_its_entry_says_is_built_again(
+def test_a_damaged_or_foreign_cache_entry_is_built_again(
     damage: Callable[[Path], object], segment: Path, tmp_path: Path
 ) -> None:
-    cache, backend = EngineCache(tmp_path / "cache"), SteadyBackend()
-    first = cache.built(segment, backend, 1)
+    cache, backend = EngineCache(tmp_path / "cache"), CountingBackend()
+    first = cache.get(segment, backend, 1)
     assert not first.was_cached
-    assert cache.built(segment, backend, 1).was_cached
+    assert cache.get(segment, backend, 1).was_cached
     damage(first.path.parent)
-    again = cache.built(segment, backend, 1)
+    again = cache.get(segment, backend, 1)
     assert not again.was_cached
     assert backend.builds == 2
     assert again.path.read_bytes() == GOOD_ENGINE
-    assert cache.built(segment, backend, 1).was_cached
+    assert cache.get(segment, backend, 1).was_cached
 
 
-@pytest.mark.parametrize("device", [{"version": "2"}, {"cpu": "another"}])
-def test_an_engine_for_another_device_is_not_found(device: dict[str, str], segment: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", [{"version": "2"}, {"cpu": "another"}])
+def test_an_engine_of_another_device_is_not_used(key: dict[str, str], segment: Path, tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "cache")
-    first = cache.built(segment, SteadyBackend(), 1)
-    other = cache.built(segment, SteadyBackend(**device), 1)
+    first = cache.get(segment, CountingBackend(), 1)
+    other = cache.get(segment, CountingBackend(**key), 1)
     assert not other.was_cached
     assert other.path != first.path
 
@@ -332,37 +332,39 @@ def test_an_engine_for_another_device_is_not_found(device: dict[str, str], segme
 KILLED_WRITER = """
 import sys, time
 from pathlib import Path
-from edge.storage import file_aside, folder_aside
+from edge.storage import atomic_dir, atomic_file
 
-with {way}(Path(sys.argv[1])) as aside:
-    file = aside / "file" if aside.is_dir() else aside
+with {write}(Path(sys.argv[1])) as partial:
+    file = partial / "file" if partial.is_dir() else partial
     file.write_bytes(b"half of the new")
     print("written", flush=True)
     time.sleep(1000)
 """
 
 
-@pytest.mark.parametrize("way", ["file_aside", "folder_aside"])
+@pytest.mark.parametrize("write", ["atomic_file", "atomic_dir"])
 @pytest.mark.parametrize("was_there", [False, True])
-def test_a_writer_killed_before_the_rename_leaves_the_old_content(way: str, was_there: bool, tmp_path: Path) -> None:
+def test_a_writer_killed_before_the_rename_leaves_the_old_content(write: str, was_there: bool, tmp_path: Path) -> None:
     target = tmp_path / "target"
-    if was_there and way == "file_aside":
-        write_file(target, b"old")
-    elif was_there:
-        with atomic_dir(target) as aside:
-            (aside / "file").write_bytes(b"old")
+    if was_there:
+        write_target(target, b"old", is_folder=write == "atomic_dir")
     before = contents(tmp_path)
-    with python(KILLED_WRITER.format(way=way), target) as process:
+    with python(KILLED_WRITER.format(write=write), target) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "written\n"
         process.kill()
     assert {name: content for name, content in contents(tmp_path).items() if ".partial" not in name} == before
-    if way == "file_aside":
-        write_file(target, b"new")
-    else:
-        with atomic_dir(target) as aside:
-            (aside / "file").write_bytes(b"new")
+    write_target(target, b"new", is_folder=write == "atomic_dir")
     assert set(contents(tmp_path).values()) <= {b"new", None}
+
+
+def write_target(path: Path, content: bytes, *, is_folder: bool) -> None:
+    """Write a file, or a folder with a file."""
+    if not is_folder:
+        write_file(path, content)
+        return
+    with atomic_dir(path) as folder:
+        (folder / "file").write_bytes(content)
 
 
 # Running
@@ -375,64 +377,64 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("way", ["--json", "--output"])
-def test_the_lines_of_an_interrupted_run_are_whole(
-    way: str, ending: signal.Signals, long_video: Path, digits_bundle: Bundle, tmp_path: Path
+@pytest.mark.parametrize("option", ["--json", "--output"])
+def test_the_lines_of_an_interrupted_run_are_complete(
+    option: str, ending: signal.Signals, long_video: Path, digits_bundle: Bundle, tmp_path: Path
 ) -> None:
     path = tmp_path / "lines.jsonl"
-    words = ["edge", "run", digits_bundle.path, "--source", long_video, "--precision", "fp32", way]
-    with path.open("w") if way == "--json" else open(os.devnull, "w") as stdout:
-        words += [path] if way == "--output" else []
-        with started_command(*words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE) as process:
+    words = ["edge", "run", digits_bundle.path, "--source", long_video, "--precision", "fp32", option]
+    with path.open("w") if option == "--json" else open(os.devnull, "w") as stdout:
+        words += [path] if option == "--output" else []
+        with start_command(*words, env={"PYTHONUNBUFFERED": ""}, stdout=stdout, stderr=subprocess.PIPE) as process:
             wait_until(lambda: path.exists() and path.stat().st_size, "the first line")
             process.send_signal(ending)
-            said = process.communicate()[1]
+            messages = process.communicate()[1]
     if ending == signal.SIGINT:
         assert process.returncode in (PASSED, INTERRUPTED)
-        assert "Traceback" not in said
+        assert "Traceback" not in messages
     lines = json_lines(path.read_text())
-    assert 0 < len(lines) < LONG, "it ended before it was interrupted"
+    assert 0 < len(lines) < LONG, "the run ended before it was interrupted"
     assert [line["frame"] for line in lines] == list(range(len(lines)))
 
 
 class StandingSource:
-    """Gives some frames, then none for as long as the test likes."""
+    """A source that yields some frames, then blocks until the test lets it end."""
 
     is_live = True
     frames = None
 
     def __init__(self, count: int) -> None:
         self.may_end = threading.Event()
-        self._left = list(random_frames(count))
+        self._left = [frame_from_array(pixels, "image") for pixels in random_frames(count)]
 
-    def read(self, out: object) -> Any:
+    def read(self, out: Frame | None) -> Frame | None:
         if self._left:
             return self._left.pop()
-        assert self.may_end.wait(PATIENCE)
+        assert self.may_end.wait(TIMEOUT_S)
         return None
 
     def close(self) -> None:
         assert self.may_end.is_set(), "closed before the end"
 
 
-def test_whoever_reads_a_runs_lines_gets_each_as_soon_as_its_frame_is_answered(
+def test_each_line_of_a_run_is_readable_as_soon_as_its_frame_is_classified(
     digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = StandingSource(3)
-    monkeypatch.setattr("edge.running.open_source", lambda name: source)
+    monkeypatch.setattr("edge.cli.run.open_source", lambda name: source)
+    words = ("--source", "standing", "--precision", "fp32", "--policy", "all", "--json")
+    monkeypatch.setattr(sys, "argv", ["edge", "run", str(digits_bundle.path), *words])
     read_end, write_end = os.pipe()
     with os.fdopen(read_end, "rb") as reader, os.fdopen(write_end, "w") as writer:
         monkeypatch.setattr(sys, "stdout", writer)  # with the buffer that Python gives a pipe
-        arguments = {"precision": "fp32", "backend": OnnxRuntime(), "source": "standing", "policy": "all"}
-        rest = {"thresholds": None, "frames": None, "json_lines": True, "output": None}
-        run = threading.Thread(target=run_source, args=(digits_bundle,), kwargs=arguments | rest)
-        run.start()
+        thread = threading.Thread(target=edge)
+        thread.start()
         seen = b""
         try:
             while seen.count(b"\n") < 3:
-                assert select.select([reader], [], [], 5)[0], "the lines lie in a buffer"
+                assert select.select([reader], [], [], 5)[0], "the lines are still in a buffer"
                 seen += os.read(read_end, 1 << 16)
         finally:
             source.may_end.set()
-            run.join()
+            thread.join()
     assert [line["frame"] for line in json_lines(seen.decode())] == [0, 1, 2]

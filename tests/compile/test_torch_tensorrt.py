@@ -67,7 +67,7 @@ def segments_of(name: str, precision: str = "fp32") -> list[TorchSegment]:
 
 def contract(spec: SegmentSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return type and shape, batch 1, of every tensor of a segment by name."""
-    return {tensor.name: (tensor.dtype, tensor.shape_of_one) for tensor in (*spec.inputs, *spec.outputs)}
+    return {tensor.name: (tensor.dtype, tensor.sample_shape) for tensor in (*spec.inputs, *spec.outputs)}
 
 
 # Segments in torch

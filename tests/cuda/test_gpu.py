@@ -1,4 +1,4 @@
-"""The CUDA runtime on a real GPU. Skipped where there is none; `test_cuda*.py` run it on a stand-in everywhere."""
+"""The CUDA runtime on a real GPU. Skipped where there is none; the other tests of this folder use a stand-in."""
 
 import subprocess
 import sys
@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import edge.cuda
-from benchmarks.gpu import why_no_torch
+from benchmarks.gpu import torch_unavailable_reason
 from edge.bundle.manifest import InputSpec
 from edge.decision import Scores, decide, scores_from_logits
 from edge.errors import EngineError
-from edge.inference.pipeline import FEWEST_SLOTS, Pipeline
+from edge.frames.base import Frame, PixelFormat
+from edge.inference.host import calibrated_probability
+from edge.inference.pipeline import MIN_SLOTS, Pipeline
 
 if TYPE_CHECKING:
+    from benchmarks.gpu.segments import Workload
     from edge.cuda.runtime import Runtime
 
 
-def why_no_gpu() -> str:
+def gpu_unavailable_reason() -> str:
     try:
         edge.cuda.get_runtime()
     except EngineError as error:
@@ -29,10 +33,14 @@ def why_no_gpu() -> str:
     return ""
 
 
-with_torch = pytest.mark.skipif(bool(why_no_torch()), reason=why_no_torch())
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(why_no_gpu()), reason=f"no GPU: {why_no_gpu()}")]
+with_torch = pytest.mark.skipif(bool(torch_unavailable_reason()), reason=torch_unavailable_reason())
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(bool(gpu_unavailable_reason()), reason=f"no GPU: {gpu_unavailable_reason()}"),
+]
 
 EXITS = 3
+SHARES = (0.6, 0.25, 0.15)
 
 
 @pytest.fixture(scope="module")
@@ -40,90 +48,94 @@ def runtime() -> "Runtime":
     return edge.cuda.get_runtime()
 
 
-def some_frames(count: int, seed: int = 0) -> np.ndarray:
-    """Confidences of every exit: numbers, the threshold itself, and what the kernel makes NaN of."""
+def array_frame(values: NDArray[np.float32]) -> Frame:
+    return Frame(values, PixelFormat.ARRAY)
+
+
+def random_confidences(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return confidences of every exit as inputs of timed segments; some are the threshold, some become NaN."""
     generator = np.random.default_rng(seed)
-    frames = generator.random((count, EXITS, 1, 1), dtype=np.float32)
-    frames[generator.random(frames.shape) < 0.2] = 0.5
-    frames[generator.random(frames.shape) < 0.1] = -1
-    return frames
+    values = generator.random((count, EXITS, 1, 1), dtype=np.float32)
+    values[generator.random(values.shape) < 0.2] = 0.5
+    values[generator.random(values.shape) < 0.1] = -1
+    return values
 
 
-def decided(frames: np.ndarray) -> np.ndarray:
-    """Return the exits the reference takes."""
-    confidence = np.where(frames < 0, np.nan, frames)[:, :, 0, 0].T.astype(np.float32)
+def reference_exits(values: NDArray[np.float32]) -> NDArray[np.intp]:
+    confidence = np.where(values < 0, np.nan, values)[:, :, 0, 0].T.astype(np.float32)
     scores = Scores(confidence, np.zeros(confidence.shape, np.int32))
     return decide(scores, np.full(EXITS - 1, 0.5, np.float32)).exit_index
 
 
-@pytest.mark.parametrize("level", ["graph", "stepwise"])
-def test_thousands_of_frames_take_the_exits_of_the_reference_and_no_other_segment_runs(
-    level: Any, runtime: "Runtime"
-) -> None:
-    from benchmarks.gpu.segments import timed_classifier, timed_engines
+@pytest.mark.parametrize("mode", ["graph", "stepwise"])
+def test_thousands_of_frames_take_the_reference_exits_and_run_no_other_segment(mode: Any, runtime: "Runtime") -> None:
+    from benchmarks.gpu.segments import timed_engines, timed_workload
 
     engines = timed_engines(runtime, (0.0,) * EXITS)
-    classifier = timed_classifier(runtime, engines, level)
-    frames = some_frames(5000)
-    classifier.classify(frames[0])
+    workload = timed_workload(engines)
+    slot = workload.slot(runtime, mode)
+    classify = workload.predictor(slot)
+    values = random_confidences(5000)
+    classify(array_frame(values[0]))
+    syncs = slot.syncs
     with runtime.context.activate("counting"):
         before = [engine.runs() for engine in engines]
-    found = np.array([classifier.classify(frame).exit_index for frame in frames])
-    np.testing.assert_array_equal(found, decided(frames))
+    exits = np.array([classify(array_frame(value)).exit_index for value in values])
+    np.testing.assert_array_equal(exits, reference_exits(values))
     with runtime.context.activate("counting"):
-        ran = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
-    assert ran == [int((found >= k).sum()) for k in range(EXITS)]
-    slot: Any = classifier.new_slot()
-    for frame in frames[:500]:
-        slot.frame = frame
-        slot.load()
-        slot.infer()
-    assert slot.syncs == (500 if level == "graph" else int((found[:500] + 1).sum()))
+        runs = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
+    assert runs == [int((exits >= k).sum()) for k in range(EXITS)]
+    assert slot.syncs - syncs == (5000 if mode == "graph" else int((exits + 1).sum()))
+    slot.close()
 
 
 def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: "Runtime") -> None:
     import psutil
     import pycuda.driver as driver
 
-    from benchmarks.gpu.segments import timed_classifier, timed_engines
+    from benchmarks.gpu.segments import timed_engines, timed_workload
 
-    classifier = timed_classifier(runtime, timed_engines(runtime, (0.0,) * EXITS), runtime.level)
-    frames = some_frames(1000)
+    workload = timed_workload(timed_engines(runtime, (0.0,) * EXITS))
+    slot = workload.slot(runtime, runtime.mode)
+    classify = workload.predictor(slot)
+    frames = [array_frame(value) for value in random_confidences(1000)]
 
-    def used() -> tuple[int, int]:
-        with runtime.context.activate("asking for free memory"):
+    def memory() -> tuple[int, int]:
+        with runtime.context.activate("reading free memory"):
             return driver.mem_get_info()[0], psutil.Process().memory_info().rss
 
     for frame in frames:
-        classifier.classify(frame)
-    free, resident = used()
+        classify(frame)
+    free, resident = memory()
     for _ in range(100):
         for frame in frames:
-            classifier.classify(frame)
-    assert free - used()[0] < 16 << 20  # on a Jetson this is everybody's memory
-    assert used()[1] - resident < 4 << 20
+            classify(frame)
+    assert free - memory()[0] < 16 << 20  # on a Jetson, other processes use this memory, too
+    assert memory()[1] - resident < 4 << 20
+    slot.close()
 
 
 def test_two_pipelines_in_two_threads_keep_their_frames_apart(runtime: "Runtime") -> None:
-    from benchmarks.gpu.pipeline import Repeated
-    from benchmarks.gpu.segments import timed_classifier, timed_engines
+    from benchmarks.gpu.pipeline import PacedSource
+    from benchmarks.gpu.segments import timed_engines, timed_workload
 
-    found: dict[int, list[int]] = {}
+    exits: dict[int, list[int]] = {}
     slots = {}
+    thresholds = np.full(EXITS - 1, 0.5, np.float32)
     for seed in (1, 2):
-        classifier = timed_classifier(runtime, timed_engines(runtime, (5.0,) * EXITS), runtime.level)
-        slots[seed] = [classifier.new_slot() for _ in range(FEWEST_SLOTS)]
+        workload = timed_workload(timed_engines(runtime, (5.0,) * EXITS))
+        slots[seed] = [workload.slot(runtime, runtime.mode) for _ in range(MIN_SLOTS)]
 
     def work(seed: int) -> None:
-        pipeline = Pipeline(Repeated(list(some_frames(2000, seed))), slots[seed], "all")
-        found[seed] = [result.prediction.exit_index for result in pipeline]
+        source = PacedSource([array_frame(value) for value in random_confidences(2000, seed)])
+        exits[seed] = [result.exit_index for result in Pipeline(source, slots[seed], "all", lambda: thresholds)]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {seed: decided(some_frames(2000, seed)).tolist() for seed in (1, 2)} == found
+    assert {seed: reference_exits(random_confidences(2000, seed)).tolist() for seed in (1, 2)} == exits
     for slot in (*slots[1], *slots[2]):
         slot.close()
 
@@ -143,11 +155,11 @@ extern "C" __global__ void open_latch(volatile int *armed, volatile int *latch, 
 """
 
 
-def test_a_frame_is_preprocessed_and_inferred_while_the_one_before_is_not_done(runtime: "Runtime") -> None:
-    """The first slot's segment waits for a latch that only the second slot's opens, after its preprocessing."""
+def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime: "Runtime") -> None:
+    """The first slot's segment waits for a latch that only the second slot opens, after its preprocessing."""
     from cuda.core import LaunchConfig, Program, ProgramOptions, Stream, launch
 
-    from benchmarks.gpu.segments import TimedEngine, timed_classifier, timed_engines
+    from benchmarks.gpu.segments import TimedEngine, timed_engines, timed_workload
     from edge.cuda.memory import PinnedMemory
 
     with runtime.context.activate("making a latch"):
@@ -155,170 +167,186 @@ def test_a_frame_is_preprocessed_and_inferred_while_the_one_before_is_not_done(r
         memory = PinnedMemory({"armed": 4, "latch": 4, "missed": 4})
         kernels = {name: code.get_kernel(name) for name in ("wait_for", "open_latch")}
 
-    class Latched:
+    class LatchedEngine:
         def __init__(self, engine: TimedEngine, name: str) -> None:
-            self.engine, self.kernel = engine, kernels[name]
+            self.engine, self.kernel, self.bind_batch = engine, kernels[name], engine.bind_batch
 
         def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
             run = self.engine.bind(addresses)
 
             def enqueue(stream: int) -> None:
-                on = LaunchConfig(grid=1, block=1)
-                launch(Stream.from_handle(stream), on, self.kernel, *memory.addresses.values())
+                config = LaunchConfig(grid=1, block=1)
+                launch(Stream.from_handle(stream), config, self.kernel, *memory.addresses.values())
                 run(stream)
 
             return enqueue
 
+    spec = InputSpec("image", "rgb", EXITS, 1, 1, (0.0,) * EXITS, (1.0,) * EXITS)
+    frame = Frame(np.full((1080, 1920, 3), 200, np.uint8), PixelFormat.BGR)
+    thresholds = np.full(EXITS - 1, 0.5, np.float32)
     slots = []
     for name in kernels:
         first, *rest = timed_engines(runtime, (0.0,) * EXITS)
-        classifier = timed_classifier(runtime, [Latched(first, name), *rest], runtime.level)  # type: ignore[list-item]
-        classifier.input_spec = InputSpec("image", "rgb", EXITS, 1, 1, (0.0,) * EXITS, (1.0,) * EXITS)
-        slots.append(classifier.new_slot())
-        slots[-1].frame = np.full((1080, 1920, 3), 200, np.uint8)
-        slots[-1].load()
-        slots[-1].infer()
+        workload = timed_workload([LatchedEngine(first, name), *rest])
+        workload = replace(workload, chain=replace(workload.chain, input=spec))
+        slots.append(workload.slot(runtime, runtime.mode))
+        workload.predictor(slots[-1])(frame)
     memory.view("armed", np.int32)[0] = 1
     for slot in slots:
-        slot.load()
-    assert [slot.infer().exit_index for slot in slots] == [0, 0]
+        slot.start(frame, thresholds)
+    assert [slot.result().exit_index for slot in slots] == [0, 0]
     assert (memory.view("latch", np.int32)[0], memory.view("missed", np.int32)[0]) == (1, 0)
+    for slot in slots:
+        slot.close()
 
 
-BROKEN = """
-import numpy as np
+ILLEGAL_ADDRESS = """
 import edge.cuda
-from benchmarks.gpu.segments import frame_for, timed_classifier, timed_engines
+from benchmarks.gpu.segments import frame_for, timed_engines, timed_workload
 from edge.errors import EngineError
 
-runtime = edge.cuda.opened()
-engines = timed_engines(runtime, (0.0,) * 3)
-classifier = timed_classifier(runtime, engines, runtime.level)
-assert classifier.classify(frame_for(1, 3)).exit_index == 1
+runtime = edge.cuda.get_runtime()
+workload = timed_workload(timed_engines(runtime, (0.0,) * 3))
+slot = workload.slot(runtime, runtime.mode)
+assert workload.predictor(slot)(frame_for(1, 3)).exit_index == 1
 broken = timed_engines(runtime, (0.0,) * 3)
 broken[0].bind = lambda addresses, bind=broken[0].bind: bind({**addresses, "image": 16})
 try:
-    timed_classifier(runtime, broken, runtime.level).classify(frame_for(1, 3))
+    workload = timed_workload(broken)
+    workload.predictor(workload.slot(runtime, runtime.mode))(frame_for(1, 3))
 except EngineError as error:
     print(error)
 """
 
 
 def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runtime") -> None:
-    done = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False)
-    assert "failed:" in done.stdout, done.stderr
-    assert "start again, and see `edge doctor`" in done.stdout
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", ILLEGAL_ADDRESS], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "failed:" in process.stdout, process.stderr
+    assert "start again, and see `edge doctor`" in process.stdout
+    assert process.returncode == 0, process.stderr
 
 
 @with_torch
 @pytest.mark.parametrize("way", ["graph", "stepwise", "batch"])
-def test_torch_modules_in_the_chain_answer_as_the_whole_network_does(
+def test_torch_modules_in_the_chain_predict_as_the_whole_network(
     way: Any, runtime: "Runtime", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    from benchmarks.gpu.torch_segments import torch_classifier
+    from benchmarks.gpu.networks import Example, torch_workload
     from tests.support.networks import INPUT, NETWORKS, random_images, settled
 
     network, images = settled(NETWORKS["tiny cnn"]), random_images(2000)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # it rounds so that labels of random weights change
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # its rounding changes labels of random weights
     with torch.no_grad():
         logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
     scores = scores_from_logits(logits)
     thresholds = tuple(float(np.quantile(scores.confidence[k], 0.6)) for k in (0, 1))
     expected = decide(scores, np.array(thresholds, np.float32))
-    level = runtime.level if way == "batch" else way
-    classifier = torch_classifier(replace(runtime, level=level), network, INPUT, thresholds)
-    exit_index, label = batched(classifier, runtime, images) if way == "batch" else fixed_sequence(classifier, images)
+    workload = torch_workload(Example(network, INPUT, thresholds, []))
+    classify_all = classify_batch if way == "batch" else classify_single
+    exit_index, label, probability = classify_all(workload, runtime, way, images)
     same = exit_index == expected.exit_index
-    assert same.mean() > 0.99  # a batch rounds otherwise than single images
+    assert same.mean() > 0.99  # a batch is rounded differently than single images
     assert (label == expected.label)[same].mean() > 0.99
     assert set(exit_index.tolist()) == {0, 1, 2}
-    classifier.close()
+    taken = logits[expected.exit_index, np.arange(len(images))]
+    np.testing.assert_allclose(probability[same], calibrated_probability(taken[same], 1.0), atol=1e-3)
 
 
-def fixed_sequence(classifier: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = [classifier.classify(image) for image in images]
-    return np.array([one.exit_index for one in found]), np.array([one.label for one in found])
+def classify_single(workload: "Workload", runtime: "Runtime", mode: Any, images: NDArray[Any]) -> tuple[Any, ...]:
+    slot = workload.slot(runtime, mode)
+    classify = workload.predictor(slot)
+    results: list[Any] = [classify(array_frame(image)) for image in images]
+    slot.close()
+    return tuple(np.array([getattr(p, name) for p in results]) for name in ("exit_index", "label_index", "probability"))
 
 
-def batched(classifier: Any, runtime: "Runtime", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def classify_batch(workload: "Workload", runtime: "Runtime", _: Any, images: NDArray[Any]) -> tuple[Any, ...]:
     from edge.cuda.batch import CudaBatch
 
-    batch = CudaBatch(classifier, runtime, 48)
-    found = batch.classify(images)
+    batch = CudaBatch(workload.chain, workload.engines, runtime, 48)
+    predictions = batch.classify(images, np.array(workload.thresholds, np.float32))
     batch.close()
-    return found.exit_index, found.label
+    return predictions.exit_index, predictions.label_index, predictions.probability
 
 
 @pytest.mark.parametrize("rows", [1, 32, 33, 100])
-def test_survivors_and_their_rows_are_those_that_numpy_finds(rows: int, runtime: "Runtime") -> None:
+def test_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") -> None:
     import pycuda.driver as driver
     from cuda.core import Stream
 
-    from edge.cuda.kernels import DECIDED, SAID
+    from edge.cuda.kernel_params import EXIT_OUTPUTS, PREDICTION
     from edge.cuda.memory import NON_BLOCKING, PinnedMemory
 
-    generator = np.random.default_rng(rows)
-    leaves, label = generator.random(rows) < 0.5, generator.integers(0, 9, rows, dtype=np.int32)
-    sizes = {"said": SAID.itemsize, "decided": rows * DECIDED.itemsize, "count": 4, "exits": rows}
-    sizes |= dict.fromkeys(("images", "going_on", "label", "confidence"), 4 * rows)
-    with runtime.context.activate("finding survivors"):
-        memory = PinnedMemory({**sizes, "from": 80 * rows, "to": 80 * rows})
-        stream, at = driver.Stream(NON_BLOCKING), memory.addresses
-        on, said = Stream.from_handle(stream.handle), memory.view("said", SAID)
-        said["label"], said["confidence"], said["exits"] = at["label"], at["confidence"], at["exits"]
-        memory.view("exits", np.bool_)[:], memory.view("label", np.int32)[:] = leaves, label
-        memory.view("images", np.int32)[:] = np.arange(rows)
-        places = {name: at[name] for name in ("decided", "images", "going_on", "count")}
-        runtime.kernels.survivors(on, at["said"], rows, **places)
-        stream.synchronize()
-        stay = np.flatnonzero(~leaves)
-        assert memory.view("count", np.int32)[0] == len(stay)
-        for name in ("images", "going_on"):
-            np.testing.assert_array_equal(memory.view(name, np.int32)[: len(stay)], stay)
-        np.testing.assert_array_equal(memory.view("decided", DECIDED)["label"][leaves], label[leaves])
-        for nbytes in (75, 80) if len(stay) else ():
+    generator, classes, temperature = np.random.default_rng(rows), 9, 1.7
+    exits, label = generator.random(rows) < 0.5, generator.integers(0, classes, rows, dtype=np.int32)
+    logits = generator.normal(0, 3, (rows, classes)).astype(np.float32)
+    sizes = {"exit_outputs": EXIT_OUTPUTS.itemsize, "predictions": rows * PREDICTION.itemsize, "active_count": 4}
+    sizes |= dict.fromkeys(("samples", "active_rows", "label", "confidence"), 4 * rows)
+    sizes |= {"exit_flag": rows, "logits": logits.nbytes, "from": 80 * rows, "to": 80 * rows}
+    with runtime.context.activate("compacting"):
+        memory, py_stream = PinnedMemory(sizes), driver.Stream(NON_BLOCKING)
+        addresses, stream = memory.addresses, Stream.from_handle(py_stream.handle)
+        outputs = memory.view("exit_outputs", EXIT_OUTPUTS)
+        for name in ("label", "confidence", "logits", "exit_flag"):
+            outputs[name] = addresses[name]
+        outputs["classes"], outputs["inverse_temperature"] = classes, 1 / temperature
+        memory.view("exit_flag", np.bool_)[:], memory.view("label", np.int32)[:] = exits, label
+        memory.view("logits", np.float32)[:] = logits.ravel()
+        memory.view("samples", np.int32)[:] = np.arange(rows)
+        names = ("predictions", "samples", "active_rows", "active_count")
+        runtime.kernels.compact(stream, addresses["exit_outputs"], rows, **{name: addresses[name] for name in names})
+        py_stream.synchronize()
+        active = np.flatnonzero(~exits)
+        assert memory.view("active_count", np.int32)[0] == len(active)
+        for name in ("samples", "active_rows"):
+            np.testing.assert_array_equal(memory.view(name, np.int32)[: len(active)], active)
+        predictions = memory.view("predictions", PREDICTION)[exits]
+        np.testing.assert_array_equal(predictions["label_index"], label[exits])
+        expected = calibrated_probability(logits[exits], temperature)
+        np.testing.assert_allclose(predictions["probability"], expected, rtol=1e-5)
+        for row_bytes in (75, 80) if len(active) else ():
             source, out = (
-                memory.view(name, np.uint8)[: nbytes * rows].reshape(rows, nbytes) for name in ("from", "to")
+                memory.view(name, np.uint8)[: row_bytes * rows].reshape(rows, row_bytes) for name in ("from", "to")
             )
             source[:] = generator.integers(0, 256, source.shape)
-            runtime.kernels.gather(on, at["from"], at["going_on"], len(stay), nbytes, at["to"])
-            stream.synchronize()
-            np.testing.assert_array_equal(out[: len(stay)], source[stay])
+            listed = addresses["active_rows"]
+            runtime.kernels.gather(stream, addresses["from"], listed, len(active), row_bytes, addresses["to"])
+            py_stream.synchronize()
+            np.testing.assert_array_equal(out[: len(active)], source[active])
 
 
 @with_torch
-def test_torch_modules_in_overlapping_slots_answer_as_in_one(runtime: "Runtime") -> None:
-    from benchmarks.gpu.examples import example
-    from benchmarks.gpu.pipeline import one_at_a_time, piped
-    from benchmarks.gpu.torch_segments import torch_classifier
+def test_torch_modules_in_overlapping_slots_predict_as_in_one(runtime: "Runtime") -> None:
+    from benchmarks.gpu.networks import example, torch_workload
+    from benchmarks.gpu.pipeline import run_pipelined, run_single
 
-    one = example("cnn-small", 32, (0.6, 0.25, 0.15), "cuda")
-    classifier = torch_classifier(runtime, one.network, one.spec, one.thresholds)
-    frames = one.frames(5000)
-    alone = one_at_a_time(classifier, frames)
-    assert piped(classifier, frames, 0.0)["exits"] == alone["exits"]
-    assert runtime.level == "stepwise" or alone["waits_a_frame"] == 1
+    network = example("cnn-small", 32, SHARES)
+    workload, frames = torch_workload(network), network.frames(5000)
+    single = run_single(runtime, workload, frames)
+    assert run_pipelined(runtime, workload, frames)["exits"] == single["exits"]
+    assert runtime.mode == "stepwise" or single["waits_a_frame"] == 1
 
 
 @with_torch
-def test_what_a_user_would_write_answers_as_the_chain_does(runtime: "Runtime", monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.gpu import users
+def test_user_code_predicts_as_the_chain(runtime: "Runtime", monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import networks
 
-    monkeypatch.setattr(users, "NETWORKS", {"cnn-small": 32})
-    [found] = users.against_users(runtime, (0.6, 0.25, 0.15), 500, 20)["networks"].values()
-    for way in found["ways"].values():
+    monkeypatch.setattr(networks, "NETWORKS", {"cnn-small": 32})
+    [figures] = networks.compare_with_user_code(runtime, SHARES, 500, 20)["networks"].values()
+    for way in figures["ways"].values():
         assert way["same_label_there"] > 0.99
-    assert all(found["ways"][level]["same_exit_as_loop"] > 0.99 for level in ("graph", "stepwise"))
+    assert all(figures["ways"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))
 
 
-def test_a_gpu_that_was_let_go_of_says_so(runtime: "Runtime") -> None:
+def test_a_released_context_cannot_be_activated(runtime: "Runtime") -> None:
     from edge.cuda.context import PrimaryContext
 
     context = PrimaryContext()
     context.close()
     context.close()
-    with pytest.raises(EngineError, match="the GPU was let go of"):
+    with pytest.raises(EngineError, match="the GPU's context was released"):
         context.activate("anything")

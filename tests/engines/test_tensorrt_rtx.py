@@ -26,7 +26,7 @@ from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
 from edge.engines.tensorrt.engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.progress import Progress
-from tests.support.commands import started_command, wait_until
+from tests.support.commands import start_command, wait_until
 from tests.support.networks import built_in_graph, decided_and_cut, written
 from tests.support.tensorrt_models import segment_spec
 
@@ -229,7 +229,7 @@ def test_a_killed_build_is_an_error_about_memory_and_leaves_no_engine(cache: Eng
 def start_build(stack: ExitStack, bundle: Bundle, **options: Any) -> "subprocess.Popen[str]":
     arguments = ("--backend", "tensorrt-rtx", "--target", "sm89", "--precision", "fp32", "--json")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return stack.enter_context(started_command("edge", "build", bundle.path, *arguments, **pipes, **options))
+    return stack.enter_context(start_command("edge", "build", bundle.path, *arguments, **pipes, **options))
 
 
 def builders(process: "subprocess.Popen[str]") -> list[int]:

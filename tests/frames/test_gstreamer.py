@@ -1,4 +1,4 @@
-"""GStreamer pipelines as sources, in a Python whose OpenCV has GStreamer: Debian's and JetPack's, not PyPI's."""
+"""GStreamer pipelines as sources, run in a Python whose OpenCV has GStreamer: that of Debian or JetPack, not PyPI."""
 
 import json
 import subprocess
@@ -10,40 +10,40 @@ from typing import Any
 import cv2
 import pytest
 
-from edge.doctor.checks import examine
+from edge.doctor.checks import check_machine
 from edge.errors import SourceError
 from edge.frames.open import open_source
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parent.parent
 HAS_GSTREAMER = "import cv2, sys; sys.exit(not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))"
 READ = """
 import json, sys
-import cv2, numpy as np
+import numpy as np
 from edge.errors import SourceError
 from edge.bundle.manifest import InputSpec
-from edge.frames.base import Nv12
 from edge.frames.preprocess import preprocess_for
 from edge.frames.open import open_source
 
-said = {"kinds": [], "input": None, "reused": None, "error": ""}
+report = {"frames": [], "input": None, "reused": None, "error": ""}
 source = None
 try:
-    source, frame = open_source(sys.argv[1]), None
-    said["is_live"] = source.is_live
+    source, previous = open_source(sys.argv[1]), None
+    report["is_live"] = source.is_live
     while True:
-        found = source.read(frame)
-        said["reused"], frame = found is frame, found
-        said["kinds"].append([type(frame).__name__, list(frame.shape)])
-        out = np.empty((3, 24, 32), np.float32)
+        frame = source.read(previous)
+        report["reused"] = previous is not None and np.shares_memory(frame.pixels, previous.pixels)
+        report["frames"].append([frame.format.name, list(frame.pixels.shape)])
+        previous, out = frame, np.empty((3, 24, 32), np.float32)
         preprocess_for(InputSpec("image", "rgb", 3, 24, 32, (0.0,) * 3, (1.0,) * 3))(frame, out)
-        said["input"] = [round(float(out[c].mean()), 4) for c in range(3)]
+        report["input"] = [round(float(out[c].mean()), 4) for c in range(3)]
 except SourceError as error:
-    said["error"] = str(error)
+    report["error"] = str(error)
 finally:
     if source is not None:
         source.close()
-print(json.dumps(said))
+print(json.dumps(report))
 """
+"""Reads a pipeline to its end and prints the frames' formats and shapes, and the last one as network input."""
 
 
 @cache
@@ -72,67 +72,78 @@ def red(ending: str) -> str:
     return f"videotestsrc num-buffers=3 pattern=red ! {ending} ! appsink sync=false"
 
 
-KINDS = {"NV12": ["Nv12", [75, 66]], "BGRx": ["ndarray", [50, 66, 4]], "BGR": ["ndarray", [50, 66, 3]]}
+FRAMES = {
+    "NV12": ["NV12", [75, 66]],
+    "BGRx": ["BGRX", [50, 66, 4]],
+    "BGR": ["BGR", [50, 66, 3]],
+    "GRAY8": ["GRAY", [50, 66]],
+}
+"""Format and shape of frames of 66 x 50 pixels, by the last caps of the pipeline."""
 
 
 @with_gstreamer
-@pytest.mark.parametrize("kind", [*KINDS, "GRAY8"])
-def test_frames_come_as_the_pipeline_ends_and_look_alike_to_the_network(kind: str) -> None:
-    said = read_all(red(f"video/x-raw,format={kind},width=66,height=50"))
-    assert said["kinds"] == [KINDS.get(kind, ["ndarray", [50, 66]])] * 3
-    assert said["is_live"]
-    assert said["reused"]
-    if kind == "GRAY8":
-        assert len(set(said["input"])) == 1
+@pytest.mark.parametrize("caps_format", FRAMES)
+def test_frames_have_the_format_of_the_last_caps_and_give_the_same_network_input(caps_format: str) -> None:
+    report = read_all(red(f"video/x-raw,format={caps_format},width=66,height=50"))
+    assert report["frames"] == [FRAMES[caps_format]] * 3
+    assert report["is_live"]
+    assert report["reused"]
+    if caps_format == "GRAY8":
+        assert len(set(report["input"])) == 1
     else:
-        assert said["input"] == pytest.approx([1, 0, 0], abs=0.02)
-    assert said["error"] == "the GStreamer pipeline stopped giving frames after 3; check the cable or the stream"
+        assert report["input"] == pytest.approx([1, 0, 0], abs=0.02)
+    assert report["error"] == "the GStreamer pipeline stopped giving frames after 3; check the cable or the stream"
 
 
 @with_gstreamer
-def test_nv12_of_hd_has_the_colours_that_were_asked_for() -> None:
-    said = read_all(red("video/x-raw,format=NV12,colorimetry=bt601,width=1280,height=720"))
-    assert said["kinds"] == [["Nv12", [1080, 1280]]] * 3
-    assert said["input"] == pytest.approx([1, 0, 0], abs=0.01)
+def test_nv12_in_hd_has_the_requested_colours() -> None:
+    report = read_all(red("video/x-raw,format=NV12,colorimetry=bt601,width=1280,height=720"))
+    assert report["frames"] == [["NV12", [1080, 1280]]] * 3
+    assert report["input"] == pytest.approx([1, 0, 0], abs=0.01)
 
 
 @with_gstreamer
-def test_the_last_format_of_a_pipeline_counts() -> None:
+def test_the_last_format_in_a_pipeline_counts() -> None:
     size = "width=66,height=50"
     bgr = read_all(red(f"video/x-raw,format=NV12,{size} ! videoconvert ! video/x-raw,format=(string)BGR,{size}"))
-    assert bgr["kinds"] == [KINDS["BGR"]] * 3
+    assert bgr["frames"] == [FRAMES["BGR"]] * 3
     nv12 = read_all(red(f'video/x-raw,format=BGR,{size} ! videoconvert ! video/x-raw, format = (string) "NV12",{size}'))
-    assert nv12["kinds"] == [KINDS["NV12"]] * 3
+    assert nv12["frames"] == [FRAMES["NV12"]] * 3
 
 
 @with_gstreamer
-def test_planes_that_are_not_nv12_are_not_taken_for_gray() -> None:
-    said = read_all(red("video/x-raw,format=I420,width=64,height=48"))
-    assert said["kinds"] == []
-    assert said["error"].startswith(
+def test_planes_of_another_format_than_nv12_are_not_read_as_gray() -> None:
+    report = read_all(red("video/x-raw,format=I420,width=64,height=48"))
+    assert report["frames"] == []
+    assert report["error"].startswith(
         "the last format of the GStreamer pipeline is I420; end it in video/x-raw,format=NV12"
     )
 
 
 @pytest.mark.parametrize("last", ["RGBA", "RGBx", "rggb", "I420"])
-def test_a_format_that_would_be_read_in_wrong_colours_is_refused_before_it_starts(last: str) -> None:
+def test_an_unsupported_last_format_is_refused_before_the_pipeline_starts(last: str) -> None:
     with pytest.raises(SourceError, match=f"the last format of the GStreamer pipeline is {last}; end it in"):
         open_source(f"camera ! video/x-raw,format=NV12 ! convert ! video/x-raw,format={last} ! appsink")
 
 
 @with_gstreamer
-def test_a_pipeline_that_does_not_start_says_how_to_try_it() -> None:
-    said = read_all("nosuchelement ! appsink")
-    assert said["error"].startswith("the GStreamer pipeline cannot be opened; does it run with gst-launch-1.0")
+def test_the_error_of_a_pipeline_that_does_not_start_names_gst_launch() -> None:
+    report = read_all("nosuchelement ! appsink")
+    assert report["error"].startswith("the GStreamer pipeline cannot be opened; does it run with gst-launch-1.0")
 
 
 @pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")
-def test_an_opencv_without_gstreamer_says_where_there_is_one() -> None:
+def test_the_error_of_an_opencv_without_gstreamer_names_one_that_has_it() -> None:
     with pytest.raises(SourceError, match="this OpenCV was built without GStreamer; the python3-opencv of JetPack"):
         open_source("videotestsrc ! appsink")
 
 
-def test_doctor_knows_whether_opencv_has_gstreamer(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has, found in ((True, "in OpenCV"), (False, "not in this OpenCV; CSI cameras and pipelines cannot be read")):
-        monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda api, has=has: has and api == cv2.CAP_GSTREAMER)
-        assert {one.what: one for one in examine()}["GStreamer"].found == found
+@pytest.mark.parametrize(
+    ("is_supported", "value"),
+    [(True, "in OpenCV"), (False, "not in this OpenCV; CSI cameras and pipelines cannot be read")],
+)
+def test_doctor_reports_the_gstreamer_support_of_opencv(
+    is_supported: bool, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda api: is_supported and api == cv2.CAP_GSTREAMER)
+    assert {check.name: check for check in check_machine()}["GStreamer"].value == value

@@ -1,4 +1,4 @@
-"""Frames from folders and videos: which, in what order, and exactly as they were stored."""
+"""Frames from images, arrays, folders and videos: complete, in order, and exactly as stored."""
 
 import subprocess
 import sys
@@ -12,21 +12,21 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.errors import SourceError
-from edge.frames.base import FrameSource
+from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.frames.files import files_in, read_frame
 from edge.frames.open import open_source
-from tests.support.commands import PATIENCE, ROOT, random_frames, write_video
+from tests.support.commands import ROOT, TIMEOUT_S, random_frames, write_video
 
 
-def all_frames(source: FrameSource) -> list[NDArray[Any]]:
-    """Read to the end as the pipeline does: into the frame before."""
-    frames: list[NDArray[Any]] = []
-    out = None
-    while (out := source.read(out)) is not None:
-        frames.append(out.copy())
+def read_all(source: FrameSource) -> list[NDArray[Any]]:
+    """Read to the end as the pipeline does, each frame into the memory of the one before; return copies."""
+    pixels: list[NDArray[Any]] = []
+    frame: Frame | None = None
+    while (frame := source.read(frame)) is not None:
+        pixels.append(frame.pixels.copy())
     source.close()
-    source.close()  # may be called twice
-    return frames
+    source.close()  # idempotent
+    return pixels
 
 
 def write_image(path: Path, frame: NDArray[Any]) -> NDArray[Any]:
@@ -47,9 +47,9 @@ def test_a_folder_gives_its_images_in_the_order_of_their_paths(tmp_path: Path) -
     order = sorted(names, key=lambda name: name.split("/"))
     assert order[0] == "10.png"
     lossless = [name for name in order if not name.endswith(".webp")]
-    found = dict(zip(order, all_frames(source), strict=True))
+    pixels = dict(zip(order, read_all(source), strict=True))
     for name in lossless:
-        assert (found[name] == frames[names.index(name)]).all(), name
+        assert (pixels[name] == frames[names.index(name)]).all(), name
 
 
 def test_a_gray_or_transparent_image_is_read_as_bgr(tmp_path: Path) -> None:
@@ -57,21 +57,23 @@ def test_a_gray_or_transparent_image_is_read_as_bgr(tmp_path: Path) -> None:
     write_image(tmp_path / "gray.png", gray)
     write_image(tmp_path / "transparent.png", np.dstack([gray, gray, gray, np.full_like(gray, 7)]))
     for name in ("gray.png", "transparent.png"):
-        assert (read_frame(tmp_path / name) == gray[:, :, None]).all()
-        assert read_frame(tmp_path / name).shape == (32, 32, 3)
+        frame = read_frame(tmp_path / name)
+        assert frame.format is PixelFormat.BGR
+        assert frame.pixels.shape == (32, 32, 3)
+        assert (frame.pixels == gray[:, :, None]).all()
 
 
-def test_a_folder_of_arrays_gives_them_as_numbers(tmp_path: Path) -> None:
+def test_a_folder_of_arrays_gives_them_as_float32(tmp_path: Path) -> None:
     arrays = [np.random.default_rng(seed).normal(size=(5, 3, 3)) for seed in range(3)]
     for index, array in enumerate(arrays):
         np.save(tmp_path / f"{index}.npy", array)
-    found = all_frames(open_source(str(tmp_path)))
-    for frame, array in zip(found, arrays, strict=True):
-        assert frame.dtype == np.float32
-        assert (frame == array.astype(np.float32)).all()
+    for pixels, array in zip(read_all(open_source(str(tmp_path))), arrays, strict=True):
+        assert pixels.dtype == np.float32
+        assert (pixels == array.astype(np.float32)).all()
+    assert read_frame(tmp_path / "0.npy").format is PixelFormat.ARRAY
 
 
-def test_images_below_images_are_found_and_other_files_left_out(tmp_path: Path) -> None:
+def test_images_and_arrays_in_subfolders_are_listed_and_other_files_are_not(tmp_path: Path) -> None:
     write_image(tmp_path / "deep" / "er" / "a.jpg", random_frames(1)[0])
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "b.NPY").write_bytes(b"")
@@ -84,10 +86,10 @@ def test_a_video_gives_every_frame_exactly(suffix: str, tmp_path: Path) -> None:
     source = open_source(str(write_video(tmp_path / f"video{suffix}", frames)))
     assert not source.is_live
     assert source.frames == 20
-    assert (np.stack(all_frames(source)) == frames).all()
+    assert (np.stack(read_all(source)) == frames).all()
 
 
-def test_a_video_without_an_announced_length_ends_where_it_ends(tmp_path: Path) -> None:
+def test_a_video_of_unknown_length_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "video.mjpeg"
     path.write_bytes(b"".join(cv2.imencode(".jpg", frame)[1].tobytes() for frame in random_frames(5)))
     source = open_source(str(path))
@@ -98,39 +100,37 @@ def test_a_video_without_an_announced_length_ends_where_it_ends(tmp_path: Path) 
 def test_the_end_of_a_video_of_unknown_length_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "video.mjpeg"
     path.write_bytes(b"".join(cv2.imencode(".jpg", frame)[1].tobytes() for frame in random_frames(5)))
-    assert len(all_frames(open_source(str(path)))) == 5
+    assert len(read_all(open_source(str(path)))) == 5
 
 
-def test_a_single_picture_is_one_frame_or_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_single_image_is_a_source_of_one_frame(tmp_path: Path) -> None:
     frame = write_image(tmp_path / "picture.png", random_frames(1)[0])
-    try:
-        source = open_source(str(tmp_path / "picture.png"))
-    except SourceError as error:
-        assert "folder" in str(error)  # noqa: PT017 - either answer is right
-    else:
-        assert (all_frames(source)[0] == frame).all()
+    source = open_source(tmp_path / "picture.png")
+    assert source.frames == 1
+    [pixels] = read_all(source)
+    assert (pixels == frame).all()
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_video_cut_off_gives_its_whole_frames_and_then_an_error(share: float, tmp_path: Path) -> None:
+def test_a_truncated_video_gives_its_complete_frames_and_then_an_error(share: float, tmp_path: Path) -> None:
     frames = random_frames(20, 48, 64)
     path = write_video(tmp_path / "video.avi", frames)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    found: list[NDArray[Any]] = []
+    complete: list[NDArray[Any]] = []
     source = open_source(str(path))
 
-    def read_all() -> None:
+    def read_to_the_end() -> None:
         while (frame := source.read(None)) is not None:
-            found.append(frame)
+            complete.append(frame.pixels)
 
     with pytest.raises(SourceError, match=r"ended after \d+ of 20 frames; the file is damaged or was cut off"):
-        read_all()
-    assert 0 < len(found) < 20
-    assert (np.stack(found) == frames[: len(found)]).all()
+        read_to_the_end()
+    assert 0 < len(complete) < 20
+    assert (np.stack(complete) == frames[: len(complete)]).all()
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "message"),
     [
         ("nowhere", "there is no video or folder"),
         ("nowhere/nothing.mp4", "there is no video or folder"),
@@ -143,17 +143,19 @@ def test_a_video_cut_off_gives_its_whole_frames_and_then_an_error(share: float, 
         pytest.param("", "give a file, a folder, a camera index, a stream", id="no name"),
         ("²", "there is no video or folder"),
         ("9" * 20, "cannot be opened"),
+        (99, "camera 99 cannot be opened"),
+        (Path("nowhere.avi"), "there is no video or folder nowhere.avi"),
     ],
 )
-def test_a_source_that_is_not_there_is_refused_by_name(
-    name: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_source_is_refused_by_name(
+    name: str | int | Path, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "image.png", random_frames(1)[0])
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.avi").write_text("not a video\n" * 100)
     (tmp_path / "empty.avi").write_bytes(b"")
-    with pytest.raises(SourceError, match=what):
+    with pytest.raises(SourceError, match=message):
         open_source(name)
 
 
@@ -163,7 +165,7 @@ def image_bytes(suffix: str) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif", ".jpg"])
 @pytest.mark.parametrize("share", [0.5, 0.98])
-def test_an_image_cut_off_is_refused_by_name(suffix: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_image_is_refused_by_name(suffix: str, share: float, tmp_path: Path) -> None:
     content = image_bytes(suffix)
     (tmp_path / f"cut{suffix}").write_bytes(content[: int(len(content) * share)])
     with pytest.raises(SourceError, match=rf"cut{suffix} cannot be read as an image.*; remove or replace it"):
@@ -171,11 +173,11 @@ def test_an_image_cut_off_is_refused_by_name(suffix: str, share: float, tmp_path
 
 
 @pytest.mark.parametrize("trailer", [b"", b"\0" * 10, b"SEFT" * 100])
-def test_a_photo_with_something_after_its_end_is_read(trailer: bytes, tmp_path: Path) -> None:
+def test_a_photo_with_a_trailer_is_read(trailer: bytes, tmp_path: Path) -> None:
     content = image_bytes(".jpg")
     (tmp_path / "photo.jpg").write_bytes(content + trailer)
     expected = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    assert (read_frame(tmp_path / "photo.jpg") == expected).all()
+    assert (read_frame(tmp_path / "photo.jpg").pixels == expected).all()
 
 
 def array_file(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -189,17 +191,17 @@ def array_file(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "write",
     [
-        pytest.param(array_file(lambda content: content[:20]), id="cut in its header"),
-        pytest.param(array_file(lambda content: content[:-5]), id="cut in its numbers"),
+        pytest.param(array_file(lambda content: content[:20]), id="truncated header"),
+        pytest.param(array_file(lambda content: content[:-5]), id="truncated numbers"),
         pytest.param(array_file(lambda content: b"text" + content), id="no array"),
         pytest.param(array_file(lambda content: b""), id="empty"),
-        pytest.param(lambda path: np.save(path, np.array(["a", "b"])), id="words"),
+        pytest.param(lambda path: np.save(path, np.array(["a", "b"])), id="strings"),
         pytest.param(lambda path: np.save(path, np.array([{}]), allow_pickle=True), id="objects"),
         pytest.param(lambda path: np.save(path, np.zeros((2, 3, 3), dtype=complex)), id="complex"),
         pytest.param(lambda path: path.mkdir(), id="folder"),
     ],
 )
-def test_a_file_that_holds_no_array_is_refused_by_name(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_file_without_an_array_of_numbers_is_refused_by_name(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
     write(path)
     with pytest.raises(SourceError, match=r"array\.npy is no array of numbers .*; remove or replace it"):
@@ -208,19 +210,19 @@ def test_a_file_that_holds_no_array_is_refused_by_name(write: Callable[[Path], N
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_an_archive_named_like_an_array_is_refused(share: float, tmp_path: Path) -> None:
-    """In a process of its own: numpy forgets to close such a file where it is damaged."""
+    """Run in a process of its own: NumPy does not close such a file where it is damaged."""
     path = tmp_path / "archive.npy"
     with path.open("wb") as file:
         np.savez(file, a=np.zeros(3))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    script = "import sys, pathlib, edge.sources; edge.sources.read_frame(pathlib.Path(sys.argv[1]))"
+    script = "import sys, pathlib, edge.frames.files; edge.frames.files.read_frame(pathlib.Path(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is no array of numbers")
 
 
-def test_a_damaged_image_is_reported_in_its_turn_and_not_before(tmp_path: Path) -> None:
+def test_a_damaged_image_is_reported_when_it_is_read_and_not_before(tmp_path: Path) -> None:
     frames = random_frames(3)
     for index, frame in enumerate(frames):
         write_image(tmp_path / f"{index}.png", frame)
@@ -228,6 +230,6 @@ def test_a_damaged_image_is_reported_in_its_turn_and_not_before(tmp_path: Path) 
     source = open_source(str(tmp_path))
     first = source.read(None)
     assert first is not None
-    assert (first == frames[0]).all()
+    assert (first.pixels == frames[0]).all()
     with pytest.raises(SourceError, match=r"1\.png"):
         source.read(first)

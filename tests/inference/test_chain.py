@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 
 from compile.contents import write_segment
 from compile.cut import Segment, cut_segments
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.graph import Graph
+from compile.graph import IndexedGraph, MultiExitGraph
 from compile.precisions import convert
 from compile.quantise import METHODS
 from compile.trained_model import TrainedModel, load_trained_model
@@ -59,7 +59,12 @@ class Case(NamedTuple):
 
 
 def case_of(
-    bundle: Path, folder: Path, spec: PrecisionSpec, input_spec: InputSpec, whole: ModelProto, frames: Sequence[Frame]
+    bundle: Path,
+    folder: Path,
+    spec: PrecisionSpec,
+    input_spec: InputSpec,
+    whole: MultiExitGraph,
+    frames: Sequence[Frame],
 ) -> Case:
     """Build engines from a bundle's files, and one in `folder` from the graph they were cut from."""
     backend, classes = OnnxRuntime(), 10
@@ -71,14 +76,13 @@ def case_of(
         load_batch_engines=lambda: load_engines(bundle, spec.segments, backend, batch=None),
     )
     images = preprocess_batch(frames, input_spec)
-    engine = whole_engine(folder, whole, exit_index=chain.exits - 1)
+    engine = whole_engine(folder, whole)
     logits, scores = outputs_of(engine, images, chain.exits)
     return Case(classifier, spec.thresholds.values, engine, frames, images, logits, scores)
 
 
-def whole_engine(folder: Path, whole: ModelProto, exit_index: int) -> Engine:
-    inputs, outputs = ([tensor.name for tensor in tensors] for tensors in (whole.graph.input, whole.graph.output))
-    spec = write_segment(folder, "multi_exit.onnx", Segment(whole, inputs, outputs, exit_index))
+def whole_engine(folder: Path, whole: MultiExitGraph) -> Engine:
+    spec = write_segment(folder, "multi_exit.onnx", Segment(whole.model, exit_index=whole.exits - 1))
     [engine] = load_engines(folder, [spec], OnnxRuntime())
     return engine
 
@@ -123,7 +127,7 @@ def trained(digits_checkpoint: Checkpoint) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def exported(digits_checkpoint: Checkpoint) -> ModelProto:
+def exported(digits_checkpoint: Checkpoint) -> MultiExitGraph:
     return export_onnx(digits_checkpoint.network(), digits_checkpoint.input)
 
 
@@ -133,11 +137,11 @@ def digits(
     tmp_path_factory: pytest.TempPathFactory,
     digits_bundle: Bundle,
     trained: TrainedModel,
-    exported: ModelProto,
+    exported: MultiExitGraph,
 ) -> Case:
     """Every test image of the digits, and the whole graph compiled again from the checkpoint."""
     spec = digits_bundle.precision(request.param)
-    graph = exported if request.param == "fp32" else convert("int8", exported, trained, METHODS[0]).model
+    graph = exported if request.param == "fp32" else convert("int8", exported, trained, METHODS[0]).graph
     return case_of(
         digits_bundle.path,
         tmp_path_factory.mktemp("whole"),
@@ -254,9 +258,9 @@ def test_recording_in_parallel_gives_the_same_in_the_same_order(digits: Case, pa
 
 
 def test_compiling_a_checkpoint_again_gives_the_same_segments(
-    digits_bundle: Bundle, trained: TrainedModel, exported: ModelProto
+    digits_bundle: Bundle, trained: TrainedModel, exported: MultiExitGraph
 ) -> None:
-    for name, graph in (("fp32", exported), ("int8", convert("int8", exported, trained, METHODS[0]).model)):
+    for name, graph in (("fp32", exported), ("int8", convert("int8", exported, trained, METHODS[0]).graph)):
         again = cut_segments(add_decisions(graph))
         kept = [onnx.load(digits_bundle.path / spec.file) for spec in digits_bundle.precision(name).segments]
         assert [segment.model for segment in again] == kept
@@ -337,12 +341,11 @@ def test_nan_logits_never_exit_early_and_the_last_exit_answers_with_them(
             assert all(answer.exit_index == 2 and np.isnan(answer.confidence) for answer in answers)
 
 
-def with_nan_logit(graph: ModelProto, exit_index: int) -> Compiled:
+def with_nan_logit(graph: MultiExitGraph, exit_index: int) -> Compiled:
     """Compile a multi-exit graph after making one logit of an exit NaN for every image."""
-    damaged = ModelProto()
-    damaged.CopyFrom(graph)
-    name = Graph(damaged).producer[f"logits_{exit_index}"].input[2]
-    [bias] = [tensor for tensor in damaged.graph.initializer if tensor.name == name]
+    damaged = graph.copy()
+    name = IndexedGraph(damaged.model).producer[f"logits_{exit_index}"].input[2]
+    [bias] = [tensor for tensor in damaged.model.graph.initializer if tensor.name == name]
     value = numpy_helper.to_array(bias).copy()
     value[1] = np.nan
     bias.CopyFrom(numpy_helper.from_array(value, name))

@@ -13,7 +13,7 @@ from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.pipeline import MIN_SLOTS, Pipeline, Policy, Result
-from tests.support.commands import PATIENCE
+from tests.support.commands import TIMEOUT_S
 
 WAIT = 5.0
 PACE = 7
@@ -169,7 +169,7 @@ def finish_in_time(work: Callable[[], None]) -> None:
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(TIMEOUT_S)
     assert not thread.is_alive(), "it never ends"
     if failed:
         raise failed[0]

@@ -31,7 +31,7 @@ class FakeEngine:
         for spec in (*self.spec.inputs, *self.spec.outputs):
             tensor = tensors[spec.name]
             assert tensor.dtype == spec.dtype, spec.name
-            assert tensor.shape == spec.shape_of_one, spec.name
+            assert tensor.shape == spec.sample_shape, spec.name
             assert tensor.flags.c_contiguous
 
         def run() -> None:
@@ -151,7 +151,9 @@ def test_a_failing_engine_raises_and_the_next_frame_is_classified() -> None:
 
 @pytest.mark.parametrize("image", [None, 7, [[0.0]]])
 def test_an_image_of_another_type_is_refused(image: Any) -> None:
-    with pytest.raises(SourceError, match=f"a frame is a {type(image).__name__}; give a file, a NumPy array or a PIL"):
+    with pytest.raises(
+        SourceError, match=f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL"
+    ):
         FakeChain().classifier.predict(image)
 
 

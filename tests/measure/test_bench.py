@@ -1,98 +1,166 @@
-"""`edge bench` times what it says it times, counts each frame once, and lets go of everything."""
+"""Measurements of a bundle: every frame counts once, forced exits answer every frame, and all slots are closed."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edge.bundle.bundle import Bundle
-from edge.decision import Prediction, decide
+from edge.bundle.chain import ChainSpec
+from edge.decision import NEVER, Prediction, decide
+from edge.engines.base import DeviceKind
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EngineError
-from edge.frames.base import Frame
-from edge.inference.classifier import Classifier
+from edge.frames.base import Frame, frame_from_array
 from edge.inference.host import HostSlot
 from edge.inference.load import load_classifier
 from edge.inference.record import record
-from edge.measure.bench import WARM_UP_FRAMES, EarlyExit, measure, measure_precision
+from edge.measure.bench import WARM_UP_FRAMES, bench, measure, thresholds_for_exit
+from edge.measure.interleave import interleave
+from edge.measure.latency import latency_from_ms
 
 
-class NotedSlot(HostSlot):
-    """Keeps what it answered; may break at a frame, and must not be used after it was closed."""
+class RecordingSlot(HostSlot):
+    """Records its thresholds and predictions; fails at one frame if asked to, and must not be used once closed."""
 
-    def __init__(self, classifier: Classifier, breaks_at: int | None) -> None:
-        super().__init__(classifier)
-        self.said: list[Prediction] = []
-        self.breaks_at, self.is_closed = breaks_at, False
+    def __init__(self, chain: ChainSpec, engines: Sequence[Any], fails_at: int | None) -> None:
+        super().__init__(chain, engines)
+        self.exits = chain.exits
+        self.predictions: list[Prediction] = []
+        self.thresholds: set[tuple[float, ...]] = set()
+        self.fails_at, self.is_closed = fails_at, False
 
-    def infer(self) -> Prediction:
+    def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
+        self.thresholds.add(tuple(thresholds.tolist()))
+        super().start(frame, thresholds)
+
+    def result(self) -> Prediction:
         assert not self.is_closed
-        if len(self.said) == self.breaks_at:
+        if len(self.predictions) == self.fails_at:
             raise EngineError("the device is gone")
-        self.said.append(super().infer())
-        return self.said[-1]
+        self.predictions.append(super().result())
+        return self.predictions[-1]
 
     def close(self) -> None:
         self.is_closed = True
 
 
-class NotedSlots(OnnxRuntime):
-    """Keeps its slots in the order they were made; the last to be made may break."""
+class Slots:
+    """All slots made during a test, in order; the `failing`th fails at frame `fails_at`."""
 
-    def __init__(self, count: int | None = None, breaks_at: int | None = None) -> None:
-        super().__init__()
-        self.slots: list[NotedSlot] = []
-        self._last, self._breaks_at = count, breaks_at
+    def __init__(self) -> None:
+        self.made: list[RecordingSlot] = []
+        self.failing, self.fails_at = 0, 0
 
-    def make_slot(self, classifier: Classifier) -> NotedSlot:
-        is_last = len(self.slots) + 1 == self._last
-        self.slots.append(NotedSlot(classifier, self._breaks_at if is_last else None))
-        return self.slots[-1]
+    def new_slot(self, device: DeviceKind, chain: ChainSpec, engines: Sequence[Any]) -> RecordingSlot:
+        assert device == "cpu"
+        is_failing = len(self.made) + 1 == self.failing
+        self.made.append(RecordingSlot(chain, engines, self.fails_at if is_failing else None))
+        return self.made[-1]
+
+    def of_whole_network(self) -> RecordingSlot:
+        [slot] = [slot for slot in self.made if slot.exits == 1]
+        return slot
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> RecordingSlot:
+        expected = {tuple(np.array(thresholds, dtype=np.float32).tolist())}
+        [slot] = [slot for slot in self.made if slot.exits > 1 and slot.thresholds == expected]
+        return slot
+
+
+@pytest.fixture
+def slots(monkeypatch: pytest.MonkeyPatch) -> Slots:
+    slots = Slots()
+    monkeypatch.setattr("edge.inference.classifier.new_slot", slots.new_slot)
+    return slots
 
 
 @pytest.fixture
 def frames(digits_bundle: Bundle) -> list[Frame]:
-    """Return more than warm up."""
-    return list(digits_bundle.reference().frames[: WARM_UP_FRAMES + 5])
+    """Return more frames than the warm-up uses."""
+    return [frame_from_array(pixels, "image") for pixels in digits_bundle.reference().frames[: WARM_UP_FRAMES + 5]]
 
 
-@pytest.mark.parametrize("breaks_at", [None, 3, WARM_UP_FRAMES + 3])
-def test_every_candidate_is_closed_even_where_one_breaks_midway(
-    breaks_at: int | None, digits_bundle: Bundle, frames: list[Frame]
+@pytest.mark.parametrize("fails_at", [None, 3, WARM_UP_FRAMES + 3])
+def test_every_slot_is_closed_even_where_one_fails_midway(
+    fails_at: int | None, digits_bundle: Bundle, frames: list[Frame], slots: Slots
 ) -> None:
     count = 2 + len(digits_bundle.manifest.exits)
-    backend = NotedSlots(count, breaks_at)
-    if breaks_at is None:
-        measure_precision(digits_bundle, "fp32", backend, frames, None)
+    if fails_at is None:
+        bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
     else:
+        slots.failing, slots.fails_at = count, fails_at
         with pytest.raises(EngineError, match="the device is gone"):
-            measure_precision(digits_bundle, "fp32", backend, frames, None)
-    assert [slot.is_closed for slot in backend.slots] == [True] * count
+            bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+    assert [slot.is_closed for slot in slots.made] == [True] * count
 
 
 def test_shares_and_accuracy_count_each_frame_once(digits_bundle: Bundle, frames: list[Frame]) -> None:
-    classifier = load_classifier(digits_bundle, "fp32", OnnxRuntime())
-    scores = record(classifier, frames).scores
-    limits = np.median(scores.confidence[:-1], axis=1)
-    taken = decide(scores, limits)
-    labels = taken.label.copy()
-    labels[:5] += 1
-    candidate = EarlyExit(classifier, limits.tolist())
-    found = measure({"any": candidate}, frames, labels.tolist())["any"]
-    assert candidate.exits.tolist() == np.bincount(taken.exit_index, minlength=3).tolist()
-    assert found.exit_shares == pytest.approx(candidate.exits / len(frames))
-    assert found.accuracy == pytest.approx(1 - 5 / len(frames))
-    assert found.latency_ms.frames == len(frames)
+    with load_classifier(digits_bundle, "fp32", OnnxRuntime()) as classifier:
+        scores = record(classifier, frames).scores
+        thresholds = np.median(scores.confidence[:-1], axis=1)
+        decisions = decide(scores, thresholds)
+        labels = decisions.label.copy()
+        labels[:5] += 1
+        [measurement] = measure([classifier.with_thresholds(thresholds)], frames, labels.tolist())
+    assert measurement.exit_shares == pytest.approx(np.bincount(decisions.exit_index, minlength=3) / len(frames))
+    assert measurement.accuracy == pytest.approx(1 - 5 / len(frames))
+    assert measurement.latency_ms.frames == len(frames)
 
 
-def test_a_forced_exit_answers_every_frame_and_the_whole_network_as_the_last_one(
-    digits_bundle: Bundle, frames: list[Frame]
+def test_frames_without_labels_have_no_accuracy(digits_bundle: Bundle, frames: list[Frame]) -> None:
+    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+    assert {part.accuracy for part in (result.whole, result.early_exit, *result.per_exit)} == {None}
+
+
+def test_a_forced_exit_answers_every_frame_and_the_whole_network_equals_the_last_exit(
+    digits_bundle: Bundle, frames: list[Frame], slots: Slots
 ) -> None:
-    backend = NotedSlots()
-    found = measure_precision(digits_bundle, "fp32", backend, frames, None)
-    whole, _, *forced = backend.slots
+    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+    exits = len(digits_bundle.manifest.exits)
+    assert len(result.per_exit) == exits
+    forced = [slots.with_thresholds(thresholds_for_exit(k, exits)) for k in range(exits)]
     for k, slot in enumerate(forced):
-        assert {one.exit_index for one in slot.said} == {k}
-        assert found[f"exit {k} forced"].exit_shares == tuple(float(j == k) for j in range(len(forced)))
+        assert {prediction.exit_index for prediction in slot.predictions} == {k}
+        assert result.per_exit[k].exit_shares == tuple(float(j == k) for j in range(exits))
+    assert result.whole.exit_shares == (1.0,)
     temperatures = digits_bundle.precision("fp32").temperatures
-    assert temperatures[0] != temperatures[-1]  # else all exits' probabilities would be scaled alike
-    assert [one.label for one in whole.said] == [one.label for one in forced[-1].said]
-    assert [one.probability for one in whole.said] == pytest.approx([one.probability for one in forced[-1].said])
+    assert temperatures[0] != temperatures[-1]  # else the probabilities of all exits would be scaled alike
+    whole, last = slots.of_whole_network().predictions, forced[-1].predictions
+    assert [prediction.label for prediction in whole] == [prediction.label for prediction in last]
+    assert [p.probability for p in whole] == pytest.approx([p.probability for p in last])
+
+
+def test_early_exits_are_measured_with_the_fitted_thresholds(
+    digits_bundle: Bundle, frames: list[Frame], slots: Slots
+) -> None:
+    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+    slot = slots.with_thresholds(digits_bundle.precision("fp32").thresholds.values)
+    measured = slot.predictions[WARM_UP_FRAMES:]
+    taken = np.bincount([prediction.exit_index for prediction in measured], minlength=3)
+    assert result.early_exit.exit_shares == pytest.approx(taken / len(frames))
+
+
+@pytest.mark.parametrize(("exit_index", "thresholds"), [(0, [0.0, 0.0]), (1, [NEVER, 0.0]), (2, [NEVER, NEVER])])
+def test_thresholds_that_force_an_exit_are_never_before_it(exit_index: int, thresholds: list[float]) -> None:
+    assert thresholds_for_exit(exit_index, 3) == thresholds
+
+
+def test_interleaved_calls_take_turns_at_being_first() -> None:
+    order: list[tuple[str, int]] = []
+
+    def call(name: str) -> Any:
+        return lambda item: order.append((name, item)) or f"{name}{item}"
+
+    timed = interleave([call("a"), call("b"), call("c")], range(4))
+    assert order == [(name, item) for item, names in enumerate(("bca", "cab", "abc", "bca")) for name in names]
+    assert [part.results for part in timed] == [[f"{name}{item}" for item in range(4)] for name in "abc"]
+    assert all(len(part.times_ms) == 4 and (part.times_ms >= 0).all() for part in timed)
+
+
+def test_the_spread_of_a_latency_is_half_the_range_of_medians_of_five_parts() -> None:
+    latency = latency_from_ms([*[1.0] * 20, *[2.0] * 60, *[4.0] * 20])
+    assert (latency.p50, latency.p99, latency.mean, latency.frames) == (2.0, 4.0, pytest.approx(2.2), 100)
+    assert latency.spread == pytest.approx((4 - 1) / 2 / 2)

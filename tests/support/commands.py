@@ -1,4 +1,4 @@
-"""Commands as a user gives them: as processes of their own, or in this one where that shows the same."""
+"""Command lines run by tests, in a process of their own or in this one, and the files that they read."""
 
 import io
 import json
@@ -19,22 +19,22 @@ import pytest
 
 from edge.console import WRONG_INPUT, run_main
 
-ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0
-"""Seconds after which whatever a test waits for is taken not to come."""
-FEW_IMAGES = ("--method", "none", "--limit", "0.01")
-"""To fit thresholds to: they can promise nothing of others."""
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 60.0
+"""Seconds after which a test fails instead of waiting on."""
+NO_GUARANTEE = ("--method", "none", "--limit", "0.01")
+"""Arguments to fit thresholds to few images, which support no statistical guarantee."""
 
 
 class Result(NamedTuple):
-    """What a command said."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
     stderr: str
 
 
-def run_command(*words: object, env: dict[str, str] | None = None, timeout: float = PATIENCE) -> Any:
+def run_command(*words: object, env: dict[str, str] | None = None, timeout: float = TIMEOUT_S) -> Any:
     """Run `python -m words...` to its end."""
     return subprocess.run(
         _python(words), env={**os.environ, **(env or {})}, cwd=ROOT, timeout=timeout, capture_output=True, text=True
@@ -42,10 +42,8 @@ def run_command(*words: object, env: dict[str, str] | None = None, timeout: floa
 
 
 @contextmanager
-def started_command(
-    *words: object, env: dict[str, str] | None = None, **streams: Any
-) -> Iterator[subprocess.Popen[str]]:
-    """Start `python -m words...`; it is gone when the block ends."""
+def start_command(*words: object, env: dict[str, str] | None = None, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start `python -m words...`; the process is killed when the block ends."""
     process = subprocess.Popen(_python(words), env={**os.environ, **(env or {})}, cwd=ROOT, text=True, **streams)
     with process:
         try:
@@ -55,7 +53,7 @@ def started_command(
 
 
 def call(main: Callable[[], int], *words: object) -> Result:
-    """Run a command's main function in this process, the way its module does."""
+    """Run a command's main function in this process, as its module does, and return its exit code and output."""
     stdout, stderr = io.StringIO(), io.StringIO()
     arguments = mock.patch.object(sys, "argv", ["command", *map(str, words)])
     with arguments, redirect_stdout(stdout), redirect_stderr(stderr), pytest.raises(SystemExit) as leaving:
@@ -63,8 +61,8 @@ def call(main: Callable[[], int], *words: object) -> Result:
     return Result(int(leaving.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
-def complaint(result: Any) -> str:
-    """Return the one line a refusal consists of, after what was said while all was well."""
+def error_line(result: Any) -> str:
+    """Return the message of a command that refused its input: exit code 2, and one error as the last line of stderr."""
     code = result.code if isinstance(result, Result) else result.returncode
     assert "Traceback" not in result.stderr
     assert code == WRONG_INPUT, f"exit code {code}: {result.stderr}"
@@ -74,14 +72,20 @@ def complaint(result: Any) -> str:
     return last.removeprefix("error: ")
 
 
+def only_error_line(result: Any) -> str:
+    """Return the message of a command that refused its input and printed nothing else on stderr."""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return error_line(result)
+
+
 def json_lines(text: str) -> list[dict[str, Any]]:
-    """Read JSON lines, all of which must be whole."""
+    """Parse JSON lines; every line must be complete."""
     assert text.endswith("\n") or not text
     return [json.loads(line) for line in text.splitlines()]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Return every file's bytes by its path, hidden and left-over ones too; None for folders."""
+    """Return the content of every file below a folder by its path, hidden and temporary ones too; None for folders."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
     }
@@ -89,7 +93,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 @contextmanager
 def full_disk(free: int) -> Iterator[None]:
-    """Let no file grow beyond `free` bytes, here and in processes started here, as if the disk were full then."""
+    """Simulate a full disk: no file grows beyond `free` bytes, in this process and its children."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
     try:
@@ -99,8 +103,8 @@ def full_disk(free: int) -> Iterator[None]:
 
 
 @contextmanager
-def little_memory(free: int) -> Iterator[None]:
-    """Let this process have so many bytes more than it has now."""
+def limited_memory(free: int) -> Iterator[None]:
+    """Limit this process to `free` bytes of memory more than it has now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + free, hard))
@@ -110,21 +114,21 @@ def little_memory(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait until something has happened elsewhere."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], object], event: str) -> None:
+    """Wait until a condition holds; `event` names it in the failure."""
+    deadline = time.monotonic() + TIMEOUT_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {event}"
         time.sleep(0.002)
 
 
 def random_frames(count: int, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
-    """Return BGR frames of noise, which no codec can shorten."""
+    """Return BGR images of noise, shape (count, height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
 def class_folder(folder: Path, classes: tuple[str, ...], each: int = 2, size: int = 16, seed: int = 0) -> Path:
-    """Write images of noise, no two alike, into a subfolder for each class."""
+    """Write different images of noise into a subfolder for each class."""
     frames = iter(random_frames(len(classes) * each, size, size, seed))
     for name in classes:
         (folder / name).mkdir(parents=True)
@@ -134,7 +138,7 @@ def class_folder(folder: Path, classes: tuple[str, ...], each: int = 2, size: in
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray] | np.ndarray) -> Path:
-    """Write a video that loses nothing."""
+    """Write a lossless video."""
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 25, (width, height))
     assert writer.isOpened()

@@ -1,21 +1,35 @@
-"""Tiny networks on the stand-in for a GPU, and the same on the host."""
+"""Tiny networks on the stand-in for a GPU, and the same networks on the host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+import torch
+from numpy.typing import ArrayLike, NDArray
 
-from edge.bundle.manifest import InputSpec, PrecisionSpec, Thresholds
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec, TensorSpec
+from edge.decision import Prediction
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.frames.base import Frame, PixelFormat
+from edge.inference.base import Slot
 from edge.inference.classifier import Classifier
-from tests.support.cuda_stand_in import SessionEngine, World
+from edge.inference.host import HostBatch, HostSlot
+from tests.support.cuda_stand_in import KernelNode, Node, World, require
 from tests.support.networks import INPUT, compiled, random_images, written
 
-PICTURES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+if TYPE_CHECKING:
+    from edge.cuda.batch import CudaBatch
+    from edge.cuda.runtime import Runtime
+    from edge.cuda.slot import CudaSlot
+
+IMAGES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+ALIGNMENT = 256
+"""Bytes to which TensorRT wants addresses aligned."""
 
 
 class Network:
@@ -31,42 +45,140 @@ class Network:
         *,
         is_whole: bool = False,
     ) -> None:
-        """Take its segments, or the network without early exits as the only one."""
-        self.precision: PrecisionSpec = written(folder / name, compiled(name, precision), precision)
-        if is_whole:
-            self.precision = replace(self.precision, segments=(self.precision.whole,))
-        exits = len(self.precision.segments)
-        temperatures = tuple(0.5 + k for k in range(exits))
-        values = tuple(0.3 + 0.05 * k for k in range(exits - 1))
-        thresholds = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=1, split="")
-        self.precision = replace(self.precision, temperatures=temperatures, thresholds=thresholds)
-        self.spec, self.world, self.exits = spec, world, exits
+        """Compile the network, or with `is_whole` the network without early exits as the only segment."""
+        self.path, self.world = folder / name, world
+        written_spec = written(self.path, compiled(name, precision), precision)
+        segments = (written_spec.whole,) if is_whole else written_spec.segments
+        self.exits = len(segments)
+        temperatures = tuple(0.5 + k for k in range(self.exits))
+        labels = tuple(f"class {k}" for k in range(4))
+        self.chain = ChainSpec(spec, labels, segments, temperatures)
+        self.thresholds = tuple(0.3 + 0.05 * k for k in range(self.exits - 1))
         self.engines = [
-            SessionEngine(world, onnxruntime.InferenceSession(folder / name / segment.file), f"segment {k}")
-            for k, segment in enumerate(self.precision.segments)
+            SessionEngine(world, onnxruntime.InferenceSession(self.path / segment.file), f"segment {k}")
+            for k, segment in enumerate(segments)
         ]
-        self.host = self._classifier(load_engines(folder / name, self.precision.segments, OnnxRuntime()), None)
 
-    def on_gpu(self, level: str) -> Classifier:
+    def runtime(self, mode: Any = "graph") -> "Runtime":
         from edge.cuda import get_runtime
+
+        return replace(get_runtime(), mode=mode)
+
+    def slot(self, mode: str = "graph") -> "CudaSlot":
+        """Return a slot on the stand-in."""
         from edge.cuda.slot import CudaSlot
 
-        runtime = replace(get_runtime(), level=level)
-        return self._classifier(self.engines, lambda one: CudaSlot(one, runtime))
+        return CudaSlot(self.chain, self.engines, self.runtime(mode))
 
-    def _classifier(self, engines: Sequence[Any], make_slot: Callable[[Classifier], Any] | None) -> Classifier:
-        return Classifier(input_spec=self.spec, precision=self.precision, engines=engines, make_slot=make_slot)
+    def batch(self, max_batch: int = 7) -> "CudaBatch":
+        """Return a batch on the stand-in."""
+        from edge.cuda.batch import CudaBatch
+
+        return CudaBatch(self.chain, self.engines, self.runtime(), max_batch)
+
+    def classifier(self) -> Classifier:
+        """Return a classifier on the stand-in."""
+        return Classifier(
+            self.chain, self.engines, self.thresholds, device="cuda", load_batch_engines=lambda: self.engines
+        )
+
+    def host_slot(self) -> HostSlot:
+        """Return a slot on the host."""
+        return HostSlot(self.chain, self.load_host_engines(batch=1))
+
+    def host_batch(self) -> HostBatch:
+        """Return a batch on the host."""
+        return HostBatch(self.chain, self.load_host_engines(batch=None))
+
+    def load_host_engines(self, batch: int | None) -> list[Any]:
+        """Return engines of ONNX Runtime."""
+        return load_engines(self.path, self.chain.segments, OnnxRuntime(), batch=batch)
 
 
 Networks = Callable[..., Network]
-"""A name, and what `Network` takes by name, to one on the stand-in."""
+"""A name, and keyword arguments of `Network`, to a network on the stand-in."""
 
 
-def frames(count: int) -> list[np.ndarray]:
-    """Arrays for networks that read arrays, quiet and loud."""
-    return [image * np.float32(10.0 ** (index % 3 - 1)) for index, image in enumerate(random_images(count))]
+class SessionEngine:
+    """A segment on the stand-in: ONNX Runtime on its memory."""
+
+    def __init__(self, world: World, session: Any, name: str) -> None:
+        self.world, self.session, self.name = world, session, name
+        self.node: type[Node] = KernelNode
+
+    def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
+        run = self.bind_batch(addresses)
+        return lambda stream: run(stream, 1)
+
+    def bind_batch(self, addresses: dict[str, int]) -> Callable[[int, int], None]:
+        for tensor in [*self.session.get_inputs(), *self.session.get_outputs()]:
+            require(tensor.name in addresses, f"no address for {tensor.name}")
+            require(addresses[tensor.name] % ALIGNMENT == 0, f"{tensor.name} is not aligned")
+
+        def run(samples: int) -> None:
+            inputs = {
+                tensor.name: self._tensor(addresses, tensor, samples).copy() for tensor in self.session.get_inputs()
+            }
+            outputs = self.session.run(None, inputs)
+            for tensor, value in zip(self.session.get_outputs(), outputs, strict=True):
+                self._tensor(addresses, tensor, samples)[:] = value
+
+        def enqueue(stream: int, samples: int) -> None:
+            self.world.call(f"enqueue {self.name}")
+            self.world.streams[stream].add(self.node(self.name, lambda _: run(samples)))
+
+        return enqueue
+
+    def _tensor(self, addresses: dict[str, int], tensor: Any, samples: int) -> NDArray[Any]:
+        types = {"float": np.float32, "int8": np.int8, "int32": np.int32, "bool": np.bool_, "float16": np.float16}
+        shape = [size if isinstance(size, int) else samples for size in tensor.shape]
+        dtype = types[tensor.type.removeprefix("tensor(").removesuffix(")")]
+        return self.world.array(addresses[tensor.name], dtype, int(np.prod(shape))).reshape(shape)
 
 
-def answers(classifier: Classifier, given: Sequence[np.ndarray]) -> list[tuple[int, int, float, float]]:
-    found = [classifier.classify(frame) for frame in given]
-    return [(one.label, one.exit_index, one.confidence, round(one.probability, 5)) for one in found]
+class ModuleEngine:
+    """A segment on the stand-in: a torch module on its memory."""
+
+    def __init__(self, world: World, module: Any, spec: Any) -> None:
+        self.world, self.module, self.spec = world, module, spec
+
+    def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
+        def tensors(specs: Sequence[TensorSpec]) -> list[torch.Tensor]:
+            shapes = [spec.sample_shape for spec in specs]
+            arrays = [
+                self.world.array(addresses[spec.name], spec.dtype, int(np.prod(shape)))
+                for spec, shape in zip(specs, shapes, strict=True)
+            ]
+            return [torch.from_numpy(array.reshape(shape)) for array, shape in zip(arrays, shapes, strict=True)]
+
+        def run(_: World) -> None:
+            with torch.no_grad():
+                results = self.module(*tensors(self.spec.inputs))
+                for out, result in zip(tensors(self.spec.outputs), results, strict=True):
+                    require((out.dtype, out.shape) == (result.dtype, result.shape), f"{result.dtype} {result.shape}")
+                    out.copy_(result)
+
+        return lambda stream: self.world.streams[stream].add(KernelNode("module", run))
+
+
+def array_frames(count: int) -> list[Frame]:
+    """Return frames for networks that read arrays, of small and large values."""
+    images = random_images(count)
+    return [Frame(image * np.float32(10.0 ** (k % 3 - 1)), PixelFormat.ARRAY) for k, image in enumerate(images)]
+
+
+def image_batch(count: int) -> NDArray[np.float32]:
+    """Return the same as a batch."""
+    return np.stack([frame.pixels for frame in array_frames(count)])
+
+
+def predict(slot: Slot, frame: Frame, thresholds: ArrayLike) -> Prediction:
+    """Classify one frame."""
+    slot.start(frame, np.array(thresholds, dtype=np.float32))
+    return slot.result()
+
+
+def predict_all(slot: Slot, frames: Sequence[Frame], thresholds: ArrayLike) -> list[tuple[int, int, float, float]]:
+    """Return label index, exit index, confidence and rounded probability of each frame."""
+    results = [predict(slot, frame, thresholds) for frame in frames]
+    return [(p.label_index, p.exit_index, p.confidence, round(p.probability, 5)) for p in results]

@@ -1,5 +1,5 @@
-// Lets this machine's compiler take CUDA kernels as they are, and runs them. A block of one warp runs as 32 fibers that
-// wait for each other at every warp operation; the threads of other blocks run one after the other.
+// CUDA for the host's compiler. A block of one warp runs as 32 fibers that wait for each other at every warp operation;
+// the threads of other blocks run one after the other.
 #include <ucontext.h>
 
 #include <cmath>
@@ -40,24 +40,24 @@ static thread_local bool is_running;
 static thread_local unsigned slots[LANES];
 
 [[noreturn]] static void refuse(const char *why) {
-    std::fprintf(stderr, "a GPU would not forgive this: %s\n", why);
+    std::fprintf(stderr, "undefined on a GPU: %s\n", why);
     std::abort();
 }
 
-static void wait_for_the_others(unsigned mask) {
+static void wait_for_warp(unsigned mask) {
     if (!is_running) refuse("a warp operation in a block that is not one warp");
     if (mask != 0xffffffffu) refuse("a warp operation of some lanes only");
     swapcontext(&lanes[current].context, &scheduler);
 }
 
 template <typename Value, typename Read>
-static auto exchanged(unsigned mask, Value value, Read read) {
+static auto exchange(unsigned mask, Value value, Read read) {
     static_assert(sizeof(Value) == sizeof(unsigned));
     std::memcpy(&slots[current], &value, sizeof value);
-    wait_for_the_others(mask);
-    const auto found = read();
-    wait_for_the_others(mask);
-    return found;
+    wait_for_warp(mask);
+    const auto result = read();
+    wait_for_warp(mask);
+    return result;
 }
 
 static thread_local void (*work)(void *);
@@ -81,35 +81,35 @@ static void run(void (*kernel)(void *), void *with) {
     }
     for (int done = 0; done < LANES;) {
         done = 0;
-        for (int lane = LANES - 1; lane >= 0; --lane) {  // last lane first: what relies on the order of lanes is found
+        for (int lane = LANES - 1; lane >= 0; --lane) {  // last first, to expose reliance on the order of lanes
             current = lane, threadIdx = {unsigned(lane), 0, 0};
             swapcontext(&scheduler, &lanes[lane].context);
             done += lanes[lane].is_done;
         }
-        if (done && done < LANES) refuse("lanes that part ways at a warp operation");
+        if (done && done < LANES) refuse("lanes that diverge at a warp operation");
     }
     is_running = false;
 }
 
 }  // namespace warp
 
-static inline unsigned __ballot_sync(unsigned mask, bool said) {
-    return warp::exchanged(mask, unsigned(said), [] {
-        unsigned all = 0;
-        for (int lane = 0; lane < warp::LANES; ++lane) all |= warp::slots[lane] << lane;
-        return all;
+static inline unsigned __ballot_sync(unsigned mask, bool value) {
+    return warp::exchange(mask, unsigned(value), [] {
+        unsigned ballot = 0;
+        for (int lane = 0; lane < warp::LANES; ++lane) ballot |= warp::slots[lane] << lane;
+        return ballot;
     });
 }
 
-static inline float __shfl_xor_sync(unsigned mask, float value, int reach) {
-    return warp::exchanged(mask, value, [reach] {
-        float found;
-        std::memcpy(&found, &warp::slots[warp::current ^ reach], sizeof found);
-        return found;
+static inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
+    return warp::exchange(mask, value, [offset] {
+        float result;
+        std::memcpy(&result, &warp::slots[warp::current ^ offset], sizeof result);
+        return result;
     });
 }
 
-static inline void __syncwarp() { warp::wait_for_the_others(0xffffffffu); }
+static inline void __syncwarp() { warp::wait_for_warp(0xffffffffu); }
 static inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 static inline float __int_as_float(int bits) {
@@ -123,8 +123,8 @@ extern "C" inline void cudaGraphSetConditional(unsigned long long handle, unsign
     *reinterpret_cast<unsigned *>(handle) = value;
 }
 
-// Run a kernel of at most six integers and pointers: the calling conventions we run on pass them in registers, and
-// leave those alone that a kernel does not have.
+// A kernel of at most six integers and pointers. The calling conventions of x86-64 and ARM64 pass them in registers, so
+// a kernel with fewer parameters ignores the rest.
 struct Launch {
     void (*kernel)(long, long, long, long, long, long);
     const long *a;

@@ -1,7 +1,7 @@
-"""A small training, the same in one process and, started by `torch.distributed.run`, in many.
+"""A small training for a single process or, under `torch.distributed.run`, several.
 
-`python distributed_run.py FOLDER` trains with each of `REGIMES` and writes weights and history to `REGIME.pt`; each
-epoch but the first is trained by a new run that goes on where the one before was left.
+`python distributed_run.py FOLDER` trains with each of `REGIMES` and writes weights and history to `REGIME.pt`. Each
+epoch but the first is trained by a new run that resumes the previous one.
 """
 
 import sys
@@ -18,14 +18,16 @@ from edge.training.data import PreprocessedImages, measured_input
 from edge.training.datasets.base import LabelledImages
 from edge.training.loop import TrainingRun
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages
+from edge.training.regimes import phases_of
 from edge.training.settings import Settings
+from edge.training.state import StateFile
 
 SAMPLES, EPOCHS = 53, 4
-REGIMES = ("joint", "disjoint", "soft-cgt-plain")
+REGIMES = ("joint", "disjoint", "soft-cgt")
 
 
 def small_network() -> MultiExitNetwork:
-    """Return one without batch normalisation, whose statistics would be those of each process's part of a batch."""
+    """Return a network without batch normalisation, whose statistics would differ between processes."""
     torch.manual_seed(0)
     first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
     second = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU())
@@ -44,22 +46,28 @@ def samples() -> PreprocessedImages:
         "image",
         "gray",
         (1, 8, 8),
-        [str(one) for one in every],
+        [str(index) for index in every],
     )
     return PreprocessedImages(images, every, measured_input(images, every))
 
 
 def new_run(state: Path, regime: str, batch_size: int = 16) -> TrainingRun:
-    """Return a run that is the same in each process."""
+    """Return the run, which is the same in each process."""
     settings = Settings(
         dataset="made", regime=regime, epochs=EPOCHS, batch_size=batch_size, distillation_weight=0.5, seed=3
     )
-    plain = Augmentation(shift=False, mirror=False)
-    return TrainingRun(small_network(), settings, samples(), plain, {}, state)
+    return TrainingRun(
+        small_network(),
+        settings,
+        phases_of(settings),
+        samples(),
+        Augmentation(shift=False, mirror=False),
+        StateFile(state, settings, {}),
+    )
 
 
 def train(folder: Path, regime: str, *, epochs_at_once: int) -> None:
-    """Train to the end, with a new run after every so many epochs."""
+    """Train all epochs, with a new run after every `epochs_at_once` epochs."""
     history: list[dict[str, Any]] = []
     while len(history) < EPOCHS:
         run = new_run(folder / f"{regime}.state", regime)
@@ -73,7 +81,7 @@ def train(folder: Path, regime: str, *, epochs_at_once: int) -> None:
 
 
 def main(folder: Path, epochs_at_once: int = 1) -> None:
-    """Train with every regime, and ask for a batch that two processes cannot share."""
+    """Train with every regime, and try a batch size that cannot be divided among two processes."""
     for regime in REGIMES:
         train(folder, regime, epochs_at_once=epochs_at_once)
     try:

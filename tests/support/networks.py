@@ -198,4 +198,4 @@ def written(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
 
 
 def _head(channels: int) -> AttentionHead:
-    return AttentionHead(channels, CLASSES, refine=conv_bn_relu(channels, channels), grid=2)
+    return AttentionHead(channels, CLASSES, neck=conv_bn_relu(channels, channels), grid=2)

@@ -1,4 +1,4 @@
-"""Augmentation shows the network nothing that is not in the image, and each sample of a batch something else."""
+"""Augmentation shifts and mirrors each sample at random, and adds nothing that is not in the image."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.training.augment import Augmentation, mirrored, shifted
+from edge.training.augment import Augmentation, random_mirror, random_shift
 from edge.training.backbones import BACKBONES
 from edge.training.backbones.cnn import build_cnn
 from edge.training.data import preprocessed
@@ -22,88 +22,88 @@ from edge.training.splits import draw_splits
 from edge.training.train import train
 
 
-def same_image(times: int, channels: int = 2, height: int = 9, width: int = 9) -> Tensor:
-    """Return a batch of one image, no two pixels of which are equal, so that every move of it shows."""
+def repeated_image(times: int, channels: int = 2, height: int = 9, width: int = 9) -> Tensor:
+    """Return a batch of copies of an image whose pixels all differ, so that every shift is detectable."""
     image = torch.arange(float(channels * height * width)).reshape(1, channels, height, width) - 100
     return image.repeat(times, 1, 1, 1)
 
 
 def shifts(image: NDArray[np.float32], reach: int) -> list[NDArray[np.float32]]:
-    """Return an image moved by every number of pixels up to `reach`, its lowest value coming in at the edges."""
-    moved = []
+    """Return an image shifted by every offset up to `reach`; uncovered edges get its lowest value."""
+    shifted = []
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
-            one = np.roll(image, (down, right), axis=(1, 2))
+            candidate = np.roll(image, (down, right), axis=(1, 2))
             rows, columns = np.indices(image.shape[1:])
             height, width = image.shape[1:]
             outside = (rows < down) | (rows >= height + down) | (columns < right) | (columns >= width + right)
-            one[:, outside] = image.min()
-            moved.append(one)
-    return moved
+            candidate[:, outside] = image.min()
+            shifted.append(candidate)
+    return shifted
 
 
 def is_among(image: NDArray[np.float32], others: Sequence[NDArray[np.float32]] | NDArray[np.float32]) -> bool:
-    """Return whether an image is one of these, but for rounding."""
+    """Return whether an image equals any of these up to rounding."""
     return bool((np.abs(np.asarray(others) - image).max(axis=(1, 2, 3)) < 1e-5).any())
 
 
 @pytest.mark.parametrize(("size", "reach"), [((9, 9), 1), ((32, 32), 2), ((32, 48), 2), ((64, 64), 4)])
 def test_a_shifted_image_is_the_original_moved_by_a_few_pixels(size: tuple[int, int], reach: int) -> None:
     torch.manual_seed(0)
-    images = same_image(30, 2, *size)
+    images = repeated_image(30, 2, *size)
     possible = shifts(images[0].numpy(), reach)
-    seen = shifted(images).numpy()
-    assert all(is_among(one, possible) for one in seen)
+    seen = random_shift(images).numpy()
+    assert all(is_among(image, possible) for image in seen)
 
 
-def test_every_shift_within_reach_comes_up() -> None:
+def test_every_shift_up_to_the_maximum_occurs() -> None:
     torch.manual_seed(0)
-    images = same_image(400)
-    seen = {one.numpy().tobytes() for one in shifted(images)}
-    assert seen == {one.tobytes() for one in shifts(images[0].numpy(), reach=1)}
+    images = repeated_image(400)
+    seen = {image.numpy().tobytes() for image in random_shift(images)}
+    assert seen == {image.tobytes() for image in shifts(images[0].numpy(), reach=1)}
 
 
-def test_what_comes_in_at_the_edges_is_each_images_own_darkest_value() -> None:
+def test_uncovered_edges_get_the_lowest_value_of_the_image() -> None:
     torch.manual_seed(0)
     images = torch.stack([torch.full((1, 9, 9), value) for value in (-3.0, 0.0, 5.0)]).repeat(20, 1, 1, 1)
-    torch.testing.assert_close(shifted(images), images)
+    torch.testing.assert_close(random_shift(images), images)
 
 
-def test_each_sample_of_a_batch_draws_its_own_shift_and_its_own_side() -> None:
+def test_each_sample_of_a_batch_draws_its_own_shift_and_mirroring() -> None:
     torch.manual_seed(0)
-    images = same_image(60)
-    assert len({one.numpy().tobytes() for one in shifted(images)}) == 9
-    both = mirrored(images)
-    sides = [torch.equal(one, image) for one, image in zip(both, images, strict=True)]
-    assert 15 < sum(sides) < 45
-    for one, image, upright in zip(both, images, sides, strict=True):
-        assert torch.equal(one, image if upright else image.flip(-1))
+    images = repeated_image(60)
+    assert len({image.numpy().tobytes() for image in random_shift(images)}) == 9
+    mirrored = random_mirror(images)
+    unchanged = [torch.equal(result, image) for result, image in zip(mirrored, images, strict=True)]
+    assert 15 < sum(unchanged) < 45
+    for result, image, is_unchanged in zip(mirrored, images, unchanged, strict=True):
+        assert torch.equal(result, image if is_unchanged else image.flip(-1))
 
 
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("mirror", [False, True])
-def test_images_are_shifted_and_mirrored_only_as_asked_for(shift: bool, mirror: bool) -> None:
+def test_images_are_shifted_and_mirrored_only_if_enabled(shift: bool, mirror: bool) -> None:
     torch.manual_seed(0)
-    images = same_image(60)
-    upright = shifts(images[0].numpy(), reach=1 if shift else 0)
-    turned = [image[:, :, ::-1] for image in upright]
+    images = repeated_image(60)
+    unmirrored = shifts(images[0].numpy(), reach=1 if shift else 0)
+    mirrored = [image[:, :, ::-1] for image in unmirrored]
     seen = Augmentation(shift=shift, mirror=mirror)(images)
     assert seen.shape == images.shape
     assert seen.dtype == images.dtype
-    among_upright = [is_among(one, upright) for one in seen.numpy()]
-    among_turned = [is_among(one, turned) for one in seen.numpy()]
-    assert all(one or other for one, other in zip(among_upright, among_turned, strict=True))
-    assert any(among_upright)
-    assert any(among_turned) == mirror
-    assert len({one.numpy().tobytes() for one in seen}) == (9 if shift else 1) * (2 if mirror else 1)
+    among_unmirrored = [is_among(image, unmirrored) for image in seen.numpy()]
+    among_mirrored = [is_among(image, mirrored) for image in seen.numpy()]
+    assert all(np.logical_or(among_unmirrored, among_mirrored))
+    assert any(among_unmirrored)
+    assert any(among_mirrored) == mirror
+    assert len({image.numpy().tobytes() for image in seen}) == (9 if shift else 1) * (2 if mirror else 1)
 
 
-def test_what_is_not_asked_for_leaves_the_images_bit_for_bit() -> None:
+def test_disabled_augmentation_leaves_images_bit_for_bit() -> None:
     images = torch.randn(5, 3, 8, 8)
     assert torch.equal(Augmentation(shift=False, mirror=False)(images), images)
 
 
-def test_augmentation_does_not_write_into_the_images_it_is_given() -> None:
+def test_augmentation_does_not_modify_its_input() -> None:
     images = torch.randn(5, 3, 8, 8)
     before = images.clone()
     for _ in range(5):
@@ -111,7 +111,7 @@ def test_augmentation_does_not_write_into_the_images_it_is_given() -> None:
     assert torch.equal(images, before)
 
 
-def test_the_same_seed_draws_the_same_changes() -> None:
+def test_the_same_seed_gives_the_same_augmentation() -> None:
     images, augment = torch.randn(8, 1, 8, 8), Augmentation(shift=True, mirror=True)
     torch.manual_seed(3)
     first, then = augment(images), augment(images)
@@ -120,7 +120,7 @@ def test_the_same_seed_draws_the_same_changes() -> None:
     assert not torch.equal(first, then)
 
 
-# What train() makes of it
+# Augmentation in training
 
 
 def made_images(kind: Literal["image", "array"], mirror: bool) -> LabelledImages:
@@ -137,20 +137,20 @@ def made_images(kind: Literal["image", "array"], mirror: bool) -> LabelledImages
 def trained_on(
     images: LabelledImages, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Train, and return the training samples as they are, and as four epochs showed them."""
+    """Train, and return the training samples before and after augmentation, over four epochs."""
     shown: list[NDArray[np.float32]] = []
 
-    def look(network: nn.Module, given: tuple[Tensor]) -> None:
+    def record(network: nn.Module, given: tuple[Tensor]) -> None:
         if network.training:
             shown.append(given[0].contiguous().cpu().numpy())
 
-    def watched(channels: int, classes: int) -> MultiExitNetwork:
+    def recorded(channels: int, classes: int) -> MultiExitNetwork:
         network = build_cnn(channels, classes, width=8)
-        network.register_forward_pre_hook(look)
+        network.register_forward_pre_hook(record)
         return network
 
-    monkeypatch.setitem(BACKBONES, "watched", watched)
-    settings = Settings(dataset="made", backbone="watched", epochs=4, batch_size=8)
+    monkeypatch.setitem(BACKBONES, "recorded", recorded)
+    settings = Settings(dataset="made", backbone="recorded", epochs=4, batch_size=8)
     checkpoint = train(settings, output, images)
     originals = preprocessed(images, draw_splits(images, settings.seed)["train"], checkpoint.input)
     return originals, np.concatenate(shown)
@@ -164,29 +164,29 @@ def test_training_shifts_images_but_never_arrays_and_mirrors_where_the_dataset_a
     originals, shown = trained_on(made_images(kind, mirror), tmp_path, monkeypatch)
     assert len(shown) == 4 * (len(originals) // 8 * 8)
     reach = 1 if kind == "image" else 0
-    upright = np.concatenate([shifts(image, reach) for image in originals])
-    turned = upright[..., ::-1]
-    as_they_are = sum(is_among(one, originals) for one in shown)
-    as_upright = sum(is_among(one, upright) for one in shown)
-    as_turned = sum(is_among(one, turned) for one in shown)
-    assert as_upright + as_turned == len(shown)
-    assert (as_turned > 0) == mirror
-    assert (as_they_are == as_upright) == (kind == "array")
+    unmirrored = np.concatenate([shifts(image, reach) for image in originals])
+    mirrored = unmirrored[..., ::-1]
+    unchanged_count, unmirrored_count, mirrored_count = (
+        sum(is_among(image, candidates) for image in shown) for candidates in (originals, unmirrored, mirrored)
+    )
+    assert unmirrored_count + mirrored_count == len(shown)
+    assert (mirrored_count > 0) == mirror
+    assert (unchanged_count == unmirrored_count) == (kind == "array")
 
 
-def test_every_epoch_shows_other_changes_and_the_same_seed_the_same_ones(
+def test_augmentation_differs_between_epochs_and_repeats_with_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = made_images("image", mirror=True)
     _, first = trained_on(images, tmp_path / "first", monkeypatch)
     _, second = trained_on(images, tmp_path / "second", monkeypatch)
     np.testing.assert_array_equal(first, second)
-    epochs = [{one.tobytes() for one in epoch} for epoch in np.split(first, 4)]
-    assert all(len(one & other) < len(one) / 2 for one, other in itertools.combinations(epochs, 2))
+    epochs = [{image.tobytes() for image in epoch} for epoch in np.split(first, 4)]
+    assert all(len(first & second) < len(first) / 2 for first, second in itertools.combinations(epochs, 2))
 
 
-def test_every_epoch_shows_the_samples_in_another_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_epoch_has_another_sample_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, shown = trained_on(made_images("array", mirror=False), tmp_path, monkeypatch)
-    epochs = [[one.tobytes() for one in epoch] for epoch in np.split(shown, 4)]
+    epochs = [[image.tobytes() for image in epoch] for epoch in np.split(shown, 4)]
     assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
-    assert all(one != other for one, other in itertools.combinations(epochs, 2))
+    assert all(first != second for first, second in itertools.combinations(epochs, 2))

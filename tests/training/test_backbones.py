@@ -1,4 +1,4 @@
-"""Every backbone by name: what it yields, what is left of it cut off after an exit, and that it survives compiling."""
+"""Every built-in backbone: outputs, truncation at each exit, and compilation."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ SHAPES = {
     "resnet18-cifar": (3, 32, 32),
     "mobilenet": (3, 64, 64),
 }
-"""Inputs of about the size each backbone is made for, small ones."""
+"""Small inputs of about the size that each backbone is made for."""
 EXITS, CLASSES = 3, 10
 
 each_backbone = pytest.mark.parametrize("backbone", SHAPES)
@@ -38,51 +38,51 @@ def test_every_built_in_backbone_is_tested_here() -> None:
 
 @each_backbone
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_exit_yields_logits_a_map_and_all_but_the_last_a_cut(backbone: str, channels: int) -> None:
+def test_every_exit_returns_logits_and_a_map_and_early_exits_a_cut(backbone: str, channels: int) -> None:
     network = build_network(backbone, channels, CLASSES).eval()
     with torch.no_grad():
         outputs = network(torch.randn(2, channels, *SHAPES[backbone][1:]))
     assert len(outputs) == EXITS
-    for one in outputs:
-        assert one.logits.shape == (2, CLASSES)
-        assert one.attention.shape[:2] == (2, 1)
-        assert min(one.attention.shape[2:]) >= 2  # a map of one pixel says nothing
-        assert 0 <= one.attention.min() <= one.attention.max() <= 1
-    assert [len(one.cut) for one in outputs] == [1, 1, 0]
+    for output in outputs:
+        assert output.logits.shape == (2, CLASSES)
+        assert output.attention.shape[:2] == (2, 1)
+        assert min(output.attention.shape[2:]) >= 2  # a map of a single pixel explains nothing
+        assert 0 <= output.attention.min() <= output.attention.max() <= 1
+    assert [len(output.cut) for output in outputs] == [1, 1, 0]
 
 
 @pytest.mark.parametrize("backbone", ["cnn", "cnn-small"])
 @pytest.mark.parametrize("size", [5, 8])
-def test_the_cnns_read_patches_of_a_few_pixels_and_survive_compiling(backbone: str, size: int) -> None:
+def test_cnns_read_patches_of_a_few_pixels_and_compile(backbone: str, size: int) -> None:
     shape = (30, size, size)
     whole, segments = decided_and_cut(built_in_graph(backbone, shape, "fp32"))
     assert_chain_equals_whole(whole, segments, random_images(3, shape=shape))
 
 
 @each_backbone
-def test_every_weight_learns(backbone: str) -> None:
+def test_every_weight_gets_a_gradient(backbone: str) -> None:
     network = build_network(backbone, SHAPES[backbone][0], CLASSES)
     outputs = network(torch.randn(2, *SHAPES[backbone]))
-    torch.stack([one.logits.square().sum() for one in outputs]).sum().backward()
+    torch.stack([output.logits.square().sum() for output in outputs]).sum().backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
 @each_backbone
 @pytest.mark.parametrize("exit_index", range(EXITS))
-def test_cut_off_after_an_exit_a_backbone_says_what_the_whole_says_there(backbone: str, exit_index: int) -> None:
+def test_a_truncated_network_has_the_outputs_of_the_whole_network_at_that_exit(backbone: str, exit_index: int) -> None:
     network = network_of(backbone)
     images = torch.from_numpy(random_images(3, shape=SHAPES[backbone]))
     truncated = network.truncated(exit_index)
     with torch.no_grad():
-        expected, found = network(images)[exit_index], truncated(images)
-    assert len(found) == 1
-    assert torch.equal(found[0].logits, expected.logits)
-    assert torch.equal(found[0].attention, expected.attention)
-    assert found[0].cut == ()
+        expected, outputs = network(images)[exit_index], truncated(images)
+    assert len(outputs) == 1
+    assert torch.equal(outputs[0].logits, expected.logits)
+    assert torch.equal(outputs[0].attention, expected.attention)
+    assert outputs[0].cut == ()
 
 
 @each_backbone
-def test_the_sooner_a_backbone_is_cut_off_the_fewer_weights_it_has(backbone: str) -> None:
+def test_earlier_truncation_leaves_fewer_weights(backbone: str) -> None:
     truncated = [build_network(backbone, 3, CLASSES, truncated_at=k) for k in range(EXITS)]
     sizes = [parameters(network.backbone) for network in truncated]
     assert sizes == sorted(set(sizes))
@@ -91,45 +91,47 @@ def test_the_sooner_a_backbone_is_cut_off_the_fewer_weights_it_has(backbone: str
 
 
 @pytest.mark.parametrize("exit_index", range(EXITS))
-def test_a_truncated_network_reads_back_the_weights_it_wrote(exit_index: int) -> None:
+def test_a_truncated_network_loads_its_own_weights(exit_index: int) -> None:
     written = settled(lambda: build_network("cnn", 1, CLASSES), SHAPES["cnn"]).truncated(exit_index)
-    again = build_network("cnn", 1, CLASSES, truncated_at=exit_index)
-    again.load_state_dict(written.state_dict())
+    loaded = build_network("cnn", 1, CLASSES, truncated_at=exit_index)
+    loaded.load_state_dict(written.state_dict())
     images = torch.from_numpy(random_images(2, shape=SHAPES["cnn"]))
-    assert torch.equal(again.eval()(images)[0].logits, written.eval()(images)[0].logits)
+    assert torch.equal(loaded.eval()(images)[0].logits, written.eval()(images)[0].logits)
 
 
-def test_stages_cut_off_twice_end_where_the_second_cut_is() -> None:
+def test_stages_truncated_twice_end_at_the_second_truncation() -> None:
     network = network_of("cnn")
     backbone = network.backbone
     assert isinstance(backbone, Stages)
     images = torch.from_numpy(random_images(2, shape=SHAPES["cnn"]))
-    [(found,)] = backbone.truncated(1).truncated(0)(images)
-    assert torch.equal(found, backbone(images)[0][0])
+    [(output,)] = backbone.truncated(1).truncated(0)(images)
+    assert torch.equal(output, backbone(images)[0][0])
 
 
 @each_backbone
 @pytest.mark.parametrize("exit_index", [-1, EXITS])
-def test_an_exit_that_is_not_there_is_refused_with_those_there_are(backbone: str, exit_index: int) -> None:
-    with pytest.raises(CheckpointError, match=f"{backbone} has exits 0 to 2, none with index {exit_index}"):
+def test_a_missing_exit_is_refused_with_the_range_of_exits(backbone: str, exit_index: int) -> None:
+    with pytest.raises(CheckpointError, match=f"{backbone} has no exit {exit_index}; its exits are 0 to 2"):
         build_network(backbone, 3, CLASSES, truncated_at=exit_index)
 
 
-def test_an_unknown_backbone_is_refused_with_the_names_of_those_there_are() -> None:
-    with pytest.raises(CheckpointError, match=r"'vgg'; there are cnn, cnn-small, resnet18, .*mobilenet and timm:NAME"):
+def test_an_unknown_backbone_is_refused_with_the_names_of_all_backbones() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, resnet18, .*mobilenet and timm:NAME"
+    ):
         build_network("vgg", 3, CLASSES)
 
 
-def test_an_inverted_residual_adds_its_input_only_where_the_shape_stays() -> None:
+def test_an_inverted_residual_adds_its_input_only_if_the_shape_stays_the_same() -> None:
     images = torch.randn(2, 8, 6, 6)
-    for width, stride, adds in ((8, 1, True), (8, 2, False), (12, 1, False)):
+    for width, stride, is_residual in ((8, 1, True), (8, 2, False), (12, 1, False)):
         block = InvertedResidual(8, width, stride).eval()
-        expected = block.block(images) + images if adds else block.block(images)
+        expected = block.block(images) + images if is_residual else block.block(images)
         assert torch.equal(block(images), expected)
 
 
 @each_backbone
-def test_segments_of_a_backbone_in_a_row_are_the_whole_network(backbone: str) -> None:
+def test_chained_segments_of_a_backbone_equal_the_whole_network(backbone: str) -> None:
     shape = SHAPES[backbone]
     whole, segments = decided_and_cut(built_in_graph(backbone, shape, "fp32"))
     assert [list(segment.inputs) for segment in segments] == [
@@ -139,24 +141,24 @@ def test_segments_of_a_backbone_in_a_row_are_the_whole_network(backbone: str) ->
 
 
 @each_backbone
-def test_no_segment_of_a_backbone_does_more_than_three_fifths_of_the_work(backbone: str) -> None:
+def test_no_segment_of_a_backbone_has_more_than_three_fifths_of_the_macs(backbone: str) -> None:
     segments = decided_and_cut(built_in_graph(backbone, SHAPES[backbone], "fp32")).segments
     macs = [total_macs(segment.model) for segment in segments]
     assert max(macs) <= 0.6 * sum(macs)
-    assert macs[0] <= 0.4 * sum(macs)  # or an early exit saves little
+    assert macs[0] <= 0.4 * sum(macs)  # otherwise an early exit saves little
 
 
-def test_for_each_pixel_the_mobilenet_takes_an_eighth_of_the_work_of_a_resnet() -> None:
-    def macs_a_pixel(backbone: str) -> float:
+def test_the_mobilenet_needs_less_than_an_eighth_of_a_resnets_macs_per_pixel() -> None:
+    def macs_per_pixel(backbone: str) -> float:
         _, height, width = SHAPES[backbone]
         return total_macs(built_in_graph(backbone, SHAPES[backbone], "fp32").model) / (height * width)
 
-    assert macs_a_pixel("mobilenet") < macs_a_pixel("resnet18") / 8
+    assert macs_per_pixel("mobilenet") < macs_per_pixel("resnet18") / 8
 
 
 @each_backbone
 def test_nine_tenths_of_a_backbones_convolutions_run_in_int8_in_every_segment(backbone: str) -> None:
-    """Depthwise convolutions and those behind an addition among them."""
+    """Including depthwise convolutions and those after an addition."""
     shape = SHAPES[backbone]
     whole, segments = decided_and_cut(built_in_graph(backbone, shape, "int8"))
     assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9

@@ -1,4 +1,4 @@
-"""Training sees frames through the device's own preprocessing, shared out among processes without loss."""
+"""Training data: preprocessing as on the device, and batches divided among processes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from edge.bundle.manifest import InputSpec
+from edge.frames.base import frame_from_array
 from edge.frames.preprocess import preprocess_for
 from edge.training.data import Batch, PreprocessedImages, batches, measured_input, preprocessed, training_batches
 from edge.training.datasets.base import LabelledImages
@@ -50,15 +51,15 @@ both_kinds = pytest.mark.parametrize("make", [pictures, arrays])
 
 
 @both_kinds
-def test_training_reads_frames_as_the_device_does(make: Callable[[], LabelledImages]) -> None:
+def test_training_uses_the_preprocessing_of_the_device(make: Callable[[], LabelledImages]) -> None:
     images = make()
     spec = measured_input(images, EVERY)
-    chosen = [5, 0, 17]
+    selected = [5, 0, 17]
     expected = np.empty((3, *spec.shape), dtype=np.float32)
-    for out, index in zip(expected, chosen, strict=True):
-        preprocess_for(spec)(images.frames[index], out)
-    np.testing.assert_array_equal(preprocessed(images, chosen, spec), expected)
-    dataset = PreprocessedImages(images, np.array(chosen), spec)
+    for out, index in zip(expected, selected, strict=True):
+        preprocess_for(spec)(frame_from_array(images.frames[index], spec.kind), out)
+    np.testing.assert_array_equal(preprocessed(images, selected, spec), expected)
+    dataset = PreprocessedImages(images, np.array(selected), spec)
     np.testing.assert_array_equal([dataset[position][0] for position in range(3)], expected)
 
 
@@ -73,7 +74,7 @@ def test_measured_input_standardises_each_channel_over_the_training_split(make: 
     assert (spec.kind, spec.colour) == (images.kind, images.colour)
 
 
-def test_what_is_not_trained_on_does_not_change_the_input() -> None:
+def test_samples_outside_the_training_split_do_not_change_the_measured_input() -> None:
     images = arrays()
     frames = np.stack([images.frames[index] for index in range(SAMPLES)])
     frames[16:] *= 50
@@ -82,13 +83,13 @@ def test_what_is_not_trained_on_does_not_change_the_input() -> None:
     assert measured_input(images, EVERY) != measured_input(changed, EVERY)
 
 
-def test_a_channel_that_never_changes_gives_finite_input() -> None:
+def test_a_constant_channel_gives_finite_input() -> None:
     images = labelled(np.full((SAMPLES, 1, 4, 4), 7, dtype=np.float32), "array", None, (1, 4, 4))
     values = preprocessed(images, EVERY, measured_input(images, EVERY))
     np.testing.assert_array_equal(values, 0)
 
 
-def test_red_comes_first_in_the_network_and_last_in_a_frame() -> None:
+def test_channels_are_rgb_in_the_network_and_bgr_in_a_frame() -> None:
     spec = measured_input(pictures(), EVERY)
     assert spec.mean[0] > spec.mean[1] > spec.mean[2]
 
@@ -98,12 +99,12 @@ def test_red_comes_first_in_the_network_and_last_in_a_frame() -> None:
 
 @both_kinds
 @pytest.mark.parametrize("from_files", [False, True], ids=["in memory", "from files"])
-def test_several_samples_at_once_are_the_same_ones_stacked(
+def test_several_samples_at_once_equal_single_samples_stacked(
     make: Callable[[], LabelledImages], from_files: bool
 ) -> None:
     images = dataclasses.replace(make(), from_files=from_files)
-    chosen = np.array([7, 2, 21, 4])
-    dataset = PreprocessedImages(images, chosen, measured_input(images, EVERY))
+    selected = np.array([7, 2, 21, 4])
+    dataset = PreprocessedImages(images, selected, measured_input(images, EVERY))
     assert len(dataset) == 4
     positions = [3, 0, 0, 2]
     tensors, labels = dataset.__getitems__(positions)
@@ -111,10 +112,10 @@ def test_several_samples_at_once_are_the_same_ones_stacked(
     assert labels.dtype == torch.int64
     assert torch.equal(tensors, torch.stack([dataset[position][0] for position in positions]))
     assert torch.equal(labels, torch.stack([dataset[position][1] for position in positions]))
-    np.testing.assert_array_equal(labels, images.labels[chosen[positions]])
+    np.testing.assert_array_equal(labels, images.labels[selected[positions]])
 
 
-def test_frames_in_memory_are_preprocessed_once_and_those_in_files_whenever_they_are_asked_for() -> None:
+def test_frames_in_memory_are_preprocessed_once_and_frames_in_files_at_every_access() -> None:
     reads: list[int] = []
     frames = np.array(pictures().frames)
 
@@ -143,21 +144,21 @@ def test_changing_a_batch_in_place_changes_neither_the_samples_nor_the_frames(
     before = np.array(images.frames)
     dataset = PreprocessedImages(images, EVERY, scaled_only(images))
     for position in (0, 1):
-        given, label = dataset.__getitems__([position])
-        kept, kept_label = given.clone(), label.clone()
-        given.zero_()
-        label.fill_(9)
-        again, again_label = dataset.__getitems__([position])
-        assert torch.equal(again, kept)
-        assert torch.equal(again_label, kept_label)
+        images_before, labels_before = (tensor.clone() for tensor in dataset.__getitems__([position]))
+        batch, labels = dataset.__getitems__([position])
+        batch.zero_()
+        labels.fill_(9)
+        images_after, labels_after = dataset.__getitems__([position])
+        assert torch.equal(images_after, images_before)
+        assert torch.equal(labels_after, labels_before)
     np.testing.assert_array_equal(images.frames, before)
 
 
 # Batches
 
 
-@pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in others"])
-def test_batches_hold_each_sample_once_and_in_order(from_files: bool) -> None:
+@pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in worker processes"])
+def test_batches_contain_each_sample_once_in_order(from_files: bool) -> None:
     images = dataclasses.replace(pictures(), from_files=from_files)
     spec = scaled_only(images)
     loaded = list(batches(PreprocessedImages(images, EVERY, spec), 10))
@@ -167,7 +168,7 @@ def test_batches_hold_each_sample_once_and_in_order(from_files: bool) -> None:
 
 
 def numbered(samples: int = SAMPLES) -> PreprocessedImages:
-    """Return samples whose only pixel and whose label is their number."""
+    """Return samples of a single pixel; pixel and label are the index of the sample."""
     frames = np.arange(samples, dtype=np.float32).reshape(samples, 1, 1, 1)
     images = labelled(frames, "array", None, (1, 1, 1))
     images = dataclasses.replace(images, labels=np.arange(samples), classes=tuple(map(str, range(samples))))
@@ -175,19 +176,19 @@ def numbered(samples: int = SAMPLES) -> PreprocessedImages:
 
 
 def epoch_of(loader: DataLoader[Batch], epoch: int) -> list[list[int]]:
-    """Return the numbers of the samples in each batch."""
+    """Return the indices of the samples in each batch."""
     loader.sampler.set_epoch(epoch)
-    found = []
+    indices = []
     for tensors, labels in loader:
-        assert tensors.flatten().tolist() == labels.tolist(), "a label is not with its sample"
-        found.append(labels.tolist())
-    assert len(found) == len(loader)
-    return found
+        assert tensors.flatten().tolist() == labels.tolist(), "a label belongs to another sample"
+        indices.append(labels.tolist())
+    assert len(indices) == len(loader)
+    return indices
 
 
 @pytest.mark.parametrize(("samples", "batch_size"), [(24, 8), (24, 10), (25, 8), (25, 24), (31, 2)])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_epoch_shows_each_sample_once_but_for_an_incomplete_last_batch(
+def test_an_epoch_contains_each_sample_once_except_an_incomplete_last_batch(
     samples: int, batch_size: int, processes: int
 ) -> None:
     parts = [
@@ -196,25 +197,25 @@ def test_an_epoch_shows_each_sample_once_but_for_an_incomplete_last_batch(
     ]
     for part in parts:
         assert [len(batch) for batch in part] == [batch_size // processes] * (samples // batch_size)
-    shown = [number for part in parts for batch in part for number in batch]
-    assert len(set(shown)) == len(shown)
+    loaded = [index for part in parts for batch in part for index in batch]
+    assert len(set(loaded)) == len(loaded)
 
 
 @pytest.mark.parametrize(
     ("samples", "batch_size", "processes"), [(24, 8, 2), (24, 10, 2), (25, 8, 2), (27, 6, 3), (31, 12, 3), (31, 4, 4)]
 )
-def test_processes_together_see_what_one_alone_would(samples: int, batch_size: int, processes: int) -> None:
+def test_processes_together_load_the_batches_of_a_single_process(samples: int, batch_size: int, processes: int) -> None:
     for epoch in range(3):
-        alone = epoch_of(training_batches(numbered(samples), batch_size, 5), epoch)
+        single = epoch_of(training_batches(numbered(samples), batch_size, 5), epoch)
         shares = [
             epoch_of(training_batches(numbered(samples), batch_size, 5, process, processes), epoch)
             for process in range(processes)
         ]
-        together = [sorted(number for part in parts for number in part) for parts in zip(*shares, strict=True)]
-        assert together == [sorted(batch) for batch in alone]
+        together = [sorted(index for part in parts for index in part) for parts in zip(*shares, strict=True)]
+        assert together == [sorted(batch) for batch in single]
 
 
-def test_every_epoch_and_every_seed_has_an_order_of_its_own_that_comes_again() -> None:
+def test_the_sample_order_depends_on_epoch_and_seed_only() -> None:
     loader = training_batches(numbered(), 8, seed=5)
     first, second = epoch_of(loader, 0), epoch_of(loader, 1)
     assert first != second
@@ -223,7 +224,7 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own_that_comes_again() -
     assert epoch_of(training_batches(numbered(), 8, seed=6), 0) != first
 
 
-@pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in others"])
+@pytest.mark.parametrize("from_files", [False, True], ids=["in this process", "in worker processes"])
 def test_shuffled_batches_keep_each_label_with_its_sample(from_files: bool) -> None:
     images = dataclasses.replace(pictures(), from_files=from_files)
     spec = scaled_only(images)

@@ -1,4 +1,4 @@
-"""The objective adds its parts by their weights; early exits follow the last one, which follows nobody."""
+"""Terms of the training loss and their gradients."""
 
 import dataclasses
 
@@ -9,16 +9,15 @@ from torch import Tensor
 
 from edge.training.attention import (
     ATTENTION_LOSSES,
-    GUARD,
+    CONTRAST_PENALTY,
     AttentionLoss,
     cosine_loss,
-    divergence_loss,
     guarded_cosine_loss,
 )
 from edge.training.backbones import build_network
 from edge.training.network import ExitOutputs
-from edge.training.objective import TEMPERATURE, classification_loss, distillation_loss, objective
-from edge.training.regimes import REGIMES, Phase, every_exit, last_exit
+from edge.training.objective import DISTILLATION_TEMPERATURE, classification_loss, distillation_loss, objective
+from edge.training.regimes import REGIMES, Phase, confidence_gated, every_exit, last_exit, residual
 from edge.training.settings import Settings
 
 SETTINGS = Settings(dataset="none", attention_weight=0.5, distillation_weight=0.25)
@@ -44,7 +43,7 @@ def uniform_map(value: float, size: int = 7) -> Tensor:
 
 
 @every_attention_loss
-def test_attention_guidance_moves_early_maps_and_never_the_final_one(loss: AttentionLoss) -> None:
+def test_the_attention_loss_has_gradients_for_early_maps_only(loss: AttentionLoss) -> None:
     maps = random_maps(8, 4, 4)
     loss(maps).backward()
     for early in maps[:-1]:
@@ -54,7 +53,7 @@ def test_attention_guidance_moves_early_maps_and_never_the_final_one(loss: Atten
 
 
 @every_attention_loss
-def test_a_network_with_one_exit_has_no_attention_loss(loss: AttentionLoss) -> None:
+def test_a_single_exit_network_has_no_attention_loss(loss: AttentionLoss) -> None:
     assert loss(random_maps(4)).item() == 0
 
 
@@ -62,23 +61,22 @@ def test_a_network_with_one_exit_has_no_attention_loss(loss: AttentionLoss) -> N
 def test_the_attention_loss_is_zero_for_equal_maps_and_the_mean_over_early_exits(loss: AttentionLoss) -> None:
     early, other, final = random_maps(4, 4, 4)
     assert loss([final, final]).item() == pytest.approx(0, abs=1e-6)
-    each = (loss([early, final]) + loss([other, final])) / 2
-    torch.testing.assert_close(loss([early, other, final]), each)
+    mean = (loss([early, final]) + loss([other, final])) / 2
+    torch.testing.assert_close(loss([early, other, final]), mean)
     torch.testing.assert_close(loss([early, final, final]), loss([early, final]) / 2)
 
 
 @every_attention_loss
-def test_following_the_attention_loss_brings_early_maps_to_the_final_one(loss: AttentionLoss) -> None:
+def test_a_gradient_step_lowers_the_attention_loss(loss: AttentionLoss) -> None:
     early, final = random_maps(4, 4)
     before = loss([early, final])
-    [slope] = torch.autograd.grad(before, [early])
-    assert loss([early - 0.05 * slope, final]) < before
+    [gradient] = torch.autograd.grad(before, [early])
+    assert loss([early - 0.05 * gradient, final]) < before
 
 
-@pytest.mark.parametrize("loss", [cosine_loss, divergence_loss])
-def test_maps_of_one_direction_do_not_differ_whatever_their_strength(loss: AttentionLoss) -> None:
+def test_the_cosine_loss_is_zero_for_scaled_maps() -> None:
     [final] = random_maps(4)
-    assert loss([0.5 * final, final]).item() == pytest.approx(0, abs=1e-5)
+    assert cosine_loss([0.5 * final, final]).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_cosine_loss_is_one_for_disjoint_maps() -> None:
@@ -87,37 +85,28 @@ def test_the_cosine_loss_is_one_for_disjoint_maps() -> None:
     assert cosine_loss([left, right]).item() == pytest.approx(1)
 
 
-def test_the_divergence_is_that_of_the_final_map_from_the_early_one() -> None:
-    early, final = torch.tensor([0.4, 0.4, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4])
-    expected = (final * (final / early).log()).sum()
-    found = divergence_loss([one.reshape(1, 1, 2, 2) for one in (early, final)])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 0.5, 0.7, 0.999, 1.0])
-def test_an_early_map_that_opens_everywhere_pays_for_its_lack_of_contrast_where_it_is_guarded(value: float) -> None:
+def test_the_guarded_loss_penalises_a_uniform_early_map(value: float) -> None:
     [final], uniform = random_maps(7), uniform_map(value)
     penalty = guarded_cosine_loss([uniform, final]) - cosine_loss([uniform, final])
-    assert penalty.item() == pytest.approx(GUARD, abs=1e-3)
+    assert penalty.item() == pytest.approx(CONTRAST_PENALTY, abs=1e-3)
 
 
 @pytest.mark.parametrize("contrast", [0.25, 0.5, 1.0, 1.5])
-def test_the_guard_asks_for_as_much_contrast_as_the_final_map_has_and_for_no_more(contrast: float) -> None:
+def test_the_contrast_penalty_ends_at_the_contrast_of_the_final_map(contrast: float) -> None:
     [final] = random_maps(7)
     early = 0.5 + contrast * (final - final.mean(dim=(2, 3), keepdim=True))
     penalty = guarded_cosine_loss([early, final]) - cosine_loss([early, final])
-    assert penalty.item() == pytest.approx(GUARD * max(0.0, 1 - contrast), abs=1e-6)
+    assert penalty.item() == pytest.approx(CONTRAST_PENALTY * max(0.0, 1 - contrast), abs=1e-6)
 
 
-def test_collapsing_to_uniform_maps_does_pay_under_the_papers_cosine() -> None:
+def test_the_cosine_loss_is_zero_for_uniform_maps() -> None:
     assert cosine_loss([uniform_map(0.3), uniform_map(0.8)]).item() == pytest.approx(0, abs=1e-6)
 
 
 @every_attention_loss
 @pytest.mark.parametrize("score", [-20.0, -1.0, 0.1, 2.0, 20.0])
-def test_a_map_without_contrast_gives_no_gradient_that_would_throw_the_network_off(
-    loss: AttentionLoss, score: float
-) -> None:
+def test_a_uniform_map_has_a_bounded_gradient(loss: AttentionLoss, score: float) -> None:
     scores = torch.full((2, 1, 7, 7), score, requires_grad=True)
     loss([scores.sigmoid(), *random_maps(7)]).backward()
     assert scores.grad is not None
@@ -125,7 +114,7 @@ def test_a_map_without_contrast_gives_no_gradient_that_would_throw_the_network_o
 
 
 @every_attention_loss
-def test_early_maps_are_resized_to_the_final_ones_size(loss: AttentionLoss) -> None:
+def test_the_attention_loss_resizes_early_maps_to_the_final_map(loss: AttentionLoss) -> None:
     final = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).reshape(1, 1, 2, 2)
     larger = final.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert loss([larger, final]).item() == pytest.approx(0, abs=1e-6)
@@ -134,8 +123,8 @@ def test_early_maps_are_resized_to_the_final_ones_size(loss: AttentionLoss) -> N
 # Distillation
 
 
-def test_distillation_moves_early_answers_and_never_the_last_one() -> None:
-    logits = [one.clone().requires_grad_() for one in random_logits()]
+def test_distillation_has_gradients_for_early_logits_only() -> None:
+    logits = [exit_logits.clone().requires_grad_() for exit_logits in random_logits()]
     distillation_loss(torch.stack(logits)).backward()
     for early in logits[:-1]:
         assert early.grad is not None
@@ -144,19 +133,19 @@ def test_distillation_moves_early_answers_and_never_the_last_one() -> None:
     assert bool((logits[-1].grad == 0).all())
 
 
-def test_distillation_is_the_softened_divergence_of_the_last_answer_from_each_early_one() -> None:
+def test_distillation_is_the_divergence_of_softened_distributions() -> None:
     logits = random_logits()
-    *early, last = (logits / TEMPERATURE).softmax(dim=-1)
-    each = [(last * (last / one).log()).sum(dim=-1).mean() for one in early]
-    torch.testing.assert_close(distillation_loss(logits), TEMPERATURE**2 * (each[0] + each[1]) / 2)
+    *early, last = (logits / DISTILLATION_TEMPERATURE).softmax(dim=-1)
+    divergences = [(last * (last / softened).log()).sum(dim=-1).mean() for softened in early]
+    torch.testing.assert_close(distillation_loss(logits), DISTILLATION_TEMPERATURE**2 * sum(divergences) / 2)
     assert distillation_loss(logits[-1:].expand(3, -1, -1)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_network_with_one_exit_has_no_distillation_loss() -> None:
+def test_a_single_exit_network_has_no_distillation_loss() -> None:
     assert distillation_loss(random_logits(exits=1)).item() == 0
 
 
-# All together
+# Objective
 
 
 def network_outputs(samples: int = 4) -> tuple[list[ExitOutputs], Tensor]:
@@ -165,11 +154,11 @@ def network_outputs(samples: int = 4) -> tuple[list[ExitOutputs], Tensor]:
     return outputs, torch.arange(samples) % 4
 
 
-def test_each_samples_loss_counts_by_its_weight() -> None:
+def test_the_classification_loss_weights_each_sample() -> None:
     logits, labels = random_logits(), torch.tensor([0, 1, 2, 3, 0])
     weights = torch.rand(3, 5)
-    each = torch.stack([F.cross_entropy(one, labels, reduction="none") for one in logits])
-    torch.testing.assert_close(classification_loss(logits, labels, weights), (weights * each).sum() / 5)
+    losses = torch.stack([F.cross_entropy(exit_logits, labels, reduction="none") for exit_logits in logits])
+    torch.testing.assert_close(classification_loss(logits, labels, weights), (weights * losses).sum() / 5)
 
 
 @pytest.mark.parametrize("attention_loss", ATTENTION_LOSSES)
@@ -179,14 +168,14 @@ def test_the_objective_adds_attention_and_distillation_by_their_weights(attentio
     assert loss.attention > 0
     assert loss.distillation > 0
     torch.testing.assert_close(loss.total, loss.classification + 0.5 * loss.attention + 0.25 * loss.distillation)
-    maps = [one.attention for one in outputs]
+    maps = [output.attention for output in outputs]
     torch.testing.assert_close(loss.attention, ATTENTION_LOSSES[attention_loss](maps))
-    torch.testing.assert_close(loss.distillation, distillation_loss(torch.stack([one.logits for one in outputs])))
+    torch.testing.assert_close(loss.distillation, distillation_loss(torch.stack([output.logits for output in outputs])))
 
 
-def test_a_phase_of_the_last_exit_alone_leaves_out_attention_and_distillation() -> None:
+def test_a_phase_that_trains_the_last_exit_has_no_attention_and_distillation_loss() -> None:
     outputs, labels = network_outputs()
-    loss = objective(outputs, labels, SETTINGS, Phase(every_exit, learners="last"), 0.0)
+    loss = objective(outputs, labels, SETTINGS, Phase(every_exit, trainable="last"), 0.0)
     torch.testing.assert_close(loss.total, loss.classification, rtol=0, atol=0)
 
 
@@ -197,34 +186,34 @@ def test_only_the_last_exits_loss_counts_in_the_first_phase_of_disjoint_and_mixe
         torch.testing.assert_close(loss.total, F.cross_entropy(outputs[-1].logits, labels))
 
 
-def test_the_objective_asks_the_regime_with_the_progress_of_the_phase() -> None:
+def test_the_objective_passes_the_progress_of_the_phase_to_the_loss_weights() -> None:
     outputs, labels = network_outputs()
-    seen = []
+    calls = []
 
-    def weigh(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
-        seen.append((logits.requires_grad, progress))
+    def loss_weights(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+        calls.append((logits.requires_grad, progress))
         return last_exit(logits, labels, progress)
 
-    loss = objective(outputs, labels, SETTINGS, Phase(weigh), 0.75)
-    assert seen == [(False, 0.75)]
+    loss = objective(outputs, labels, SETTINGS, Phase(loss_weights), 0.75)
+    assert calls == [(False, 0.75)]
     torch.testing.assert_close(loss.exit_weights, torch.tensor([0.0, 0.0, 1.0]))
 
 
-def test_the_gradient_of_the_objective_is_the_weighted_one_of_each_exit() -> None:
-    """No path leads around the gate: soft CGT's weights are constants, whatever logits they came from."""
+def test_no_gradient_flows_through_the_loss_weights_in_the_objective() -> None:
+    """The weights of soft CGT are constants, although they are computed from the logits."""
     logits = random_logits().requires_grad_()
     labels = torch.tensor([0, 1, 2, 3, 0])
     attention = torch.ones(5, 1, 2, 2)
-    phase = REGIMES["soft-cgt-plain"][0]
-    outputs = [ExitOutputs(one, attention, ()) for one in logits]
+    phase = Phase(confidence_gated(residual))
+    outputs = [ExitOutputs(exit_logits, attention, ()) for exit_logits in logits]
     objective(outputs, labels, Settings(dataset="none", attention_weight=0.0), phase, 0.0).total.backward()
-    wrong = logits.detach().softmax(dim=-1) - F.one_hot(labels, 4)
-    weights = phase.weigh(logits.detach(), labels, 0.0)
-    torch.testing.assert_close(logits.grad, weights.unsqueeze(-1) * wrong / 5)
+    error = logits.detach().softmax(dim=-1) - F.one_hot(labels, 4)
+    weights = phase.loss_weights(logits.detach(), labels, 0.0)
+    torch.testing.assert_close(logits.grad, weights.unsqueeze(-1) * error / 5)
 
 
-def test_the_attention_of_half_precision_networks_is_compared_in_full() -> None:
+def test_losses_of_half_precision_networks_are_computed_in_float32() -> None:
     outputs, labels = network_outputs()
-    halves = [ExitOutputs(one.logits.bfloat16(), one.attention.bfloat16(), ()) for one in outputs]
-    loss = objective(halves, labels, SETTINGS, JOINT, 0.0)
+    half_outputs = [ExitOutputs(output.logits.bfloat16(), output.attention.bfloat16(), ()) for output in outputs]
+    loss = objective(half_outputs, labels, SETTINGS, JOINT, 0.0)
     assert {part.dtype for part in loss} == {torch.float32}

@@ -1,6 +1,6 @@
-"""A training starts from weights of the same backbone, whatever its classes were, and never from another network's.
+"""Pretrained weights of the same backbone are loaded, with any number of classes; all other files are refused.
 
-Weights of timm's models are in `test_timm.py`.
+Tests of weights that timm publishes are in `test_timm.py`.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ def network_of(classes: int, seed: int, backbone: str = "cnn", truncated_at: int
     return build_network(backbone, SHAPE[0], classes, truncated_at)
 
 
-def write_own(path: Path, network: MultiExitNetwork, classes: int, settings: Settings = SETTINGS) -> Path:
-    """Write a network as a training does."""
+def write_network(path: Path, network: MultiExitNetwork, classes: int, settings: Settings = SETTINGS) -> Path:
+    """Write a network's checkpoint."""
     spec = InputSpec("image", "gray", *SHAPE, (0.5,), (0.25,))
     names = tuple(f"class {label}" for label in range(classes))
     write_checkpoint(path, Checkpoint(settings, spec, names, {}, {}, network.state_dict()))
@@ -42,46 +42,48 @@ def write_own(path: Path, network: MultiExitNetwork, classes: int, settings: Set
 
 @pytest.fixture
 def donor() -> MultiExitNetwork:
-    """Return a network for seven classes whose batch statistics are those of a trained one."""
+    """Return a network for seven classes with the batch statistics of a trained network."""
     return settled(lambda: build_network("cnn", SHAPE[0], 7), SHAPE)
 
 
-def equal(one: Weights, other: Weights) -> set[str]:
-    """Return the names of the tensors that are alike in both."""
-    return {name for name in one if name in other and torch.equal(one[name], other[name])}
+def equal(first: Weights, second: Weights) -> set[str]:
+    """Return the names of the tensors that are equal in both."""
+    return {name for name in first if name in second and torch.equal(first[name], second[name])}
 
 
-def test_a_checkpoint_of_other_classes_gives_all_but_the_classifiers(tmp_path: Path, donor: MultiExitNetwork) -> None:
+def test_a_checkpoint_of_other_classes_provides_all_weights_but_the_classifiers(
+    tmp_path: Path, donor: MultiExitNetwork
+) -> None:
     network = network_of(10, seed=2)
-    fresh = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    said = load_pretrained(network, write_own(tmp_path / "checkpoint.pt", donor, 7))
+    initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    summary = load_pretrained(network, write_network(tmp_path / "checkpoint.pt", donor, 7))
     loaded = network.state_dict()
     classifiers = {f"heads.{k}.classify.{kind}" for k in range(3) for kind in ("weight", "bias")}
     assert equal(loaded, donor.state_dict()) == set(loaded) - classifiers  # running means and variances, too
-    assert classifiers <= equal(loaded, fresh)
-    assert "gave 100% of the backbone's parameters" in said
-    assert f"{len(loaded) - 6} of {len(loaded)} tensors" in said
+    assert classifiers <= equal(loaded, initial)
+    assert "100% of the backbone's parameters" in summary
+    assert f"{len(loaded) - 6} of {len(loaded)} tensors" in summary
 
 
-def test_a_checkpoint_of_the_same_classes_gives_everything(tmp_path: Path, donor: MultiExitNetwork) -> None:
+def test_a_checkpoint_of_the_same_classes_provides_all_weights(tmp_path: Path, donor: MultiExitNetwork) -> None:
     network = network_of(7, seed=2)
-    said = load_pretrained(network, write_own(tmp_path / "checkpoint.pt", donor, 7))
+    summary = load_pretrained(network, write_network(tmp_path / "checkpoint.pt", donor, 7))
     images = torch.randn(2, *SHAPE)
-    for one, other in zip(network.eval()(images), donor(images), strict=True):
-        assert torch.equal(one.logits, other.logits)
-    assert f"{len(donor.state_dict())} of {len(donor.state_dict())} tensors" in said
+    for output, expected in zip(network.eval()(images), donor(images), strict=True):
+        assert torch.equal(output.logits, expected.logits)
+    assert f"{len(donor.state_dict())} of {len(donor.state_dict())} tensors" in summary
 
 
-def test_a_truncated_network_starts_from_the_whole_ones_stages(tmp_path: Path, donor: MultiExitNetwork) -> None:
-    """Its one head has the whole one's first place, and takes over what fits there."""
+def test_a_truncated_network_loads_the_stages_of_a_whole_network(tmp_path: Path, donor: MultiExitNetwork) -> None:
+    """Its only head has the name of the whole network's first head, and loads the tensors that fit."""
     network = network_of(10, seed=2, truncated_at=1)
-    load_pretrained(network, write_own(tmp_path / "checkpoint.pt", donor, 7))
+    load_pretrained(network, write_network(tmp_path / "checkpoint.pt", donor, 7))
     backbone = {name for name in network.state_dict() if name.startswith("backbone.")}
     assert backbone <= equal(network.state_dict(), donor.state_dict())
 
 
-def test_what_is_loaded_is_a_copy(tmp_path: Path, donor: MultiExitNetwork) -> None:
-    path = write_own(tmp_path / "checkpoint.pt", donor, 7)
+def test_loaded_weights_are_copies(tmp_path: Path, donor: MultiExitNetwork) -> None:
+    path = write_network(tmp_path / "checkpoint.pt", donor, 7)
     first, second = network_of(10, seed=2), network_of(10, seed=3)
     load_pretrained(first, path)
     load_pretrained(second, path)
@@ -92,7 +94,7 @@ def test_what_is_loaded_is_a_copy(tmp_path: Path, donor: MultiExitNetwork) -> No
 
 
 @pytest.mark.parametrize("wrapped", [None, "state_dict", "model", "weights"])
-def test_bare_weights_are_taken_whatever_they_are_wrapped_in(
+def test_weights_are_loaded_from_the_usual_wrappers(
     tmp_path: Path, donor: MultiExitNetwork, wrapped: str | None
 ) -> None:
     weights: Any = donor.state_dict()
@@ -102,46 +104,44 @@ def test_bare_weights_are_taken_whatever_they_are_wrapped_in(
     assert equal(network.state_dict(), donor.state_dict()) == set(donor.state_dict())
 
 
-def test_weights_are_read_from_safetensors(tmp_path: Path, donor: MultiExitNetwork) -> None:
+def test_weights_are_loaded_from_safetensors(tmp_path: Path, donor: MultiExitNetwork) -> None:
     save_file(donor.state_dict(), tmp_path / "weights.safetensors")
     network = network_of(7, seed=2)
     load_pretrained(network, tmp_path / "weights.safetensors")
     assert equal(network.state_dict(), donor.state_dict()) == set(donor.state_dict())
 
 
-def test_a_training_starts_from_the_weights_it_is_given(tmp_path: Path, donor: MultiExitNetwork) -> None:
-    path = write_own(tmp_path / "donor.pt", donor, 7)
-    still = dataclasses.replace(SETTINGS, pretrained=str(path), learning_rate=0.0)
-    weights = train(still, tmp_path / "run").weights
-    learnt = {name for name, _ in donor.named_parameters() if name.startswith("backbone.")}
-    assert learnt <= equal(weights, donor.state_dict())
+def test_training_starts_from_the_pretrained_weights(tmp_path: Path, donor: MultiExitNetwork) -> None:
+    path = write_network(tmp_path / "donor.pt", donor, 7)
+    frozen = dataclasses.replace(SETTINGS, pretrained=str(path), learning_rate=0.0)
+    weights = train(frozen, tmp_path / "run").weights
+    backbone = {name for name, _ in donor.named_parameters() if name.startswith("backbone.")}
+    assert backbone <= equal(weights, donor.state_dict())
 
 
-def assert_refused(path: Path, complaint: str, backbone: str = "cnn") -> None:
-    """Check that a file is refused, and leaves the network as it was."""
+def assert_refused(path: Path, message: str, backbone: str = "cnn") -> None:
+    """Check that a file is refused, and the network unchanged."""
     network = network_of(10, seed=2, backbone=backbone)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(
-        CheckpointError, match=f"{re.escape(str(path))}.*{complaint}|{complaint}.*{re.escape(str(path))}"
-    ):
+    with pytest.raises(CheckpointError, match=f"{re.escape(str(path))}.*{message}|{message}.*{re.escape(str(path))}"):
         load_pretrained(network, path)
     assert equal(network.state_dict(), before) == set(before)
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", ""])
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_missing_weights_file_is_refused(tmp_path: Path, name: str) -> None:
     assert_refused(tmp_path / name, "there is no file of weights at")
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "checkpoint.pt"])
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02}q\x00.", bytes(1000)])
-def test_a_file_of_something_else_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_without_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path / name, "cannot be read as weights|holds 0% of the backbone's parameters")
 
 
 @pytest.mark.parametrize("left", [0.1, 0.5, 0.99])
-def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, donor: MultiExitNetwork, left: float) -> None:
+def test_a_truncated_weights_file_is_refused(tmp_path: Path, donor: MultiExitNetwork, left: float) -> None:
     torch.save(donor.state_dict(), tmp_path / "weights.pth")
     save_file(donor.state_dict(), tmp_path / "weights.safetensors")
     for path in (tmp_path / "weights.pth", tmp_path / "weights.safetensors"):
@@ -151,7 +151,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, donor: MultiExitNetw
 
 
 class Malicious:
-    """Something that runs a command when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -160,27 +160,27 @@ class Malicious:
         return (Path.touch, (self.witness,))
 
 
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    witness = tmp_path / "was here"
+def test_code_in_a_weights_file_is_not_executed(tmp_path: Path) -> None:
+    witness = tmp_path / "executed"
     torch.save({"state_dict": Malicious(witness)}, tmp_path / "weights.pth")
     assert_refused(tmp_path / "weights.pth", "cannot be read as weights")
     assert not witness.exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2, 3], 7, {}, {"state_dict": {}}, {"model": "cnn"}, torch.zeros(3)])
-def test_a_file_without_named_weights_is_refused(tmp_path: Path, content: Any) -> None:
+def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "weights.pth")
     assert_refused(tmp_path / "weights.pth", "holds 0% of the backbone's parameters")
 
 
 @pytest.mark.parametrize(("donor_of", "backbone"), [("resnet18-cifar", "cnn"), ("cnn", "mobilenet")])
-def test_weights_of_another_backbone_are_refused_with_what_to_do(tmp_path: Path, donor_of: str, backbone: str) -> None:
+def test_weights_of_another_backbone_are_refused_with_a_remedy(tmp_path: Path, donor_of: str, backbone: str) -> None:
     torch.save(network_of(10, seed=1, backbone=donor_of).state_dict(), tmp_path / "weights.pth")
-    complaint = "of the backbone's parameters by name and shape; name a file of weights of this very backbone"
-    assert_refused(tmp_path / "weights.pth", complaint, backbone)
+    message = "of the backbone's parameters by name and shape; choose a file with weights of this backbone"
+    assert_refused(tmp_path / "weights.pth", message, backbone)
 
 
-def test_heads_alone_are_no_backbone(tmp_path: Path, donor: MultiExitNetwork) -> None:
+def test_a_file_with_heads_only_is_refused(tmp_path: Path, donor: MultiExitNetwork) -> None:
     heads = {name: tensor for name, tensor in donor.state_dict().items() if name.startswith("heads.")}
     torch.save(heads, tmp_path / "weights.pth")
     assert_refused(tmp_path / "weights.pth", "holds 0% of the backbone's parameters")

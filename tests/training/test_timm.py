@@ -1,4 +1,4 @@
-"""Backbones of timm are trained, cut and compiled as the built-in ones are, and refused with what to do instead."""
+"""Backbones of timm are trained, cut and compiled like the built-in ones; unusable ones are refused with a remedy."""
 
 import importlib
 import importlib.machinery
@@ -41,11 +41,11 @@ OPERATORS = (
 
 @pytest.fixture(scope="module", autouse=True)
 def timm() -> ModuleType:
-    """Import timm, even where torchvision is of another build than torch.
+    """Import timm, even if torchvision is of another build than torch.
 
-    Package indices have torchvision for CUDA only on some platforms. Beside a torch for the CPU its operators do not
-    load, and importing it fails as it describes the first of them; timm imports it, and uses none of them. So they are
-    declared here in torchvision's stead.
+    On some platforms, package indices have torchvision only for CUDA. With a torch for the CPU its operators do not
+    load, and importing it fails at the description of the first operator. timm imports torchvision but uses none of
+    its operators, so they are declared here instead.
     """
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
@@ -58,7 +58,7 @@ def timm() -> ModuleType:
     return importlib.import_module("timm")
 
 
-@cache  # what is declared is gone when the library is
+@cache  # the declarations are removed with the library object
 def declare_operators() -> torch.library.Library:
     library = torch.library.Library("torchvision", "DEF")
     for schema in OPERATORS:
@@ -67,7 +67,7 @@ def declare_operators() -> torch.library.Library:
 
 
 class Trained(NamedTuple):
-    """What a training left."""
+    """Results of a training run."""
 
     checkpoint: Checkpoint
     folder: Path
@@ -76,7 +76,7 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that trains a backbone for two steps on real digits, and exports it, once."""
+    """Return a function that trains a backbone for two steps on real digits and exports it, cached."""
 
     @cache
     def run(backbone: str) -> Trained:
@@ -92,7 +92,7 @@ def network_of(backbone: str) -> MultiExitNetwork:
     return settled(lambda: build_network(backbone, SHAPE[0], CLASSES), SHAPE)
 
 
-def some_images(count: int = 2) -> torch.Tensor:
+def sample_images(count: int = 2) -> torch.Tensor:
     return torch.from_numpy(random_images(count, shape=SHAPE))
 
 
@@ -100,46 +100,46 @@ def parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-# What they are
+# Structure
 
 
 @pytest.mark.parametrize(
     ("backbone", "maps"),
     [(MOBILENET, [4, 2, 1]), (RESNET, [8, 4, 1]), (CONVNEXT, [4, 2, 1]), ("timm:resnet18:0,3", [16, 2])],
 )
-def test_exits_come_after_the_last_three_stages_or_those_asked_for(backbone: str, maps: Sequence[int]) -> None:
-    outputs = network_of(backbone)(some_images())
-    assert [tuple(one.attention.shape) for one in outputs] == [(2, 1, side, side) for side in maps]
-    assert all(one.logits.shape == (2, CLASSES) for one in outputs)
-    assert [len(one.cut) for one in outputs] == [1] * (len(maps) - 1) + [0]
+def test_exits_follow_the_last_three_or_the_chosen_stages(backbone: str, maps: Sequence[int]) -> None:
+    outputs = network_of(backbone)(sample_images())
+    assert [tuple(output.attention.shape) for output in outputs] == [(2, 1, side, side) for side in maps]
+    assert all(output.logits.shape == (2, CLASSES) for output in outputs)
+    assert [len(output.cut) for output in outputs] == [1] * (len(maps) - 1) + [0]
 
 
 @each_family
-def test_every_weight_learns(backbone: str) -> None:
+def test_every_weight_gets_a_gradient(backbone: str) -> None:
     network = build_network(backbone, SHAPE[0], CLASSES)
-    torch.stack([one.logits.square().sum() for one in network(some_images())]).sum().backward()
+    torch.stack([output.logits.square().sum() for output in network(sample_images())]).sum().backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
 @each_family
 @pytest.mark.parametrize("exit_index", range(3))
-def test_cut_off_after_an_exit_a_backbone_says_what_the_whole_says_there(backbone: str, exit_index: int) -> None:
-    network, images = network_of(backbone), some_images()
+def test_a_truncated_network_has_the_outputs_of_the_whole_network_at_that_exit(backbone: str, exit_index: int) -> None:
+    network, images = network_of(backbone), sample_images()
     truncated = network.truncated(exit_index)
     with torch.no_grad():
-        expected, found = network(images)[exit_index], truncated(images)
-    assert len(found) == 1
-    assert torch.equal(found[0].logits, expected.logits)
-    assert torch.equal(found[0].attention, expected.attention)
+        expected, outputs = network(images)[exit_index], truncated(images)
+    assert len(outputs) == 1
+    assert torch.equal(outputs[0].logits, expected.logits)
+    assert torch.equal(outputs[0].attention, expected.attention)
 
 
 @each_family
-def test_cut_off_after_an_exit_a_backbone_has_no_weights_of_later_stages(backbone: str) -> None:
+def test_a_truncated_backbone_has_no_weights_of_later_stages(backbone: str) -> None:
     truncated = [build_network(backbone, SHAPE[0], CLASSES, truncated_at=k) for k in range(3)]
     sizes = [parameters(network.backbone) for network in truncated]
     assert sizes == sorted(set(sizes))
     for network in truncated:
-        network(some_images())[0].logits.square().sum().backward()
+        network(sample_images())[0].logits.square().sum().backward()
         assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
@@ -147,27 +147,28 @@ def test_cut_off_after_an_exit_a_backbone_has_no_weights_of_later_stages(backbon
 
 
 @each_trained
-def test_a_trained_network_reads_back_as_it_was_written(backbone: str, trained: Any) -> None:
+def test_a_trained_network_is_restored_from_its_checkpoint(backbone: str, trained: Any) -> None:
     checkpoint, folder, _ = trained(backbone)
     [epoch] = checkpoint.metrics["history"]
     assert np.isfinite(epoch["loss"])
     assert len(epoch["validation_accuracy"]) == 3
-    again = read_checkpoint(folder / CHECKPOINT)
-    assert again.settings.backbone == backbone
-    for one, other in zip(again.network()(some_images()), checkpoint.network()(some_images()), strict=True):
-        assert torch.equal(one.logits, other.logits)
+    restored = read_checkpoint(folder / CHECKPOINT)
+    assert restored.settings.backbone == backbone
+    outputs, expected = (source.network()(sample_images()) for source in (restored, checkpoint))
+    for output, expected_output in zip(outputs, expected, strict=True):
+        assert torch.equal(output.logits, expected_output.logits)
 
 
 @each_trained
 def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
     weights = trained(backbone).checkpoint.weights
-    torch.manual_seed(0)  # the seed of the settings: the same network, before training
-    fresh = build_network(backbone, SHAPE[0], CLASSES)
-    assert [name for name, weight in fresh.named_parameters() if torch.equal(weight, weights[name])] == []
+    torch.manual_seed(0)  # the seed of the settings gives the network before training
+    initial = build_network(backbone, SHAPE[0], CLASSES)
+    assert [name for name, weight in initial.named_parameters() if torch.equal(weight, weights[name])] == []
 
 
 @each_trained
-def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, trained: Any) -> None:
+def test_chained_segments_of_a_trained_network_equal_the_whole_network(backbone: str, trained: Any) -> None:
     whole, segments = decided_and_cut(trained(backbone).graph)
     assert [list(segment.inputs) for segment in segments] == [
         ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
@@ -175,7 +176,7 @@ def test_segments_of_a_trained_network_in_a_row_are_the_whole(backbone: str, tra
     assert_chain_equals_whole(whole, segments, random_images(3, shape=SHAPE))
 
 
-def test_hard_swish_and_squeezing_leave_nine_tenths_of_the_convolutions_in_int8(trained: Any) -> None:
+def test_nine_tenths_of_the_convolutions_run_in_int8_with_hard_swish_and_squeeze_excitation(trained: Any) -> None:
     graph = trained(MOBILENET).graph
     whole, segments = decided_and_cut(quantise_int8(graph, random_images(2, shape=SHAPE), method="max"))
     assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9
@@ -186,15 +187,15 @@ def test_a_truncated_network_is_trained_alone(tmp_path: Path) -> None:
     settings = Settings(dataset="digits", backbone=EFFICIENTNET, truncated_at=1, epochs=1, batch_size=400)
     checkpoint = train(settings, tmp_path)
     assert len(checkpoint.metrics["history"][0]["validation_accuracy"]) == 1
-    assert len(checkpoint.network()(some_images())) == 1
+    assert len(checkpoint.network()(sample_images())) == 1
 
 
-# Weights as timm publishes them
+# Published weights
 
 
 @pytest.fixture(params=[".pth", ".safetensors"])
 def published(request: pytest.FixtureRequest, tmp_path: Path, timm: ModuleType) -> Any:
-    """Return a function that writes the weights of a whole model of timm's, for colour images and 1000 classes."""
+    """Return a function that writes the weights of a whole timm model, for colour images and 1000 classes."""
 
     def write(backbone: str, channels: int = 3) -> tuple[Path, dict[str, torch.Tensor]]:
         torch.manual_seed(5)
@@ -212,74 +213,74 @@ def published(request: pytest.FixtureRequest, tmp_path: Path, timm: ModuleType) 
 
 
 def features_of(timm: ModuleType, backbone: str, weights: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Return what timm's own model makes of some images with these weights, at each of its feature stages."""
+    """Return the output of each feature stage of timm's own model with these weights."""
     model = timm.create_model(backbone.split(":")[1], in_chans=SHAPE[0]).eval()
     model.load_state_dict(weights)
     with torch.no_grad():
-        return list(model.forward_intermediates(some_images(), intermediates_only=True))
+        return list(model.forward_intermediates(sample_images(), intermediates_only=True))
 
 
 @each_family
-def test_published_weights_make_the_backbone_what_its_authors_trained(
+def test_published_weights_reproduce_the_features_of_timms_model(
     backbone: str, published: Any, timm: ModuleType
 ) -> None:
     path, weights = published(backbone, channels=SHAPE[0])
     network = build_network(backbone, SHAPE[0], CLASSES)
-    assert "gave 100% of the backbone's parameters" in load_pretrained(network, path)
+    assert "100% of the backbone's parameters" in load_pretrained(network, path)
     stages = [1, 2, 4] if backbone == RESNET else [-3, -2, -1]
     features = features_of(timm, backbone, weights)
     with torch.no_grad():
-        found = network.eval().backbone(some_images())
-    for stage, (tensor,) in zip(stages, found, strict=True):
+        outputs = network.eval().backbone(sample_images())
+    for stage, (tensor,) in zip(stages, outputs, strict=True):
         torch.testing.assert_close(tensor, features[stage], rtol=1e-4, atol=1e-5)
 
 
-def test_of_weights_for_colour_images_all_but_the_first_layer_is_taken_over_for_gray_ones(published: Any) -> None:
+def test_weights_for_colour_images_fit_gray_networks_except_the_first_layer(published: Any) -> None:
     path, weights = published(RESNET)
     network = build_network(RESNET, 1, CLASSES)
     load_pretrained(network, path)
-    taken = {re.sub(r"^backbone\.(model\.)+", "", name): tensor for name, tensor in network.state_dict().items()}
-    missing = [name for name in weights if not name.startswith("fc.") and not torch.equal(taken[name], weights[name])]
+    loaded = {re.sub(r"^backbone\.(model\.)+", "", name): tensor for name, tensor in network.state_dict().items()}
+    missing = [name for name in weights if not name.startswith("fc.") and not torch.equal(loaded[name], weights[name])]
     assert missing == ["conv1.weight"]
 
 
 def test_published_weights_of_another_model_are_refused(published: Any) -> None:
     path, _ = published(CONVNEXT)
-    with pytest.raises(CheckpointError, match=r"holds 0% of the backbone's parameters.*name a file of weights of this"):
+    with pytest.raises(
+        CheckpointError, match=r"holds 0% of the backbone's parameters.*choose a file with weights of this"
+    ):
         load_pretrained(build_network(RESNET, 3, CLASSES), path)
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("stages", ["2", "2,1", "1,1", "1,x", "1,", ",", "-3,-1", "1.5,2", "1, 2", "1,\u00b2", "0:1"])
-def test_stages_that_are_no_rising_numbers_are_refused_with_an_example(stages: str) -> None:
+def test_stages_that_are_not_rising_numbers_are_refused_with_an_example(stages: str) -> None:
     with pytest.raises(CheckpointError, match=r"two or more in rising order, as in timm:resnet18:1,2,4"):
         build_network(f"timm:resnet18:{stages}", 3, CLASSES)
 
 
 @pytest.mark.parametrize("backbone", ["timm:resnet18", EFFICIENTNET, CONVNEXT])
-def test_stages_a_model_does_not_have_are_refused_with_where_to_look(backbone: str) -> None:
+def test_missing_stages_are_refused_with_a_way_to_list_them(backbone: str) -> None:
     name = backbone.split(":")[1]
-    with pytest.raises(
-        CheckpointError, match=rf"timm's {name} cannot hand on features of stages \[1, 9\].*feature_info"
-    ):
+    with pytest.raises(CheckpointError, match=rf"timm's {name} has no features of stages \[1, 9\].*feature_info"):
         build_network(f"{backbone}:1,9", 3, CLASSES)
 
 
-def test_an_exit_a_model_does_not_have_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"timm:resnet18:1,2 has exits 0 to 1, none with index 2"):
+def test_a_missing_exit_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"timm:resnet18:1,2 has no exit 2; its exits are 0 to 1"):
         build_network("timm:resnet18:1,2", 3, CLASSES, truncated_at=2)
 
 
-def test_a_model_timm_does_not_know_is_refused_with_those_of_similar_names() -> None:
-    with pytest.raises(CheckpointError, match=r"has no model 'resnet18x'; near it: .*resnet18"):
+def test_an_unknown_timm_model_is_refused_with_similar_names() -> None:
+    with pytest.raises(CheckpointError, match=r"has no model 'resnet18x'; similar names: .*resnet18"):
         build_network("timm:resnet18x", 3, CLASSES)
 
 
 @pytest.mark.parametrize("name", ["nothing_like_it", "", "["])
-def test_a_model_with_no_name_like_it_is_refused_too(name: str) -> None:
-    with pytest.raises(CheckpointError, match=re.escape(f"has no model {name!r}; near it: ")):
+def test_an_unknown_timm_model_without_similar_names_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(f"has no model {name!r}; similar names: ")):
         build_network(f"timm:{name}", 3, CLASSES)
 
 
@@ -291,14 +292,14 @@ def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_where_timm_is_not_installed_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_timm_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(CheckpointError, match=r"timm cannot be used here .*pip install timm torchvision"):
         build_network("timm:resnet18", 3, CLASSES)
 
 
 class OtherBuild:
-    """A finder of modules for which timm fails as it does where torchvision is not of the same build as torch."""
+    """A module finder for which importing timm fails as with a torchvision of another build than torch."""
 
     def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
         if name == "timm":
@@ -315,6 +316,6 @@ def _torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.mark.usefixtures("_torchvision_of_another_build")
-def test_where_torchvision_does_not_fit_torch_the_error_says_so() -> None:
+def test_a_torchvision_of_another_torch_build_is_reported() -> None:
     with pytest.raises(CheckpointError, match=r"torchvision::nms does not exist.*a torchvision that fits this torch"):
         build_network("timm:resnet18", 3, CLASSES)

@@ -1,4 +1,4 @@
-"""Images to checkpoint: the same settings give the same network, and its curves can be looked at."""
+"""Training from images to checkpoint, attention heads, and TensorBoard curves."""
 
 import copy
 import dataclasses
@@ -35,21 +35,21 @@ def test_pooling_to_a_grid_covers_every_pixel(size: int) -> None:
     assert bool((features.grad > 0).all())
 
 
-def test_a_map_has_contrast_and_a_middle_whatever_the_size_of_the_scores() -> None:
+def test_contrast_and_mean_of_a_map_do_not_depend_on_the_scale_of_the_scores() -> None:
     torch.manual_seed(0)
     head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
     maps = []
     for scale in (1.0, 0.1, 100.0):
         with torch.no_grad():
-            weighed = copy.deepcopy(head)
-            weighed.attend.weight.mul_(scale)
-            maps.append(weighed(features)[1])
-    for one in maps:
-        torch.testing.assert_close(one, maps[0], atol=0.01, rtol=0)
-        assert (one.std(dim=(1, 2, 3)) > 0.2).all()
+            scaled = copy.deepcopy(head)
+            scaled.attention.weight.mul_(scale)
+            maps.append(scaled(features)[1])
+    for attention in maps:
+        torch.testing.assert_close(attention, maps[0], atol=0.01, rtol=0)
+        assert (attention.std(dim=(1, 2, 3)) > 0.2).all()
 
 
-def test_a_map_depends_on_its_own_image_only() -> None:
+def test_a_map_depends_only_on_its_own_image() -> None:
     torch.manual_seed(0)
     head, features = AttentionHead(channels=8, classes=3), torch.randn(4, 8, 6, 6)
     together = head(features)[1]
@@ -57,15 +57,15 @@ def test_a_map_depends_on_its_own_image_only() -> None:
         torch.testing.assert_close(head(features[index : index + 1])[1][0], together[index])
 
 
-def test_features_alike_everywhere_are_attended_alike_everywhere() -> None:
+def test_constant_features_give_a_uniform_map() -> None:
     _, attention = AttentionHead(channels=8, classes=3)(torch.randn(2, 8, 1, 1).expand(-1, -1, 4, 4))
     torch.testing.assert_close(attention, torch.full((2, 1, 4, 4), 0.5), atol=1e-3, rtol=0)
 
 
-def test_a_head_says_nothing_of_what_it_does_not_attend_to() -> None:
+def test_logits_are_computed_from_attention_weighted_features() -> None:
     head = AttentionHead(channels=2, classes=3)
     with torch.no_grad():
-        head.attend.weight.copy_(torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1))  # where the first channel is high
+        head.attention.weight.copy_(torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1))  # attends to the first channel
     features = torch.zeros(2, 2, 6, 6)
     features[:, 0] = -1.0
     features[:, 0, 0, 0] = 1.0
@@ -81,7 +81,7 @@ def test_a_head_says_nothing_of_what_it_does_not_attend_to() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training leaves."""
+    """Return the output folder of a finished run."""
     output = tmp_path_factory.mktemp("training") / "run"
     train(SETTINGS, output)
     return output
@@ -93,15 +93,15 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 
 def test_the_same_seed_gives_the_same_network(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    again = train(SETTINGS, tmp_path)
-    assert again.metrics == checkpoint.metrics
-    assert again.splits == checkpoint.splits
-    assert again.weights.keys() == checkpoint.weights.keys()
-    for name, weight in again.weights.items():
+    repeated = train(SETTINGS, tmp_path)
+    assert repeated.metrics == checkpoint.metrics
+    assert repeated.splits == checkpoint.splits
+    assert repeated.weights.keys() == checkpoint.weights.keys()
+    for name, weight in repeated.weights.items():
         assert torch.equal(weight, checkpoint.weights[name]), name
 
 
-def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
+def test_training_writes_checkpoint_metrics_and_curves(folder: Path, checkpoint: Checkpoint) -> None:
     assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, CURVES}
     assert checkpoint.settings == SETTINGS
     metrics = json.loads((folder / METRICS).read_text())
@@ -112,40 +112,38 @@ def test_a_training_leaves_a_checkpoint_metrics_and_curves(folder: Path, checkpo
     assert max(history[-1]["validation_accuracy"]) > 0.5
 
 
-def test_a_finished_training_is_given_back_and_one_of_other_settings_refused(
-    folder: Path, checkpoint: Checkpoint
-) -> None:
+def test_a_finished_run_is_reused_and_refused_for_other_settings(folder: Path, checkpoint: Checkpoint) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    again = train(SETTINGS, folder)
-    assert (again.settings, again.metrics, again.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
+    reused = train(SETTINGS, folder)
+    assert (reused.settings, reused.metrics, reused.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
     with pytest.raises(CheckpointError, match="is a finished run of other settings"):
         train(dataclasses.replace(SETTINGS, seed=4), folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_settings_need_no_more_than_a_dataset_and_only_go_by_name() -> None:
+def test_settings_are_keyword_only_and_need_only_a_dataset() -> None:
     assert Settings(dataset="digits").regime == "joint"
     with pytest.raises(TypeError):
         Settings("digits")
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss became .* in batch .* of epoch 0"):
         train(dataclasses.replace(SETTINGS, learning_rate=1e30), tmp_path / "run")
     assert not list(tmp_path.rglob("*.pt"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "message"),
     [
         ({"batch_size": 5000}, "batch size 5000 is more than"),
         ({"regime": "disjoint", "epochs": 1}, "'disjoint' has 2 phases and needs an epoch for each; 1 are too few"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
-    changes: dict[str, Any], what: str, tmp_path: Path
+def test_invalid_settings_are_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(DataError, match=message):
         train(dataclasses.replace(SETTINGS, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -154,7 +152,7 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard shows: each curve's steps and values."""
+    """Return the steps and values of each TensorBoard curve."""
     accumulator = EventAccumulator(str(folder / CURVES))
     accumulator.Reload()
     return {
@@ -171,36 +169,36 @@ def expected_curves(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, 
     return per_exit | {name: [(row["epoch"], row[name]) for row in history] for name in LOSSES}
 
 
-def assert_shown(folder: Path, history: list[dict[str, Any]]) -> None:
-    shown, expected = curves(folder), expected_curves(history)
-    assert shown.keys() == expected.keys()
+def assert_curves(folder: Path, history: list[dict[str, Any]]) -> None:
+    written, expected = curves(folder), expected_curves(history)
+    assert written.keys() == expected.keys()
     for tag, points in expected.items():
-        assert [step for step, _ in shown[tag]] == [step for step, _ in points], tag
-        assert [value for _, value in shown[tag]] == pytest.approx([value for _, value in points]), tag
+        assert [step for step, _ in written[tag]] == [step for step, _ in points], tag
+        assert [value for _, value in written[tag]] == pytest.approx([value for _, value in points]), tag
 
 
 def test_curves_show_each_loss_and_each_exits_accuracy_and_weight(folder: Path, checkpoint: Checkpoint) -> None:
-    assert_shown(folder, checkpoint.metrics["history"])
+    assert_curves(folder, checkpoint.metrics["history"])
 
 
-@pytest.mark.parametrize("moment", ["in an epoch", "after an epoch was shown and before it was saved"])
-def test_a_resumed_training_shows_no_epoch_twice(
+@pytest.mark.parametrize("moment", ["in an epoch", "between curves and state of an epoch"])
+def test_the_curves_of_a_resumed_run_have_each_epoch_once(
     moment: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = "_step" if moment == "in an epoch" else "save"
-    go_on = getattr(TrainingRun, interrupted)
+    original = getattr(TrainingRun, interrupted)
 
-    def end(run: TrainingRun, *given: Any) -> Any:
+    def stop(run: TrainingRun, *arguments: Any) -> Any:
         if (tmp_path / STATE).exists():
             raise KeyboardInterrupt
-        return go_on(run, *given)
+        return original(run, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, interrupted, end)
+        patch.setattr(TrainingRun, interrupted, stop)
         with pytest.raises(KeyboardInterrupt):
             train(SETTINGS, tmp_path)
-    time.sleep(1.01 - time.time() % 1)  # events are read in the order of the seconds in their files' names
+    time.sleep(1.01 - time.time() % 1)  # TensorBoard orders event files by the seconds in their names
     assert len(curves(tmp_path)["loss"]) == (1 if moment == "in an epoch" else 2)
     resumed = train(SETTINGS, tmp_path)
     assert resumed.metrics == checkpoint.metrics
-    assert_shown(tmp_path, resumed.metrics["history"])
+    assert_curves(tmp_path, resumed.metrics["history"])

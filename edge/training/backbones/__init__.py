@@ -1,4 +1,4 @@
-"""Networks by name; one file per family."""
+"""Backbones by name; one file per family."""
 
 from collections.abc import Callable
 
@@ -16,23 +16,29 @@ BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {
     "resnet18-cifar": build_resnet18_cifar,
     "mobilenet": build_mobilenet,
 }
-"""Functions from image channels and number of classes to a network."""
+"""Builders, from the number of input channels and of classes to a network."""
 
 
 def build_network(backbone: str, channels: int, classes: int, truncated_at: int | None = None) -> MultiExitNetwork:
-    """Return a network with fresh weights; `truncated_at` cuts it off after that exit, leaving no other.
+    """Build a network with random weights.
+
+    Args:
+        backbone: A name in `BACKBONES`, `timm:NAME` or `timm:NAME:STAGES`.
+        channels: Channels of the input.
+        classes: Number of classes.
+        truncated_at: Build the single-exit network that ends at this exit.
 
     Raises:
-        CheckpointError: there is no such backbone or exit.
+        CheckpointError: the backbone or exit does not exist.
     """
     if backbone.startswith(PREFIX):
         network = build_timm(backbone, channels, classes)
     elif backbone in BACKBONES:
         network = BACKBONES[backbone](channels, classes)
     else:
-        raise CheckpointError(f"unknown backbone {backbone!r}; there are {', '.join(BACKBONES)} and timm:NAME")
+        raise CheckpointError(f"unknown backbone {backbone!r}; the backbones are {', '.join(BACKBONES)} and timm:NAME")
     if truncated_at is None:
         return network
     if not 0 <= truncated_at < len(network.heads):
-        raise CheckpointError(f"{backbone} has exits 0 to {len(network.heads) - 1}, none with index {truncated_at}")
+        raise CheckpointError(f"{backbone} has no exit {truncated_at}; its exits are 0 to {len(network.heads) - 1}")
     return network.truncated(truncated_at)

@@ -1,4 +1,4 @@
-"""A plain convolutional network of the size the CGT paper works with, for inputs of about 8 to 64 pixels."""
+"""Plain convolutional network of the CGT paper's size, for inputs of about 8 to 64 pixels."""
 
 from torch import nn
 
@@ -6,14 +6,14 @@ from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_
 
 
 def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
-    """Return a 3-exit CNN: seven convolutions in three stages, halving the image in the first two.
+    """Build a CNN with three exits: seven convolutions in three stages; the first two halve the resolution.
 
-    The first exit costs a tenth of the whole, the first two together less than a half.
+    The first exit costs a tenth of the whole network, the first two together less than half.
 
     Args:
-        channels: Channels of the input image.
-        classes: How many classes to tell apart.
-        width: Channels that leave the first stage; the following stages have two and four times as many.
+        channels: Channels of the input.
+        classes: Number of classes.
+        width: Output channels of the first stage; the following stages have two and four times as many.
     """
     stages = [
         nn.Sequential(conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2)),
@@ -24,15 +24,15 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         ),
         nn.Sequential(conv_bn_relu(2 * width, 4 * width), conv_bn_relu(4 * width, 4 * width)),
     ]
-    first = nn.Sequential(conv_bn_relu(width, width, stride=2), conv_bn_relu(width, 2 * width, stride=2))
+    first_neck = nn.Sequential(conv_bn_relu(width, width, stride=2), conv_bn_relu(width, 2 * width, stride=2))
     heads = [
-        AttentionHead(2 * width, classes, refine=first, grid=2, spread=True),
-        AttentionHead(2 * width, classes, refine=conv_bn_relu(2 * width, 2 * width, stride=2), grid=2, spread=True),
+        AttentionHead(2 * width, classes, first_neck, grid=2, broadcast_1x1=True),
+        AttentionHead(2 * width, classes, conv_bn_relu(2 * width, 2 * width, stride=2), grid=2, broadcast_1x1=True),
         AttentionHead(4 * width, classes, grid=2),
     ]
     return MultiExitNetwork(Stages(stages), heads)
 
 
 def build_small_cnn(channels: int, classes: int) -> MultiExitNetwork:
-    """Return the same of half the width: a quarter of the computation, trained in a third of the time."""
+    """Build the CNN with half the width: a quarter of the computation, a third of the training time."""
     return build_cnn(channels, classes, width=16)

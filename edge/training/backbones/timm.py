@@ -1,7 +1,7 @@
-"""Any backbone of timm that can hand on features, such as `timm:mobilenetv3_small_100`, with exits where you want them.
+"""Backbones of timm, such as `timm:mobilenetv3_small_100`, with exits after chosen feature stages.
 
-`timm:NAME` puts exits after the last three of the model's feature stages, `timm:NAME:1,3,4` after those. timm needs
-torchvision; neither is installed unless you ask for it, with the extra `timm`.
+`timm:NAME` has exits after the model's last three feature stages, `timm:NAME:1,3,4` after stages 1, 3 and 4. timm and
+the torchvision it needs are installed with the extra `timm`.
 """
 
 from collections.abc import Sequence
@@ -16,61 +16,61 @@ PREFIX = "timm:"
 
 
 class Features(Backbone):
-    """A timm model as a backbone: each chosen feature stage hands on one tensor."""
+    """A timm model as a backbone: each selected feature stage has one output tensor."""
 
     def __init__(self, name: str, channels: int, stages: Sequence[int], *, only_last: bool = False) -> None:
-        """Make the model with fresh weights, without what comes after the last of the stages.
+        """Create the model with random weights, up to the last of the stages.
 
         Raises:
-            CheckpointError: timm is not installed, knows no such model, or the model has no such stages.
+            CheckpointError: timm is not installed, does not have the model, or the model does not have the stages.
         """
         super().__init__()
         self._name, self._channels, self._stages, self._only_last = name, channels, stages, only_last
-        self.model = _created(name, channels, stages)
+        self.model = _create_model(name, channels, stages)
         self.widths: list[int] = _feature_info(self.model).channels()
 
     def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
         """Return each stage's features."""
-        features: list[tuple[Tensor, ...]] = [(one,) for one in self.model(image)]
+        features: list[tuple[Tensor, ...]] = [(tensor,) for tensor in self.model(image)]
         return features[-1:] if self._only_last else features
 
     def truncated(self, stage: int) -> "Features":
-        """Return the model up to this stage, with the same weights."""
-        shorter = Features(self._name, self._channels, self._stages[: stage + 1], only_last=True)
-        shorter.model.load_state_dict(self.model.state_dict(), strict=False)
-        return shorter.train(self.training)
+        """Return the model up to this stage, with a copy of its weights."""
+        truncated = Features(self._name, self._channels, self._stages[: stage + 1], only_last=True)
+        truncated.model.load_state_dict(self.model.state_dict(), strict=False)
+        return truncated.train(self.training)
 
 
 def build_timm(backbone: str, channels: int, classes: int) -> MultiExitNetwork:
-    """Return the network for `timm:NAME` or `timm:NAME:STAGES`.
+    """Build the network `timm:NAME` or `timm:NAME:STAGES`.
 
     Raises:
-        CheckpointError: the text is no such name, timm is not installed, or does not know the model.
+        CheckpointError: the stages are invalid, timm is not installed, or does not have the model.
     """
-    name, _, chosen = backbone.removeprefix(PREFIX).partition(":")
-    stages = _chosen_stages(backbone, chosen) if chosen else _last_three(name, channels)
+    name, _, stage_list = backbone.removeprefix(PREFIX).partition(":")
+    stages = _parse_stages(backbone, stage_list) if stage_list else _last_three(name, channels)
     features = Features(name, channels, stages)
     heads = [AttentionHead(width, classes, grid=2) for width in features.widths[:-1]]
     return MultiExitNetwork(features, [*heads, AttentionHead(features.widths[-1], classes)])
 
 
-def _chosen_stages(backbone: str, chosen: str) -> list[int]:
-    numbers = chosen.split(",")
+def _parse_stages(backbone: str, stage_list: str) -> list[int]:
+    numbers = stage_list.split(",")
     stages = [int(number) for number in numbers if number.isdecimal()]
     if len(stages) != len(numbers) or stages != sorted(set(stages)) or len(stages) < 2:
         raise CheckpointError(
-            f"{backbone!r} should end in the feature stages to put exits after, two or more in rising order, "
+            f"invalid feature stages in {backbone!r}; give the stages that exits follow, two or more in rising order, "
             "as in timm:resnet18:1,2,4"
         )
     return stages
 
 
 def _last_three(name: str, channels: int) -> list[int]:
-    count = len(_feature_info(_created(name, channels, None)))
+    count = len(_feature_info(_create_model(name, channels, None)))
     return list(range(count))[-3:]
 
 
-def _created(name: str, channels: int, stages: Sequence[int] | None) -> nn.Module:
+def _create_model(name: str, channels: int, stages: Sequence[int] | None) -> nn.Module:
     try:
         import timm
     except (ImportError, RuntimeError) as error:  # a torchvision of another build than torch fails with the latter
@@ -79,16 +79,16 @@ def _created(name: str, channels: int, stages: Sequence[int] | None) -> nn.Modul
             "pip install timm torchvision"
         ) from error
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
-        raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; near it: {near}")
+        similar = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
+        raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; similar names: {similar}")
     try:
         model: nn.Module = timm.create_model(
             name, features_only=True, feature_cls="getter", in_chans=channels, out_indices=stages
         )
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"timm's {name} cannot hand on features of stages {stages}: {error or type(error).__name__}; "
-            f"`timm.create_model({name!r}, features_only=True).feature_info` says which it has"
+            f"timm's {name} has no features of stages {stages}: {error or type(error).__name__}; "
+            f"`timm.create_model({name!r}, features_only=True).feature_info` lists its stages"
         ) from error
     return model
 

@@ -7,7 +7,7 @@ from edge.errors import DataError
 from edge.training.datasets.base import LabelledImages
 
 Loader = Callable[[Path | None, int | None], LabelledImages]
-"""Takes the folder the user named, if any, and the image size the user asked for, if any."""
+"""Loads a dataset from a folder, if the user named one, at an image size, if the user chose one."""
 
 
 def load_dataset(name: str, path: Path | None = None, image_size: int | None = None) -> LabelledImages:
@@ -15,20 +15,20 @@ def load_dataset(name: str, path: Path | None = None, image_size: int | None = N
 
     Args:
         name: One of `dataset_names()`.
-        path: Where its files are; each dataset knows where to look else.
-        image_size: Height and width of the network's input, where the dataset leaves a choice.
+        path: Folder of its files; None for the dataset's default locations.
+        image_size: Height and width of the network's input, for datasets that support several; None for the default.
 
     Raises:
-        DataError: there is no such dataset, its files are missing, or they cannot be used.
+        DataError: the dataset is unknown, or its files are missing or unusable.
     """
     loaders = _loaders()
     if name not in loaders:
-        raise DataError(f"unknown dataset {name!r}; there are {', '.join(loaders)}")
+        raise DataError(f"unknown dataset {name!r}; the datasets are {', '.join(loaders)}")
     return loaders[name](path, image_size)
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Return the names `load_dataset` knows."""
+    """Return the names of all datasets."""
     return tuple(_loaders())
 
 

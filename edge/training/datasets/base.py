@@ -1,4 +1,4 @@
-"""Labelled images before any preprocessing, the type that every dataset returns."""
+"""Labelled images before preprocessing: the type that every dataset returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from edge.bundle.sample_ids import content_digest
 
 
 class Frames(Protocol):
-    """Frames by index: an array of them, or something that reads them from files."""
+    """Indexed frames: an array, or a reader of files."""
 
     def __len__(self) -> int:
-        """Return their number."""
+        """Return the number of frames."""
 
     def __getitem__(self, index: int, /) -> NDArray[Any]:
         """Return one frame."""
@@ -22,28 +22,28 @@ class Frames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """Frames with labels, as they are before any preprocessing."""
+    """Frames with labels, before preprocessing."""
 
     name: str
     frames: Frames
-    """As a source would give them; reading one may decode a file."""
+    """Frames as a source yields them; an access may decode a file."""
     labels: NDArray[np.int64]
-    """Classes, shape (samples,)."""
+    """Class indices, shape (samples,)."""
     classes: tuple[str, ...]
     kind: Literal["image", "array"]
     colour: Literal["rgb", "gray"] | None
     size: tuple[int, int, int]
-    """Channels, height and width the network is to read."""
+    """Channels, height and width of the network's input."""
     digests: Sequence[str]
-    """A digest of each sample's content."""
+    """Content digest of each sample."""
     fixed_splits: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
-    """Indices of the splits that are not to be drawn, such as the test split of the dataset's authors."""
+    """Indices of splits that are given, such as the test split of the dataset's authors; the others are drawn."""
     from_files: bool = False
-    """Whether reading a frame decodes a file, which other processes may then do."""
+    """True if an access decodes a file; worker processes may then do it."""
     mirror: bool = False
-    """Whether a mirrored image is still of its class, so that training may mirror it."""
+    """True if a mirrored image still belongs to its class, so that training may mirror it."""
 
 
 def content_digests(frames: Frames) -> list[str]:
-    """Return a digest of each frame's content."""
+    """Return the content digest of each frame."""
     return [content_digest(frames[index].tobytes()) for index in range(len(frames))]

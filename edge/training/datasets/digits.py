@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real images that ship inside the package."""
+"""Handwritten digits of scikit-learn: 1,797 real images that are part of the package."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SIZE = 32
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
-    """Return the digits, resized from 8x8 to 32x32 (or `image_size`) pixels in gray; `path` is not needed."""
+    """Return the digits, resized from 8x8 to 32x32 (or `image_size`) pixels in gray; `path` is ignored."""
     from sklearn.datasets import load_digits
 
     size = SIZE if image_size is None else image_size

@@ -1,4 +1,4 @@
-"""Your own images: a folder with a subfolder for each class."""
+"""The user's own images: a folder with a subfolder for each class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from edge.bundle.sample_ids import content_digest
 from edge.console import track
 from edge.errors import DataError, SourceError
-from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
+from edge.frames.files import IMAGE_SUFFIXES, read_frame
+from edge.frames.labelled import class_folders
 from edge.training.datasets.base import LabelledImages
 
 SIZE = 64
@@ -18,10 +19,10 @@ LAYOUT = "give --data a folder with a subfolder of images for each class"
 
 
 class ImageFiles:
-    """Images that are decoded when they are asked for, as the device decodes them."""
+    """Images decoded at every access, as on the device."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Name the files."""
+        """List the files."""
         self._paths = paths
 
     def __len__(self) -> int:
@@ -42,70 +43,73 @@ class ImageFiles:
 
 
 def load(path: Path | None, image_size: int | None) -> LabelledImages:
-    """Return the images below `path`, read by the network at 64x64 (or `image_size`) pixels in colour.
+    """Return the colour images of a folder, which the network reads at 64x64 (or `image_size`) pixels.
 
-    Subfolders are classes, in the order of their names; what lies deeper belongs to them too, and what is hidden is
-    left out. Every image is decoded once here, so that a damaged one is found before a long training, not during it.
+    Subfolders are classes, in the order of their names, with all images in and below them. Hidden files and folders
+    are skipped. Every image is decoded once here, so that a damaged one is reported before a long training.
 
     Raises:
-        DataError: there is no such folder, it has fewer than two classes, a class has no images, an image is damaged
+        DataError: the folder is missing or has fewer than two classes, a class has no images, or an image is damaged
             or in two classes.
     """
     size = SIZE if image_size is None else image_size
     if size < 1:
         raise DataError(
-            f"an image size of {size} pixels is not possible; choose a positive one, or leave it out for {SIZE}"
+            f"an image size of {size} pixels is not possible; choose a positive size, or leave it out for {SIZE}"
         )
-    folders = _class_folders(path)
-    found = [_images_in(folder) for folder in folders]
-    paths = [path for members in found for path in members]
+    images = _class_images(path)
+    paths = [path for members in images.values() for path in members]
     files = ImageFiles(paths)
-    labels = np.repeat(np.arange(len(folders), dtype=np.int64), [len(members) for members in found])
+    labels = np.repeat(np.arange(len(images), dtype=np.int64), [len(members) for members in images.values()])
     return LabelledImages(
         name="folder",
         frames=files,
         labels=labels,
-        classes=tuple(folder.name for folder in folders),
+        classes=tuple(images),
         kind="image",
         colour="rgb",
         size=(3, size, size),
-        digests=_checked_digests(files, paths, labels),
+        digests=_validated_digests(files, paths, labels),
         from_files=True,
     )
 
 
-def _class_folders(path: Path | None) -> list[Path]:
-    if path is None:
-        raise DataError(f"the dataset 'folder' does not know where your images are; {LAYOUT}")
-    if not path.is_dir():
-        raise DataError(f"there is no folder {path}; {LAYOUT}")
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise DataError(f"{path} has no subfolders; {LAYOUT}")
-    if len(folders) == 1:
-        raise DataError(f"{path} has only one class, {folders[0].name!r}, and a classifier needs two or more; {LAYOUT}")
-    return folders
+def _class_images(folder: Path | None) -> dict[str, list[Path]]:
+    """Return the image files of each class."""
+    if folder is None:
+        raise DataError(f"the dataset 'folder' needs the location of your images; {LAYOUT}")
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; {LAYOUT}")
+    classes = class_folders(folder)
+    if not classes:
+        raise DataError(f"{folder} has no subfolders; {LAYOUT}")
+    if len(classes) == 1:
+        raise DataError(
+            f"{folder} has only one class, {next(iter(classes))!r}; a classifier needs at least 2: {LAYOUT}"
+        )
+    images = {
+        name: [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES] for name, files in classes.items()
+    }
+    for name, paths in images.items():
+        if not paths:
+            raise DataError(
+                f"{folder / name} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder"
+            )
+    return images
 
 
-def _images_in(folder: Path) -> list[Path]:
-    paths = [path for path in files_in(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not paths:
-        raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    return paths
-
-
-def _checked_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[np.int64]) -> list[str]:
-    """Decode every image, to find damaged ones, and return a digest of each file.
+def _validated_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[np.int64]) -> list[str]:
+    """Decode every image to detect damaged files, and return the digest of each file.
 
     Raises:
-        DataError: an image is damaged, or the same one is in two classes.
+        DataError: an image is damaged, or in two classes.
     """
     digests: list[str] = []
-    first_with: dict[str, int] = {}
+    first_index: dict[str, int] = {}
     for index in track(range(len(paths)), "checking images"):
-        files[index]  # raises where the image is damaged
+        files[index]  # raises if the image is damaged
         digests.append(content_digest(paths[index].read_bytes()))
-        first = first_with.setdefault(digests[-1], index)
+        first = first_index.setdefault(digests[-1], index)
         if labels[first] != labels[index]:
             raise DataError(f"{paths[first]} and {paths[index]} are the same image in two classes; remove one")
     return digests

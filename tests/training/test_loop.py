@@ -1,4 +1,4 @@
-"""The training loop: what a phase freezes, what it trains, and that an interruption changes nothing."""
+"""The training loop: frozen and trainable modules of each phase, and resumed runs."""
 
 import dataclasses
 from pathlib import Path
@@ -17,15 +17,16 @@ from edge.training.data import PreprocessedImages, measured_input
 from edge.training.datasets.base import LabelledImages
 from edge.training.loop import TrainingRun
 from edge.training.network import conv_bn_relu
-from edge.training.regimes import REGIMES
+from edge.training.regimes import REGIMES, phases_of
 from edge.training.settings import Settings
+from edge.training.state import StateFile
 
 SAMPLES = 50
 SETTINGS = Settings(
     dataset="made", epochs=4, batch_size=16, attention_weight=0.3, distillation_weight=0.5, learning_rate=5e-3, seed=3
 )
 STEPS = 3
-"""Batches of an epoch; the fourth would be incomplete."""
+"""Batches per epoch; the fourth would be incomplete."""
 
 
 def samples() -> PreprocessedImages:
@@ -44,12 +45,18 @@ def new_run(folder: Path, splits: dict[str, SplitSpec] | None = None, **changes:
     network = build_cnn(channels=1, classes=3, width=8)
     if settings.truncated_at is not None:
         network = network.truncated(settings.truncated_at)
-    augmentation = Augmentation(shift=True, mirror=True)
-    return TrainingRun(network, settings, samples(), augmentation, splits or {}, folder / "state.pt")
+    return TrainingRun(
+        network,
+        settings,
+        phases_of(settings),
+        samples(),
+        Augmentation(shift=True, mirror=True),
+        StateFile(folder / "state.pt", settings, splits or {}),
+    )
 
 
-def go_on(run: TrainingRun, until: int | None = None) -> list[dict[str, Any]]:
-    """Train from where the run is, saving after each epoch, as `train` does."""
+def train_until(run: TrainingRun, until: int | None = None) -> list[dict[str, Any]]:
+    """Train the remaining epochs, saving after each, as `train` does."""
     history = run.resume()
     for epoch in range(len(history), run.settings.epochs if until is None else until):
         history.append(run.epoch(epoch, on_step=lambda: None))
@@ -61,20 +68,18 @@ def weights_of(run: TrainingRun) -> dict[str, Tensor]:
     return {name: tensor.cpu().clone() for name, tensor in run.network.state_dict().items()}
 
 
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 # Phases
 
 
-@pytest.mark.parametrize("resumed", [False, True], ids=["at once", "resumed"])
-def test_the_frozen_phase_trains_early_heads_and_leaves_everything_else_bit_for_bit(
-    resumed: bool, tmp_path: Path
-) -> None:
-    """Weights and the statistics of batch normalisation."""
+@pytest.mark.parametrize("resumed", [False, True], ids=["uninterrupted", "resumed"])
+def test_the_second_phase_of_disjoint_trains_only_early_heads(resumed: bool, tmp_path: Path) -> None:
+    """All others keep their weights and their statistics of batch normalisation, bit for bit."""
     run = new_run(tmp_path, regime="disjoint")
-    run.network.heads[2].refine = conv_bn_relu(32, 32)
+    run.network.heads[2].neck = conv_bn_relu(32, 32)
     history = [run.epoch(epoch, on_step=lambda: None) for epoch in range(2)]
     before = weights_of(run)
     assert {name.split(".")[0] for name in before if "running_mean" in name} == {"backbone", "heads"}
@@ -83,29 +88,29 @@ def test_the_frozen_phase_trains_early_heads_and_leaves_everything_else_bit_for_
         assert run.resume() == history
     for epoch in range(2, 4):
         run.epoch(epoch, on_step=lambda: None)
-    assert moved(before, weights_of(run)) == {name for name in before if name.startswith(("heads.0.", "heads.1."))}
+    assert changed(before, weights_of(run)) == {name for name in before if name.startswith(("heads.0.", "heads.1."))}
 
 
-def test_before_it_is_frozen_all_of_the_backbone_and_the_last_head_learns(tmp_path: Path) -> None:
+def test_the_first_phase_of_disjoint_trains_backbone_and_last_head(tmp_path: Path) -> None:
     run = new_run(tmp_path, regime="disjoint")
     before = weights_of(run)
-    go_on(run, until=2)
-    learnt = moved(before, weights_of(run))
-    assert learnt >= {name for name in before if name.startswith(("backbone.", "heads.2."))}
+    train_until(run, until=2)
+    trained = changed(before, weights_of(run))
+    assert trained >= {name for name in before if name.startswith(("backbone.", "heads.2."))}
 
 
 @pytest.mark.parametrize("regime", ["disjoint", "mixed"])
-def test_early_heads_stay_bit_for_bit_while_only_the_last_exit_learns(regime: str, tmp_path: Path) -> None:
+def test_early_heads_are_frozen_while_only_the_last_exit_is_trained(regime: str, tmp_path: Path) -> None:
     run = new_run(tmp_path, regime=regime, attention_weight=1.0, distillation_weight=1.0)
     before = weights_of(run)
-    go_on(run, until=2)
-    learnt = moved(before, weights_of(run))
-    assert learnt
-    assert not [name for name in learnt if name.startswith(("heads.0.", "heads.1."))]
+    train_until(run, until=2)
+    trained = changed(before, weights_of(run))
+    assert trained
+    assert not [name for name in trained if name.startswith(("heads.0.", "heads.1."))]
 
 
-def test_the_backbone_learns_as_if_there_were_no_early_exits_in_the_first_phase_of_disjoint(tmp_path: Path) -> None:
-    """Neither early exits nor what guides them reach into it."""
+def test_early_exits_do_not_influence_the_backbone_in_the_first_phase_of_disjoint(tmp_path: Path) -> None:
+    """Neither through their loss nor through guidance and distillation."""
     runs = [
         new_run(tmp_path / str(weight), regime="disjoint", attention_weight=weight, distillation_weight=weight)
         for weight in (0.0, 1.0)
@@ -114,53 +119,53 @@ def test_the_backbone_learns_as_if_there_were_no_early_exits_in_the_first_phase_
         with torch.no_grad():
             for parameter in run.network.heads[0].parameters():
                 parameter.add_(run.settings.attention_weight)
-        go_on(run, until=2)
+        train_until(run, until=2)
     first, second = map(weights_of, runs)
-    assert all(name.startswith("heads.0.") for name in moved(first, second))
+    assert all(name.startswith("heads.0.") for name in changed(first, second))
 
 
 def test_mixed_trains_everything_in_its_second_phase(tmp_path: Path) -> None:
     run = new_run(tmp_path, regime="mixed")
-    found = go_on(run, until=2)
+    train_until(run, until=2)
     before = weights_of(run)
-    found = go_on(run)
-    assert [row["exit_weights"] for row in found] == [[0, 0, 1]] * 2 + [[1, 1, 1]] * 2
-    assert moved(before, weights_of(run)) == set(before)
+    history = train_until(run)
+    assert [row["exit_weights"] for row in history] == [[0, 0, 1]] * 2 + [[1, 1, 1]] * 2
+    assert changed(before, weights_of(run)) == set(before)
 
 
-def test_an_epoch_says_what_each_exit_was_weighed_and_what_its_losses_were(tmp_path: Path) -> None:
-    [found] = go_on(new_run(tmp_path, regime="sdn"), until=1)
-    assert set(found) == {"loss", "classification_loss", "attention_loss", "distillation_loss", "exit_weights"}
-    whole = found["classification_loss"] + 0.3 * found["attention_loss"] + 0.5 * found["distillation_loss"]
-    assert found["loss"] == pytest.approx(whole, rel=1e-5)
+def test_an_epoch_returns_its_losses_and_exit_weights(tmp_path: Path) -> None:
+    [row] = train_until(new_run(tmp_path, regime="sdn"), until=1)
+    assert set(row) == {"loss", "classification_loss", "attention_loss", "distillation_loss", "exit_weights"}
+    total = row["classification_loss"] + 0.3 * row["attention_loss"] + 0.5 * row["distillation_loss"]
+    assert row["loss"] == pytest.approx(total, rel=1e-5)
     progress = sum(step / STEPS / 4 for step in range(STEPS)) / STEPS
-    assert found["exit_weights"] == pytest.approx([0.01 + 0.45 * progress, 0.01 + 0.9 * progress, 1.0])
+    assert row["exit_weights"] == pytest.approx([0.01 + 0.45 * progress, 0.01 + 0.9 * progress, 1.0])
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_every_regime_trains_a_network_to_answers_better_than_guessed(regime: str, tmp_path: Path) -> None:
+def test_every_regime_trains_all_exits_to_better_than_chance(regime: str, tmp_path: Path) -> None:
     run = new_run(tmp_path, regime=regime, epochs=24)
-    go_on(run)
-    assert (right(run) > 0.6).all()
+    train_until(run)
+    assert (training_accuracy(run) > 0.6).all()
 
 
-def right(run: TrainingRun) -> Tensor:
-    """Return each exit's share of right answers on the training samples."""
+def training_accuracy(run: TrainingRun) -> Tensor:
+    """Return each exit's accuracy on the training samples."""
     images, labels = samples().__getitems__(range(SAMPLES))
     with torch.no_grad():
-        logits = torch.stack([one.logits for one in run.network.eval()(images.to(run.fabric.device))]).cpu()
+        logits = torch.stack([output.logits for output in run.network.eval()(images.to(run.fabric.device))]).cpu()
     return (logits.argmax(dim=-1) == labels).float().mean(dim=1)
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_every_regime_trains_a_network_of_one_exit(regime: str, tmp_path: Path) -> None:
-    """Which is what the benchmarks compare exits with: the network truncated, trained with the same settings."""
-    history = go_on(new_run(tmp_path, regime=regime, truncated_at=1))
+def test_every_regime_trains_a_single_exit_network(regime: str, tmp_path: Path) -> None:
+    """The benchmarks compare early exits with truncated networks trained with the same settings."""
+    history = train_until(new_run(tmp_path, regime=regime, truncated_at=1))
     assert history[-1]["classification_loss"] < history[0]["classification_loss"]
     assert all(row["attention_loss"] == row["distillation_loss"] == 0 for row in history)
 
 
-# What does not fit together
+# Invalid settings
 
 
 def test_fewer_epochs_than_phases_are_refused(tmp_path: Path) -> None:
@@ -174,98 +179,98 @@ def test_a_batch_larger_than_the_training_split_is_refused(tmp_path: Path) -> No
     assert new_run(tmp_path, batch_size=SAMPLES).steps == 1
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_it_happened_in(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    history = go_on(run, until=2)
+    history = train_until(run, until=2)
     with torch.no_grad():
         run.network.heads[1].classify.bias.fill_(torch.nan)
     with pytest.raises(DataError, match=r"the loss became nan in batch 0 of epoch 2; lower --learning-rate"):
         run.epoch(2, on_step=lambda: None)
-    assert go_on(new_run(tmp_path), until=2) == history
+    assert train_until(new_run(tmp_path), until=2) == history
 
 
 # Interruption
 
 
 def interrupt(folder: Path, epoch: int, steps: int, **changes: Any) -> None:
-    """Train, and be interrupted after some batches of an epoch."""
+    """Train, and interrupt after some batches of an epoch."""
     run = new_run(folder, **changes)
-    go_on(run, until=epoch)
-    left = iter(range(steps))
+    train_until(run, until=epoch)
+    remaining = iter(range(steps))
 
-    def end() -> None:
-        if next(left, None) is None:
+    def stop() -> None:
+        if next(remaining, None) is None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.epoch(epoch, on_step=end)
+        run.epoch(epoch, on_step=stop)
 
 
 @pytest.mark.parametrize("regime", ["disjoint", "mixed", "soft-cgt"])
-@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["in its first half", "at half time", "in its second half"])
-def test_an_interrupted_run_ends_as_if_it_had_not_been(regime: str, epoch: int, tmp_path: Path) -> None:
-    undisturbed = new_run(tmp_path / "undisturbed", regime=regime)
-    expected = go_on(undisturbed)
+@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["first phase", "start of second phase", "second phase"])
+def test_a_resumed_run_equals_an_uninterrupted_run(regime: str, epoch: int, tmp_path: Path) -> None:
+    uninterrupted = new_run(tmp_path / "uninterrupted", regime=regime)
+    expected = train_until(uninterrupted)
     interrupt(tmp_path / "interrupted", epoch, steps=1, regime=regime)
     torch.manual_seed(77)
     resumed = new_run(tmp_path / "interrupted", regime=regime)
-    assert go_on(resumed) == expected
-    assert not moved(weights_of(undisturbed), weights_of(resumed))
+    assert train_until(resumed) == expected
+    assert not changed(weights_of(uninterrupted), weights_of(resumed))
 
 
-def test_a_run_may_be_interrupted_again_and_again(tmp_path: Path) -> None:
-    undisturbed = new_run(tmp_path / "undisturbed", regime="disjoint")
-    expected = go_on(undisturbed)
+def test_a_run_can_be_resumed_repeatedly(tmp_path: Path) -> None:
+    uninterrupted = new_run(tmp_path / "uninterrupted", regime="disjoint")
+    expected = train_until(uninterrupted)
     for epoch in (1, 1, 2, 3, 3):
         interrupt(tmp_path / "interrupted", epoch, steps=2, regime="disjoint")
     resumed = new_run(tmp_path / "interrupted", regime="disjoint")
-    assert go_on(resumed) == expected
-    assert not moved(weights_of(undisturbed), weights_of(resumed))
+    assert train_until(resumed) == expected
+    assert not changed(weights_of(uninterrupted), weights_of(resumed))
 
 
-def test_a_run_whose_last_epoch_is_saved_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_a_run_resumed_after_its_last_epoch_is_complete(tmp_path: Path) -> None:
     first = new_run(tmp_path, regime="disjoint")
-    history = go_on(first)
+    history = train_until(first)
     again = new_run(tmp_path, regime="disjoint")
     assert again.resume() == history
-    assert not moved(weights_of(first), weights_of(again))
+    assert not changed(weights_of(first), weights_of(again))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
+def test_the_seed_determines_the_run(tmp_path: Path) -> None:
     runs = [new_run(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
-    first, same, other = (go_on(run, until=2) for run in runs)
+    first, same, other = (train_until(run, until=2) for run in runs)
     assert first == same != other
-    assert not moved(*map(weights_of, runs[:2]))
+    assert not changed(*map(weights_of, runs[:2]))
 
 
 def test_a_state_of_other_settings_or_other_images_is_refused(tmp_path: Path) -> None:
     splits = {"train": SplitSpec(SAMPLES, "0" * 32)}
-    go_on(new_run(tmp_path, splits), until=1)
-    others = ({"splits": {"train": SplitSpec(SAMPLES, "1" * 32)}}, {"seed": 4}, {"regime": "sdn"}, {"epochs": 5})
-    for changes in others:
+    train_until(new_run(tmp_path, splits), until=1)
+    other_runs = ({"splits": {"train": SplitSpec(SAMPLES, "1" * 32)}}, {"seed": 4}, {"regime": "sdn"}, {"epochs": 5})
+    for changes in other_runs:
         run = new_run(tmp_path, **{"splits": splits, **changes})
         before = weights_of(run)
         with pytest.raises(
             CheckpointError, match=r"state\.pt is from an unfinished run with other settings or other im"
         ):
             run.resume()
-        assert not moved(before, weights_of(run))
+        assert not changed(before, weights_of(run))
     assert len(new_run(tmp_path, splits).resume()) == 1
 
 
-def test_without_a_state_a_run_begins_at_the_beginning(tmp_path: Path) -> None:
+def test_a_run_without_a_state_starts_at_epoch_0(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     before = weights_of(run)
     assert run.resume() == []
-    assert not moved(before, weights_of(run))
+    assert not changed(before, weights_of(run))
 
 
 # Precision
 
 
-def test_mixed_precision_keeps_weights_in_full_and_still_learns(tmp_path: Path) -> None:
+def test_mixed_precision_keeps_float32_weights_and_learns(tmp_path: Path) -> None:
     run = new_run(tmp_path, mixed_precision=True, epochs=8)
-    history = go_on(run)
+    history = train_until(run)
     assert {tensor.dtype for tensor in weights_of(run).values()} == {torch.float32, torch.int64}
     assert history[-1]["loss"] < history[0]["loss"]
-    assert (right(run) > 0.6).all()
+    assert (training_accuracy(run) > 0.6).all()

@@ -1,0 +1,101 @@
+"""Results of the subcommands of `edge`, as JSON and as tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge.bundle.bundle import Bundle
+from edge.cli.main import SUBCOMMANDS, main
+from edge.doctor.checks import Check
+from tests.support.commands import call, class_folder
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_a_help_text(name: str) -> None:
+    result = call(main, name, "--help")
+    assert result.code == 0
+    assert result.stdout.startswith(f"usage: edge {name}")
+    assert SUBCOMMANDS[name][1:] in " ".join(result.stdout.split())
+
+
+def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precision(digits_bundle: Bundle) -> None:
+    result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--json")
+    assert result.code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert set(printed) == {"backend", "threads", "segments", "conditions", "precisions"}
+    assert printed["backend"] == "onnxruntime"
+    assert printed["segments"] == {name: digits_bundle.segments_digest(name) for name in ("fp32", "int8")}
+    assert list(printed["precisions"]) == ["fp32", "int8"]
+    for measured in printed["precisions"].values():
+        assert list(measured) == ["whole", "early_exit", "per_exit"]
+        assert len(measured["per_exit"]) == 3
+        for measurement in (measured["whole"], measured["early_exit"], *measured["per_exit"]):
+            assert set(measurement) == {"latency_ms", "accuracy", "exit_shares"}
+            assert set(measurement["latency_ms"]) == {"mean", "p50", "p95", "p99", "spread", "frames"}
+            assert measurement["latency_ms"]["frames"] == len(digits_bundle.reference().labels)
+            assert 0.5 < measurement["accuracy"] <= 1
+            assert sum(measurement["exit_shares"]) == pytest.approx(1)
+
+
+def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
+    result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32")
+    assert result.code == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if "fp32" in line]
+    classifiers = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced")
+    assert all(name in row for name, row in zip(classifiers, rows, strict=True))
+    assert "1.00x" in rows[0]
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+def test_doctor_exits_with_1_where_a_needed_capability_is_missing(
+    ok: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = [Check("cv2", "4.12", True, "pip install"), Check("onnxruntime", "missing", ok, "pip install onnxruntime")]
+    monkeypatch.setattr("edge.cli.doctor.check_machine", lambda: checks)
+    result = call(main, "doctor", "--json")
+    assert result.code == code
+    assert json.loads(result.stdout) == [
+        {"name": check.name, "value": check.value, "ok": check.ok, "remedy": check.remedy} for check in checks
+    ]
+    table = call(main, "doctor")
+    assert table.code == code
+    assert ("pip install onnxruntime" in table.stdout) is not ok
+
+
+def test_doctor_checks_this_machine() -> None:
+    result = call(main, "doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(result.stdout)}
+    assert {"machine", "numpy", "cv2", "onnxruntime", "tensorrt", "exits on the GPU", "GStreamer"} <= set(checks)
+    assert checks["onnxruntime"]["ok"]
+
+
+def test_build_gives_every_engine_and_finds_it_in_the_cache_afterwards(
+    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    words = ("build", digits_bundle.path, "--backend", "onnxruntime", "--precision", "int8", "--json")
+    first, second = (json.loads(call(main, *words).stdout) for _ in range(2))
+    files = [*(segment.file for segment in digits_bundle.precision("int8").segments), "int8/whole.onnx"]
+    assert [build["segment"] for build in first] == files
+    assert {build["was_cached"] for build in first} == {False}
+    assert {build["was_cached"] for build in second} == {True}
+
+
+def test_record_writes_scores_and_prints_the_command_to_refit(digits_bundle: Bundle, tmp_path: Path) -> None:
+    images, scores = class_folder(tmp_path / "images", ("0", "1")), tmp_path / "scores.npz"
+    words = ("record", digits_bundle.path, "--images", images, "--output", scores, "--precision", "fp32")
+    result = call(main, *words)
+    assert (result.code, result.stderr) == (0, "")
+    assert f"python -m calibration {digits_bundle.path} --scores {scores} --precision fp32" in result.stdout
+    printed = json.loads(call(main, *words, "--json").stdout)
+    assert printed == {"scores": str(scores), "precision": "fp32", "samples": 4}
+
+
+def test_info_gives_the_manifest(digits_bundle: Bundle) -> None:
+    printed = json.loads(call(main, "info", digits_bundle.path, "--json").stdout)
+    assert printed["labels"] == list(digits_bundle.manifest.labels)
+    assert list(printed["precisions"]) == ["fp32", "int8"]
+    text = call(main, "info", digits_bundle.path).stdout
+    assert "answers" in text  # the last exit, in place of a threshold
+    assert "exits on the GPU: " in text

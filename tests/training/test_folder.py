@@ -1,0 +1,117 @@
+"""A folder with a subfolder per class becomes a dataset; unusable folders are refused before training."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.errors import DataError
+from edge.frames.preprocess import resize
+from edge.training.data import measured_input, preprocessed
+from edge.training.datasets import load_dataset
+from edge.training.splits import draw_splits
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Return a folder with 14 pictures of cats, one of them in a nested folder, and 12 of dogs."""
+    generator = np.random.default_rng(0)
+    for name, count in {"dog": 12, "cat": 14}.items():
+        (tmp_path / name / "more").mkdir(parents=True)
+        for index in range(count):
+            parent = tmp_path / name / ("more" if (name, index) == ("cat", 13) else "")
+            write_picture(parent / f"{index:02}.png", generator.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    return tmp_path
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    assert cv2.imwrite(str(path), picture)
+
+
+def test_subfolders_are_classes_in_the_order_of_their_names(pets: Path) -> None:
+    images = load_dataset("folder", pets)
+    assert images.classes == ("cat", "dog")
+    assert images.labels.tolist() == [0] * 14 + [1] * 12
+    assert images.size == (3, 64, 64)
+    np.testing.assert_array_equal(images.frames[15], cv2.imread(str(pets / "dog/01.png")))
+
+
+def test_images_of_a_folder_become_network_input(pets: Path) -> None:
+    images = load_dataset("folder", pets, 16)
+    splits = draw_splits(images, seed=0)
+    spec = measured_input(images, splits["train"])
+    tensors = preprocessed(images, splits["test"], spec)
+    assert tensors.shape == (len(splits["test"]), 3, 16, 16)
+    assert set(images.labels[splits["test"]]) == {0, 1}
+    assert resize(images.frames[0], spec).shape == (16, 16, 3)
+
+
+def test_copies_of_a_file_have_equal_digests(pets: Path) -> None:
+    (pets / "cat/copy.png").write_bytes((pets / "cat/00.png").read_bytes())
+    images = load_dataset("folder", pets)
+    assert len(images.digests) == 27
+    assert len(set(images.digests)) == 26
+
+
+def test_hidden_files_and_other_files_are_skipped(pets: Path) -> None:
+    (pets / ".cache").mkdir()
+    (pets / "cat/.thumbnails").mkdir()
+    for name in (".cache/x.png", "cat/.thumbnails/x.png", "cat/._00.png", "cat/notes.txt", "cat/array.npy", "list.csv"):
+        (pets / name).write_bytes(b"no image")
+    assert len(load_dataset("folder", pets).frames) == 26
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])
+def test_an_unreadable_image_is_reported_before_training(pets: Path, content: bytes | None) -> None:
+    path = pets / "dog/07.png"
+    path.write_bytes(path.read_bytes()[:300] if content is None else content)
+    with pytest.raises(DataError, match=r"dog/07\.png cannot be read as an image; remove or replace it"):
+        load_dataset("folder", pets)
+
+
+def test_an_image_too_large_to_decode_is_reported(pets: Path) -> None:
+    path = pets / "dog/07.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = struct.pack(">2I", 60_000, 60_000)  # width and height in the header ...
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))  # ... and its checksum
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"dog/07\.png cannot be read"):
+        load_dataset("folder", pets)
+
+
+def test_a_class_without_images_is_refused(pets: Path) -> None:
+    (pets / "bird").mkdir()
+    (pets / "bird/list.txt").write_text("none yet")
+    with pytest.raises(DataError, match=r"bird has no images.*add some, or remove the folder"):
+        load_dataset("folder", pets)
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="only one class, 'cat'"):
+        load_dataset("folder", tmp_path)
+
+
+def test_images_without_subfolders_are_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path / "cat.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=f"{tmp_path} has no subfolders; give --data"):
+        load_dataset("folder", tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no folder .*photos; give --data"):
+        load_dataset("folder", tmp_path / "photos")
+
+
+def test_a_folder_must_be_given() -> None:
+    with pytest.raises(DataError, match="give --data"):
+        load_dataset("folder")
+
+
+def test_an_image_size_of_zero_is_refused(pets: Path) -> None:
+    with pytest.raises(DataError, match="size of 0 pixels"):
+        load_dataset("folder", pets, 0)
