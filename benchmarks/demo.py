@@ -1,4 +1,4 @@
-"""The whole pipeline on one machine: images to a measured early-exit classification of a video, and a report."""
+"""The whole pipeline on one machine: from images to the measured classification of a video, and a report."""
 
 import json
 import shlex
@@ -104,10 +104,10 @@ def make_bundle(dataset: str, data: Path | None, folder: Path, seed: int = 0) ->
 
 
 def stage(module: str, *arguments: object, quiet: bool = False) -> str:
-    """Run a stage as a user would, showing its command, and return what it printed.
+    """Run a stage as a user would, show its command, and return its output.
 
     Raises:
-        EdgeError: it failed.
+        EdgeError: the stage failed.
     """
     words = [str(argument) for argument in arguments]
     if not quiet:
@@ -144,8 +144,8 @@ def measure_all(
     with bench_classifiers(bundle, precision, backend) as ours:
         truncated = [load_classifier(rival, precision, backend) for rival in rivals]
         matched = [ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, precision)) for rival in rivals]
-        found = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
-    whole, early_exit, *others = found
+        measurements = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
+    whole, early_exit, *others = measurements
     per_exit, alone, at_accuracy = others[:exits], others[exits : 2 * exits], others[2 * exits :]
     macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
     cost = (macs.cumsum() / macs.sum()).tolist()
@@ -176,53 +176,28 @@ def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any
 
 
 def exit_accuracies(scores: Scores, labels: list[int]) -> list[float]:
-    """Return each exit's accuracy, were it to answer everything."""
+    """Return each exit's accuracy on all samples."""
     return [float((exit_labels == np.array(labels)).mean()) for exit_labels in scores.label]
 
 
 def video_accuracy(predictions: Path, labels: list[int]) -> float:
-    """Return the share of right answers `edge run` gave; frame i is test image i.
+    """Return the accuracy of `edge run`; frame i is test image i.
 
     Raises:
         EdgeError: a frame is missing.
     """
     answers = [json.loads(line) for line in predictions.read_text().splitlines()]
     if [answer["frame"] for answer in answers] != list(range(len(labels))):
-        raise EdgeError(f"`edge run` answered {len(answers)} frames of {len(labels)}, or not in order")
+        raise EdgeError(f"`edge run` classified {len(answers)} frames of {len(labels)}, or not in order")
     return float(np.mean([answer["label_index"] == label for answer, label in zip(answers, labels, strict=True)]))
 
 
 def print_summary(report: dict[str, Any], folder: Path) -> None:
-    """Print the figures of every precision, the overhead and the verdict."""
-    rows = []
-    for precision, found in report["precisions"].items():
-        name, latency = precision_label(precision), found["latency_ms"]
-        rows.append(
-            (
-                name,
-                "whole network",
-                f"{found['accuracy']['whole']:.2%}",
-                f"{latency['whole']['mean']:.3f}",
-                "1.00x",
-                "100%",
-            )
-        )
-        early = f"{latency['early_exit']['mean']:.3f}"
-        shares = " / ".join(f"{share:.0%}" for share in found["exit_shares"])
-        speed, macs = f"{found['speedup_mean']:.2f}x", f"{found['macs_ratio']:.0%}"
-        rows.append((name, f"early exits ({shares})", f"{found['accuracy']['early_exit']:.2%}", early, speed, macs))
-        for row in found["truncated"]:
-            name_of = f"truncated at exit {row['exit']}, trained alone"
-            speed = f"{latency['whole']['mean'] / row['latency_ms_mean']:.2f}x"
-            rows.append((name, name_of, f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}", speed, ""))
-            same = f"  early exits fitted to that accuracy: {row['early_exit_speedup']:.2f}x as fast"
-            rows.append(
-                (name, same, f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}", "", "")
-            )
+    """Print the figures of every precision, advice, the overhead and the verdict."""
     print_table(
-        f"{report['dataset']}: the test set",
+        f"{report['dataset']}: the test split",
         ("precision", "network", "accuracy", "mean ms", "speed-up", "mean MACs"),
-        rows,
+        [row for precision, values in report["precisions"].items() for row in summary_rows(precision, values)],
     )
     print(PRECISION_NOTE)
     for line in report["advice"]:
@@ -231,3 +206,29 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
     print(f"verify {verdict}; our code adds {overhead['us_per_frame']:.0f} us a frame ({overhead['ratio_p50']:.3f}x)")
     print(f"edge run peaks {report['peak_rss_mb_over_bare']:.0f} MB above a bare process with the same engines")
     print(f"look at {folder / 'report.html'}")
+
+
+def summary_rows(precision: str, values: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return one precision's rows: the whole network, early exits, and the truncated networks beside early exits."""
+    name, latency, accuracy = precision_label(precision), values["latency_ms"], values["accuracy"]
+    whole_ms = latency["whole"]["mean"]
+    shares = " / ".join(f"{share:.0%}" for share in values["exit_shares"])
+    rows: list[tuple[str, ...]] = [
+        (name, "whole network", f"{accuracy['whole']:.2%}", f"{whole_ms:.3f}", "1.00x", "100%"),
+        (
+            name,
+            f"early exits ({shares})",
+            f"{accuracy['early_exit']:.2%}",
+            f"{latency['early_exit']['mean']:.3f}",
+            f"{values['speedup_mean']:.2f}x",
+            f"{values['macs_ratio']:.0%}",
+        ),
+    ]
+    for row in values["truncated"]:
+        network = f"truncated at exit {row['exit']}, trained alone"
+        matched = f"  early exits at that accuracy: {row['early_exit_speedup']:.2f}x as fast"
+        for title, prefix in ((network, ""), (matched, "early_exit_")):
+            mean_ms = row[f"{prefix}latency_ms_mean"]
+            figures = (f"{row[f'{prefix}accuracy']:.2%}", f"{mean_ms:.3f}", f"{whole_ms / mean_ms:.2f}x")
+            rows.append((name, title, *figures, f"{row[f'{prefix}macs_ratio']:.0%}"))
+    return rows

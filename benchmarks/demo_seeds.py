@@ -19,7 +19,7 @@ MIN_SHARE_OF_SEEDS = 0.8
 
 
 def run_demo_seeds(dataset: str, data: Path | None, seeds: Sequence[int], folder: Path, output: Path) -> bool:
-    """Train, compile and measure the demo's network with each seed; return whether the criteria hold for most.
+    """Train, compile and measure the demo's network with each seed, and check the criteria for most of them.
 
     Raises:
         EdgeError: a stage failed, after printing its reason.
@@ -56,7 +56,7 @@ def seed_figures(dataset: str, data: Path | None, seed: int, folder: Path) -> di
 
 
 def criteria(row: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the criteria of a demo that shows early exits, and whether each holds."""
+    """Check each criterion of a demo that shows early exits."""
     *early, last = row["exit_accuracy"]
     accuracy = row["accuracy"]
     return {

@@ -189,7 +189,7 @@ def parity_table(report: dict[str, Any]) -> str:
 
 
 def report_conditions(report: dict[str, Any]) -> dict[str, Any]:
-    """Return what the figures must be read with."""
+    """Return the conditions of the figures."""
     return {
         key: report[key] for key in ("conditions", "command", "memory", "chain_overhead", "thresholds") if key in report
     }

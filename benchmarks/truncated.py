@@ -20,7 +20,7 @@ from edge.training.train import train
 Z_95 = 1.645
 """Quantile of the normal distribution."""
 NO_GUARANTEE = RiskGuarantee(limit=0.0, method="none")
-"""Of networks with one exit, which have no thresholds."""
+"""For networks with one exit, which have no thresholds."""
 
 
 def truncated_bundles(trained: TrainedModel, exits: int, folder: Path, precisions: Sequence[str]) -> list[Bundle]:

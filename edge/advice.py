@@ -64,7 +64,7 @@ class Advice(NamedTuple):
 def exit_figures(
     scores: Scores, truth: NDArray[np.int64], thresholds: NDArray[np.float32], costs: Sequence[float]
 ) -> ExitFigures:
-    """Count what each exit gets right and answers.
+    """Count the samples that each exit classifies correctly and those that it answers.
 
     Args:
         scores: Confidence and label of every exit for every sample.
