@@ -21,10 +21,11 @@ from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from compile.trained_model import TrainedModel, load_trained_model
 from edge.advice import merge_precisions
 from edge.bundle.bundle import Bundle
+from edge.cli.bench import ONNXRUNTIME_NOTE
 from edge.cli.info import bundle_advice
 from edge.console import log, print_table, track
 from edge.decision import Scores
-from edge.engines.onnxruntime import PRECISION_NOTE, OnnxRuntime
+from edge.engines.onnxruntime import OnnxRuntime
 from edge.errors import EdgeError
 from edge.frames.base import Frame
 from edge.inference.load import load_classifier
@@ -143,7 +144,10 @@ def measure_all(
     backend, exits = OnnxRuntime(), len(bundle.manifest.exits)
     with bench_classifiers(bundle, precision, backend) as ours:
         truncated = [load_classifier(rival, precision, backend) for rival in rivals]
-        matched = [ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, precision)) for rival in rivals]
+        matched = [
+            ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, k, precision))
+            for k, rival in enumerate(rivals)
+        ]
         measurements = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
     whole, early_exit, *others = measurements
     per_exit, alone, at_accuracy = others[:exits], others[exits : 2 * exits], others[2 * exits :]
@@ -199,7 +203,7 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
         ("precision", "network", "accuracy", "mean ms", "speed-up", "mean MACs"),
         [row for precision, values in report["precisions"].items() for row in summary_rows(precision, values)],
     )
-    print(PRECISION_NOTE)
+    print(ONNXRUNTIME_NOTE)
     for line in report["advice"]:
         print(f"advice: {line}")
     overhead, verdict = report["chain_overhead"], "passed" if report["verify"]["passed"] else "FAILED"
@@ -226,7 +230,7 @@ def summary_rows(precision: str, values: dict[str, Any]) -> list[tuple[str, ...]
     ]
     for row in values["truncated"]:
         network = f"truncated at exit {row['exit']}, trained alone"
-        matched = f"  early exits at that accuracy: {row['early_exit_speedup']:.2f}x as fast"
+        matched = f"  early exits beside it: {row['early_exit_speedup']:.2f}x as fast"
         for title, prefix in ((network, ""), (matched, "early_exit_")):
             mean_ms = row[f"{prefix}latency_ms_mean"]
             figures = (f"{row[f'{prefix}accuracy']:.2%}", f"{mean_ms:.3f}", f"{whole_ms / mean_ms:.2f}x")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo import PRECISION, figures, make_bundle, measure_precisions
+from benchmarks.demo import figures, make_bundle, measure_precisions
 from benchmarks.results import command_line, write_result
 from edge.advice import merge_precisions
 from edge.cli.info import bundle_advice
@@ -29,7 +29,6 @@ def run_demo_seeds(dataset: str, data: Path | None, seeds: Sequence[int], folder
     passed = sum(bool(row["passed"]) for row in rows)
     result = {
         "dataset": dataset,
-        "precision": PRECISION,
         "passed": passed,
         "seeds": rows,
         "command": command_line(),
@@ -42,17 +41,18 @@ def run_demo_seeds(dataset: str, data: Path | None, seeds: Sequence[int], folder
 
 
 def seed_figures(dataset: str, data: Path | None, seed: int, folder: Path) -> dict[str, Any]:
-    """Return one seed's figures and the criteria that hold for them."""
+    """Return one seed's figures in each precision, and the criteria that hold for them."""
     log(f"seed {seed}")
     trained, bundle = make_bundle(dataset, data, folder, seed)
     measured = measure_precisions(trained, bundle, folder)
-    row: dict[str, Any] = {"seed": seed, "test_samples": len(trained.splits["test"])}
-    row |= figures(bundle, PRECISION, measured[PRECISION])
-    row["exit_accuracy"] = [measurement.accuracy for measurement in measured[PRECISION].bench.per_exit]
-    row["advice"] = merge_precisions(bundle_advice(bundle))
-    row["criteria"] = criteria(row)
-    row["passed"] = all(row["criteria"].values())
-    return row
+    advice = merge_precisions(bundle_advice(bundle))
+    precisions = {}
+    for name, values in measured.items():
+        row = figures(bundle, name, values) | {"advice": advice}
+        row["exit_accuracy"] = [measurement.accuracy for measurement in values.bench.per_exit]
+        precisions[name] = row | {"criteria": criteria(row)}
+    passed = all(all(row["criteria"].values()) for row in precisions.values())
+    return {"seed": seed, "test_samples": len(trained.splits["test"]), "passed": passed, "precisions": precisions}
 
 
 def criteria(row: Mapping[str, Any]) -> dict[str, bool]:
@@ -81,22 +81,24 @@ def beats(row: Mapping[str, float]) -> bool:
 def print_seeds(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print each seed's figures and the criteria that fail."""
     columns = ("seed", "exits alone", "whole", "early exits", "shares", "speed-up", "against truncated", "fails")
-    print_table("early exits on the test split", columns, map(seed_cells, rows))
+    cells = (
+        (f"{row['seed']} {name}", *seed_cells(values)) for row in rows for name, values in row["precisions"].items()
+    )
+    print_table("early exits on the test split", columns, cells)
 
 
-def seed_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return one seed's cells."""
+def seed_cells(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of one seed in one precision."""
     rivals = (
         f"{rival['early_exit_accuracy']:.1%} against {rival['accuracy']:.1%}, {rival['early_exit_speedup']:.2f}x"
-        for rival in row["truncated"]
+        for rival in values["truncated"]
     )
     return (
-        str(row["seed"]),
-        " / ".join(f"{accuracy:.1%}" for accuracy in row["exit_accuracy"]),
-        f"{row['accuracy']['whole']:.2%}",
-        f"{row['accuracy']['early_exit']:.2%}",
-        " / ".join(f"{share:.0%}" for share in row["exit_shares"]),
-        f"{row['speedup_mean']:.2f}x",
+        " / ".join(f"{accuracy:.1%}" for accuracy in values["exit_accuracy"]),
+        f"{values['accuracy']['whole']:.2%}",
+        f"{values['accuracy']['early_exit']:.2%}",
+        " / ".join(f"{share:.0%}" for share in values["exit_shares"]),
+        f"{values['speedup_mean']:.2f}x",
         "; ".join(rivals),
-        ", ".join(name for name, holds in row["criteria"].items() if not holds),
+        ", ".join(name for name, holds in values["criteria"].items() if not holds),
     )

@@ -5,20 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calibration.operating_points import operating_points
+from calibration.operating_points import ROUNDING, OperatingPoint, operating_points
 from calibration.thresholds import RiskGuarantee
 from compile.recipe import compile_bundle
 from compile.trained_model import TrainedModel
 from edge.bundle.bundle import Bundle
 from edge.console import log
-from edge.decision import decide
 from edge.measure.bench import Measurement
 from edge.training.train import train
 
-Z_95 = 1.645
-"""Quantile of the normal distribution."""
 NO_GUARANTEE = RiskGuarantee(limit=0.0, method="none")
 """For networks with one exit, which have no thresholds."""
 
@@ -35,31 +31,30 @@ def truncated_bundles(trained: TrainedModel, exits: int, folder: Path, precision
     return bundles
 
 
-def matched_thresholds(bundle: Bundle, rival: Bundle, precision: str) -> tuple[float, ...]:
-    """Return thresholds at the accuracy of a truncated network, both judged on the threshold-fitting split.
-
-    They are the cheapest ones shown to be at least as accurate as the rival on the same samples (one-sided 95 % bound
-    of the mean difference): equal accuracy on this split would be lower accuracy on every other test split. Where none
-    is shown to be, they are the most accurate ones.
-    """
+def matched_thresholds(bundle: Bundle, rival: Bundle, exit_index: int, precision: str) -> tuple[float, ...]:
+    """Return thresholds to set beside the network truncated at an exit, both judged on the threshold-fitting split."""
     ours, theirs = bundle.scores(precision), rival.scores(precision)
-    is_correct = theirs.scores.label[-1] == theirs.truth
-    points = operating_points(ours.scores, ours.truth, [exit_.macs for exit_ in bundle.manifest.exits])
-    reaching = []
-    for point in points:
-        decisions = decide(ours.scores, np.array(point.thresholds, dtype=np.float32))
-        if is_as_accurate(decisions.label == ours.truth, is_correct):
-            reaching.append(point)
-    if reaching:
-        return min(reaching, key=lambda point: point.cost_ratio).thresholds
-    return max(points, key=lambda point: point.accuracy).thresholds
+    macs = [exit_.macs for exit_ in bundle.manifest.exits]
+    points = operating_points(ours.scores, ours.truth, macs)
+    accuracy = float((theirs.scores.label[-1] == theirs.truth).mean())
+    return dominating_point(points, accuracy, sum(macs[: exit_index + 1]) / sum(macs)).thresholds
 
 
-def is_as_accurate(correct: NDArray[np.bool_], rival_correct: NDArray[np.bool_]) -> bool:
-    """Check that the accuracy on paired samples is at least the rival's with 95 % confidence."""
-    difference = np.subtract(correct, rival_correct, dtype=np.float64)
-    error = float(difference.std()) / len(difference) ** 0.5
-    return bool(difference.mean() >= Z_95 * error)
+def dominating_point(points: Sequence[OperatingPoint], accuracy: float, cost_ratio: float) -> OperatingPoint:
+    """Return the operating point that dominates a rival by the largest area.
+
+    The area is `accuracy gained * cost saved`. A point of equal accuracy on one split has lower accuracy on every other
+    split; the largest area keeps a distance in both. Where no point is at least as accurate as the rival at no higher
+    cost, return the most accurate one of those that cost no more.
+    """
+    affordable = [point for point in points if point.cost_ratio <= cost_ratio + ROUNDING]
+    dominating = [point for point in affordable if point.accuracy >= accuracy]
+    if not dominating:
+        return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
+    return max(
+        dominating,
+        key=lambda point: ((point.accuracy - accuracy) * (cost_ratio - point.cost_ratio), point.accuracy),
+    )
 
 
 def truncated_row(

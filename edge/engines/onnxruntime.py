@@ -15,12 +15,6 @@ from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.errors import EngineError
 from edge.system import cpu_identity
 
-PRECISION_NOTE = (
-    "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
-    "which takes longer than fp32. An int8 bundle is written for TensorRT, which computes in integers."
-)
-"""Reason for the order of the precisions' times."""
-
 
 class OnnxRuntime:
     """Builds segments into graphs optimised for this CPU, and runs them on `threads` threads."""

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks.demo_seeds import beats, criteria
 from benchmarks.report import advice_list, comparison_table, precision_label
-from benchmarks.truncated import is_as_accurate
-from edge.engines.onnxruntime import PRECISION_NOTE
+from benchmarks.truncated import dominating_point
+from calibration.operating_points import OperatingPoint
+from edge.cli.bench import ONNXRUNTIME_NOTE
 
 
 def rival(exit_index: int, **changes: float) -> dict[str, float]:
@@ -61,21 +61,30 @@ def test_early_exits_beat_a_truncated_network_by_time_and_the_first_segment_by_a
     assert beats(row) is expected
 
 
+def point(accuracy: float, cost_ratio: float) -> OperatingPoint:
+    return OperatingPoint((0.5,), accuracy, 0.0, cost_ratio, (0.5, 0.5))
+
+
 @pytest.mark.parametrize(
-    ("better", "worse", "expected"), [(0, 0, True), (30, 30, False), (45, 30, True), (35, 30, False), (5, 0, True)]
+    ("points", "expected"),
+    [
+        ([(0.80, 0.1), (0.85, 0.3), (0.88, 0.45), (0.90, 0.9)], (0.85, 0.3)),
+        ([(0.80, 0.1), (0.87, 0.5), (0.90, 0.9)], (0.87, 0.5)),  # as expensive as the rival, and more accurate
+        ([(0.60, 0.1), (0.75, 0.4), (0.75, 0.3), (0.90, 0.9)], (0.75, 0.3)),  # none is as accurate at its cost
+    ],
 )
-def test_as_accurate_means_shown_on_the_same_samples(better: int, worse: int, expected: bool) -> None:
-    correct, rival_correct = np.zeros(1000, dtype=bool), np.zeros(1000, dtype=bool)
-    correct[:better] = True
-    rival_correct[better : better + worse] = True
-    assert is_as_accurate(correct, rival_correct) is expected
+def test_a_truncated_network_is_compared_with_the_point_that_beats_it_by_most(
+    points: list[tuple[float, float]], expected: tuple[float, float]
+) -> None:
+    chosen = dominating_point([point(*values) for values in points], accuracy=0.80, cost_ratio=0.5)
+    assert (chosen.accuracy, chosen.cost_ratio) == expected
 
 
 def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
     table = comparison_table({"precisions": {"fp32": figures(), "int8": figures()}})
     assert precision_label("int8") == "int8 (emulated in float here)"
     assert table.count("int8 (emulated in float here)") == 3
-    assert PRECISION_NOTE in table
+    assert ONNXRUNTIME_NOTE in table
     assert "<td>fp32</td>" in table
 
 
