@@ -1,7 +1,7 @@
 # make demo    train, compile, build, run, verify and measure on real images; report in runs/
-# make test    all checks, from nothing: what CI runs
+# make test    all checks, from nothing
 # make check   the same checks in the environment that is there
-# make format  let ruff rewrite the code
+# make format  rewrite formatting with ruff
 
 PYTHON ?= python3
 DATASET ?= cluttered-digits
