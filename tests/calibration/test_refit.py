@@ -103,7 +103,7 @@ def test_the_table_shows_accuracy_drop_and_cost(bundle: Path) -> None:
     assert "on the samples they were fitted to" in result.stdout
     for name in ("fp32", "int8"):
         point = point_of(bundle, name)
-        [row] = [line for line in result.stdout.splitlines() if name in line]
+        [row] = [line for line in result.stdout.splitlines() if line.startswith(f"│ {name}")]
         for cell in (f"{point.accuracy:.2%}", f"{point.accuracy_gap:.2%}", f"{point.cost_ratio:.1%}"):
             assert cell in row
 
