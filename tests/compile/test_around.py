@@ -93,3 +93,21 @@ def test_errors_of_onnxruntime_name_the_reason_and_a_remedy() -> None:
     model.graph.node[0].op_type = "Unheard"
     with pytest.raises(CheckpointError, match=r"ONNX Runtime .* cannot load this network"):
         Evaluator(model)
+
+
+class FixedBatch(Backbone):
+    """A backbone in which `len` makes the exporter take the example's batch size for constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn_relu(CHANNELS, WIDTH)
+
+    def forward(self, image: Tensor) -> list[tuple[Tensor, ...]]:
+        features = self.stem(image)
+        return [(features.reshape(len(image), WIDTH, 12, 12),)]
+
+
+def test_a_network_for_one_batch_size_is_refused() -> None:
+    network = MultiExitNetwork(FixedBatch(), [AttentionHead(WIDTH, 4)])
+    with pytest.raises(CheckpointError, match=r"only for batches of 2 images"):
+        export_onnx(network.eval(), INPUT)
