@@ -80,14 +80,8 @@ def test_a_truncated_photo_is_refused(bundle: Path, tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "holds no images"),
         (lambda path: path.mkdir() or (path / "notes.txt").write_text("x"), "holds no images"),
-        (
-            lambda path: path.write_text("not a video\n" * 1000),
-            "cannot be opened: Invalid data found when processing input; is it a video?",
-        ),
-        (
-            lambda path: path.write_bytes(b""),
-            "cannot be opened: Invalid data found when processing input; is it a video?",
-        ),
+        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; is it a video?"),
+        (lambda path: path.write_bytes(b""), "found when processing input; is it a video?"),
         (lambda path: None, "there is no video or folder"),
         (
             lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
@@ -107,7 +101,7 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
 
 def test_a_missing_camera_is_refused_by_its_number(bundle: Path) -> None:
     done = run_command("edge", "run", bundle, "--source", "99")
-    assert only_error_line(done).startswith("camera 99 cannot be opened; ")
+    assert only_error_line(done).startswith("camera 99 cannot be opened: /dev/video99: No such file or directory; ")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from PIL import Image
 from edge.errors import SourceError
 from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
 from edge.frames.images import decode_image, flatten
+from edge.frames.labelled import labelled_files
 from edge.frames.open import open_frame, open_source
 from tests.support.commands import limited_memory, random_frames
 
@@ -232,9 +233,26 @@ def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pyt
     (tmp_path / "d.jfif").write_bytes(JPEG)
     with caplog.at_level(logging.WARNING):
         assert files_in(tmp_path) == [tmp_path / "d.jfif"]
-    assert re.search(r"5 files are not read.*: 2 \.gif, 1 ", caplog.text)
+    assert re.search(r"not read, since no images or arrays: 2 \.gif, 1 ", caplog.text)
     for kind in ("1 .heic", "1 no suffix", "1 broken links"):
         assert kind in caplog.text
+
+
+def test_a_folder_without_images_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"holds no images .* and no \.npy arrays, but 1 \.heic"):
+        open_source(tmp_path)
+
+
+def test_a_class_that_holds_a_linked_folder_has_its_images_and_one_without_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("real", "data/a", "data/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "real" / "0.png").write_bytes(HEALTHY[".png"])
+    (tmp_path / "data" / "a" / "link").symlink_to(tmp_path / "real")
+    assert labelled_files(tmp_path / "data", ("a", "b")) == ([tmp_path / "data" / "a" / "link" / "0.png"], [0])
+    assert "b has no images" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", sorted(set(IMAGE_SUFFIXES) - {".pbm", ".jfif", ".jpe", ".dib", ".pnm", ".pgm"}))
