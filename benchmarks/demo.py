@@ -46,7 +46,6 @@ GUARANTEE = {
 TRAINING = {
     "cluttered-digits": [
         "--backbone", "cnn-small", "--distillation-weight", "0.5", "--epochs", "8", "--batch-size", "64",
-        "--learning-rate", "4e-3",
     ],
     "digits": ["--regime", "soft-cgt", "--epochs", "6", "--batch-size", "32"],
     "fashion-mnist": ["--regime", "joint", "--epochs", "12", "--batch-size", "128"],

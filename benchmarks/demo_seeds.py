@@ -10,6 +10,8 @@ from benchmarks.results import command_line, write_result
 from edge.advice import merge_precisions
 from edge.cli.info import bundle_advice
 from edge.console import FAILED, PASSED, log, print_table
+from edge.engines.onnxruntime import OnnxRuntime
+from edge.parity.compare import verify
 from edge.system import conditions
 
 MIN_PAST_FIRST = 0.10
@@ -74,6 +76,8 @@ def seed_figures(dataset: str, data: Path | None, seed: int, folder: Path) -> di
     for name, values in measured.items():
         row = figures(bundle, name, values) | {"advice": advice}
         row["exit_accuracy"] = [measurement.accuracy for measurement in values.bench.per_exit]
+        [parity] = verify(bundle, name, [OnnxRuntime()])
+        row |= {"verified": parity.passed, "parity_failures": [str(failure) for failure in parity.failures]}
         precisions[name] = row | {"criteria": criteria(row)}
     passed = all(all(row["criteria"].values()) for row in precisions.values())
     return {"seed": seed, "test_samples": len(trained.splits["test"]), "passed": passed, "precisions": precisions}
@@ -86,6 +90,7 @@ def criteria(row: Mapping[str, Any]) -> dict[str, bool]:
     return {
         "no_exit_as_good_as_the_last": max(early) < last and not row["advice"],
         "a_tenth_goes_on": 1 - row["exit_shares"][0] >= MIN_PAST_FIRST,
+        "verified": row["verified"],
         "near_the_whole_network": accuracy["whole"] - accuracy["early_exit"] <= MAX_ACCURACY_GAP,
         "beats_truncated_networks": all(map(beats, row["truncated"][:-1])),
     }

@@ -26,6 +26,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         "exit_shares": [0.55, 0.3, 0.15],
         "truncated": [rival(0), rival(1), rival(2, early_exit_speedup=0.5)],
         "advice": [],
+        "verified": True,
     } | changes
 
 
@@ -36,6 +37,7 @@ def figures(**changes: Any) -> dict[str, Any]:
         ({"exit_accuracy": [0.76, 0.91, 0.905]}, "no_exit_as_good_as_the_last"),
         ({"advice": ["int8: exit 1 alone is as accurate"]}, "no_exit_as_good_as_the_last"),
         ({"exit_shares": [0.91, 0.05, 0.04]}, "a_tenth_goes_on"),
+        ({"verified": False}, "verified"),
         ({"accuracy": {"whole": 0.905, "early_exit": 0.88}}, "near_the_whole_network"),
         ({"truncated": [rival(0), rival(1, early_exit_accuracy=0.79), rival(2)]}, "beats_truncated_networks"),
     ],

@@ -68,7 +68,7 @@ def test_every_seed_of_training_keeps_the_splits(cluttered: LabelledImages, seed
 
 
 def test_hard_frames_hold_a_smaller_and_fainter_digit() -> None:
-    composer = Composer(np.full((1, 8, 8), 255, dtype=np.float32), 32, np.random.default_rng(0))
+    composer = Composer(np.full((1, 8, 8), 255, dtype=np.float32), 32, 1.0, (0.0, 0.0), np.random.default_rng(0))
     sums = []
     for difficulty in (0.0, 0.5, 1.0):
         canvas = np.zeros((32, 32), dtype=np.float32)

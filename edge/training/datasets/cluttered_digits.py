@@ -2,7 +2,8 @@
 
 In the tradition of Cluttered MNIST (Mnih et al. 2014, arXiv 1406.6247). Each frame shows one real digit, its class, in
 front of fragments of other digits, at a place of its own. Its difficulty is drawn between 0 and 1: the harder, the
-smaller and the fainter the digit, the more fragments, the more noise. As in front of a camera, most frames are easy.
+smaller and the fainter the digit, the more fragments, the more noise. As in front of a camera, most frames are easy;
+training frames are harder and noisier than the frames of the other splits, which are all drawn alike.
 
 A digit appears in several frames, but neither it nor a fragment of it in the frames of two splits.
 """
@@ -24,17 +25,17 @@ SHARES = {"test": 0.15, "thresholds": 0.15, "calibration": 0.05, "validation": 0
 """Share of each class's digits for each purpose; training gets the rest."""
 FRAMES_PER_DIGIT = {"test": 6, "thresholds": 8, "calibration": 3, "validation": 2, "train": 4}
 
-EASINESS = 2.0
-"""Difficulties are uniform numbers raised to this power: half of them are below 0.25."""
-DIGIT_SIZE = (0.85, 0.45)
+EASINESS, TRAINING_EASINESS = 4.0, 1.5
+"""Difficulties are uniform numbers raised to this power: half of them are below 0.06, in training below 0.35."""
+DIGIT_SIZE = (0.9, 0.45)
 """Size of the digit as a share of the frame's, from the easiest frame to the hardest."""
-DIGIT_CONTRAST = (1.0, 0.35)
-NOISE = (0.0, 15.0)
-"""Standard deviation of the noise, in gray levels."""
+DIGIT_CONTRAST = (1.0, 0.8)
+NOISE, TRAINING_NOISE = (0.0, 4.0), (30.0, 30.0)
+"""Standard deviation in gray levels. More of it in training makes networks less sensitive to the rounding of int8."""
 FRAGMENTS = (0, 8)
 FRAGMENT_PIXELS = 5
 """Height and width of a fragment, of the 8 pixels of a digit."""
-FRAGMENT_CONTRAST = (0.35, 1.0)
+FRAGMENT_CONTRAST = (0.5, 1.0)
 """Drawn anew for each fragment, whatever the difficulty."""
 
 Range = tuple[float, float]
@@ -48,17 +49,19 @@ class Composer:
     digits: Pixels
     """Gray levels from 0 to 255, shape (digits, 8, 8)."""
     size: int
+    easiness: float
+    noise: Range
     generator: np.random.Generator
 
     def compose(self, index: int) -> NDArray[np.uint8]:
         """Return a frame of one digit at a random difficulty, shape (size, size)."""
-        difficulty = self.generator.random() ** EASINESS
+        difficulty = self.generator.random() ** self.easiness
         canvas = np.zeros((self.size, self.size), dtype=np.float32)
         for _ in range(round(between(FRAGMENTS, difficulty) * self.generator.uniform(0.7, 1.0))):
             self._draw_fragment(canvas, difficulty)
         self._draw_digit(canvas, index, difficulty)
         noise = self.generator.standard_normal(canvas.shape, dtype=np.float32)
-        return np.clip(canvas + noise * between(NOISE, difficulty), 0, 255).astype(np.uint8)
+        return np.clip(canvas + noise * between(self.noise, difficulty), 0, 255).astype(np.uint8)
 
     def _draw_digit(self, canvas: Pixels, index: int, difficulty: float) -> None:
         side = round(self.size * between(DIGIT_SIZE, difficulty) * self.generator.uniform(0.9, 1.1))
@@ -98,7 +101,9 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
     labels: list[int] = []
     fixed_splits = {}
     for purpose, members in split_digits(digits.target, generator).items():
-        composer = Composer(images[members], size, generator)
+        easiness = TRAINING_EASINESS if purpose == "train" else EASINESS
+        noise = TRAINING_NOISE if purpose == "train" else NOISE
+        composer = Composer(images[members], size, easiness, noise, generator)
         first = len(frames)
         for index in generator.permutation(np.repeat(np.arange(len(members)), FRAMES_PER_DIGIT[purpose])):
             frames.append(composer.compose(index))
