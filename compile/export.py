@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir
@@ -52,6 +53,7 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
     _check_batch_is_symbolic(model)
+    _check_outputs(model, _output_names(cuts))
     _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
     _remove_stack_traces(model)
     onnx.checker.check_model(model, full_check=True)
@@ -65,6 +67,15 @@ def _check_batch_is_symbolic(model: ModelProto) -> None:
         raise CheckpointError(
             f"this network can be exported only for batches of {batch.dim_value} images: its code makes a constant of "
             "the batch size, as len(image) does; write image.shape[0], or train another backbone"
+        )
+
+
+def _check_outputs(model: ModelProto, names: Sequence[str]) -> None:
+    """Refuse a graph in which the exporter merged two outputs, as of a stage that returns one of its inputs."""
+    if missing := sorted(set(names) - {output.name for output in model.graph.output}):
+        raise CheckpointError(
+            f"{', '.join(missing)} would be read around a later cut: a stage returns one of its inputs unchanged; "
+            "let it return new tensors only"
         )
 
 

@@ -89,8 +89,8 @@ def main(arguments: argparse.Namespace) -> int:
             closing(classifier.stream(source, policy=arguments.policy)) as results,
         ):
             for result in results:
+                summary.add(result)  # first: a signal may come between the two
                 lines.write(result)
-                summary.add(result)
                 note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
                 display(Progress(task, summary.frames, total, note))
                 if summary.frames == arguments.frames or (lines.to_stdout and STDOUT.is_lost):
