@@ -101,11 +101,10 @@ def _create(path: Path, *, is_folder: bool, mode: int) -> tuple[Path, int]:
     """Create and lock a file or folder with a name of its own."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        if is_folder:
-            partial.mkdir(mode)
-            descriptor = _open_or_none(partial, os.O_RDONLY | os.O_DIRECTORY)
-        else:
-            descriptor = _open_or_none(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            descriptor = _create_folder(partial, mode) if is_folder else _create_file(partial)
+        except FileExistsError:
+            continue
         if descriptor is None:
             continue
         if _is_locked_by_us(descriptor) and is_at(descriptor, partial):
@@ -113,13 +112,17 @@ def _create(path: Path, *, is_folder: bool, mode: int) -> tuple[Path, int]:
         os.close(descriptor)  # taken for a leftover before the lock was ours
 
 
-def _open_or_none(partial: Path, flags: int) -> int | None:
-    """Open a new file or folder; None where its name is taken, or it was taken for a leftover already."""
+def _create_file(partial: Path) -> int:
+    """Return a descriptor of a new file."""
+    return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+
+def _create_folder(partial: Path, mode: int) -> int | None:
+    """Return a descriptor of a new folder; None where another process took it for a leftover already."""
+    partial.mkdir(mode)
     try:
-        return os.open(partial, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except (FileExistsError, FileNotFoundError):
-        if not partial.parent.exists():
-            raise
+        return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
         return None
 
 
