@@ -4,11 +4,12 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -22,7 +23,7 @@ from edge.entry import STDOUT, Terminated, exit_at_signals, raise_signals, signa
 from edge.errors import EdgeError, one_line
 from edge.progress import Progress
 from edge.progress import track as track_progress
-from edge.system import import_remedy
+from edge.system import BLOCKING_CALL, import_remedy
 
 T = TypeVar("T")
 
@@ -55,6 +56,9 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     raise_signals()
     code, flushed = _exit_code(main), _exit_code(_flush_stdout)
     exit_at_signals()
+    if code in (INTERRUPTED, TERMINATED) and any(thread.name == BLOCKING_CALL for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(code)  # a library that still waits in its thread would crash when the interpreter ends
     sys.exit(code or flushed)
 
 
@@ -136,7 +140,7 @@ class ProgressDisplay:
             redirect_stdout=stdout.is_terminal,  # results for a file or pipe must not go to the terminal
         )
         self._tasks: dict[str, TaskID] = {}
-        self._lock = Lock()
+        self._lock = threading.Lock()
 
     def __call__(self, progress: Progress) -> None:
         """Draw the state of a task; a task that is done disappears."""

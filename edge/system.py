@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "torch", "tensorrt", "tensorrt-rtx")
 DISTRIBUTION = "early-exit"
+BLOCKING_CALL = "edge: blocking call"
+"""Name of threads that wait in a library for a device or server."""
 EXTRAS = {
     "cv2": "runtime",
     "onnxruntime": "runtime",

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from edge.system import BLOCKING_CALL
+
 T = TypeVar("T")
 
 
@@ -51,7 +53,7 @@ def call_interruptibly(work: Callable[[], T], discard: Callable[[T], object], ti
         TimeoutError: the call has not ended in time. It goes on in its thread.
     """
     call = _Call(work, discard)
-    threading.Thread(target=call.run, daemon=True).start()
+    threading.Thread(target=call.run, name=BLOCKING_CALL, daemon=True).start()
     try:
         if not call.ended.wait(timeout_s):
             raise TimeoutError

@@ -61,9 +61,7 @@ class Checkpoint:
                 f"the checkpoint's weights read no input of {spec.channels} channels, which it is made for; train again"
             )
         if not any(shape[0] == len(self.classes) for shape in shapes):
-            raise CheckpointError(
-                f"the checkpoint's weights tell no {len(self.classes)} classes apart, which it names; train again"
-            )
+            raise CheckpointError(f"the checkpoint's weights do not fit its {len(self.classes)} classes; train again")
         if not (min(spec.shape) > 0 and math.prod(spec.shape) <= MAX_INPUT_VALUES):
             raise CheckpointError(f"the checkpoint's input has shape {spec.shape}, which no network reads; train again")
 
