@@ -1,0 +1,131 @@
+"""`python -m tests.fuzz`: mutated inputs for the readers, and killed commands.
+
+python -m tests.fuzz                              a million inputs
+python -m tests.fuzz --inputs manifest=1000       some of one reader
+python -m tests.fuzz replay runs/fuzz/failures/manifest-0-17.json
+python -m tests.fuzz kills                        200 kills
+"""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from benchmarks.results import write_result
+from tests.fuzz.base import READERS, make_base
+from tests.fuzz.campaign import fuzz, replay, row, summary
+
+FULL = {"manifest": 500_000, "npz": 250_000, "frames": 140_000, "checkpoints": 100_000, "segments": 10_000}
+KILLS = 200
+
+
+def campaign(arguments: argparse.Namespace) -> int:
+    """Read mutated inputs; exit code 1 where one fails."""
+    base = make_base(arguments.base)
+    rows: dict[str, Any] = {}
+    started = perf_counter()
+    for name, count in (dict(arguments.inputs) if arguments.inputs else FULL).items():
+        tally = fuzz(name, count, base=base, seed=arguments.seed, failures=arguments.failures, first=arguments.first)
+        rows[name] = row(tally)
+        print(summary({name: rows[name]}), flush=True)
+        for message, times in (tally.messages + tally.untidy).most_common(arguments.messages):
+            print(f"    {times} x {message}")
+    failures = sum(counts["failures"] for counts in rows.values())
+    result = {
+        "fuzz_inputs": sum(counts["inputs"] for counts in rows.values()),
+        "failures": failures,
+        "readers": rows,
+        "fuzz_conditions": {**conditions(), "seed": arguments.seed, "minutes": round((perf_counter() - started) / 60)},
+    }
+    if arguments.output:
+        merge(arguments.output, result)
+    return 1 if failures else 0
+
+
+def kills(arguments: argparse.Namespace) -> int:
+    """Kill commands at random moments; exit code 1 where one leaves something broken."""
+    from tests.fuzz.kills import run_kills
+
+    started = perf_counter()
+    counts, failures = run_kills(make_base(arguments.base), arguments.count, arguments.seed, only=arguments.only)
+    print(f"{sum(counts.values())} kills, {len(failures)} failures: {counts}")
+    for failure in failures:
+        print(f"  {failure}")
+    result = {
+        "kills": sum(counts.values()),
+        "kill_failures": failures,
+        "kills_by_command": counts,
+        "kill_conditions": {**conditions(), "seed": arguments.seed, "minutes": round((perf_counter() - started) / 60)},
+    }
+    if arguments.output:
+        merge(arguments.output, result)
+    return 1 if failures else 0
+
+
+def again(arguments: argparse.Namespace) -> int:
+    """Read kept inputs again, in this process: a foreign exception is shown whole."""
+    base = make_base(arguments.base)
+    for file in arguments.files:
+        print(f"{file}: {replay(file, base)}")
+    return 0
+
+
+def conditions() -> dict[str, str]:
+    """Return what the counts depend on."""
+    import cv2
+    import numpy as np
+    import onnxruntime
+
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def merge(path: Path, result: dict[str, Any]) -> None:
+    """Replace a result's keys in a file of results, and keep the others."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    write_result(path, before | result)
+
+
+def counted(text: str) -> tuple[str, int]:
+    """Parse `READER=COUNT`, for argparse."""
+    name, _, count = text.partition("=")
+    if name not in READERS:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of the readers {', '.join(READERS)}")
+    return name, int(count)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--base", type=Path, default=Path("runs/fuzz/base"), help="folder of the valid material")
+    shared.add_argument("--seed", type=int, default=0)
+    shared.add_argument("--output", type=Path, help="JSON file whose counts are replaced")
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, parents=[shared])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(verb=campaign)
+    parser.add_argument("--inputs", type=counted, nargs="+", metavar="READER=COUNT", help="default: a million in all")
+    parser.add_argument("--first", type=int, default=0, help="index of the first input")
+    parser.add_argument("--failures", type=Path, default=Path("runs/fuzz/failures"), help="folder for failing inputs")
+    parser.add_argument("--messages", type=int, default=0, help="print so many of the most frequent messages")
+    verbs = parser.add_subparsers()
+    verb = verbs.add_parser("replay", parents=[shared])
+    verb.add_argument("files", type=Path, nargs="+")
+    verb.set_defaults(verb=again)
+    verb = verbs.add_parser("kills", parents=[shared])
+    verb.add_argument("--count", type=int, default=KILLS)
+    verb.add_argument("--only", help="the only command to kill")
+    verb.set_defaults(verb=kills)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parsed = parse_arguments()
+    sys.exit(parsed.verb(parsed))

@@ -1,0 +1,286 @@
+"""Commands killed at random moments: the next one works, nothing is lost, nothing half-written is ever read."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from time import perf_counter, sleep
+from typing import Any
+
+from edge.bundle.bundle import Bundle
+from edge.bundle.scores import read_scores
+from edge.engines.cache import ENGINE, ENTRY
+from edge.storage import sha256_of
+from tests.fuzz.coverage import ROOT
+from tests.support.commands import NO_GUARANTEE, class_folder, json_lines, random_frames, write_video
+
+TIMEOUT_S = 300
+FRAMES = 600
+"""Frames of the video that a killed run reads."""
+
+
+class Scene:
+    """A command that is killed again and again, with what it writes.
+
+    Subclasses prepare a folder, name the command, and check what lies there at any time.
+    """
+
+    name: str
+    share: int
+    """Kills of this command among those of all scenes."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        """Use a folder of its own; `output` in it is what the command writes."""
+        self.base, self.folder, self.output = base, folder, folder / "output"
+        folder.mkdir()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what the command reads."""
+
+    def before(self, random: Random) -> None:
+        """Bring the folder into the state in which the command has something to do."""
+
+    def words(self) -> list[object]:
+        """Return the command, a module and its arguments."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Read everything that is there; called after each kill and after each complete command."""
+
+    def leftovers(self) -> list[str]:
+        """Return what a complete command should have removed."""
+        return [name for name in sorted(os.listdir(self.folder)) if name.endswith((".partial", ".retired"))]
+
+
+class Train(Scene):
+    name, share = "train", 2
+
+    def words(self) -> list[object]:
+        quick = ("--dataset", "digits", "--image-size", 16, "--batch-size", 128, "--epochs", 2, "--seed", 3)
+        return ["edge.training", *quick, "--backbone", "cnn-small", "--output", self.output]
+
+    def check(self) -> None:
+        from edge.training.checkpoint import read_checkpoint, read_torch
+
+        if (self.output / "state.pt").exists():
+            read_torch(self.output / "state.pt")
+        read_checkpoint(self.output / "checkpoint.pt").network()  # an earlier run left one
+        json.loads((self.output / "metrics.json").read_text())
+
+    def leftovers(self) -> list[str]:
+        return [name for name in sorted(os.listdir(self.output)) if name == "state.pt" or name.startswith(".")]
+
+
+class Compile(Scene):
+    name, share = "compile", 2
+
+    def words(self) -> list[object]:
+        checkpoint = self.base / "checkpoint.pt"
+        return ["compile", checkpoint, "--output", self.output, "--precision", "fp32", *NO_GUARANTEE]
+
+    def check(self) -> None:
+        bundle = Bundle.open(self.output)
+        bundle.reference(), bundle.scores("fp32"), bundle.used_samples()
+
+
+class Replace(Compile):
+    name, share = "replace", 8
+
+    def words(self) -> list[object]:
+        return ["tests.fuzz.replace", self.base / "bundle", self.output]
+
+
+class Build(Scene):
+    name, share = "build", 8
+
+    def before(self, random: Random) -> None:
+        entries = [path for path in self._cache.glob("*") if (path / ENGINE).exists()]
+        for path in random.sample(entries, k=len(entries) // 2 if random.random() < 0.5 else len(entries)):
+            shutil.rmtree(path)
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder / "cache"
+
+    def words(self) -> list[object]:
+        return ["edge", "build", self.base / "bundle", "--backend", "onnxruntime"]
+
+    def check(self) -> None:
+        for path in self._cache.glob("[!.]*"):
+            if path.is_dir():
+                assert json.loads((path / ENTRY).read_text())["sha256"] == sha256_of(path / ENGINE), path
+
+    def leftovers(self) -> list[str]:
+        return [name for name in sorted(os.listdir(self._cache)) if name.endswith((".partial", ".retired"))]
+
+
+class Calibrate(Scene):
+    name, share = "calibrate", 7
+
+    def prepare(self) -> None:
+        shutil.copytree(self.base / "bundle", self.output)
+        self._budget = 0.5
+
+    def before(self, random: Random) -> None:
+        self._budget = 0.5 + random.randrange(40) / 100
+
+    def words(self) -> list[object]:
+        return ["calibration", self.output, "--mean-macs", self._budget]
+
+    def check(self) -> None:
+        for name, spec in Bundle.open(self.output).manifest.precisions.items():
+            assert 0 < spec.thresholds.limit <= 1, name
+
+    def leftovers(self) -> list[str]:
+        names = {path.name for path in self.output.iterdir()}
+        return sorted(names - {path.name for path in (self.base / "bundle").iterdir()})
+
+
+class Run(Scene):
+    name, share = "run", 6
+
+    def prepare(self) -> None:
+        frames = random_frames(20)
+        self._video = write_video(self.folder / "video.avi", [frames[index % 20] for index in range(FRAMES)])
+        self._lines: list[dict[str, Any]] = []
+        self.output = self.folder / "lines.jsonl"
+
+    def words(self) -> list[object]:
+        bundle = self.base / "bundle"
+        return ["edge", "run", bundle, "--source", self._video, "--precision", "fp32", "--output", self.output]
+
+    def check(self) -> None:
+        """Every line is whole, and those of earlier runs are still the first."""
+        lines = json_lines(self.output.read_text()) if self.output.exists() else []
+        assert lines[: len(self._lines)] == self._lines, f"{len(self._lines)} earlier lines were lost"
+        self._lines = lines
+
+
+class Record(Scene):
+    name, share = "record", 6
+
+    def prepare(self) -> None:
+        labels = Bundle.open(self.base / "bundle").manifest.labels
+        self._images = class_folder(self.folder / "images", labels, each=20)
+        self.output = self.folder / "scores.npz"
+
+    def words(self) -> list[object]:
+        bundle = self.base / "bundle"
+        words = ("--images", self._images, "--output", self.output, "--precision", "fp32")
+        return ["edge", "record", bundle, *words]
+
+    def check(self) -> None:
+        assert len(read_scores(self.output).truth) == 200
+
+
+SCENES: tuple[type[Scene], ...] = (Train, Compile, Replace, Build, Calibrate, Run, Record)
+
+
+def run_kills(base: Path, count: int, seed: int, only: str | None = None) -> tuple[dict[str, int], list[str]]:
+    """Kill commands `count` times; return the kills of each command and what went wrong."""
+    scenes = [scene for scene in SCENES if only in (None, scene.name)]
+    total = sum(scene.share for scene in scenes)
+    kills: Counter[str] = Counter()
+    failures: list[str] = []
+    for kind in scenes:
+        wanted = max(1, round(count * kind.share / total))
+        if kind is scenes[-1]:
+            wanted = max(1, count - sum(kills.values()))
+        with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+            for failure in Campaign(kind(base.resolve(), Path(folder) / "scene"), seed).run(wanted):
+                failures.append(f"{kind.name}: {failure}")
+        kills[kind.name] = wanted
+        print(f"{kind.name}: {wanted} kills", flush=True)
+    return dict(kills), failures
+
+
+class Campaign:
+    """The kills of one command."""
+
+    def __init__(self, scene: Scene, seed: int) -> None:
+        """Run the command once to its end, to learn how long it takes and how many changes it makes."""
+        self._scene, self._random = scene, Random(f"{seed}/{scene.name}")
+        started = perf_counter()
+        self._complete("the first command", counting=True)
+        self._seconds = perf_counter() - started
+        self._changes = Path(f"{scene.folder}.changes").read_text().splitlines()
+
+    def run(self, count: int) -> list[str]:
+        """Kill the command `count` times and return what went wrong."""
+        failures, kills, attempts = [], 0, 0
+        while kills < count:
+            attempts += 1
+            assert attempts < 10 * count + 20, f"{self._scene.name} ends before it can be killed"
+            self._scene.before(self._random)
+            at_change = self._choose_change() if self._random.random() < 0.5 else None
+            delay = self._random.uniform(0, self._seconds)
+            moment = f"after {delay:.3f} s" if at_change is None else f"before change {at_change}"
+            if not self._kill(at_change, delay):
+                continue
+            kills += 1
+            try:
+                self._scene.check()
+                self._complete(f"the command after a kill {moment}")
+            except Exception as error:  # whatever reading raises is a failure
+                failures.append(f"killed {moment}: {type(error).__name__}: {str(error)[:300]}")
+        return failures
+
+    def _choose_change(self) -> int | None:
+        """Return the number of a change to kill before; renames and removals are as likely as the many files written."""
+        if not self._changes:
+            return None
+        event = self._random.choice(sorted(set(self._changes)))
+        return 1 + self._random.choice([index for index, name in enumerate(self._changes) if name == event])
+
+    def _kill(self, at_change: int | None, delay: float) -> bool:
+        """Start the command and kill it; return False if it ended before."""
+        process = self._start(at_change, subprocess.DEVNULL)
+        try:
+            if at_change is None:
+                sleep(delay)
+                process.kill()
+            return process.wait(TIMEOUT_S) == -signal.SIGKILL
+        finally:
+            if self._random.random() < 0.5:  # else its children live on for a while, as after a real kill
+                self._end_group(process)
+            self._orphans = process
+
+    def _complete(self, which: str, *, counting: bool = False) -> None:
+        """Run the command to its end, and check what it leaves."""
+        process = self._start(0 if counting else None)
+        messages = process.communicate(timeout=TIMEOUT_S)[1]
+        self._end_group(process)
+        assert process.returncode == 0, f"{which}: exit code {process.returncode}: {messages[-300:]}"
+        if orphans := getattr(self, "_orphans", None):
+            self._end_group(orphans)
+        self._scene.check()
+        assert not self._scene.leftovers(), f"{which} leaves {self._scene.leftovers()}"
+
+    def _start(self, at_change: int | None, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        words: Sequence[object] = self._scene.words()
+        if at_change is not None:
+            words = ["tests.fuzz.kill_at", at_change, self._scene.folder, *words]
+        return subprocess.Popen(
+            [sys.executable, "-m", *map(str, words)],
+            cwd=ROOT,
+            env={**os.environ, "EDGE_CACHE": str(self._scene.folder / "cache"), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+
+    @staticmethod
+    def _end_group(process: subprocess.Popen[str]) -> None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
