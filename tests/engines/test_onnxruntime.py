@@ -19,7 +19,7 @@ from edge.engines.cache import EngineCache, load_engines
 from edge.engines.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
 from edge.errors import EngineError
 from edge.inference.host import allocate_tensors
-from tests.support.commands import build_processes, full_disk
+from tests.support.commands import build_processes, full_disk, without_privileges
 
 Edit = Callable[[onnx.ModelProto], object]
 
@@ -134,10 +134,9 @@ def test_outputs_of_another_size_are_an_error_with_the_tensor(folder: Path, spec
         engine.run(inputs)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
 def test_a_segment_that_may_not_be_read_is_named_with_the_reason(folder: Path, specs: tuple[SegmentSpec, ...]) -> None:
     (folder / specs[0].file).chmod(0)
-    with pytest.raises(OSError, match="Permission denied"):
+    with without_privileges(), pytest.raises(OSError, match="Permission denied"):
         load_engines(folder, specs, OnnxRuntime())
 
 

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
 from edge.frames.images import decode_image, flatten
 from edge.frames.labelled import labelled_files
 from edge.frames.open import open_frame, open_source
-from tests.support.commands import limited_memory, random_frames
+from tests.support.commands import limited_memory, random_frames, without_privileges
 
 
 def photo(height: int = 256, width: int = 384) -> NDArray[np.uint8]:
@@ -190,12 +189,11 @@ def test_an_image_is_turned_as_its_exif_data_say(kind: str, orientation: int, tm
         assert (read(content) == by_opencv(content)).all()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_the_reason_of_an_unreadable_file_is_the_system_s(tmp_path: Path) -> None:
     path = tmp_path / "secret.png"
     path.write_bytes(JPEG)
     path.chmod(0)
-    with pytest.raises(SourceError, match=r"secret\.png cannot be read: Permission denied"):
+    with without_privileges(), pytest.raises(SourceError, match=r"secret\.png cannot be read: Permission denied"):
         read_frame(path)
 
 

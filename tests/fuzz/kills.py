@@ -1,5 +1,6 @@
 """Commands killed at random moments: the next one works, nothing is lost, nothing half-written is ever read."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -280,7 +281,5 @@ class Campaign:
 
     @staticmethod
     def _end_group(process: subprocess.Popen[str]) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass

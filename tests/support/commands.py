@@ -115,6 +115,18 @@ def limited_memory(free: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Be a user who may not read everything, also where tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
 def wait_until(condition: Callable[[], object], event: str) -> None:
     """Wait until a condition holds; `event` names it in the failure."""
     deadline = time.monotonic() + TIMEOUT_S

@@ -52,7 +52,7 @@ class CheckpointReader:
 
     def __init__(self, base: Path, scratch: Path) -> None:
         self._data = torch.load(base / "checkpoint.pt", weights_only=True)
-        settings = {name: value for name, value in self._data["settings"].items()}
+        settings = dict(self._data["settings"].items())
         settings["backbone"] = "cnn-small"
         self._channels, self._classes = self._data["input"]["channels"], len(self._data["classes"])
         self._network = build_network("cnn-small", self._channels, self._classes)

@@ -7,9 +7,9 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from calibration.origin import scores_to_fit
 
 from calibration.budget import fit_to_macs
-from calibration.origin import scores_to_fit
 from calibration.temperature import fit_temperatures
 from edge.bundle.bundle import Bundle
 from edge.bundle.scores import LabelledScores, write_scores
