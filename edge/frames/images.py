@@ -137,7 +137,8 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
     if maximum is not None and int(maximum[1]) not in (255, 65535):
         raise SourceError(f"{path} has values up to {int(maximum[1])}; scale them to 0 to 255")
     if content.startswith(PNG_START):
-        _check_size(*(int.from_bytes(content[at : at + 4], "big") for at in (16, 20)), MAX_PIXELS, path)
+        width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+        _check_size(width, height, MAX_PIXELS, path)
     flags = cv2.IMREAD_COLOR if content.startswith(b"BM") else cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     if pixels is None:
@@ -151,8 +152,8 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
 def _check_size(width: int, height: int, most: int, path: Path) -> None:
     if width * height > most:
         raise SourceError(
-            f"{path} cannot be read as an image: it announces {width} x {height} pixels, at most {most} can be in such a "
-            "file; remove or replace it"
+            f"{path} cannot be read as an image: it announces {width} x {height} pixels, at most {most} can be in "
+            "such a file; remove or replace it"
         )
 
 
