@@ -1,4 +1,4 @@
-"""What many tests share: a network trained for a moment on real digits, compiled, and engines away from the user's."""
+"""Fixtures of many tests: a network trained for a moment on real digits, compiled, and engines away from the user's."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The documents: marked blocks run and print what is shown, every command line parses, links lead to files."""
+"""The documents: marked blocks run and print the shown output, every command line parses, links lead to files."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_document(document: Path, folder: Path) -> None:
-    """Run a document's marked commands, then its Python, and compare what they print with what is shown."""
+    """Run a document's marked commands, then its Python, and compare the printed output with the shown one."""
     for block in blocks(document):
         if block.language in COMMAND_LANGUAGES and block.mark == "run":
             for command in commands(block):

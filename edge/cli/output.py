@@ -59,7 +59,7 @@ class LinesFile:
 
 
 def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
-    """Check that JSON lines can be appended to a path, or with `overwrite` replace what is there.
+    """Check that JSON lines can be appended to a path, or with `overwrite` can replace the file.
 
     Raises:
         OutputError: the path is an input or part of one, a folder or device, or a file of another kind.

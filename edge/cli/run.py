@@ -107,7 +107,7 @@ def lines_on_stdout(arguments: argparse.Namespace) -> bool:
 
 
 def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    """Refuse what cannot work before engines are built, which takes minutes."""
+    """Refuse impossible arguments before engines are built, which takes minutes."""
     source = Path(arguments.source)
     if bundle.manifest.input.kind == "array" and not source.is_dir():
         raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")

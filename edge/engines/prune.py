@@ -55,7 +55,7 @@ def mark_used(entry: Path) -> None:
 
 
 def _entry(path: Path) -> _Entry | None:
-    """Describe a file or folder of this user; None for others, and for what other processes remove meanwhile."""
+    """Describe a file or folder of this user; None for others' and for those that were removed meanwhile."""
     with suppress(OSError):
         status = path.lstat()
         is_entry = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)

@@ -82,7 +82,7 @@ def build_in_subprocess(build: Build, on_phase: OnPhase) -> None:
 
 
 class BuildProcess:
-    """A process that builds what it is sent. It ends with this one, killed or not."""
+    """A process that builds the orders sent to it. It ends with this one, killed or not."""
 
     def __init__(self) -> None:
         """Start nothing yet."""
@@ -134,7 +134,7 @@ _shared: ContextVar[BuildProcess | None] = ContextVar("_shared", default=None)
 
 
 def run_child(connection: Connection) -> None:
-    """Build what the parent sends, in the process that it started, until the parent closes the connection."""
+    """Build the orders that the parent sends until it closes the connection."""
     while True:
         try:
             build: Build = connection.recv()

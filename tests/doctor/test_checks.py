@@ -1,4 +1,4 @@
-"""Checks of `edge doctor`: what is absent is no problem, what is broken is one."""
+"""Checks of `edge doctor`: an absent capability is no problem, a broken one is."""
 
 import os
 from collections.abc import Callable

@@ -31,7 +31,7 @@ class Reader(Protocol):
         """Check that the first decoding step accepts an input: JSON parses, a zip lists its members, and so on."""
 
     def read(self, given: Input) -> None:
-        """Read an input as the project does, and use what it accepts."""
+        """Read an input as the project does, and use accepted ones."""
 
 
 def make_base(folder: Path) -> Path:

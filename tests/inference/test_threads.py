@@ -28,7 +28,14 @@ def unavailable_reason(name: str) -> str:
     return ""
 
 
-@pytest.fixture(params=[*BACKENDS, "onnxruntime with threads"])
+@pytest.fixture(
+    params=[
+        "onnxruntime",
+        "onnxruntime with threads",
+        pytest.param("tensorrt", marks=[pytest.mark.gpu, pytest.mark.tensorrt]),
+        pytest.param("tensorrt-rtx", marks=[pytest.mark.gpu, pytest.mark.tensorrt]),
+    ]
+)
 def classifier(request: pytest.FixtureRequest, digits_bundle: Bundle) -> Iterator[edge.Classifier]:
     """Return a classifier on a backend, with thresholds at which every exit answers some frames."""
     name, _, with_threads = request.param.partition(" ")
