@@ -14,7 +14,7 @@ import pytest
 import edge
 from edge.bundle.bundle import Bundle
 from edge.cuda import get_runtime
-from edge.engines import BACKENDS, backend_named
+from edge.engines import backend_named
 from edge.errors import EdgeError
 
 
