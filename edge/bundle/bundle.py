@@ -1,39 +1,46 @@
-"""Bundles on disk: open, verify, write."""
+"""Bundles on disk: open, verify, change, write."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.bundle.chain import ChainSpec
+from edge.bundle.files import MANIFEST, check_files, file_hashes, read_manifest, read_unchanged
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
+from edge.bundle.npz import ArraySpec, read_npz
+from edge.bundle.reference import Reference, check_reference, read_reference, write_reference
 from edge.bundle.sample_ids import Digests
-from edge.bundle.scores import LabelledScores, combined_digest, read_scores
+from edge.bundle.scores import LabelledScores, check_scores, combined_digest, read_scores
 from edge.bundle.validation import validation_errors
 from edge.errors import BundleError
-from edge.storage import atomic_dir, sha256_of, write_file
+from edge.storage import atomic_dir, locked_dir, write_file
 
-MANIFEST = "manifest.json"
+__all__ = [
+    "MANIFEST",
+    "Bundle",
+    "Reference",
+    "bundle_writer",
+    "file_hashes",
+    "read_reference",
+    "write_reference",
+    "write_samples",
+]
 
-
-class Reference(NamedTuple):
-    """Reference samples of a bundle, with the fp32 logits of the trained network."""
-
-    frames: NDArray[np.uint8] | NDArray[np.float32]
-    """Frames of a source: images (samples, height, width[, 3]) or arrays (samples, channels, height, width)."""
-    labels: NDArray[np.int64]
-    """True labels, shape (samples,)."""
-    logits: NDArray[np.float32]
-    """Shape (exits, samples, classes)."""
+ATTEMPTS = 5
+"""Times to open a bundle that others replace in between."""
+SAMPLE_DIGESTS = ArraySpec(("u8",), (1,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk, with its manifest."""
+    """A bundle on disk, with its manifest.
+
+    Files are read when they are needed, and only those that the manifest names by their hash: if another process
+    replaces the bundle meanwhile, that is an error and never a mixture of both.
+    """
 
     path: Path
     manifest: Manifest
@@ -45,17 +52,15 @@ class Bundle:
         Raises:
             BundleError: the bundle is missing, damaged, or of another version.
         """
-        manifest_path = path / MANIFEST
-        if not path.is_dir():
-            raise BundleError(f"there is no bundle at {path}; make one with `python -m compile`")
-        if not manifest_path.exists():
-            raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; make one with `python -m compile`")
-        manifest = manifest_from_json(manifest_path.read_text(errors="replace"), manifest_path)
-        for error in validation_errors(manifest):
-            raise BundleError(f"{manifest_path}: {error}; compile the bundle again")
-        bundle = Bundle(path, manifest)
-        bundle._check_files()
-        return bundle
+        for _ in range(ATTEMPTS):
+            text = read_manifest(path)
+            try:
+                return _checked(path, text)
+            except BundleError as error:
+                if read_manifest(path) == text:
+                    raise
+                replaced = error  # the manifest of one bundle, the files of another
+        raise replaced
 
     def precision(self, name: str) -> PrecisionSpec:
         """Return the specification of one precision.
@@ -67,13 +72,30 @@ class Bundle:
             raise BundleError(f"{self.path} has no precision {name!r}; it has {', '.join(self.manifest.precisions)}")
         return self.manifest.precisions[name]
 
-    def reference(self) -> Reference:
-        """Return the reference samples."""
-        return read_reference(self.path / self.manifest.reference)
+    def reference(self, file: Path | None = None) -> Reference:
+        """Return the reference samples of the bundle, or of another file.
+
+        Raises:
+            BundleError: there are none, or they belong to another network.
+        """
+        if file is None:
+            name = self.manifest.reference
+            file, reference = self.path / name, read_reference(self.path / name, self._content(name))
+        else:
+            reference = read_reference(file)
+        check_reference(reference, self.manifest, file)
+        return reference
 
     def scores(self, precision: str) -> LabelledScores:
-        """Return the recorded scores of one precision on the threshold-fitting split."""
-        return read_scores(self.path / self.precision(precision).scores)
+        """Return the recorded scores of one precision on the threshold-fitting split.
+
+        Raises:
+            BundleError: the file holds something else, or the bundle does not have the precision.
+        """
+        name = self.precision(precision).scores
+        recorded = read_scores(self.path / name, self._content(name))
+        check_scores(recorded, len(self.manifest.exits), len(self.manifest.labels), self.path / name)
+        return recorded
 
     def segments_digest(self, precision: str) -> str:
         """Return the digest of one precision's segments, which identifies them in recorded scores."""
@@ -90,46 +112,62 @@ class Bundle:
         return ChainSpec(manifest.input, manifest.labels, (spec.whole,), spec.temperatures[-1:])
 
     def used_samples(self) -> dict[str, Digests]:
-        """Return the sample digests of the splits that thresholds must not be fitted to."""
-        with np.load(self.path / self.manifest.samples) as file:
-            return {name: file[name] for name in file.files}
+        """Return the sample digests of the splits that thresholds must not be fitted to.
+
+        Raises:
+            BundleError: the file holds something else.
+        """
+        name = self.manifest.samples
+        members = dict.fromkeys((split for split in self.manifest.splits if split != "thresholds"), SAMPLE_DIGESTS)
+        try:
+            return read_npz(self.path / name, members, self._content(name))
+        except ValueError as error:
+            raise BundleError(f"{self.path / name} holds no sample digests ({error}); compile it again") from error
 
     def with_precisions(self, refitted: Mapping[str, PrecisionSpec]) -> "Bundle":
-        """Replace precisions in the manifest on disk, and return the updated bundle."""
-        manifest = dataclasses.replace(self.manifest, precisions={**self.manifest.precisions, **refitted})
-        write_file(self.path / MANIFEST, manifest_to_json(manifest))
+        """Replace precisions in the manifest on disk, and return the updated bundle.
+
+        Precisions that another process changed since this bundle was opened keep that change.
+
+        Raises:
+            BundleError: another bundle took its place meanwhile.
+            OSError: the manifest cannot be written, and is unchanged.
+        """
+        folder = self.path.resolve()  # behind a link that may come to point elsewhere
+        with locked_dir(folder):
+            current = manifest_from_json(read_manifest(folder), folder / MANIFEST)
+            if current.files != self.manifest.files or current.exits != self.manifest.exits:
+                raise BundleError(
+                    f"{self.path} was replaced by another bundle meanwhile; nothing is changed, run again"
+                )
+            manifest = dataclasses.replace(current, precisions={**current.precisions, **refitted})
+            write_file(folder / MANIFEST, manifest_to_json(manifest))
         return Bundle(self.path, manifest)
 
-    def _check_files(self) -> None:
-        manifest = self.manifest
-        named = {manifest.reference, manifest.samples, *(spec.scores for spec in manifest.precisions.values())}
-        named |= {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
-        for name in sorted(named | set(manifest.files)):
-            file = self.path / name
-            if name not in manifest.files or not _is_inside(file, self.path):
-                raise BundleError(f"{self.path}: {name} is not listed in its manifest; compile it again")
-            if not file.is_file():
-                raise BundleError(f"{self.path} lacks {name}; copy the whole bundle again")
-            if sha256_of(file) != manifest.files[name]:
-                raise BundleError(
-                    f"{file} is not the file its manifest names (other sha256); copy the whole bundle again"
-                )
+    def _content(self, name: str) -> bytes:
+        return read_unchanged(self.path / name, self.manifest.files[name])
+
+
+def _checked(path: Path, text: str) -> Bundle:
+    """Decode and validate a manifest, and check the files it names.
+
+    Raises:
+        BundleError: something is wrong with them.
+    """
+    manifest = manifest_from_json(text, path / MANIFEST)
+    for error in validation_errors(manifest):
+        raise BundleError(f"{path / MANIFEST}: {error}; compile the bundle again")
+    check_files(path, manifest)
+    return Bundle(path, manifest)
 
 
 def _is_bundle(path: Path) -> bool:
     """Check for a bundle's manifest; other tools write a `manifest.json` too."""
     try:
-        manifest_from_json((path / MANIFEST).read_text(), path)
-    except (OSError, ValueError, BundleError):
+        manifest_from_json(read_manifest(path), path)
+    except BundleError:
         return False
     return True
-
-
-def _is_inside(file: Path, folder: Path) -> bool:
-    try:
-        return file.resolve().is_relative_to(folder.resolve())
-    except (ValueError, OSError):  # not a valid file name
-        return False
 
 
 @contextmanager
@@ -145,34 +183,7 @@ def bundle_writer(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file in a bundle's folder except the manifest."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
-
-
 def write_samples(path: Path, samples: Mapping[str, Digests]) -> None:
     """Write the sample digests of each split."""
     with path.open("wb") as file:
         np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # its stub takes them for a keyword option
-
-
-def write_reference(path: Path, reference: Reference) -> None:
-    """Write reference samples."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **reference._asdict())
-
-
-def read_reference(path: Path) -> Reference:
-    """Read reference samples.
-
-    Raises:
-        BundleError: the file is missing, damaged or holds something else.
-    """
-    try:
-        with np.load(path) as file:
-            return Reference(file["frames"], file["labels"], file["logits"])
-    except Exception as error:  # a damaged archive can raise anything
-        raise BundleError(
-            f"{path} holds no reference samples ({error}); write them with `python -m compile --references`"
-        ) from error

@@ -7,6 +7,11 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+MAX_INTEGER = 2**53
+"""Largest integer that JSON readers and floating-point numbers keep exactly."""
+MAX_DEPTH = 32
+MAX_SHOWN = 200
+
 
 def decode(kind: type[T], value: Any, where: str) -> T:
     """Decode parsed JSON to a dataclass and its fields to their annotated types.
@@ -28,7 +33,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
     if kind is Any:
-        return value
+        return _plain(value, where)
     if origin in (typing.Union, types.UnionType):
         inner = [argument for argument in arguments if argument is not type(None)]
         return None if value is None else _decode(inner[0], value, where)
@@ -41,17 +46,45 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return tuple(_decode(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict:
         _expect(isinstance(value, dict), value, where, "an object")
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float and type(value) is int:
-        return float(value)
-    return _expect(type(value) is kind, value, where, f"of type {kind.__name__}")
+        return {_text(key, where): _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if type(value) is int and kind in (int, float):
+        _expect(abs(value) <= MAX_INTEGER, value, where, f"at most {MAX_INTEGER}")
+        return kind(value)
+    _expect(type(value) is kind, value, where, f"of type {kind.__name__}")
+    return _text(value, where) if kind is str else value
+
+
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
+    """Check values of any type: their nesting, numbers and text."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{where} is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _plain(item, f"{where}.{_text(key, where)}", depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _plain(item, f"{where}[{index}]", depth + 1)
+    elif isinstance(value, str):
+        _text(value, where)
+    elif type(value) is int:
+        _expect(abs(value) <= MAX_INTEGER, value, where, f"at most {MAX_INTEGER}")
+    return value
+
+
+def _text(value: str, where: str) -> str:
+    """Check that text can be written to files and terminals."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} has the text {shown(value)}, which is not valid Unicode") from None
+    return value
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
     hints = typing.get_type_hints(kind)
     for name in sorted(set(value) - set(hints)):
-        raise ValueError(f"unknown field {where}.{name}")
+        raise ValueError(f"unknown field {where}.{name[:MAX_SHOWN].encode(errors='replace').decode()}")
     for name in sorted(set(hints) - set(value)):
         raise ValueError(f"missing field {where}.{name}")
     return kind(**{name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
@@ -59,5 +92,14 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 def _expect(condition: bool, value: Any, where: str, expected: str) -> Any:
     if not condition:
-        raise ValueError(f"{where} is {value!r}, expected {expected}")
+        raise ValueError(f"{where} is {shown(value)}, expected {expected}")
     return value
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, cut where it is long."""
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except (ValueError, RecursionError):  # an integer too long for Python to print, or nested too deep
+        return f"a {type(value).__name__} beyond all limits"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge.bundle.decoding import decode
+from edge.bundle.decoding import decode, shown
 from edge.errors import BundleError
 
 MANIFEST_VERSION = 3
@@ -172,7 +172,7 @@ def manifest_from_json(text: str, origin: Path) -> Manifest:
     version = data.get("version") if isinstance(data, dict) else None
     if version != MANIFEST_VERSION:
         raise BundleError(
-            f"{origin} has manifest version {version!r}, this installation reads version {MANIFEST_VERSION}; "
+            f"{origin} has manifest version {shown(version)}, this installation reads version {MANIFEST_VERSION}; "
             "compile the bundle again, or install the version that made it"
         )
     try:

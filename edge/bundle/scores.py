@@ -8,9 +8,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.npz import ArraySpec, read_npz
 from edge.bundle.sample_ids import Digests
 from edge.decision import Scores
 from edge.errors import BundleError
+
+MEMBERS = {
+    "logits": ArraySpec(("f4",), (3,)),
+    "confidence": ArraySpec(("f4",), (2,)),
+    "label": ArraySpec(("i4",), (2,)),
+    "truth": ArraySpec(("i8",), (1,)),
+    "samples": ArraySpec(("u8",), (2,)),
+    "segments": ArraySpec(("U",), (0,)),
+}
+"""Arrays of a file of scores."""
 
 
 class LabelledScores(NamedTuple):
@@ -48,15 +59,59 @@ def write_scores(path: Path, recorded: LabelledScores) -> None:
         )
 
 
-def read_scores(path: Path) -> LabelledScores:
+def read_scores(path: Path, content: bytes | None = None) -> LabelledScores:
     """Read recorded scores from a file.
+
+    Args:
+        path: The file, for messages; it is read where `content` is None.
+        content: The content of the file.
 
     Raises:
         BundleError: the file is missing, damaged or holds something else.
     """
     try:
-        with np.load(path) as file:
-            scores = Scores(file["confidence"], file["label"])
-            return LabelledScores(file["logits"], scores, file["truth"], file["samples"], str(file["segments"]))
-    except Exception as error:  # a damaged archive can raise anything
-        raise BundleError(f"{path} holds no scores ({error}); record them with `edge record`") from error
+        arrays = read_npz(path, MEMBERS, content)
+        scores = Scores(arrays["confidence"], arrays["label"])
+        recorded = LabelledScores(arrays["logits"], scores, arrays["truth"], arrays["samples"], str(arrays["segments"]))
+        _check_shapes(recorded)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BundleError(f"{path} holds no scores ({reason}); record them with `edge record`") from error
+    return recorded
+
+
+def check_scores(recorded: LabelledScores, exits: int, classes: int, path: Path) -> None:
+    """Check that scores are those of a network with so many exits and classes.
+
+    Raises:
+        BundleError: they are another network's.
+    """
+    found = recorded.logits.shape[0], recorded.logits.shape[2]
+    if found != (exits, classes):
+        raise BundleError(
+            f"{path} has scores of {found[0]} exits and {found[1]} classes, the bundle has {exits} and {classes}; "
+            "record the scores again with this bundle"
+        )
+
+
+def _check_shapes(recorded: LabelledScores) -> None:
+    """Check that all arrays are of the same exits, samples and classes.
+
+    Raises:
+        ValueError: they are not.
+    """
+    exits, samples, classes = recorded.logits.shape
+    if not exits or not samples or not classes:
+        raise ValueError(f"logits has shape {recorded.logits.shape}: there is nothing in it")
+    expected = {
+        "confidence": (recorded.scores.confidence.shape, (exits, samples)),
+        "label": (recorded.scores.label.shape, (exits, samples)),
+        "truth": (recorded.truth.shape, (samples,)),
+        "samples": (recorded.samples.shape, (samples, 2)),
+    }
+    for name, (shape, wanted) in expected.items():
+        if shape != wanted:
+            raise ValueError(f"{name} has shape {shape}, expected {wanted} beside logits of {recorded.logits.shape}")
+    for name, labels in {"label": recorded.scores.label, "truth": recorded.truth}.items():
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"{name} has classes {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")

@@ -4,11 +4,15 @@ import math
 from collections.abc import Iterator
 
 from edge.bundle import tensors
-from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, SegmentSpec, TensorSpec
+from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 
 COLOUR_CHANNELS = {"rgb": 3, "gray": 1}
+PRECISIONS = ("fp32", "fp16", "int8", "auto")
+MAX_EXITS = 64
+MAX_SAMPLE_BYTES = 1 << 30
+"""Largest tensor for one image."""
 
 
 def validation_errors(manifest: Manifest) -> Iterator[str]:
@@ -18,7 +22,16 @@ def validation_errors(manifest: Manifest) -> Iterator[str]:
         return
     if "thresholds" not in manifest.splits:
         yield "splits lacks 'thresholds', the samples that thresholds were fitted to"
+    if len(manifest.exits) > MAX_EXITS:
+        yield f"a manifest has at most {MAX_EXITS} exits, this one has {len(manifest.exits)}"
+        return
     yield from _input_errors(manifest.input)
+    for k, exit_ in enumerate(manifest.exits):
+        if not (exit_.macs > 0 and exit_.parameters >= 0 and min(exit_.attention or (1, 1)) > 0):
+            yield f"exit {k} has {exit_.macs} MACs, {exit_.parameters} parameters and attention {exit_.attention}"
+    for name, split in manifest.splits.items():
+        if split.samples < 0:
+            yield f"split {name} has {split.samples} samples"
     for name, precision in manifest.precisions.items():
         yield from _precision_errors(manifest, name, precision)
 
@@ -38,6 +51,8 @@ def _input_errors(spec: InputSpec) -> Iterator[str]:
 
 def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
     exits = len(manifest.exits)
+    if name not in PRECISIONS:
+        yield f"{name!r} is no precision, there are {', '.join(PRECISIONS)}"
     if len(precision.segments) != exits:
         yield f"{name} has {len(precision.segments)} segments for {exits} exits"
         return
@@ -47,8 +62,35 @@ def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -
         validate_thresholds(precision.thresholds.values, exits)
     except ThresholdError as error:
         yield f"{name}: {error}"
+    yield from _fit_errors(name, precision.thresholds)
     yield from _chain_errors(manifest, name, precision)
     yield from _whole_network_errors(manifest, name, precision.whole)
+
+
+def _fit_errors(name: str, thresholds: Thresholds) -> Iterator[str]:
+    level = thresholds.confidence_level
+    if not 0 <= thresholds.limit < math.inf:
+        yield f"{name} has thresholds with the limit {thresholds.limit}, expected a finite number of 0 or more"
+    if level is not None and not 0 < level < 1:
+        yield f"{name} has thresholds with the confidence level {level}, expected one between 0 and 1"
+    if thresholds.samples < 0:
+        yield f"{name} has thresholds fitted to {thresholds.samples} samples"
+
+
+def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:
+    """Yield the errors of a segment's tensors by themselves."""
+    specs = (*segment.inputs, *segment.outputs)
+    for spec in specs:
+        sizes = spec.shape[1:] if spec.shape[:1] == (None,) else spec.shape
+        if any(size is None or size < 1 for size in sizes):
+            yield f"{where} has {spec.name} of shape {spec.shape}, sizes must be 1 or more, but for the batch"
+        elif spec.sample_nbytes > MAX_SAMPLE_BYTES:
+            yield f"{where} has {spec.name} of shape {spec.shape}, more than {MAX_SAMPLE_BYTES >> 30} GiB for one image"
+    names = [spec.name for spec in specs]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{where} has several tensors called {name}"
+    if not 0 <= segment.int8_macs_share <= 1:
+        yield f"{where} has an int8 share of {segment.int8_macs_share}, expected 0 to 1"
 
 
 def _chain_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
@@ -73,15 +115,22 @@ def _cut_errors(where: str, segment: SegmentSpec, *, is_last: bool) -> Iterator[
         yield f"{where} has the cut {', '.join(segment.cuts_out)}, but no segment follows it"
     if not is_last and not segment.cuts_out:
         yield f"{where} has no cut for the next segment"
+    if segment.cuts_out and segment.cuts_out != tensors.cut(segment.exit_index, len(segment.cuts_out)):
+        yield f"{where} has the cuts {', '.join(segment.cuts_out)}, which are no names of cuts"
     for name in sorted(set(segment.cuts_out) - {spec.name for spec in segment.outputs}):
         yield f"{where} has the cut {name}, which is none of its outputs"
 
 
 def _exit_errors(where: str, segment: SegmentSpec, k: int, labels: int, *, is_last: bool) -> Iterator[str]:
+    yield from _tensor_errors(where, segment)
     if segment.exit_index != k:
         yield f"{where} has exit index {segment.exit_index}, expected {k}"
-    if not _exit_outputs(k, labels, is_last=is_last) <= set(segment.outputs):
+    expected = _exit_outputs(k, labels, is_last=is_last)
+    if not expected <= set(segment.outputs):
         yield f"{where} lacks outputs of exit {k} for {labels} labels"
+    known = {spec.name for spec in expected} | {*segment.cuts_out, tensors.attention(k)}
+    for name in sorted({spec.name for spec in segment.outputs} - known):
+        yield f"{where} has the output {name}, which no exit or segment reads"
 
 
 def _whole_network_errors(manifest: Manifest, name: str, whole: SegmentSpec) -> Iterator[str]:

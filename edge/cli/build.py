@@ -86,7 +86,8 @@ def build_bundle(
     builds = []
     for precision, file, batch in requested:
         started = perf_counter()
-        built = cache.get(bundle.path / file, backend, batch, on_progress)
+        sha256 = bundle.manifest.files[file]
+        built = cache.get(bundle.path / file, backend, batch, on_progress, sha256=sha256)
         size = built.path.stat().st_size / 2**20
         builds.append(Build(precision, file, batch, str(built.path), built.was_cached, perf_counter() - started, size))
     return builds

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
 
-from edge.storage import cache_root, write_file
+from edge.storage import check_private, private_cache_root, write_file
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 WARP, TILE, ROW = 32, (32, 8), 256
@@ -67,8 +67,11 @@ def compile_kernels(arch: str) -> bytes:
     """Return the kernels' cubin for an architecture, for example `sm_87`; it is compiled once."""
     source = SOURCE.read_text()
     options = ProgramOptions(std="c++17", arch=arch)
-    cached = cache_root() / f"kernels-{_key(source, arch)}.cubin"
-    if not cached.exists():
+    root = private_cache_root()
+    cached = root / f"kernels-{_key(source, arch)}.cubin"
+    if cached.exists():
+        check_private(cached, root)
+    else:
         program = Program(source, "c++", options)
         write_file(cached, bytes(program.compile("cubin").code))
         program.close()

@@ -2,19 +2,39 @@
 
 import hashlib
 import json
+import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.engines.base import Backend, BuildOrder
+from edge.engines.prune import mark_used, prune
 from edge.errors import EngineError
 from edge.progress import OnProgress, Progress, ignore_progress
-from edge.storage import atomic_dir, cache_root, locked_dir, sha256_of
+from edge.storage import (
+    atomic_dir,
+    cache_root,
+    check_private,
+    holder,
+    locked_file,
+    private_cache_root,
+    read_file,
+    sha256_of,
+)
 
 ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
+MAX_ENTRY_BYTES = 1 << 20
+WAIT_LIMIT = "EDGE_CACHE_WAIT"
+"""Variable with the seconds to wait at most for another process that builds the same engine; without limit if unset."""
+LOG_AFTER_S = 5.0
+"""A wait of this length is logged: where there is no terminal, progress is not seen."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +53,76 @@ class EngineCache:
         """Use `root`; by default `edge.storage.cache_root`.
 
         Raises:
-            EngineError: the folder belongs to another user. Engines are code.
+            EngineError: the folder belongs to another user, or others may write to it. Engines are code.
         """
         self.root = root or cache_root()
-        if self.root.exists() and self.root.stat().st_uid != os.getuid():
-            raise EngineError(
-                f"engine cache {self.root} belongs to another user; set EDGE_CACHE to a folder of your own"
-            )
+        if self.root.exists():
+            check_private(self.root, self.root)
 
     def get(
-        self, segment: Path, backend: Backend, batch: int | None, on_progress: OnProgress = ignore_progress
+        self,
+        segment: Path,
+        backend: Backend,
+        batch: int | None,
+        on_progress: OnProgress = ignore_progress,
+        *,
+        sha256: str | None = None,
     ) -> BuiltEngine:
         """Return a segment's engine; build it where it is missing, damaged or stale.
 
+        Args:
+            segment: The ONNX file.
+            backend: The library to build with.
+            batch: Samples per call; None leaves the batch free.
+            on_progress: Receives the progress of building, and of waiting for another process that builds it.
+            sha256: The file's sha256, where it is known; another content is not built.
+
         Raises:
-            EngineError: the backend refuses the segment.
+            EngineError: the backend refuses the segment, the file changed, or another user may have written the entry.
         """
-        key = {"segment": sha256_of(segment), "backend": backend.name, "batch": str(batch)}
+        key = {"segment": sha256 or sha256_of(segment), "backend": backend.name, "batch": str(batch)}
         key |= backend.device_key()
         folder = self.root / _digest(key)
-        if _is_intact(folder, key):
+        if self._is_intact(folder, key):
+            mark_used(folder)
             return BuiltEngine(folder / ENGINE, was_cached=True)
-        with locked_dir(self.root):
-            if _is_intact(folder, key):  # another process built it meanwhile
+        private_cache_root(self.root)
+        task = f"building {segment.parent.name}/{segment.name} for {backend.name}"
+        with self._locked(folder, task, on_progress):
+            if self._is_intact(folder, key):  # another process built it meanwhile
+                on_progress(Progress(task, 1, 1))
                 return BuiltEngine(folder / ENGINE, was_cached=True)
-            self._build(segment, backend, batch, folder, key, on_progress)
+            _check_unchanged(segment, key["segment"])
+            self._build(segment, backend, batch, folder, key, task, on_progress)
+        prune(self.root)
         return BuiltEngine(folder / ENGINE, was_cached=False)
+
+    @contextmanager
+    def _locked(self, folder: Path, task: str, on_progress: OnProgress) -> Iterator[None]:
+        """Hold the lock of one entry; while another process holds it, say so."""
+        lock, limit_s = folder.with_name(f".{folder.name}.lock"), _wait_limit_s()
+        was_logged = False
+
+        def on_wait(waited_s: float) -> None:
+            nonlocal was_logged
+            other = f"another process ({holder(lock) or 'unknown'}), which builds it"
+            on_progress(Progress(task, note=f"waiting for {other}"))
+            if waited_s > LOG_AFTER_S and not was_logged:
+                was_logged = True
+                logger.warning("%s: waiting for %s; it holds %s; limit the wait with %s", task, other, lock, WAIT_LIMIT)
+
+        waiting = locked_file(lock, on_wait, limit_s)
+        try:
+            waiting.__enter__()
+        except TimeoutError as error:
+            raise EngineError(
+                f"{task}: waited {limit_s:g} s for another process ({holder(lock) or 'unknown'}) that builds it and "
+                f"holds {lock}; end that process, raise {WAIT_LIMIT}, or set EDGE_CACHE to another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            waiting.__exit__(None, None, None)
 
     def _build(
         self,
@@ -67,17 +131,34 @@ class EngineCache:
         batch: int | None,
         folder: Path,
         key: dict[str, str],
+        task: str,
         on_progress: OnProgress,
     ) -> None:
-        task = f"building {segment.parent.name}/{segment.name} for {backend.name}"
         on_progress(Progress(task))
         timings = self.root / f"timings-{_digest(backend.device_key() | {'backend': backend.name})}"
-        with atomic_dir(folder) as partial:
+        with atomic_dir(folder, mode=0o700) as partial:
             order = BuildOrder(segment, batch, partial / ENGINE, partial / LAYERS, timings)
             backend.build(order, lambda phase: on_progress(Progress(task, note=phase)))
             entry = {"key": key, "sha256": sha256_of(partial / ENGINE)}
             (partial / ENTRY).write_text(json.dumps(entry, indent=2))
+            for file in partial.iterdir():
+                file.chmod(0o600)
+            _check_unchanged(segment, key["segment"])
         on_progress(Progress(task, 1, 1))
+
+    def _is_intact(self, folder: Path, key: dict[str, str]) -> bool:
+        """Check an entry's owner and permissions, key and content.
+
+        Raises:
+            EngineError: another user may have written it.
+        """
+        try:
+            for path in (folder, folder / ENTRY, folder / ENGINE):
+                check_private(path, self.root)
+            entry = json.loads(read_file(folder / ENTRY, MAX_ENTRY_BYTES))
+            return bool(entry["key"] == key and entry["sha256"] == sha256_of(folder / ENGINE))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
 
 def load_engines(
@@ -87,26 +168,53 @@ def load_engines(
     *,
     batch: int | None = 1,
     on_progress: OnProgress = ignore_progress,
+    files: Mapping[str, str] | None = None,
 ) -> list[Any]:
     """Return runnable engines for the segments in a bundle's folder; build the engines that the cache lacks.
+
+    Args:
+        folder: The bundle.
+        segments: The segments to load.
+        backend: The library to run them with.
+        batch: Samples per call; None leaves the batch free.
+        on_progress: Receives the progress of building.
+        files: sha256 of each file, as in the manifest; files of other content are refused.
 
     Raises:
         EngineError: an engine cannot be built or run here.
     """
-    cache = EngineCache()
-    return [
-        backend.load(cache.get(folder / segment.file, backend, batch, on_progress).path, segment)
-        for segment in segments
-    ]
+    cache, files = EngineCache(), files or {}
+    engines = []
+    for segment in segments:
+        sha256 = files.get(segment.file)
+        built = cache.get(folder / segment.file, backend, batch, on_progress, sha256=sha256)
+        engines.append(backend.load(built.path, segment))
+    return engines
 
 
 def _digest(key: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _is_intact(folder: Path, key: dict[str, str]) -> bool:
+def _check_unchanged(segment: Path, sha256: str) -> None:
+    """Refuse to build from a file other than the one whose engine is wanted.
+
+    Raises:
+        EngineError: the file was replaced.
+    """
+    if sha256_of(segment) != sha256:
+        raise EngineError(f"{segment} was replaced while it was in use (other sha256); start again with the new bundle")
+
+
+def _wait_limit_s() -> float | None:
+    """Return the longest wait for another process, from the environment; None waits as long as it takes."""
+    text = os.environ.get(WAIT_LIMIT)
+    if not text:
+        return None
     try:
-        entry = json.loads((folder / ENTRY).read_text())
-        return bool(entry["key"] == key and entry["sha256"] == sha256_of(folder / ENGINE))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise EngineError(f"{WAIT_LIMIT} is {text!r}, expected seconds of 0 or more; correct or unset it")
+    return limit

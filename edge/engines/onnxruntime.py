@@ -1,8 +1,9 @@
 """ONNX Runtime on the CPU, the default backend."""
 
 import platform
-from collections.abc import Callable, Mapping
-from functools import partial
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,23 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import SegmentSpec
+from edge.bundle.manifest import SegmentSpec, TensorSpec
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
+from edge.engines.subprocess_build import build_in_subprocess
 from edge.errors import EngineError
+from edge.storage import open_regular
 from edge.system import cpu_identity
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+"""NumPy's names of ONNX Runtime's element types."""
+TRIAL_LIMIT_S = 60
+"""Longest first run of a built engine, on one image of zeros."""
 
 
 class OnnxRuntime:
@@ -31,40 +45,85 @@ class OnnxRuntime:
         return {"version": onnxruntime.__version__, "machine": platform.machine(), "cpu": cpu_identity()}
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
-        """Write the segment's graph, optimised for this processor."""
-        options = self._options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
-        if order.batch is not None:
-            options.add_free_dimension_override_by_name("batch", order.batch)
-        options.optimized_model_filepath = str(order.engine)
-        _session(order.segment, options)
+        """Write the segment's graph, optimised for this processor, in a subprocess."""
+        build_in_subprocess(OnnxRuntimeBuild(order), on_phase)
 
     def load(self, engine: Path, spec: SegmentSpec) -> "OnnxRuntimeEngine":
         """Load an optimised graph without optimising it again."""
-        options = self._options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
-        return OnnxRuntimeEngine(_session(engine, options), spec)
+        return OnnxRuntimeEngine(_session(engine, _engine_options(self.threads)), spec)
 
-    def _options(self, level: onnxruntime.GraphOptimizationLevel) -> onnxruntime.SessionOptions:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = level
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
-        # Segments run in turn, each on its own threads: threads that spin after a run would slow the next segment.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        return options
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntimeBuild:
+    """A build order for ONNX Runtime; see `edge.engines.subprocess_build.Build`."""
+
+    order: BuildOrder
+    library = "onnxruntime"
+
+    @property
+    def description(self) -> str:
+        """The segment."""
+        return str(self.order.segment)
+
+    def run(self, on_phase: OnPhase) -> None:
+        """Optimise the segment, and run the result once on zeros: a crash ends this process and no other."""
+        options = _options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, threads=1)
+        if self.order.batch is not None:
+            options.add_free_dimension_override_by_name("batch", self.order.batch)
+        options.optimized_model_filepath = str(self.order.engine)
+        try:
+            _session(self.order.segment, options)
+        except EngineError:
+            _check_space(self.order)
+            raise
+        session = _session(self.order.engine, _engine_options(threads=1))
+        signal.alarm(TRIAL_LIMIT_S)
+        session.run(None, {tensor.name: _zeros(tensor) for tensor in session.get_inputs()})
+        signal.alarm(0)
+
+    def failure(self, reason: str) -> EngineError:
+        """Return the error for an exception of the library."""
+        return EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run {self.order.segment} ({reason}); "
+            "compile the bundle again, or leave this precision out"
+        )
 
 
 class OnnxRuntimeEngine:
     """A segment in an ONNX Runtime session."""
 
     def __init__(self, session: onnxruntime.InferenceSession, spec: SegmentSpec) -> None:
-        """Wrap an open session."""
+        """Wrap an open session.
+
+        Raises:
+            EngineError: its inputs and outputs are not those of the segment.
+        """
         self.session = session
+        self._spec = spec
         self._inputs = [tensor.name for tensor in spec.inputs]
         self._outputs = [tensor.name for tensor in spec.outputs]
+        _check_tensors(spec, spec.inputs, session.get_inputs(), "inputs")
+        _check_tensors(spec, spec.outputs, session.get_outputs(), "outputs")
 
     def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
-        """Bind arrays to the session; see `edge.engines.base.Engine`."""
-        return partial(self.session.run_with_iobinding, self.io_binding(tensors))
+        """Bind arrays to the session; see `edge.engines.base.Engine`.
+
+        Raises:
+            EngineError: an array does not fit. The result raises it where the segment cannot be run.
+        """
+        try:
+            binding = self.io_binding(tensors)
+        except Exception as error:  # its exceptions share no narrower base
+            raise self._failure(error) from error
+        run_bound = self.session.run_with_iobinding
+
+        def run() -> None:
+            try:
+                run_bound(binding)
+            except Exception as error:
+                raise self._failure(error) from error
+
+        return run
 
     def io_binding(self, tensors: Mapping[str, NDArray[Any]]) -> onnxruntime.IOBinding:
         """Return ONNX Runtime's own binding of the session's inputs and outputs to arrays, without copies."""
@@ -81,17 +140,79 @@ class OnnxRuntimeEngine:
         """Compute fresh outputs for any batch size; see `edge.engines.base.Engine`."""
         contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            return dict(zip(self._outputs, self.session.run(self._outputs, contiguous), strict=True))
+            arrays = self.session.run(self._outputs, contiguous)
         except Exception as error:  # its exceptions share no narrower base
-            why = " ".join(str(error).split())
-            raise EngineError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot run a segment ({why}); "
-                "only engines loaded with batch=None take several images"
-            ) from error
+            raise self._failure(error, "; only engines loaded with batch=None take several images") from error
+        batch = len(contiguous[self._inputs[0]])
+        for tensor, array in zip(self._spec.outputs, arrays, strict=True):
+            expected = tuple(batch if size is None else size for size in tensor.shape)
+            if array.shape != expected:
+                raise self._failure(f"{tensor.name} has shape {array.shape}, expected {expected}")
+        return dict(zip(self._outputs, arrays, strict=True))
+
+    def _failure(self, reason: object, hint: str = "; compile the bundle again") -> EngineError:
+        why = " ".join(str(reason).split())
+        return EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot run {self._spec.file} ({why}){hint}")
+
+
+def _check_tensors(spec: SegmentSpec, expected: Sequence[TensorSpec], actual: Sequence[Any], kind: str) -> None:
+    """Compare an engine's inputs or outputs with the manifest: names, types, and sizes as far as it knows them."""
+    found = {tensor.name: (DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}
+    if found.keys() == {tensor.name for tensor in expected} and all(_fits(t, *found[t.name]) for t in expected):
+        return
+    has = ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(found.items()))
+    wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in sorted(expected, key=lambda t: t.name))
+    raise EngineError(
+        f"{spec.file} is not the segment that its manifest describes: it has the {kind} {has}, expected {wanted}; "
+        "compile the bundle again"
+    )
+
+
+def _fits(spec: TensorSpec, dtype: str, shape: tuple[int | str | None, ...]) -> bool:
+    if dtype != spec.dtype or len(shape) != len(spec.shape):
+        return False
+    sizes = zip(shape, spec.shape, strict=True)
+    return all(not isinstance(size, int) or size == (size if wanted is None else wanted) for size, wanted in sizes)
+
+
+def _options(level: onnxruntime.GraphOptimizationLevel, threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Segments run in turn, each on its own threads: threads that spin after a run would slow the next segment.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _engine_options(threads: int) -> onnxruntime.SessionOptions:
+    return _options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, threads)
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
+        open_regular(path).close()  # ONNX Runtime takes a missing permission for a damaged file
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no narrower base
-        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {error}") from error
+        why = " ".join(str(error).split())
+        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {why}") from error
+
+
+def _zeros(tensor: Any) -> NDArray[Any]:
+    """Return zeros for an input of a session, batch 1."""
+    if tensor.type not in DTYPES:
+        raise EngineError(f"input {tensor.name} is of type {tensor.type}, expected one of {', '.join(DTYPES)}")
+    return np.zeros([size if isinstance(size, int) else 1 for size in tensor.shape], dtype=DTYPES[tensor.type])
+
+
+def _check_space(order: BuildOrder) -> None:
+    """Find out whether a build failed because its engine cannot be written, which ONNX Runtime does not say.
+
+    Raises:
+        OSError: as many bytes as the segment has cannot be written.
+    """
+    trial = order.engine.with_name("trial")
+    try:
+        trial.write_bytes(bytes(order.segment.stat().st_size))
+    finally:
+        trial.unlink(missing_ok=True)

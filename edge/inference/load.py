@@ -61,14 +61,14 @@ def load_classifier(
         EngineError: an engine cannot be built or run here.
         ThresholdError: thresholds are NaN, infinite, negative or of the wrong number.
     """
-    spec = bundle.precision(precision)
-    load_batch = partial(load_engines, bundle.path, spec.segments, backend, batch=None, on_progress=on_progress)
+    spec, files = bundle.precision(precision), bundle.manifest.files
+    load_chain = partial(load_engines, bundle.path, spec.segments, backend, on_progress=on_progress, files=files)
     return Classifier(
         bundle.chain(precision),
-        load_engines(bundle.path, spec.segments, backend, on_progress=on_progress),
+        load_chain(),
         spec.thresholds.values if thresholds is None else thresholds,
         device=backend.device,
-        load_batch_engines=load_batch,
+        load_batch_engines=partial(load_chain, batch=None),
     )
 
 
@@ -82,7 +82,8 @@ def load_whole_network(
         EngineError: the engine cannot be built or run here.
     """
     chain = bundle.whole_network(precision)
-    engines = load_engines(bundle.path, chain.segments, backend, on_progress=on_progress)
+    files = bundle.manifest.files
+    engines = load_engines(bundle.path, chain.segments, backend, on_progress=on_progress, files=files)
     return Classifier(chain, engines, (), device=backend.device)
 
 

@@ -8,10 +8,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.bundle import Bundle, Reference, read_reference
+from edge.bundle.bundle import Bundle
 from edge.decision import Scores, decide, scores_from_logits
 from edge.engines.base import Backend
-from edge.errors import BundleError
 from edge.frames.base import frame_from_array
 from edge.inference.load import load_classifier
 from edge.inference.record import Recording, record
@@ -142,8 +141,7 @@ def verify(
         EngineError: an engine cannot be built or run here.
     """
     thresholds = bundle.precision(precision).thresholds.values
-    samples = bundle.reference() if references is None else read_reference(references)
-    _check_fits(bundle, samples, references or bundle.path / bundle.manifest.reference)
+    samples = bundle.reference(references)
     outputs = {REFERENCE: Outputs.from_logits(REFERENCE, samples.logits)}
     frames = [frame_from_array(pixels, bundle.manifest.input.kind) for pixels in samples.frames]
     classifiers = {  # all of them before any runs
@@ -170,19 +168,6 @@ def comparisons(backends: Sequence[str]) -> list[tuple[str, str]]:
         for reference in (REFERENCE, backends[0])
         if name != reference
     ]
-
-
-def _check_fits(bundle: Bundle, reference: Reference, file: Path) -> None:
-    exits, classes, samples = len(bundle.manifest.exits), len(bundle.manifest.labels), len(reference.frames)
-    expected, labels = (exits, samples, classes), reference.labels
-    if not samples:
-        raise BundleError(f"{file} has no samples to compare on; write it with `python -m compile --references`")
-    if reference.logits.shape != expected or labels.shape != (samples,):
-        raise BundleError(
-            f"{file} has {samples} frames, labels of shape {labels.shape} and logits of shape "
-            f"{reference.logits.shape}, not {expected}: it belongs to another network; "
-            "write it with `python -m compile --references` together with this bundle"
-        )
 
 
 def compare(

@@ -38,6 +38,14 @@ class TensorRtBuild:
         target = f" for {self.target.lower()}" if self.target else ""
         return f"{self.order.segment}{target}"
 
+    def run(self, on_phase: OnPhase) -> None:
+        """Build the engine in this process; see `edge.engines.subprocess_build.Build`."""
+        build_engine(self, on_phase)
+
+    def failure(self, reason: str) -> EngineError:
+        """Return the error for an exception of the library."""
+        return build_error(self, f"cannot build {self.description}", reason)
+
 
 def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
     """Build a segment's engine into the order's files.

@@ -7,9 +7,9 @@ import tensorrt as trt
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda.identity import device_facts
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
+from edge.engines.subprocess_build import build_in_subprocess
 from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
 from edge.engines.tensorrt.engine import TensorRtEngine, load_engine
-from edge.engines.tensorrt.subprocess_build import build_in_subprocess
 
 
 class TensorRt:

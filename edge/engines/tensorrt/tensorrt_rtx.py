@@ -7,9 +7,9 @@ import tensorrt_rtx as trt
 
 from edge.bundle.manifest import SegmentSpec
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
+from edge.engines.subprocess_build import build_in_subprocess
 from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
 from edge.engines.tensorrt.engine import TensorRtEngine, load_engine
-from edge.engines.tensorrt.subprocess_build import build_in_subprocess
 from edge.errors import EngineError
 
 DEFAULT_TARGET = "ampere and later"

@@ -1,0 +1,112 @@
+"""The files of a bundle: complete, unchanged, regular, inside its folder and without others to read."""
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+
+from edge.bundle.external_data import NEEDLE, has_external_data
+from edge.bundle.manifest import Manifest
+from edge.errors import BundleError
+from edge.storage import open_regular, read_file, sha256_of
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_FILE_BYTES = 4 << 30
+CHUNK = 1 << 20
+COPY = "copy the whole bundle again"
+
+
+def read_manifest(path: Path) -> str:
+    """Return the text of a bundle's manifest.
+
+    Raises:
+        BundleError: there is no bundle, or its manifest cannot be read.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise BundleError(f"there is no bundle at {path}; make one with `python -m compile`") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if not path.is_dir():
+        raise BundleError(f"there is no bundle at {path}, but a file; name the folder made by `python -m compile`")
+    try:
+        content = read_file(path / MANIFEST, MAX_MANIFEST_BYTES, follow_links=False)
+    except FileNotFoundError:
+        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; make one with `python -m compile`") from None
+    except OSError as error:
+        raise _unreadable(path / MANIFEST, error) from error
+    return content.decode(errors="replace")
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Check every file of a bundle.
+
+    Raises:
+        BundleError: a file is missing, changed, a link, outside the bundle, or refers to other files.
+    """
+    segments = {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
+    named = {manifest.reference, manifest.samples, *(spec.scores for spec in manifest.precisions.values()), *segments}
+    root = os.path.realpath(path)
+    for name in sorted(named | set(manifest.files)):
+        if name not in manifest.files or not _is_inside(name):
+            raise BundleError(f"{path}: {name} is not listed in its manifest as a file inside it; compile it again")
+        file = path / name
+        if os.path.realpath(file) != os.path.join(root, name):
+            raise BundleError(f"{file} is or lies behind a link; {COPY}, with files instead of links (cp -rL)")
+        try:
+            digest, may_refer = _inspect(file)
+            if digest != manifest.files[name]:
+                raise BundleError(f"{file} is not the file its manifest names (other sha256); {COPY}")
+            if may_refer and name in segments and has_external_data(read_file(file, MAX_FILE_BYTES)):
+                raise BundleError(
+                    f"{file} has its weights in another file (ONNX external data), which the manifest does not "
+                    "protect; save it with its weights inside, and compile the bundle again"
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(f"{path} lacks {name}; {COPY}") from None
+        except OSError as error:
+            raise _unreadable(file, error) from error
+
+
+def read_unchanged(file: Path, sha256: str) -> bytes:
+    """Return the content of a file of an open bundle.
+
+    Raises:
+        BundleError: it is not the file of that sha256 any more, or cannot be read.
+    """
+    try:
+        content = read_file(file, MAX_FILE_BYTES, follow_links=False)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise BundleError(f"{file} changed while the bundle was in use (other sha256); start again with the new bundle")
+    return content
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 of every file in a bundle's folder except the manifest."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return (
+        path.as_posix() == name and name != "." and not path.is_absolute() and not {"..", "\0"} & {*path.parts, *name}
+    )
+
+
+def _inspect(file: Path) -> tuple[str, bool]:
+    """Return a file's sha256, and whether it has the bytes that ONNX external data cannot do without."""
+    digest, has_needle, tail = hashlib.sha256(), False, b""
+    with open_regular(file, follow_links=False) as opened:
+        while chunk := opened.read(CHUNK):
+            digest.update(chunk)
+            has_needle = has_needle or NEEDLE in chunk or NEEDLE in tail + chunk[: len(NEEDLE)]
+            tail = chunk[-len(NEEDLE) :]
+    return digest.hexdigest(), has_needle
+
+
+def _unreadable(file: Path, error: OSError) -> BundleError:
+    return BundleError(f"{file} cannot be read ({error.strerror}); check its permissions, or {COPY}")

@@ -1,0 +1,96 @@
+"""Bounded reading of `.npz` files: every array's header is checked before memory is taken for it."""
+
+import math
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from edge.storage import read_file
+
+MAX_FILE_BYTES = 4 << 30
+FREE_BYTES, MAX_RATIO = 256 << 20, 100
+"""A file may hold `FREE_BYTES`, or `MAX_RATIO` times its own size where that is more."""
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class ArraySpec(NamedTuple):
+    """The arrays that a member may hold."""
+
+    kinds: tuple[str, ...]
+    """NumPy's codes of kind and size, as `f4`; for text `U`."""
+    ranks: tuple[int, ...]
+    """Possible numbers of dimensions."""
+
+    def __str__(self) -> str:
+        names = (kind if kind == "U" else np.dtype(kind).name for kind in self.kinds)
+        return f"{' or '.join(names).replace('U', 'text')} of {' or '.join(map(str, self.ranks))} dimensions"
+
+
+def read_npz(path: Path, members: Mapping[str, ArraySpec], content: bytes | None = None) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a file, which holds exactly these.
+
+    Args:
+        path: The file, for messages; it is read where `content` is None.
+        members: The expected arrays by name.
+        content: The content of the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no archive, or its members are others than expected, damaged or too large.
+    """
+    content = read_file(path, MAX_FILE_BYTES) if content is None else content
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            _check_members(archive, members, max(FREE_BYTES, MAX_RATIO * len(content)))
+            return {name: _read_member(archive, name, spec) for name, spec in members.items()}
+    except MemoryError as error:
+        raise ValueError("it needs more memory than there is") from error
+    except ValueError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _check_members(archive: zipfile.ZipFile, members: Mapping[str, ArraySpec], max_bytes: int) -> None:
+    names = sorted(info.filename.removesuffix(".npy") for info in archive.infolist())
+    if names != sorted(members):
+        raise ValueError(f"it holds {_shortened(', '.join(names)) or 'nothing'}, expected {', '.join(members)}")
+    total = sum(info.file_size for info in archive.infolist())
+    if total > max_bytes:
+        raise ValueError(f"it would take {total >> 20} MiB of memory, at most {max_bytes >> 20} MiB for its size")
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, spec: ArraySpec) -> NDArray[Any]:
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        shape, is_fortran, dtype = _read_header(file, name)  # type: ignore[arg-type]  # an IO[bytes]
+        kind = "U" if dtype.kind == "U" else dtype.str[1:]
+        if kind not in spec.kinds or len(shape) not in spec.ranks or dtype != dtype.newbyteorder("="):
+            raise ValueError(f"{name} is {_shortened(str(dtype))} of shape {_shortened(str(shape))}, expected {spec}")
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.itemsize or size > info.file_size:
+            raise ValueError(f"{name} is cut off: its header promises {_shortened(str(shape))} of {dtype}")
+        data = bytearray(size)
+        if file.readinto(memoryview(data)) != size or file.read(1):  # type: ignore[attr-defined]
+            raise ValueError(f"{name} does not have the size that its header promises")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _read_header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"{name} has a header of version {version}")
+    shape, is_fortran, dtype = HEADERS[version](file)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{name} has shape {_shortened(str(shape))}")
+    return shape, is_fortran, dtype
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,160 @@
+"""Atomic writes: aside, then into place. A killed writer leaves a hidden `.partial`, which the next one removes.
+
+Each writer holds the lock of its partial file or folder: a leftover whose lock is free has no writer.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edge.storage.exchange import fsync, fsync_tree, install_dir
+from edge.storage.locks import UNSUPPORTED, is_at, try_lock
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file atomically.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable; `path` is unchanged.
+    """
+    with atomic_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file; it replaces `path` if the block ends without an error, else it is removed.
+
+    Raises:
+        OSError: the disk is full, the folder is not writable, or `path` is no regular file; `path` is unchanged.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "exists and is no regular file", str(path))
+    with _partial(path, is_folder=False) as partial:
+        yield partial
+        fsync(partial)
+        os.replace(partial, path)
+        fsync(path.parent)
+
+
+@contextmanager
+def atomic_dir(path: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Yield a temporary folder; it replaces `path` if the block ends without an error, else it is removed.
+
+    Of several writers at once the last one wins.
+
+    Args:
+        path: The folder to write or replace.
+        mode: Its permissions, less those of the umask.
+
+    Raises:
+        OSError: the disk is full or the parent folder is not writable; `path` is unchanged.
+    """
+    with _partial(path, is_folder=True, mode=mode) as partial:
+        yield partial
+        fsync_tree(partial)
+        install_dir(partial, path)
+
+
+def remove_stale(folder: Path, name: str | None = None) -> None:
+    """Remove leftovers of killed writers from a folder; those of running ones stay.
+
+    Args:
+        folder: The folder.
+        name: Only leftovers of writers of this file or folder; None for all.
+    """
+    names = ".+" if name is None else re.escape(name)
+    pattern = re.compile(rf"\.(?P<name>{names})\.[0-9a-f]{{8}}\.(?P<kind>partial|retired)", re.DOTALL)
+    for leftover in os.listdir(folder):
+        match = pattern.fullmatch(leftover)
+        if match and (match["kind"] == "partial" or os.path.lexists(folder / match["name"])):
+            with suppress(OSError):  # another process removes it, or it is not ours
+                _remove_if_stale(folder / leftover)
+
+
+@contextmanager
+def _partial(path: Path, *, is_folder: bool, mode: int = 0o777) -> Iterator[Path]:
+    """Yield a new locked file or folder beside `path`; its name is free again when the block ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path.name)
+        partial, descriptor = _create(path, is_folder=is_folder, mode=mode)
+        try:
+            yield partial
+        finally:
+            with suppress(OSError):
+                _remove(partial)
+            os.close(descriptor)
+    except OSError as error:
+        if error.filename is None:  # as that of a full disk
+            error.filename = str(path)
+        raise
+
+
+def _create(path: Path, *, is_folder: bool, mode: int) -> tuple[Path, int]:
+    """Create and lock a file or folder with a name of its own."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        if is_folder:
+            partial.mkdir(mode)
+            descriptor = _open_or_none(partial, os.O_RDONLY | os.O_DIRECTORY)
+        else:
+            descriptor = _open_or_none(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        if descriptor is None:
+            continue
+        if _is_locked_by_us(descriptor) and is_at(descriptor, partial):
+            return partial, descriptor
+        os.close(descriptor)  # taken for a leftover before the lock was ours
+
+
+def _open_or_none(partial: Path, flags: int) -> int | None:
+    """Open a new file or folder; None where its name is taken, or it was taken for a leftover already."""
+    try:
+        return os.open(partial, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except (FileExistsError, FileNotFoundError):
+        if not partial.parent.exists():
+            raise
+        return None
+
+
+def _is_locked_by_us(descriptor: int) -> bool:
+    try:
+        return try_lock(descriptor)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:  # then nobody can lock it, and nobody removes it
+            return True
+        raise
+
+
+def _remove_if_stale(path: Path) -> None:
+    """Remove a leftover of this user whose lock is free.
+
+    Raises:
+        OSError: it cannot be opened, locked or removed.
+    """
+    status = path.lstat()
+    if status.st_uid != os.getuid():
+        return
+    if stat.S_ISLNK(status.st_mode):  # the former content of a killed writer's `path`; partials are no links
+        path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if try_lock(descriptor) and is_at(descriptor, path):
+            _remove(path)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, folder or link if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""This user's cache folder. It holds code (engines and kernels), so nobody else may write to it."""
+
+import os
+import stat
+from pathlib import Path
+
+from edge.errors import EngineError
+
+
+def cache_root() -> Path:
+    """Return the folder for engines and kernels: `$EDGE_CACHE`, else `early-exit/engines` in this user's cache.
+
+    Raises:
+        EngineError: this user has no home folder.
+    """
+    if root := os.environ.get("EDGE_CACHE"):
+        return Path(root)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
+    except RuntimeError as error:
+        raise EngineError(
+            f"no folder for the engine cache ({error}); set EDGE_CACHE to a folder of your own"
+        ) from error
+
+
+def private_cache_root(root: Path | None = None) -> Path:
+    """Return the cache folder, created for this user only where it is missing.
+
+    Args:
+        root: By default `cache_root`.
+
+    Raises:
+        EngineError: it belongs to another user, or others may write to it.
+        OSError: it cannot be created.
+    """
+    root = root or cache_root()
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)
+    check_private(root, root)
+    return root
+
+
+def check_private(path: Path, root: Path) -> None:
+    """Refuse code that another user may have written.
+
+    Raises:
+        EngineError: `path` belongs to another user, or others may write to it.
+        OSError: there is no such file.
+    """
+    status = path.stat() if path == root else path.lstat()
+    if path == root:
+        name, remedy = f"engine cache {root}", "set EDGE_CACHE to a folder of your own"
+    else:
+        name, remedy = f"{path} in the engine cache", f"remove it or {root}, and build again"
+    if status.st_uid != os.getuid():
+        raise EngineError(f"{name} belongs to another user (uid {status.st_uid}); {remedy}")
+    if stat.S_ISLNK(status.st_mode):
+        raise EngineError(f"{name} is a link; {remedy}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise EngineError(f"{name} may be written by other users (mode {mode:04o}); {remedy}, or `chmod go-w` it")
