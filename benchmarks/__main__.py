@@ -1,103 +1,35 @@
 """`python -m benchmarks`: comparisons and reports."""
 
-import argparse
-from pathlib import Path
+from edge.entry import start_process
 
-from benchmarks import arguments as arguments_of
-from calibration.arguments import guarantee_from_arguments
-from edge.console import PASSED, run_main
-from edge.cuda import get_runtime
-from edge.errors import DataError
+start_process(__name__)  # before the imports below, which take a moment
 
+from edge.cli.parser import CommandParser, SubcommandSpec, run_subcommand
+from edge.console import run_main
 
-def demo(arguments: argparse.Namespace) -> int:
-    """Run the whole pipeline on real images."""
-    from benchmarks.demo import run_demo
-
-    name = "demo" if arguments.dataset == "digits" else f"demo-{arguments.dataset}"
-    run_demo(arguments.dataset, arguments.data, arguments.output or Path("runs") / name)
-    return PASSED
-
-
-def real_size(arguments: argparse.Namespace) -> int:
-    """Run a ResNet-18 at 224x224 on a 1080p video."""
-    from benchmarks.real_size import run_real_size
-
-    run_real_size(arguments.output)
-    return PASSED
-
-
-def papers(arguments: argparse.Namespace) -> int:
-    """Measure the claims of the two training papers again."""
-    from benchmarks.papers import run_papers
-
-    folder = Path("runs/papers-quick" if arguments.quick else "runs/papers")
-    run_papers(arguments.output or folder, quick=arguments.quick)
-    return PASSED
-
-
-def quantisation(arguments: argparse.Namespace) -> int:
-    """Compile trained networks in every precision and compare."""
-    from benchmarks.quantisation import run_quantisation
-
-    run_quantisation(arguments.checkpoints, arguments.output, guarantee_from_arguments(arguments))
-    return PASSED
-
-
-def risk(arguments: argparse.Namespace) -> int:
-    """Fit thresholds hundreds of times and count broken promises."""
-    from benchmarks.risk import run_risk
-
-    run_risk(arguments.bundle, arguments.precision, arguments.output)
-    return PASSED
-
-
-def cuda_chain(arguments: argparse.Namespace) -> int:
-    """Measure what deciding on the GPU saves."""
-    get_runtime()
-    from benchmarks.gpu.chain import run_chain
-
-    run_chain(arguments.output)
-    return PASSED
-
-
-def cuda_pipeline(arguments: argparse.Namespace) -> int:
-    """Measure what overlapping frames on the GPU gains."""
-    get_runtime()
-    from benchmarks.gpu.pipeline import run_pipeline
-
-    run_pipeline(arguments.output)
-    return PASSED
+REPORTS = {
+    "demo": SubcommandSpec("the whole pipeline on real images, with a report", "benchmarks.demo"),
+    "real-size": SubcommandSpec("ResNet-18 at 224x224, fed from a 1080p video", "benchmarks.real_size"),
+    "papers": SubcommandSpec(
+        "Confidence-Gated and Explanation-Guided Training against their rivals, claim by claim", "benchmarks.papers"
+    ),
+    "quantisation": SubcommandSpec(
+        "accuracy and agreement of trained networks in each precision", "benchmarks.quantisation"
+    ),
+    "risk": SubcommandSpec("coverage of risk guarantees, in a simulation", "benchmarks.risk"),
+    "cuda-chain": SubcommandSpec(
+        "exits decided on the GPU against exits decided by the host; needs a GPU", "benchmarks.cuda_chain"
+    ),
+    "cuda-pipeline": SubcommandSpec(
+        "frames overlapping on the GPU against one at a time; needs a GPU", "benchmarks.cuda_pipeline"
+    ),
+}
 
 
 def main() -> int:
-    """Do what the command line says."""
-    arguments = parser().parse_args()
-    if getattr(arguments, "data", None) and not arguments.data.is_dir():
-        raise DataError(f"there is no folder {arguments.data}; name the one that holds the dataset's files")
-    code: int = arguments.verb(arguments)
-    return code
-
-
-VERBS = {
-    demo: arguments_of.demo,
-    real_size: arguments_of.real_size,
-    papers: arguments_of.papers,
-    quantisation: arguments_of.quantisation,
-    risk: arguments_of.risk,
-    cuda_chain: arguments_of.cuda_chain,
-    cuda_pipeline: arguments_of.cuda_pipeline,
-}
-"""The reports, and what each has to be told."""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command line of all reports."""
-    new = argparse.ArgumentParser(prog="python -m benchmarks", description="Comparisons and reports.")
-    verbs = new.add_subparsers(required=True, metavar="REPORT")
-    for verb, add in VERBS.items():
-        add(verbs).set_defaults(verb=verb)
-    return new
+    """Run the report of the command line."""
+    parser = CommandParser(prog="python -m benchmarks", description="Comparisons and reports.")
+    return run_subcommand(parser, REPORTS)
 
 
 if __name__ == "__main__":

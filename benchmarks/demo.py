@@ -1,5 +1,6 @@
 """The whole pipeline on one machine: images to a measured early-exit classification of a video, and a report."""
 
+import argparse
 import json
 import shlex
 import subprocess
@@ -20,10 +21,10 @@ from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from compile.trained_model import load_trained_model
 from edge.bundle.bundle import Bundle
-from edge.console import log, print_table, track
+from edge.console import PASSED, log, print_table, track
 from edge.decision import Scores
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.errors import EdgeError
+from edge.errors import DataError, EdgeError
 from edge.frames.base import Frame
 from edge.inference.load import load_classifier
 from edge.inference.record import record
@@ -44,6 +45,27 @@ TRAINING = {
 }
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the demo."""
+    parser.add_argument("--dataset", choices=tuple(TRAINING), default="digits", help="images (default: %(default)s)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the dataset's files, if in no usual place")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for everything (default: runs/demo...)")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the whole pipeline on real images.
+
+    Raises:
+        DataError: there is no folder of this name.
+        EdgeError: a stage failed.
+    """
+    if arguments.data and not arguments.data.is_dir():
+        raise DataError(f"there is no folder {arguments.data}; name the one that holds the dataset's files")
+    name = "demo" if arguments.dataset == "digits" else f"demo-{arguments.dataset}"
+    run_demo(arguments.dataset, arguments.data, arguments.output or Path("runs") / name)
+    return PASSED
+
+
 def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     """Train, compile, build, run, verify and measure; write `report.html` and `report.json` into `folder`.
 
@@ -61,7 +83,8 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
     write_video(video, track([frame.pixels for frame in frames], "writing the test images as a video"))
     predictions = folder / "predictions.jsonl"
-    stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions)
+    stage("edge", "run", bundle_path, "--source", video, "--precision", PRECISION, "--output", predictions,
+          "--overwrite")  # fmt: skip
     stage("edge", "verify", bundle_path)
 
     rivals = truncated_bundles(trained, len(bundle.manifest.exits), folder, PRECISIONS)

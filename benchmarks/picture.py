@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.console import PASSED, run_main
+from edge.entry import start_process
 from edge.errors import DataError
 from edge.storage import write_file
 
@@ -129,4 +130,5 @@ def text(x: int, y: int, words: str, *, size: int = 14, weight: int = 400, colou
 
 
 if __name__ == "__main__":
+    start_process(__name__)
     run_main(main)

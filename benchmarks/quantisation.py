@@ -1,5 +1,6 @@
 """Accuracy and agreement of each precision on the test split, and the time to compile and build it."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import command_line, write_result
+from benchmarks.results import add_output, command_line, write_result
+from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments
 from calibration.thresholds import RiskGuarantee
 from compile.precisions import PRECISIONS
 from compile.recipe import compile_bundle
 from compile.trained_model import TrainedModel, load_trained_model
 from edge.bundle.bundle import Bundle
-from edge.console import log, print_table, track
+from edge.console import PASSED, log, print_table, track
 from edge.decision import Decisions, Scores, decide, validate_thresholds
 from edge.engines import backend_named
 from edge.frames.base import Frame
@@ -38,6 +40,19 @@ class Measured:
 
     scores: Scores
     decisions: Decisions
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the report."""
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of `python -m edge.training`")
+    add_output(parser, "runs/quantisation", "DIR")
+    add_guarantee_arguments(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compile trained networks in every precision and compare."""
+    run_quantisation(arguments.checkpoints, arguments.output, guarantee_from_arguments(arguments))
+    return PASSED
 
 
 def run_quantisation(checkpoints: Sequence[Path], folder: Path, guarantee: RiskGuarantee) -> None:

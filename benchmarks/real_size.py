@@ -1,5 +1,6 @@
 """One run at real size: an ImageNet-shaped ResNet-18 at 224x224, fed from a 1080p video through `edge run`."""
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,16 +13,27 @@ from numpy.typing import NDArray
 
 from benchmarks.demo import stage
 from benchmarks.memory import peak_rss_mb_over_bare
-from benchmarks.results import command_line, write_result
+from benchmarks.results import add_output, command_line, write_result
 from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from edge.bundle.bundle import Bundle
 from edge.cli.run import STAGES
-from edge.console import print_table, track
+from edge.console import PASSED, print_table, track
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions
 
 CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 120, 200
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the report."""
+    add_output(parser, "runs/real-size", "DIR")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run a ResNet-18 at 224x224 on a 1080p video."""
+    run_real_size(arguments.output)
+    return PASSED
 
 
 def run_real_size(folder: Path) -> None:
@@ -56,7 +68,8 @@ def forced_exits(bundle: Bundle, precision: str, video: Path, folder: Path) -> d
     for exit_index in range(early + 1):
         lines = folder / f"{precision}-exit-{exit_index}.jsonl"
         thresholds = [word for k in range(early) for word in ("--threshold", 2 if k < exit_index else 0)]
-        stage("edge", "run", bundle.path, "--source", video, "--precision", precision, *thresholds, "--output", lines)
+        stage("edge", "run", bundle.path, "--source", video, "--precision", precision, *thresholds,
+              "--output", lines, "--overwrite")  # fmt: skip
         records = [json.loads(line) for line in lines.read_text().splitlines()]
         latency[f"exit {exit_index}"] = {
             name: asdict(latency_from_ms([record[f"{name}_ms"] for record in records])) for name in STAGES

@@ -1,5 +1,6 @@
 """Recorded results: JSON with the command and the conditions of the measurement."""
 
+import argparse
 import json
 import shlex
 import sys
@@ -17,3 +18,8 @@ def command_line() -> str:
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result as JSON."""
     write_file(path, json.dumps(result, indent=2) + "\n")
+
+
+def add_output(parser: argparse.ArgumentParser, default: str, kind: str) -> None:
+    """Add `--output` for a file or folder."""
+    parser.add_argument("--output", type=Path, default=Path(default), metavar=kind, help="default: %(default)s")

@@ -1,5 +1,6 @@
 """Coverage of risk guarantees: thresholds fitted to many resamples of a pool, and their true risk on the pool."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import command_line, write_result
+from benchmarks.results import add_output, command_line, write_result
 from calibration.operating_points import describe
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.bundle.bundle import Bundle
-from edge.console import log, print_table, track
+from edge.console import PASSED, log, print_table, track
 from edge.decision import Scores, decide
 from edge.risk import HIGH_PROBABILITY_METHODS, RISKS
 from edge.system import conditions
@@ -23,6 +24,19 @@ RESPLITS = 500
 LIMITS = {"accuracy_gap": 0.005, "disagreement": 0.02}
 METHODS = ("betting", "hoeffding-bentkus", "expectation")
 DELTA = 0.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the report."""
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="its threshold-fitting split is the pool")
+    parser.add_argument("--precision", default="int8", help="precision of the scores (default: %(default)s)")
+    add_output(parser, "runs/risk.json", "FILE")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Fit thresholds to many resamples and count exceeded limits."""
+    run_risk(arguments.bundle, arguments.precision, arguments.output)
+    return PASSED
 
 
 def run_risk(bundle_path: Path, precision: str, output: Path) -> None:

@@ -1,5 +1,9 @@
 """`python -m calibration`: refit a bundle's thresholds, without touching its engines."""
 
+from edge.entry import start_process
+
+start_process(__name__)  # before the imports below, which take a second
+
 import argparse
 import dataclasses
 from collections.abc import Mapping
@@ -14,6 +18,7 @@ from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import PrecisionSpec, Thresholds
 from edge.bundle.scores import LabelledScores
+from edge.cli.parser import CommandParser, precision_name
 from edge.console import PASSED, print_json, print_table, run_main
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
@@ -53,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m calibration",
         description="Refit a bundle's thresholds: the largest saving at the risk you allow, or the highest accuracy "
         "within a budget.",
@@ -72,7 +77,13 @@ def argument_parser() -> argparse.ArgumentParser:
         "--mean-ms", type=float, metavar="MS", help="largest mean latency, according to the measurements in --bench"
     )
     group.add_argument("--bench", type=Path, metavar="FILE", help="output of `edge bench BUNDLE --json`")
-    parser.add_argument("--precision", help="precision to refit (default: all that have scores)")
+    parser.add_argument(
+        "--precision",
+        action="append",
+        type=precision_name,
+        metavar="NAME",
+        help="precisions to refit, one or more (default: all that have scores)",
+    )
     parser.add_argument(
         "--scores", type=Path, metavar="FILE", help="scores written by `edge record` (default: those in the bundle)"
     )

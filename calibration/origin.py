@@ -1,5 +1,6 @@
 """Scores that thresholds may be fitted to: those of the bundle, or recorded on a device from unused samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,21 @@ from edge.bundle.scores import LabelledScores, read_scores
 from edge.errors import ThresholdError
 
 
-def scores_to_fit(bundle: Bundle, file: Path | None, precision: str | None) -> tuple[dict[str, LabelledScores], str]:
+def scores_to_fit(
+    bundle: Bundle, file: Path | None, precisions: Sequence[str] | None
+) -> tuple[dict[str, LabelledScores], str]:
     """Return the scores of each precision to fit, and the fingerprint of their samples.
 
     Args:
         bundle: The bundle whose thresholds are fitted.
         file: Scores written by `edge record`; None for those in the bundle.
-        precision: The only precision to fit; None for all that have scores.
+        precisions: The precisions to fit; None for all that have scores.
 
     Raises:
-        BundleError: the file holds no scores, or the bundle does not have the precision.
+        BundleError: the file holds no scores, or the bundle does not have a precision.
         ThresholdError: the scores were recorded from other segments, or from samples that served another purpose.
     """
-    wanted = [precision] if precision else list(bundle.manifest.precisions)
+    wanted = list(precisions or bundle.manifest.precisions)
     if file is None:
         return {name: bundle.scores(name) for name in wanted}, bundle.manifest.splits["thresholds"].fingerprint
     recorded = read_scores(file)

@@ -1,5 +1,9 @@
 """`python -m compile`: checkpoint to bundle."""
 
+from edge.entry import start_process
+
+start_process(__name__, imports_torch=True)  # before the imports below, which take a second
+
 import argparse
 import dataclasses
 from pathlib import Path
@@ -9,6 +13,8 @@ from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
 from edge.cli.info import print_bundle
+from edge.cli.output import check_replaceable
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, print_json, run_main
 from edge.training.checkpoint import read_checkpoint
 
@@ -16,6 +22,8 @@ from edge.training.checkpoint import read_checkpoint
 def main() -> int:
     """Compile a checkpoint and print the bundle; the steps are those of `compile_bundle`."""
     arguments = argument_parser().parse_args()
+    if arguments.references is not None:
+        check_replaceable(arguments.references, [arguments.checkpoint], start=b"PK", kind="file of samples")
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,
@@ -35,7 +43,7 @@ def main() -> int:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m compile",
         description="Compile a checkpoint to a bundle: ONNX segments, fitted thresholds and reference samples.",
     )
@@ -45,7 +53,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--precision",
         action="append",
         choices=PRECISIONS,
-        help="precision to include; repeatable; auto selects for each segment the fastest precision that keeps the "
+        help="precisions to include, one or more; auto selects for each segment the fastest precision that keeps the "
         "predictions (default: " + ", ".join(DEFAULT_PRECISIONS) + ")",
     )
     parser.add_argument(

@@ -17,6 +17,7 @@ from compile.precisions import convert
 from compile.quantise import METHODS
 from compile.trained_model import load_trained_model
 from edge.console import PASSED, print_json, print_table, run_main, track
+from edge.entry import start_process
 from edge.training.checkpoint import read_checkpoint
 
 MAX_SAMPLES = 500
@@ -142,4 +143,5 @@ def _round(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[n
 
 
 if __name__ == "__main__":
+    start_process(__name__)
     run_main(main)

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.console import PASSED, run_main, status
+from edge.entry import start_process
 from edge.errors import CheckpointError, EngineError
 from edge.storage import write_file
+from edge.system import pip_install
 from edge.training.checkpoint import read_checkpoint
 from edge.training.network import MultiExitNetwork, Stages
 
-INSTALL = "pip install 'early-exit[torch-tensorrt]'"
+INSTALL = pip_install("torch-tensorrt")
 
 
 class SegmentModule(nn.Module):
@@ -197,4 +199,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    start_process(__name__)
     run_main(main)

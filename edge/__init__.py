@@ -9,9 +9,11 @@ The public names below are imported when they are first used: `import edge` need
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `typing` would double the time of `import edge`
 if TYPE_CHECKING:
+    from typing import Any
+
     from edge.decision import Prediction
     from edge.errors import EdgeError
     from edge.frames.base import Frame, FrameSource, PixelFormat
@@ -48,7 +50,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import a public name on first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

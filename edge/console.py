@@ -4,10 +4,10 @@ import argparse
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -18,28 +18,24 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from edge.errors import EdgeError
+from edge.entry import STDOUT, Terminated, exit_at_signals, raise_signals, signal_exit_code
+from edge.errors import EdgeError, one_line
 from edge.progress import Progress
 from edge.progress import track as track_progress
+from edge.system import import_remedy
 
 T = TypeVar("T")
 
-PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes of every command."""
+PASSED, FAILED, WRONG_INPUT, SOURCE_LOST, UNAVAILABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+"""Exit codes of every command; errors name theirs."""
 
 WIDTH_WITHOUT_TERMINAL = 150
+MAX_WHOLE_NUMBER = 2**31 - 1
+"""Libraries count in 32 bits."""
 
-
-class _Console(Console):
-    """A console that leaves closed pipes to `run_main`."""
-
-    def on_broken_pipe(self) -> None:
-        """Re-raise the error that rich is handling instead of ending the process."""
-        raise
-
-
-stdout = _Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
+is_terminal = sys.stdout is not None and sys.stdout.isatty()
+stdout = Console(highlight=False, emoji=False, width=None if is_terminal else WIDTH_WITHOUT_TERMINAL)
+stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 class _LogHandler(logging.Handler):
@@ -56,23 +52,70 @@ LOG_HANDLER = _LogHandler()
 def run_main(main: Callable[[], int]) -> NoReturn:
     """Run a command's main function and exit with its code; user-correctable errors become one line on stderr."""
     logging.getLogger("edge").addHandler(LOG_HANDLER)
+    raise_signals()
+    code, flushed = _exit_code(main), _exit_code(_flush_stdout)
+    exit_at_signals()
+    sys.exit(code or flushed)
+
+
+def _exit_code(main: Callable[[], int]) -> int:
+    """Return the exit code of a function; print its error."""
     try:
-        code = main()
-        sys.stdout.flush()
-    except EdgeError as error:
-        code = _print_error(str(error))
-    except ModuleNotFoundError as error:
-        code = _print_error(f"{error}; `edge doctor` lists missing libraries and how to install them")
-    except KeyboardInterrupt:
-        stderr.print("interrupted; nothing half-written is left behind")
-        code = INTERRUPTED
-    except BrokenPipeError:
-        _discard_stdout()
-        code = PASSED
-    except OSError as error:
-        code = _print_error(f"{error.strerror or error}: {error.filename or 'standard output'}")
-        _discard_stdout()
-    sys.exit(code)
+        return main()
+    except SystemExit as leaving:  # argparse printed its help or error
+        return leaving.code if isinstance(leaving.code, int) else PASSED
+    except KeyboardInterrupt as interruption:
+        return _print_interruption(TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED)
+    except Exception as error:
+        if code := signal_exit_code():  # a library turned the interruption into an error of its own
+            return _print_interruption(code)
+        return _print_error(error)
+
+
+def _print_interruption(code: int) -> int:
+    stderr.print(f"{'terminated' if code == TERMINATED else 'interrupted'}; nothing half-written is left behind")
+    return code
+
+
+def _print_error(error: Exception) -> int:
+    """Print a user-correctable error and return its exit code; raise any other."""
+    code = WRONG_INPUT
+    if isinstance(error, EdgeError):
+        message, code = str(error), error.exit_code
+    elif isinstance(error, ImportError):
+        message, code = f"{error}; {import_remedy(error)}", UNAVAILABLE
+    elif isinstance(error, MemoryError):
+        message, code = "out of memory; close other programs, or use smaller inputs or batches", UNAVAILABLE
+    elif isinstance(error, OSError):
+        message = _reason(error)
+    else:
+        raise error
+    sys.stderr.write(f"error: {one_line(message)}\n")
+    return code
+
+
+def _flush_stdout() -> int:
+    """Write buffered output.
+
+    Raises:
+        OSError: this output or some before could not be written; a reader that went away is no error.
+    """
+    sys.stdout.flush()
+    if STDOUT.error is not None:
+        raise OSError(STDOUT.error.errno, STDOUT.error.strerror, STDOUT.name)
+    return PASSED
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's reason and the file; libraries ask for the working directory without naming it."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{reason}: {error.filename}"
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the working directory was deleted; change to another one"
+    return reason
 
 
 class ProgressDisplay:
@@ -129,13 +172,14 @@ def status(description: str) -> Iterator[Callable[[str], None]]:
         yield lambda note: display(Progress(description, note=note))
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers of at least `minimum`."""
+def at_least(minimum: int, maximum: int = MAX_WHOLE_NUMBER) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers between `minimum` and `maximum`."""
 
     def whole_number(text: str) -> int:
         value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"{value} is less than {minimum}")
+        if not minimum <= value <= maximum:
+            comparison = f"less than {minimum}" if value < minimum else f"more than {maximum}"
+            raise argparse.ArgumentTypeError(f"{value} is {comparison}")
         return value
 
     return whole_number
@@ -163,11 +207,11 @@ def log(text: str) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table on stdout."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=Text(one_line(title)), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(one_line(str(cell))) for cell in row))
     stdout.print(table)
 
 
@@ -182,16 +226,3 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
-def _print_error(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
-    return WRONG_INPUT
-
-
-def _discard_stdout() -> None:
-    """Discard unwritten output, so that Python does not fail on it again at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

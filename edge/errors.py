@@ -1,19 +1,34 @@
 """The error tree: every exception this project raises on purpose.
 
-EdgeError                  user-correctable error; command lines print it and exit with 2
+EdgeError                  user-correctable error; command lines print it and exit with its exit code
 ├── BundleError            the bundle is missing, damaged, of another version or cannot be written
 ├── CheckpointError        the checkpoint cannot be read or does not fit
 ├── DataError              the labelled images cannot be used as requested
 ├── EngineError            the engine cannot be built, loaded or run on this machine
+│   └── UnavailableError   this machine lacks a GPU, library or permission
+├── OutputError            the output would destroy an input or another file
 ├── SourceError            the source gives no frames, or a frame cannot be used
+│   └── SourceLostError    the source worked and stopped
 └── ThresholdError         the thresholds are invalid or cannot be fitted
 
 Each message states the fact, the value and the remedy.
 """
 
+import re
+
+ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
 
 class EdgeError(Exception):
     """Base of all errors raised on purpose."""
+
+    exit_code = 2
+    """Exit code of a command that ends in this error."""
+
+    def __str__(self) -> str:
+        """Return the message in one line: libraries, whose messages it may quote, use several lines and colours."""
+        return one_line(super().__str__())
 
 
 class BundleError(EdgeError):
@@ -32,9 +47,31 @@ class EngineError(EdgeError):
     """The engine cannot be built, loaded or run on this machine."""
 
 
+class UnavailableError(EngineError):
+    """This machine lacks a GPU, library or permission."""
+
+    exit_code = 4
+
+
+class OutputError(EdgeError):
+    """The output would destroy an input or another file."""
+
+
 class SourceError(EdgeError):
     """The source gives no frames, or a frame cannot be used."""
 
 
+class SourceLostError(SourceError):
+    """The source worked and stopped."""
+
+    exit_code = 3
+
+
 class ThresholdError(EdgeError):
     """The thresholds are invalid or cannot be fitted."""
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line without colour codes and control characters."""
+    parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", text)))
+    return " ".join(part for part in parts if part)

@@ -1,13 +1,37 @@
 """Facts about this machine, for cache keys and for the conditions of measurements."""
 
 import hashlib
+import json
 import os
 import platform
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "torch", "tensorrt", "tensorrt-rtx")
+DISTRIBUTION = "early-exit"
+EXTRAS = {
+    "cv2": "runtime",
+    "onnxruntime": "runtime",
+    "av": "runtime",
+    "pycuda": "cuda13",
+    "cuda": "cuda13",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "rtx",
+    "torch": "training",
+    "lightning_fabric": "training",
+    "sklearn": "training",
+    "tensorly": "training",
+    "tensorboard": "training",
+    "timm": "timm",
+    "torchvision": "timm",
+    "torch_tensorrt": "torch-tensorrt",
+}
+"""Extra of this project that installs a module; `compile` installs the others."""
+REQUIRED = ("numpy", "rich")
+"""Modules that every installation has."""
 
 
 def cpu_name() -> str:
@@ -40,14 +64,21 @@ def gpu_names() -> list[str]:
     """Return the names of the NVIDIA GPUs that the kernel driver lists."""
     names = []
     for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        names += [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("Model:")]
+        names += [line.partition(":")[2].strip() for line in _lines(path) if line.startswith("Model:")]
     return names
+
+
+def nvidia_driver() -> str | None:
+    """Return the kernel driver's version line, or `integrated GPU` on a Jetson; None where there is none."""
+    version, jetson = Path("/proc/driver/nvidia/version"), (Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"))
+    if version.exists():
+        return _first_line(version) or "of unknown version"
+    return "integrated GPU" if any(node.exists() for node in jetson) else None
 
 
 def has_nvidia_gpu() -> bool:
     """Check for an NVIDIA GPU with a kernel driver, discrete or integrated in a Jetson."""
-    nodes = ("/proc/driver/nvidia/version", "/dev/nvhost-gpu", "/dev/nvgpu")
-    return any(Path(node).exists() for node in nodes)
+    return nvidia_driver() is not None
 
 
 def temperatures_c() -> dict[str, float]:
@@ -72,6 +103,14 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def load_average() -> float | None:
+    """Return the mean number of running processes in the last minute; None where the system hides it."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
 def conditions() -> dict[str, Any]:
     """Return the conditions to record with a measurement."""
     return {
@@ -82,20 +121,63 @@ def conditions() -> dict[str, Any]:
         "system": platform.platform(),
         "gpus": gpu_names(),
         "temperatures_c": temperatures_c(),
-        "load_average": round(os.getloadavg()[0], 2),
+        "load_average": load_average(),
         "libraries": library_versions(),
     }
 
 
+def pip_install(extra: str) -> str:
+    """Return the command that installs this project with an extra, from where it was installed. No index has it."""
+    return f"pip install {shlex.quote(f'{_installed_from()}[{extra}]')}"
+
+
+def import_remedy(error: ImportError) -> str:
+    """Return the remedy for a library that is missing or cannot be loaded."""
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{module or 'a library'} is installed, but cannot be loaded; reinstall it with what it needs"
+    if module in REQUIRED:
+        return f"pip install {module}"
+    return f"{pip_install(EXTRAS.get(module, 'compile'))}"
+
+
+def _installed_from() -> str:
+    """Return the checkout that this module belongs to or was installed from, else the wheel."""
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return str(checkout)
+    try:
+        origin = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+        path = Path(unquote(urlsplit(json.loads(origin or "{}").get("url", "")).path))
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+        path = Path()
+    if path.name and path.exists():
+        return str(path)
+    return f"PATH/TO/{DISTRIBUTION.replace('-', '_')}-{_version()}-py3-none-any.whl"
+
+
+def _version() -> str:
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "VERSION"
+
+
 def _first_line(path: Path) -> str | None:
-    return path.read_text().splitlines()[0].rstrip("\0") if path.exists() else None
+    return next((line.rstrip("\0").strip() for line in _lines(path)), "") or None
+
+
+def _lines(path: Path) -> list[str]:
+    """Return a file's lines; none if it is missing, empty or unreadable, as files of the system may be."""
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _cpuinfo(field: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == field:
-                return value.strip()
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
     return ""

@@ -1,5 +1,6 @@
 """The claims of Confidence-Gated and Explanation-Guided Training, reproduced beside rival methods."""
 
+import argparse
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,11 +13,29 @@ from benchmarks.papers.judge import judge
 from benchmarks.papers.regimes import PAPER_REGIMES
 from benchmarks.papers.tables import print_tables
 from benchmarks.results import command_line, write_result
-from edge.console import log, print_table
+from edge.console import PASSED, log, print_table
 from edge.system import conditions
 from edge.training.datasets import load_dataset
 from edge.training.settings import Settings
 from edge.training.train import train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the report."""
+    parser.add_argument("--quick", action="store_true", help="few epochs and one seed: minutes instead of hours")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for everything; finished networks in it are kept (default: runs/papers...)",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure the claims of the two training papers again."""
+    folder = Path("runs/papers-quick" if arguments.quick else "runs/papers")
+    run_papers(arguments.output or folder, quick=arguments.quick)
+    return PASSED
 
 
 def run_papers(folder: Path, *, quick: bool) -> None:

@@ -3,13 +3,23 @@
 import argparse
 from pathlib import Path
 
+from edge.cli.parser import precision_name
 from edge.console import at_least
 from edge.engines import BACKENDS
+from edge.system import usable_cores
+
+MAX_THREADS = max(256, usable_cores())
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """Add the positional BUNDLE."""
+    """Add the positional BUNDLE and `--json`."""
+    add_json(parser)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +37,7 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add `--threads`."""
     parser.add_argument(
         "--threads",
-        type=at_least(0),
+        type=at_least(0, MAX_THREADS),
         default=1,
         metavar="N",
         help="CPU threads per segment; 0 uses all cores (default: %(default)s)",
@@ -35,10 +45,21 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precisions(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Add a repeatable `--precision`."""
-    parser.add_argument("--precision", action="append", help=f"precision to {verb}; repeatable (default: all)")
+    """Add a `--precision` for several values."""
+    parser.add_argument(
+        "--precision",
+        action="append",
+        type=precision_name,
+        metavar="NAME",
+        help=f"precisions to {verb}, one or more (default: all)",
+    )
 
 
 def add_precision(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add a single `--precision`."""
-    parser.add_argument("--precision", help=f"precision to {verb} (default: the fastest on the backend)")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        type=precision_name,
+        help=f"precision to {verb} (default: the fastest on the backend)",
+    )

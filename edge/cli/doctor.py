@@ -3,23 +3,22 @@
 import argparse
 import dataclasses
 
+from edge.cli.arguments import add_json
 from edge.console import FAILED, PASSED, print_json, print_table
 from edge.doctor.checks import check_machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no arguments."""
+    """Add the arguments of `edge doctor`."""
+    add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print every check; the exit code is 1 where something needed is missing."""
+    """Print every check; the exit code is 1 where one has a problem."""
     checks = check_machine()
     if arguments.json:
         print_json([dataclasses.asdict(check) for check in checks])
     else:
-        rows = [
-            ("ok" if check.ok else "LACKS", check.name, check.value, "" if check.ok else check.remedy)
-            for check in checks
-        ]
-        print_table("this machine", ("", "capability", "value", "remedy"), rows)
-    return PASSED if all(check.ok for check in checks) else FAILED
+        rows = [(check.state, check.name, check.value, check.remedy) for check in checks]
+        print_table("this machine", ("state", "capability", "value", "remedy"), rows)
+    return FAILED if any(check.state == "problem" for check in checks) else PASSED

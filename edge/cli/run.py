@@ -4,20 +4,27 @@ import argparse
 import json
 import math
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precision
-from edge.console import PASSED, ProgressDisplay, at_least, print_table
+from edge.cli.output import STDOUT_PATHS, LinesFile, check_lines
+from edge.cli.skip import SkipBad
+from edge.cli.source_name import without_credentials
+from edge.console import PASSED, ProgressDisplay, at_least, log, print_table
 from edge.engines import backend_named
-from edge.errors import SourceError
+from edge.entry import STDOUT
+from edge.errors import OutputError, SourceError
+from edge.frames.base import FrameSource
 from edge.frames.open import open_source
 from edge.inference.load import default_precision, load_classifier
 from edge.inference.pipeline import Result
@@ -43,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         action="append",
         metavar="T",
-        help="confidence at which an early exit answers; repeat once per early exit, in order; 0: always, above 1: "
-        "never (default: the fitted ones)",
+        help="confidence at which an early exit answers, one for each early exit, in order; 0: always, above 1: never "
+        "(default: the fitted ones)",
     )
     parser.add_argument(
         "--policy",
@@ -52,48 +59,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="latest: drop frames when late; all: drop none (default: latest for cameras, all for files)",
     )
     parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write one JSON line per frame to FILE")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="append one JSON line per frame to FILE")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output instead")
+    parser.add_argument("--skip-bad", action="store_true", help="skip and count files of a folder that cannot be read")
     add_backend(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Classify frames until the source ends, `--frames` are done, or the user interrupts.
+    """Classify frames until the source ends, `--frames` are done, or a signal arrives.
 
     Raises:
+        OutputError: `--output` is an input or another file that exists.
         SourceError: the source cannot be opened or fails; predictions before that are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = Bundle.open(arguments.bundle)
-    if bundle.manifest.input.kind == "array" and not Path(arguments.source).is_dir():
-        raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")
+    _check_arguments(arguments, bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads)
     precision = arguments.precision or default_precision(bundle, backend)
     task = f"{precision} on {backend.name}"
     summary = Summary(bundle.chain(precision).exits)
     with ProgressDisplay() as display:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
-    source = open_source(arguments.source)
+    source = _open_source(arguments.source)
+    if arguments.skip_bad:
+        source = SkipBad(source, log)
     total = arguments.frames or source.frames
     try:
         with (
             closing(source),
-            _json_outputs(to_stdout=arguments.json, file=arguments.output) as outputs,
+            _lines(arguments) as lines,
             ProgressDisplay() as display,
             closing(classifier.stream(source, policy=arguments.policy)) as results,
         ):
             for result in results:
-                _write(result, outputs)
+                lines.write(result)
                 summary.add(result)
                 note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
                 display(Progress(task, summary.frames, total, note))
-                if summary.frames == arguments.frames:
+                if summary.frames == arguments.frames or (lines.to_stdout and STDOUT.is_lost):
                     break
-    except KeyboardInterrupt:
-        pass  # the usual end of a camera; the summary is due
     finally:
-        if not arguments.json:
+        if isinstance(source, SkipBad) and source.skipped:
+            log(f"skipped {source.skipped} of {source.frames} files, which cannot be read")
+        if not lines_on_stdout(arguments):
             summary.print(task)
     return PASSED
+
+
+def lines_on_stdout(arguments: argparse.Namespace) -> bool:
+    """Check whether JSON lines go to stdout, in place of the summary."""
+    return arguments.json or str(arguments.output) in STDOUT_PATHS
+
+
+def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
+    """Refuse what cannot work before engines are built, which takes minutes."""
+    source = Path(arguments.source)
+    if bundle.manifest.input.kind == "array" and not source.is_dir():
+        raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")
+    if arguments.skip_bad and not source.is_dir():
+        raise SourceError(f"--skip-bad is for folders, and {arguments.source} is none; leave it out")
+    if arguments.output is None:
+        if arguments.overwrite:
+            raise OutputError("--overwrite has no file to replace; add --output FILE, or leave it out")
+    elif str(arguments.output) not in STDOUT_PATHS:
+        check_lines(arguments.output, [source], bundle, overwrite=arguments.overwrite)
+
+
+def _open_source(name: str) -> FrameSource:
+    """Open a source in a thread: a library that waits for a silent server would hold up Ctrl-C."""
+    opened: list[FrameSource | BaseException] = []
+
+    def work() -> None:
+        try:
+            opened.append(open_source(name))
+        except BaseException as error:
+            opened.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(opened[0], BaseException):
+        raise opened[0]
+    return opened[0]
 
 
 class Summary:
@@ -125,33 +173,44 @@ class Summary:
         print_table(f"{task}: {title}", ("stage", *LATENCY_COLUMNS), rows)
 
 
+class Lines:
+    """JSON lines of a run, on stdout, in a file, or both. Readers see every frame at once."""
+
+    def __init__(self, source: str, file: LinesFile | None, *, to_stdout: bool) -> None:
+        """Write to an opened file, and to stdout."""
+        self.to_stdout = to_stdout
+        self._source, self._file = without_credentials(source), file
+
+    def write(self, result: Result) -> None:
+        """Write a result."""
+        if self._file is None and not self.to_stdout:
+            return
+        line = json.dumps(_record(result, self._source)) + "\n"
+        if self.to_stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        if self._file is not None:
+            self._file.write(line)
+
+
 @contextmanager
-def _json_outputs(*, to_stdout: bool, file: Path | None) -> Iterator[list[TextIO]]:
-    """Yield the streams for JSON lines. Each line is written whole or not at all, even if the process is killed."""
-    outputs: list[TextIO] = [sys.stdout] if to_stdout else []
-    if file is None:
-        yield outputs
+def _lines(arguments: argparse.Namespace) -> Iterator[Lines]:
+    to_stdout = lines_on_stdout(arguments)
+    if arguments.output is None or str(arguments.output) in STDOUT_PATHS:
+        yield Lines(arguments.source, None, to_stdout=to_stdout)
         return
-    try:
-        with file.open("w") as opened:
-            yield [*outputs, opened]
-    except OSError as error:
-        error.filename = error.filename or str(file)  # the error of a full disk does not name the file
-        raise
+    with LinesFile(arguments.output, overwrite=arguments.overwrite) as file:
+        yield Lines(arguments.source, file, to_stdout=to_stdout)
 
 
-def _write(result: Result, outputs: list[TextIO]) -> None:
-    """Write a result as one JSON line and flush it, so that readers see every frame at once."""
-    if not outputs:
-        return
-    line = json.dumps(_record(result)) + "\n"
-    for output in outputs:
-        output.write(line)
-        output.flush()
-
-
-def _record(result: Result) -> dict[str, Any]:
+def _record(result: Result, source: str) -> dict[str, Any]:
+    # What the source knows of a frame: a file's name, or the position in a video.
+    known = {name: getattr(result, name, None) for name in ("file", "position_s")}
+    time = getattr(result, "time_utc", None) or datetime.now(timezone.utc)
     return {
+        "time": f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z",
+        "source": source,
+        **{name: value for name, value in known.items() if value is not None},
         "frame": result.frame_index,
         "label": result.label,
         "label_index": result.label_index,

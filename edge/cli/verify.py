@@ -8,6 +8,7 @@ from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_bundle, add_precisions, add_threads
+from edge.cli.output import check_replaceable
 from edge.console import FAILED, PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import BACKENDS, backend_named
 from edge.parity.compare import Parity, verify
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend",
         action="append",
         choices=BACKENDS,
-        help="inference library; repeatable: later ones are also compared with the first (default: onnxruntime)",
+        help="inference libraries, one or more: later ones are also compared with the first (default: onnxruntime)",
     )
     add_threads(parser)
 
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Compare and print the verdict."""
     bundle = Bundle.open(arguments.bundle)
+    if arguments.report is not None:
+        inputs = [arguments.references] if arguments.references else []
+        check_replaceable(arguments.report, inputs, bundle, start=b"# ", kind="Markdown report")
     backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
     with ProgressDisplay() as display:
         results = [

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from edge.errors import EngineError
+from edge.errors import EngineError, UnavailableError
+from edge.system import pip_install
 
 if TYPE_CHECKING:
     from edge.cuda.runtime import Runtime
@@ -12,7 +13,7 @@ def get_runtime() -> "Runtime":
     """Return this process's GPU runtime, opened once.
 
     Raises:
-        EngineError: there is no GPU, or a library for it is missing.
+        UnavailableError: there is no GPU, or a library for it is missing.
     """
     try:
         from edge.cuda.runtime import open_runtime
@@ -23,7 +24,7 @@ def get_runtime() -> "Runtime":
 
 def missing_library(consequence: str, error: ImportError) -> EngineError:
     """Return the error for a missing CUDA library."""
-    return EngineError(
-        f"{consequence} ({error}); install the NVIDIA driver, then pip install 'early-exit[cuda13]' "
+    return UnavailableError(
+        f"{consequence} ({error}); install the NVIDIA driver, then {pip_install('cuda13')} "
         "(cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
     )

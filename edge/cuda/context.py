@@ -5,7 +5,7 @@ from types import TracebackType
 import pycuda.driver as driver
 from cuda.bindings import driver as cuda
 
-from edge.errors import EdgeError, EngineError
+from edge.errors import EdgeError, EngineError, UnavailableError
 
 
 class PrimaryContext:
@@ -20,14 +20,16 @@ class PrimaryContext:
         """Retain the context.
 
         Raises:
-            EngineError: there is no such GPU.
+            UnavailableError: there is no such GPU.
         """
         try:
             driver.init()
             device = driver.Device(index)
             self._context = device.retain_primary_context()
         except driver.Error as error:
-            raise EngineError(f"no NVIDIA GPU can be used here: {error}; run with --backend onnxruntime") from error
+            raise UnavailableError(
+                f"no NVIDIA GPU can be used here: {error}; run with --backend onnxruntime"
+            ) from error
         major, minor = device.compute_capability()
         self.arch = f"sm_{major}{minor}"
         self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))

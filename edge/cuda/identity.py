@@ -1,7 +1,7 @@
 """Identity of this machine's GPU: engines built on one GPU must not be loaded on another."""
 
 from edge.cuda import missing_library
-from edge.errors import EngineError
+from edge.errors import UnavailableError
 from edge.system import board_model, l4t_release
 
 
@@ -9,7 +9,7 @@ def device_facts() -> dict[str, str]:
     """Return everything but the library that an engine depends on. The name is not enough: all Orins are "Orin".
 
     Raises:
-        EngineError: there is no GPU, or pycuda is missing.
+        UnavailableError: there is no GPU, or pycuda is missing.
     """
     try:
         import pycuda.driver as cuda
@@ -19,7 +19,7 @@ def device_facts() -> dict[str, str]:
         cuda.init()
         device = cuda.Device(0)
     except cuda.Error as error:
-        raise EngineError(f"no NVIDIA GPU can be used here: {error}; run with --backend onnxruntime") from error
+        raise UnavailableError(f"no NVIDIA GPU can be used here: {error}; run with --backend onnxruntime") from error
     major, minor = device.compute_capability()
     return {
         "gpu": device.name(),

@@ -1,14 +1,18 @@
 """Capabilities of this machine for running a bundle."""
 
 import importlib
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edge.cuda import get_runtime
-from edge.errors import EngineError
+from edge.errors import EdgeError, EngineError, one_line
 from edge.storage import cache_root
-from edge.system import board_model, cpu_name, usable_cores
+from edge.system import board_model, cpu_name, has_nvidia_gpu, nvidia_driver, pip_install, usable_cores
+
+State = Literal["ok", "problem", "absent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +20,23 @@ class Check:
     """One capability."""
 
     name: str
+    state: State
+    """`absent` is what bundles run without; a `problem` is missing although needed, or present and unusable."""
     value: str
-    ok: bool
-    """Whether it is present, or bundles run without it."""
-    remedy: str
-    """Command or advice for what is missing."""
+    remedy: str = ""
+    """Command or advice for a problem, or to add what is absent."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is present and usable."""
+        return self.state == "ok"
 
 
 def check_machine() -> list[Check]:
     """Check processor, libraries, GPU, cameras and the engine cache."""
     board = f", {board_model()}" if board_model() else ""
     return [
-        Check("machine", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}", True, ""),
+        Check("machine", "ok", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}"),
         _library("numpy", needed=True, remedy="pip install numpy"),
         _library(
             "cv2",
@@ -41,43 +50,53 @@ def check_machine() -> list[Check]:
         check_graph_mode(),
         _cameras(),
         _gstreamer(),
-        Check("engine cache", str(cache_root()), True, ""),
+        _engine_cache(),
     ]
 
 
 def _library(name: str, *, needed: bool, remedy: str) -> Check:
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
-        return Check(name, f"missing ({error})", not needed, remedy)
-    return Check(name, str(getattr(module, "__version__", "present")), True, "")
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return Check(name, "problem" if needed else "absent", "not installed", remedy)
+        return Check(name, "problem", f"installed, but it needs {error.name}", f"pip install {error.name}")
+    except Exception as error:  # libraries raise many kinds, for missing system libraries and wrong versions
+        return Check(
+            name, "problem", f"installed, but cannot be loaded: {one_line(str(error))}", f"reinstall: {remedy}"
+        )
+    return Check(name, "ok", str(getattr(module, "__version__", "of unknown version")))
 
 
 def _gpu() -> Check:
-    driver = Path("/proc/driver/nvidia/version")
-    if driver.exists():
-        return Check("NVIDIA driver", driver.read_text().splitlines()[0], True, "")
-    if Path("/dev/nvhost-gpu").exists() or Path("/dev/nvgpu").exists():
-        return Check("NVIDIA driver", "integrated GPU", True, "")
-    return Check("NVIDIA driver", "none; engines run on the CPU", True, "install the driver to run TensorRT engines")
+    if driver := nvidia_driver():
+        return Check("NVIDIA driver", "ok", driver)
+    return Check("NVIDIA driver", "absent", "engines run on the CPU", "install the driver to run TensorRT engines")
 
 
 def check_graph_mode() -> Check:
     """Check whether the GPU takes exit decisions itself; if the host does, say why."""
+    name = "exits on the GPU"
     try:
         runtime = get_runtime()
     except EngineError as error:
-        remedy = "install the NVIDIA driver and pip install 'early-exit[cuda13]' (cuda12 on JetPack 6)"
-        return Check("exits on the GPU", f"not run here: {error.__cause__ or error}", True, remedy)
+        remedy = f"install the NVIDIA driver and {pip_install('cuda13')} (cuda12 on JetPack 6)"
+        reason = one_line(str(error.__cause__ or error))
+        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"not run here: {reason}", remedy)
     if runtime.mode == "graph":
-        return Check("exits on the GPU", "decided on the GPU: one graph, one wait a frame", True, "")
+        return Check(name, "ok", "decided on the GPU: one graph, one wait a frame")
     why = f"decided by the host, exit by exit: {runtime.graph_unsupported_reason}"
-    return Check("exits on the GPU", why, False, "update the driver to CUDA 12.5 or later")
+    return Check(name, "problem", why, "update the driver to CUDA 12.5 or later")
 
 
 def _cameras() -> Check:
-    devices = sorted(str(path) for path in Path("/dev").glob("video*"))
-    return Check("cameras", ", ".join(devices) or "none; videos and folders can be run", True, "plug in a camera")
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        return Check("cameras", "absent", "videos and folders can be run", "plug in a camera")
+    if closed := [str(device) for device in devices if not os.access(device, os.R_OK | os.W_OK)]:
+        remedy = "add this user to the group that owns them, often: sudo usermod -aG video $USER; then log in again"
+        return Check("cameras", "problem", f"no permission for {', '.join(closed)}", remedy)
+    return Check("cameras", "ok", ", ".join(map(str, devices)))
 
 
 def _gstreamer() -> Check:
@@ -85,8 +104,24 @@ def _gstreamer() -> Check:
     remedy = "apt-get install python3-opencv, and no OpenCV of pip beside it"
     try:
         import cv2
-    except ImportError:
-        return Check("GStreamer", "unknown without cv2", True, remedy)
-    if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-        return Check("GStreamer", "in OpenCV", True, "")
-    return Check("GStreamer", "not in this OpenCV; CSI cameras and pipelines cannot be read", True, remedy)
+
+        has_gstreamer = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
+    except Exception:  # reported for cv2 itself
+        return Check("GStreamer", "absent", "unknown without cv2", remedy)
+    if has_gstreamer:
+        return Check("GStreamer", "ok", "in OpenCV")
+    return Check("GStreamer", "absent", "not in this OpenCV: it reads no CSI cameras and pipelines", remedy)
+
+
+def _engine_cache() -> Check:
+    remedy = "set EDGE_CACHE to a folder that this user can write"
+    try:
+        root = cache_root()
+    except EdgeError as error:
+        return Check("engine cache", "problem", str(error), remedy)
+    existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if os.path.lexists(folder))
+    if not existing.is_dir():
+        return Check("engine cache", "problem", f"{root}: {existing} is no folder", remedy)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Check("engine cache", "problem", f"{root}: no permission to write {existing}", remedy)
+    return Check("engine cache", "ok", str(root))

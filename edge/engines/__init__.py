@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from edge.errors import EngineError
+from edge.errors import EngineError, UnavailableError
 from edge.system import has_nvidia_gpu
 
 if TYPE_CHECKING:  # pytest reads the names of backends each time it starts
@@ -47,7 +47,7 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
 
             return TensorRtRtx(target)
     except ImportError as error:
-        raise EngineError(
+        raise UnavailableError(
             f"backend {name} needs a library that is not installed ({error}); pip install {name}"
         ) from error
     raise EngineError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")

@@ -7,12 +7,22 @@ import pytest
 from edge.engines import BACKENDS
 from edge.errors import EdgeError
 
+CHECKS = {
+    "edge.parity.checks": Path(__file__).with_name("checks.py"),
+    "edge.parity_checks": Path(__file__).parents[1] / "parity_checks.py",
+}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(parser: pytest.Parser, args: list[str]) -> None:
     """Add the options only where the parity checks are run: other plugins may use the same names."""
-    if any("parity_checks" in word or "parity.checks" in word or "parity/checks" in word for word in args):
+    if any(_is_checks(word.partition("::")[0]) for word in args):
         add_options(parser)
+
+
+def _is_checks(target: str) -> bool:
+    """Check whether a word of the command line is the module of the checks or its file."""
+    return target in CHECKS or (target.endswith(".py") and Path(target).absolute() in CHECKS.values())
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -25,9 +35,10 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--backend",
         dest="edge_backends",
-        action="append",
+        action="extend",
+        nargs="+",
         choices=BACKENDS,
-        help="inference library to check it on; repeatable: later ones are also compared with the first "
+        help="inference libraries to check it on, one or more: later ones are also compared with the first "
         "(default: onnxruntime)",
     )
 

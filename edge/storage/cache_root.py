@@ -4,21 +4,21 @@ import os
 import stat
 from pathlib import Path
 
-from edge.errors import EngineError
+from edge.errors import EngineError, UnavailableError
 
 
 def cache_root() -> Path:
     """Return the folder for engines and kernels: `$EDGE_CACHE`, else `early-exit/engines` in this user's cache.
 
     Raises:
-        EngineError: this user has no home folder.
+        UnavailableError: this user has no home folder.
     """
     if root := os.environ.get("EDGE_CACHE"):
         return Path(root)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
     except RuntimeError as error:
-        raise EngineError(
+        raise UnavailableError(
             f"no folder for the engine cache ({error}); set EDGE_CACHE to a folder of your own"
         ) from error
 

@@ -1,10 +1,15 @@
 """`python -m edge.training`: images to checkpoint, metrics and training curves."""
 
+from edge.entry import start_process
+
+start_process(__name__, imports_torch=True)  # before the imports below, which take a second
+
 import argparse
 import dataclasses
 import os
 from pathlib import Path
 
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, above_zero, at_least, print_json, print_table, run_main, zero_or_more
 from edge.training.attention import ATTENTION_LOSSES
 from edge.training.backbones import BACKBONES
@@ -44,7 +49,7 @@ def _print_result(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m edge.training",
         description="Train an early-exit network on labelled images. If you run the same command again after an "
         "interruption, it resumes after the last complete epoch.",

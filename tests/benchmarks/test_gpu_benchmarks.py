@@ -16,9 +16,11 @@ import torch
 import benchmarks
 import edge.cuda
 from benchmarks.__main__ import main
+from edge.console import UNAVAILABLE
 from edge.decision import Scores, decide
 from edge.errors import EngineError
 from edge.frames.base import Frame, PixelFormat
+from edge.system import pip_install
 from tests.support.commands import call, error_line
 from tests.support.cuda_networks import ModuleEngine, predict
 from tests.support.cuda_stand_in import DriverError, Node, World
@@ -440,7 +442,7 @@ def test_the_reports_write_every_key_of_the_recorded_results(
 def test_without_a_gpu_the_reports_end_in_one_line(world: World, tmp_path: Path) -> None:
     world.failing["device"] = DriverError("no CUDA-capable device is detected")
     for report in REPORTS:
-        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"), UNAVAILABLE)
         assert message.startswith("no NVIDIA GPU can be used here: no CUDA-capable device is detected; ")
     assert not list(tmp_path.glob("result*"))
 
@@ -451,8 +453,8 @@ def test_without_pycuda_the_reports_end_in_one_line_that_names_the_packages(
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     for report in REPORTS:
-        message = error_line(call(main, report, "--output", tmp_path / "result.json"))
-        assert "install the NVIDIA driver, then pip install 'early-exit[cuda13]'" in message
+        message = error_line(call(main, report, "--output", tmp_path / "result.json"), UNAVAILABLE)
+        assert f"install the NVIDIA driver, then {pip_install('cuda13')}" in message
     assert not list(tmp_path.iterdir())
 
 

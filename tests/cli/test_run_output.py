@@ -5,18 +5,21 @@ import pty
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import edge
-from edge.cli import run as run_subcommand
-from edge.cli.main import main, parser
+from edge.cli.main import main
+from edge.cli.parser import CommandParser
+from edge.cli.run import add_arguments
 from edge.frames.open import open_source
 from tests.support.commands import TIMEOUT_S, call, json_lines, random_frames, start_command, write_video
 
 KEYS = {
+    "time", "source",
     "frame", "label", "label_index", "confidence", "probability", "exit_index", "latency_ms", "capture_ms", "load_ms",
     "infer_ms", "dropped",
 }  # fmt: skip
@@ -65,6 +68,7 @@ def run_on_terminal(*words: object, stdout: Any) -> tuple[str, str]:
 
 def test_json_lines_are_the_predictions_of_the_python_interface(bundle: Path, video: Path, tmp_path: Path) -> None:
     words = ("--precision", "fp32", "--json", "--output", tmp_path / "lines")
+    before = datetime.now(timezone.utc) - timedelta(milliseconds=1)
     result = call(main, "run", bundle, "--source", video, *words)
     assert (result.code, result.stderr) == (0, "")
     assert (tmp_path / "lines").read_text() == result.stdout
@@ -72,8 +76,9 @@ def test_json_lines_are_the_predictions_of_the_python_interface(bundle: Path, vi
     with edge.load(bundle, precision="fp32") as classifier:
         for index, (line, frame) in enumerate(zip(lines, frames_of(video), strict=True)):
             prediction = classifier.predict(frame)
-            assert set(line) == KEYS
-            assert (line["frame"], line["dropped"]) == (index, 0)
+            assert set(line) - {"file", "position_s"} == KEYS
+            assert (line["frame"], line["dropped"], line["source"]) == (index, 0, str(video))
+            assert before <= datetime.fromisoformat(line["time"].replace("Z", "+00:00")) <= datetime.now(timezone.utc)
             assert (line["label"], line["label_index"]) == (prediction.label, prediction.label_index)
             assert line["exit_index"] == prediction.exit_index
             assert line["probability"] == pytest.approx(prediction.probability, abs=1e-6)
@@ -97,7 +102,9 @@ def test_thresholds_select_the_exit(thresholds: tuple[int, int], exit_index: int
 def test_the_backend_is_chosen_for_the_machine_by_default(
     bundle: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert parser("run", run_subcommand).parse_args(["run", "bundle", "--source", "0"]).backend == "auto"
+    parser = CommandParser()
+    add_arguments(parser)
+    assert parser.parse_args(["bundle", "--source", "0"]).backend == "auto"
     monkeypatch.setattr("edge.engines.has_nvidia_gpu", lambda: False)
     printed = call(main, "run", bundle, "--source", video).stdout
     assert "fp32 on onnxruntime: 200 frames" in " ".join(printed.split())

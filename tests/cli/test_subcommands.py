@@ -7,7 +7,7 @@ import pytest
 
 from edge.bundle.bundle import Bundle
 from edge.cli.main import SUBCOMMANDS, main
-from edge.doctor.checks import Check
+from edge.doctor.checks import Check, State
 from tests.support.commands import call, class_folder
 
 
@@ -47,27 +47,32 @@ def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
     assert "1.00x" in rows[0]
 
 
-@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
-def test_doctor_exits_with_1_where_a_needed_capability_is_missing(
-    ok: bool, code: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("problem", 1)])
+def test_doctor_exits_with_1_only_where_a_capability_has_a_problem(
+    state: State, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checks = [Check("cv2", "4.12", True, "pip install"), Check("onnxruntime", "missing", ok, "pip install onnxruntime")]
+    checks = [
+        Check("cv2", "ok", "4.12"),
+        Check("tensorrt", "absent", "not installed", "pip install tensorrt"),
+        Check("onnxruntime", state, "not installed", "pip install onnxruntime"),
+    ]
     monkeypatch.setattr("edge.cli.doctor.check_machine", lambda: checks)
     result = call(main, "doctor", "--json")
     assert result.code == code
     assert json.loads(result.stdout) == [
-        {"name": check.name, "value": check.value, "ok": check.ok, "remedy": check.remedy} for check in checks
+        {"name": check.name, "state": check.state, "value": check.value, "remedy": check.remedy} for check in checks
     ]
     table = call(main, "doctor")
     assert table.code == code
-    assert ("pip install onnxruntime" in table.stdout) is not ok
+    states = [line.split()[1] for line in table.stdout.splitlines() if line.startswith("│")]
+    assert states == ["ok", "absent", state]
 
 
 def test_doctor_checks_this_machine() -> None:
     result = call(main, "doctor", "--json")
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert {"machine", "numpy", "cv2", "onnxruntime", "tensorrt", "exits on the GPU", "GStreamer"} <= set(checks)
-    assert checks["onnxruntime"]["ok"]
+    assert checks["onnxruntime"]["state"] == "ok"
 
 
 def test_build_gives_every_engine_and_finds_it_in_the_cache_afterwards(

@@ -1,5 +1,6 @@
 """TensorRT and TensorRT-RTX as backends: cache keys, the GPU's context, and chains on stand-ins for both libraries."""
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from edge.engines.tensorrt.builder import OPTIONS, build_engine
 from edge.errors import EngineError
 from edge.frames.base import frame_from_array
 from edge.inference.slots import new_batch, new_slot
+from edge.system import pip_install
 from tests.support import tensorrt_stand_in as stand_in
 from tests.support.gpu_identity import install_gpu
 from tests.support.networks import CLASSES, INPUT, compiled, random_images, written
@@ -70,7 +72,7 @@ def test_a_missing_driver_is_an_error_that_names_it(tmp_path: Path, monkeypatch:
 
 def test_a_missing_pycuda_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
-    with pytest.raises(EngineError, match=r"pip install 'early-exit\[cuda13\]' \(cuda12 for a driver of CUDA 12"):
+    with pytest.raises(EngineError, match=rf"{re.escape(pip_install('cuda13'))} \(cuda12 for a driver of CUDA 12"):
         device_facts()
 
 

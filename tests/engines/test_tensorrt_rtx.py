@@ -171,7 +171,7 @@ def test_engines_are_not_loaded_without_a_gpu(digits_bundle: Bundle, monkeypatch
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     message = (
         r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver, then pip install "
-        r"'early-exit\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
+        r"'/.*\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
     )
     with pytest.raises(EngineError, match=message):
         rtx().load(Path("engine"), digits_bundle.precision("fp32").segments[0])

@@ -1,5 +1,6 @@
 """The shipped parity checks: `pytest --pyargs edge.parity.checks`, and their former name `edge.parity_checks`."""
 
+import os
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,38 @@ def test_the_options_of_the_checks_are_added_only_for_the_checks() -> None:
     done = run_command("pytest", "--help", "-p", "no:cacheprovider")
     assert done.returncode == 0
     assert "--references" not in done.stdout
+
+
+CLASHING = """
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=["metal"])
+"""
+
+
+@pytest.mark.parametrize("name", ["test_parity_checks.py", "parity/checks/test_x.py", "edge.parity.checks/test_x.py"])
+def test_a_project_with_an_option_of_the_same_name_is_left_alone(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("def test_it(request):\n    assert request.config.getoption('backend') == 'metal'\n")
+    (tmp_path / "conftest.py").write_text(CLASHING)
+    words = ("--rootdir", tmp_path, "-p", "no:cacheprovider", "-q", "--backend", "metal", file)
+    done = run_command("pytest", "-c", os.devnull, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("--pyargs", f"{CHECKS}::test_samples_leave_at_the_same_exit"), (ROOT / "edge/parity/checks.py",)]
+)
+def test_a_part_or_the_file_of_the_checks_has_the_options(words: tuple[object, ...], digits_bundle: Bundle) -> None:
+    options = (
+        "--bundle",
+        digits_bundle.path,
+        "--backend",
+        "onnxruntime",
+        "onnxruntime",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    )
+    done = run_command("pytest", *words, *options)
+    assert done.returncode == 0, done.stdout + done.stderr

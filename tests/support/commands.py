@@ -61,11 +61,11 @@ def call(main: Callable[[], int], *words: object) -> Result:
     return Result(int(leaving.value.code or 0), stdout.getvalue(), stderr.getvalue())
 
 
-def error_line(result: Any) -> str:
-    """Return the message of a command that refused its input: exit code 2, and one error as the last line of stderr."""
+def error_line(result: Any, expected: int = WRONG_INPUT) -> str:
+    """Return the message of a command that refused its input: its exit code, and one error as stderr's last line."""
     code = result.code if isinstance(result, Result) else result.returncode
     assert "Traceback" not in result.stderr
-    assert code == WRONG_INPUT, f"exit code {code}: {result.stderr}"
+    assert code == expected, f"exit code {code}: {result.stderr}"
     *before, last = result.stderr.splitlines()
     assert last.startswith("error: ")
     assert not any(line.startswith("error: ") for line in before)

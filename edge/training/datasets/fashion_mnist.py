@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import os
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from edge.errors import DataError
 from edge.training.datasets.base import LabelledImages, content_digests
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-TORCHVISION = (Path("data/FashionMNIST/raw"), Path.home() / "data/FashionMNIST/raw")
+TORCHVISION = (Path("data/FashionMNIST/raw"), Path(os.path.expanduser("~/data/FashionMNIST/raw")))
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 IDX_MAGIC = {3: 2051, 1: 2049}
 """First number of an idx file of 8-bit values, by its number of dimensions."""
