@@ -36,6 +36,8 @@ class Frame:
 
     pixels: NDArray[Any]
     format: PixelFormat
+    position: str | float | None = None
+    """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,13 +72,15 @@ class FrameSource(Protocol):
     is_live: bool
     """Whether frames arrive in real time, as from a camera, and are lost when nobody reads them."""
     frames: int | None
-    """Number of frames; None where it is unknown."""
+    """Number of frames, for videos an estimate; None where it is unknown."""
+    skipped: int
+    """Damaged frames or files left out so far. Sources without any may lack it."""
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, decoded into `out` where it fits; None at the end.
 
         Raises:
-            SourceError: the source failed.
+            SourceError: the source failed; a `SourceLostError` where it worked before.
         """
 
     def close(self) -> None:

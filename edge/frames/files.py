@@ -1,6 +1,12 @@
-"""Frames from files: images and arrays."""
+"""Frames from files: images and arrays. `edge.frames.images` says which images are supported.
 
+A folder gives all images and arrays below it. Links to folders are followed, each folder is read once, and hidden files
+and folders are left out. A warning counts the files of other kinds, such as GIF and HEIC.
+"""
+
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,10 +18,16 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
+from edge.frames.images import decode_image
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2",
+    ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+"""Formats that every OpenCV reads: pip's, Debian's and JetPack's."""
 ARRAY_SUFFIX = ".npy"
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+log = logging.getLogger(__name__)
 
 
 class FileSource:
@@ -23,15 +35,22 @@ class FileSource:
 
     is_live = False
 
-    def __init__(self, paths: Sequence[Path], name: str) -> None:
+    def __init__(self, paths: Sequence[Path], name: str, *, skip_bad: bool = False) -> None:
         """List the files in reading order; `name` stands for them in messages.
 
+        Args:
+            paths: Files.
+            name: The folder, or the single file.
+            skip_bad: Leave files out that cannot be read, with a warning each, and count them in `skipped`.
+
         Raises:
-            SourceError: there are none.
+            SourceError: there are no files.
         """
         if not paths:
             raise SourceError(f"{name} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays")
         self.frames: int | None = len(paths)
+        self.skipped = 0
+        self._folder, self._skip_bad = Path(name), skip_bad
         self._next = iter(paths)
 
     def read(self, out: Frame | None) -> Frame | None:
@@ -40,24 +59,58 @@ class FileSource:
         Raises:
             SourceError: a file cannot be read.
         """
-        path = next(self._next, None)
-        return None if path is None else read_frame(path)
+        for path in self._next:
+            try:
+                frame = read_frame(path)
+            except SourceError as error:
+                if not self._skip_bad:
+                    raise
+                self.skipped += 1
+                log.warning("left out: %s", error)
+                continue
+            position = path.name if path == self._folder else path.relative_to(self._folder).as_posix()
+            return Frame(frame.pixels, frame.format, position)
+        return None
 
     def close(self) -> None:
         """Do nothing: every file is closed after it is read."""
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return all images and arrays below a folder, sorted. Hidden files and folders are skipped."""
+    """Return all images and arrays below a folder, sorted, and warn of files of other kinds.
+
+    Raises:
+        SourceError: a folder cannot be listed.
+    """
     suffixes = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    files: list[Path] = []
+    others: Counter[str] = Counter()
+    visited: set[tuple[int, int]] = set()
+    for current, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in visited:  # a link to a folder above it, or a second link
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(current) / name for name in names if not name.startswith(".")):
+            if path.suffix.lower() in suffixes and path.is_file():
+                files.append(path)
+            else:
+                others["broken links" if path.is_symlink() and not path.exists() else path.suffix or "no suffix"] += 1
+    if others:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+        log.warning("%s: %d files are not read, no images or arrays: %s", folder, others.total(), kinds)
+    return sorted(files)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise SourceError(f"the folder {error.filename} cannot be listed: {error.strerror}; change its permissions")
 
 
 @cache
 def silence_opencv() -> None:
-    """Keep messages of OpenCV and FFmpeg off stderr; a failing source is reported once, by an exception."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    """Keep messages of OpenCV off stderr; a failing source is reported once, by an exception."""
     set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
     set_level(0)
 
@@ -66,11 +119,18 @@ def read_frame(path: Path) -> Frame:
     """Read one image (BGR) or array.
 
     Raises:
-        SourceError: the file is damaged or of another kind.
+        SourceError: the file cannot be read; the message has the reason.
     """
     if path.suffix.lower() == ARRAY_SUFFIX:
         return Frame(_read_array(path), PixelFormat.ARRAY)
-    return Frame(_read_image(path), PixelFormat.BGR)
+    silence_opencv()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}; remove or replace it") from error
+    except MemoryError:
+        raise SourceError(f"{path} cannot be read as an image: out of memory; make it smaller") from None
+    return Frame(decode_image(content, path), PixelFormat.BGR)
 
 
 def _read_array(path: Path) -> NDArray[Any]:
@@ -82,17 +142,3 @@ def _read_array(path: Path) -> NDArray[Any]:
         return np.asarray(array, dtype=np.float32)
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
-
-
-def _read_image(path: Path) -> NDArray[Any]:
-    silence_opencv()
-    try:
-        content = path.read_bytes()
-        # OpenCV fills the missing rest of a truncated photo with gray. A thumbnail's end comes before the last scan.
-        truncated = content.startswith(JPEG_START) and JPEG_END not in content[max(content.rfind(JPEG_SCAN), 0) :]
-        pixels = None if truncated else cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        pixels = None
-    if pixels is None:
-        raise SourceError(f"{path} cannot be read as an image; remove or replace it")
-    return pixels

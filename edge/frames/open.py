@@ -1,5 +1,7 @@
 """Sources by name, and single frames from whatever holds an image."""
 
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,41 +10,54 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
+from edge.frames.address import public_address
+from edge.frames.camera import CameraSource
 from edge.frames.files import IMAGE_SUFFIXES, FileSource, files_in, read_frame
-from edge.frames.video import PipelineSource, VideoSource
+from edge.frames.gstreamer import GStreamerSource
+from edge.frames.images import flatten, upper_bits
+from edge.frames.video import VideoSource
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_CAMERA_INDEX = 2**31 - 1
 
-
-def open_source(name: str | int | Path) -> FrameSource:
+def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSource:
     """Open a source of frames.
 
     Args:
         name: A camera's index (`0`) or device (`/dev/video0`), a stream (`rtsp://...`), a GStreamer pipeline
-            (`... ! appsink`), a video file, or a folder of images (or of `.npy` arrays, for networks that read arrays).
+            (`... ! appsink`), a video file or pipe (`/dev/stdin`), or a folder of images (or of `.npy` arrays, for
+            networks that read arrays).
+        skip_bad: Leave damaged images of a folder and damaged frames of a video out, and count them in the source's
+            `skipped`, instead of ending at the first. Live sources always do.
 
     Raises:
         SourceError: it does not exist or gives no frames.
+        UnavailableError: a library or a permission is missing.
     """
     name = str(name)
     if name.isascii() and name.isdigit():
-        return VideoSource(min(int(name), MAX_CAMERA_INDEX), f"camera {name}")
+        return CameraSource(name)
     if " ! " in name:
-        return PipelineSource(name)
-    if "://" in name or name.startswith("/dev/"):
-        return VideoSource(name, name)
-    path = Path(name)
-    if name and path.is_dir():
-        return FileSource(files_in(path), name)
-    if not name or not path.is_file():
+        return GStreamerSource(name)
+    if "://" in name:
+        return VideoSource(name, skip_bad=skip_bad)
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError) as error:
+        if name.startswith("/dev/"):
+            return CameraSource(name)
         raise SourceError(
-            f"there is no video or folder {name}; "
+            f"there is no video or folder {public_address(name)} ({getattr(error, 'strerror', None) or error}); "
             "give a file, a folder, a camera index, a stream address or a GStreamer pipeline (... ! appsink)"
-        )
-    return FileSource([path], name) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(name, name)
+        ) from None
+    path = Path(name)
+    if stat.S_ISDIR(mode):
+        return FileSource(files_in(path), name, skip_bad=skip_bad)
+    if stat.S_ISCHR(mode):
+        return CameraSource(name)
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    return FileSource([path], name, skip_bad=skip_bad) if is_image else VideoSource(name, skip_bad=skip_bad)
 
 
 def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal["image", "array"]) -> Frame:
@@ -66,14 +81,25 @@ def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal
 
 
 def _frame_from_pil(image: "Image") -> Frame:
-    """Return a PIL image as BGR, rotated as its EXIF data say, as OpenCV does when it reads a file."""
+    """Return a PIL image as BGR, upright and on white, as files are read."""
     from PIL import ImageOps
 
-    rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    return Frame(np.ascontiguousarray(rgb[:, :, ::-1]), PixelFormat.BGR)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return Frame(upper_bits(np.asarray(image), "the image"), PixelFormat.GRAY)
+    if image.mode in ("I", "F"):
+        raise SourceError(f"the image has 32-bit values (mode {image.mode}); convert it to 8 bits per channel")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        return Frame(flatten(np.asarray(image.convert("RGBA"))[:, :, [2, 1, 0, 3]]), PixelFormat.BGR)
+    return Frame(np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1]), PixelFormat.BGR)
 
 
 def _read_file(path: Path) -> Frame:
-    if not path.is_file():
-        raise SourceError(f"there is no image {path}; give an image file or an array")
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(f"there is no image {path} ({reason}); give an image file or an array") from error
+    if not is_file:
+        raise SourceError(f"there is no image {path} (it is no file); give an image file or an array")
     return read_frame(path)

@@ -1,114 +1,254 @@
-"""Frames from cameras, streams, video files and GStreamer pipelines, through OpenCV."""
+"""Frames from video files, pipes and network streams, through PyAV.
 
-import re
+Damage is known where the container or the decoder reports it: packets cut short, frames marked as corrupt, data that
+cannot be decoded, and a file that is shorter than its container's headers say. The announced length of a video is an
+estimate and proves nothing. A finite source ends in an error at the first damaged frame, or leaves damaged frames out
+with `skip_bad`; a live one always leaves them out. Frames that follow a damaged one are left out up to the next key
+frame, since they are decoded from it. `skipped` counts all of them.
+"""
+
 import threading
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-import cv2
+import numpy as np
 
-from edge.errors import SourceError
-from edge.frames.base import Frame, PixelFormat, frame_from_array
-from edge.frames.files import silence_opencv
+from edge.errors import SourceError, SourceLostError, UnavailableError
+from edge.frames.address import public_address
+from edge.frames.base import Frame, PixelFormat
+from edge.frames.blocking import call_interruptibly
+from edge.frames.containers import missing_bytes
+from edge.frames.images import flatten
 
-CAPS_FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
-"""A pixel format in the caps of a GStreamer pipeline; the last one counts."""
-PIPELINE_FORMATS = ("NV12", "BGRx", "BGRA", "BGR", "GRAY8")
-MIN_COMPLETE_FRACTION = 0.95
-"""Share of the announced frames up to which a video counts as cut off."""
+if TYPE_CHECKING:
+    import av.container
+
+TIMEOUT_S = 8.0
+"""Seconds to wait for a server to answer, and for a stream to send more."""
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "udplite", "srt", "rtmp", "rtmps", "rtmpt", "mms", "mmsh", "mmst")
+PLAYLISTS = ("hls", "dash", "applehttp")
+"""Containers whose own size says nothing about the video's."""
+SAFE_TO_EXPLODE = ("mjpeg", "png")
+"""Codecs whose frames stand alone, and whose decoders hide damage by default."""
 
 
 class VideoSource:
-    """A camera, stream or video file."""
+    """A video file, pipe or network stream."""
 
-    def __init__(self, address: int | str, name: str, api: int = cv2.CAP_ANY) -> None:
-        """Open it; `name` stands for it in messages, `api` selects one of OpenCV's capture backends.
+    def __init__(self, address: str, *, skip_bad: bool = False) -> None:
+        """Open it. The address is a path or has a scheme (`rtsp://`).
 
         Raises:
-            SourceError: it cannot be opened.
+            SourceError: it cannot be opened or holds no video; the message has the system's reason.
+            UnavailableError: PyAV is not installed.
         """
-        self._name = name
+        self._av = _import_av()
+        self._name, self._skip_bad = public_address(address), skip_bad
+        self._is_network = "://" in address
+        self._path = None if self._is_network else Path(address)
+        self._container = self._open(address)
         self._reading = threading.Lock()
-        silence_opencv()
-        self._capture = cv2.VideoCapture(address, api)
-        if not self._capture.isOpened():
-            raise SourceError(f"{name} cannot be opened; {_hint(address)}")
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.is_live = count <= 0 and (api == cv2.CAP_GSTREAMER or not Path(str(address)).is_file())
-        self.frames = count if count > 0 else None
-        self._frames_read = 0
+        stream = self._container.streams.best("video")
+        if stream is None:
+            self._container.close()
+            raise SourceError(f"{self._name} holds no video stream; give a video")
+        self._stream = stream
+        self.is_live = self._is_network and _is_endless(address, self._container, stream)
+        self.frames = None if self.is_live else _estimated_frames(self._container, stream)
+        # Threads that decode a frame each would delay a live stream by as many frames.
+        stream.thread_type = "SLICE" if self.is_live else "AUTO"
+        if stream.codec_context.name in SAFE_TO_EXPLODE:
+            stream.codec_context.options = {"err_detect": "explode"}
+        self._first_pts = stream.start_time or 0
+        # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
+        self._trusts_packets = self._container.format.name != "mpegts"
+        self.skipped = 0
+        self._frames_read, self._last_good = 0, monotonic()
+        self._awaits_key_frame = False
+        self._decoded = self._decode()
 
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame, BGR; None at the end of a file.
+        """Return the next frame, BGR, of its own size; None at the end of a finite source.
 
         Raises:
-            SourceError: a camera stopped, or a file ended before its announced number of frames.
+            SourceError: the source is damaged.
+            SourceLostError: a stream stopped.
         """
         with self._reading:
-            success, pixels = self._capture.read(None if out is None else out.pixels)
-        if success:
-            self._frames_read += 1
-            return Frame(pixels, PixelFormat.BGR)
-        if self.is_live:
-            raise SourceError(
-                f"{self._name} stopped giving frames after {self._frames_read}; check the cable or the stream"
-            )
-        if self._frames_read <= MIN_COMPLETE_FRACTION * (self.frames or 0):  # containers announce an estimate
-            raise SourceError(
-                f"{self._name} ended after {self._frames_read} of {self.frames} frames; "
-                "the file is damaged or was cut off"
-            )
-        return None
+            frame = next(self._decoded, None)
+        return None if frame is None else self._as_bgr(frame)
 
     def close(self) -> None:
-        """Release the device or file. A read that hangs keeps it until the process ends."""
+        """Release the file or connection. A read that hangs keeps it until it times out or the process ends."""
         if self._reading.acquire(timeout=1):
-            self._capture.release()
+            self._decoded.close()
+            self._container.close()
             self._reading.release()
 
-
-class PipelineSource(VideoSource):
-    """A GStreamer pipeline, as for the CSI cameras of a Jetson. Frames pass through unconverted, including NV12."""
-
-    def __init__(self, pipeline: str) -> None:
-        """Start it.
-
-        Raises:
-            SourceError: it does not start, its last caps name an unsupported format, or OpenCV has no GStreamer.
-        """
-        self._caps_format = ["BGR", *CAPS_FORMAT.findall(pipeline)][-1]
-        if self._caps_format not in PIPELINE_FORMATS:
-            raise SourceError(
-                f"the last format of the GStreamer pipeline is {self._caps_format}; "
-                f"end it in video/x-raw,format={PIPELINE_FORMATS[0]} (or {', '.join(PIPELINE_FORMATS[1:])}) ! appsink"
+    def _open(self, address: str) -> "av.container.InputContainer":
+        if self._path is not None:
+            address = f"file:{self._path}"  # a colon in the name starts no scheme
+        timeout = TIMEOUT_S if self._is_network else None
+        options = {"rtsp_flags": "prefer_tcp"} if address.startswith("rtsp") else {}
+        started = monotonic()
+        try:
+            return call_interruptibly(
+                lambda: self._av.open(address, timeout=timeout, options=options),
+                lambda container: container.close(),
+                # Looking up a host name heeds no time limit; opening has two phases with a limit each.
+                None if timeout is None else 2 * timeout + 1,
             )
-        super().__init__(pipeline, "the GStreamer pipeline", cv2.CAP_GSTREAMER)
+        except (self._av.FFmpegError, TimeoutError, MemoryError) as error:
+            waited = self._is_network and monotonic() - started >= TIMEOUT_S
+            why = f"no answer within {TIMEOUT_S:.0f} s" if waited else _reason(error)
+            remedy = self._remedy(error)
+        # Not chained: FFmpeg's error holds the whole address, with the password.
+        raise SourceError(f"{self._name} cannot be opened: {why}; {remedy}") from None
 
-    def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame in the format of the pipeline's last caps.
+    def _remedy(self, error: BaseException) -> str:
+        if not self._is_network:
+            return "change its permissions" if isinstance(error, PermissionError) else "is it a video?"
+        if isinstance(error, self._av.error.HTTPUnauthorizedError | self._av.error.HTTPForbiddenError):
+            return "are user name and password right (scheme://user:password@host/…)?"
+        return "is the address right, and is the server sending?"
+
+    def _decode(self) -> Iterator[Any]:
+        """Yield good frames; raise at the end of a live source and at damage."""
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._good_frames(packet)
+        except self._av.FFmpegError as error:
+            yield from self._drain()
+            why = _reason(error) if monotonic() - self._last_good < TIMEOUT_S else f"nothing for {TIMEOUT_S:.0f} s"
+            raise self._stopped(why) from None
+        if self.is_live:
+            raise self._stopped("the server ended the stream")
+        if not self._frames_read:
+            raise SourceError(f"{self._name} holds no frame that can be decoded; is it damaged?")
+        if self._path is not None and (missing := missing_bytes(self._path)):
+            raise SourceError(
+                f"{self._name} was cut off after {self._frames_read} frames: the last {missing} bytes are missing; "
+                "copy it again"
+            )
+
+    def _good_frames(self, packet: Any) -> Iterator[Any]:
+        if packet.is_corrupt and self._trusts_packets:
+            if not (self.is_live or self._skip_bad):
+                yield from self._drain()
+            self._skip()
+            return
+        try:
+            frames = packet.decode()
+        except self._av.FFmpegError:
+            # A stream that is joined between two key frames cannot be decoded before the second.
+            if self._frames_read or packet.is_keyframe:
+                self._skip()
+            return
+        yield from self._checked(frames)
+
+    def _checked(self, frames: list[Any]) -> Iterator[Any]:
+        for frame in frames:
+            if frame.is_corrupt and not frame.key_frame and not self._frames_read:
+                continue
+            if frame.is_corrupt or (self._awaits_key_frame and not frame.key_frame):
+                self._skip()
+                continue
+            self._awaits_key_frame = False
+            self._frames_read += 1
+            self._last_good = monotonic()
+            yield frame
+
+    def _drain(self) -> Iterator[Any]:
+        """Yield the frames that the decoder still holds."""
+        try:
+            frames = self._stream.codec_context.decode(None)
+        except self._av.FFmpegError:
+            return
+        yield from self._checked(frames)
+
+    def _skip(self) -> None:
+        """Count a damaged frame.
 
         Raises:
-            SourceError: the pipeline stopped, or delivers frames of another shape.
+            SourceError: the source is finite, and damaged frames are not to be left out.
+            SourceLostError: a live source has sent nothing else for a while.
         """
-        frame = super().read(out)
-        if frame is None:
+        if not (self.is_live or self._skip_bad):
+            raise SourceError(
+                f"{self._name} is damaged or was cut off after {self._frames_read} frames; "
+                "repair it, or leave damaged frames out (--skip-bad)"
+            )
+        self.skipped += 1
+        self._awaits_key_frame = True
+        if self.is_live and monotonic() - self._last_good > TIMEOUT_S:
+            raise self._stopped(f"only damaged frames for {TIMEOUT_S:.0f} s")
+
+    def _stopped(self, why: str) -> SourceError:
+        kind = SourceLostError if self._is_network and self._frames_read else SourceError
+        return kind(
+            f"{self._name} stopped after {self._frames_read} frames ({why}); "
+            f"check the {'camera, the server and the network' if self._is_network else 'file and the disk'}"
+        )
+
+    def _as_bgr(self, frame: Any) -> Frame:
+        if _has_alpha(frame.format.name):
+            pixels = flatten(frame.to_ndarray(format="bgra"))
+        else:
+            pixels = frame.to_ndarray(format="bgr24")
+        if frame.rotation % 360:  # as the phone was held
+            pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+        return Frame(pixels, PixelFormat.BGR, self._position(frame))
+
+    def _position(self, frame: Any) -> float | None:
+        if self.is_live or frame.pts is None:
             return None
-        with self._reading:
-            height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        if frame.pixels.shape[0] == height:
-            return frame_from_array(frame.pixels, "image")
-        if self._caps_format != "NV12":
-            raise SourceError(
-                f"{self._name} gives frames of shape {frame.pixels.shape} for pictures {height} high; "
-                f"end it in video/x-raw,format={self._caps_format} ! appsink"
-            )
-        return Frame(frame.pixels, PixelFormat.NV12)
+        return float((frame.pts - self._first_pts) * self._stream.time_base)
 
 
-def _hint(address: int | str) -> str:
-    if isinstance(address, str) and " ! " in address:
-        if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-            return "does it run with gst-launch-1.0, and does it end in appsink?"
-        return "this OpenCV was built without GStreamer; the python3-opencv of JetPack and Debian has it"
-    if isinstance(address, int) or address.startswith("/dev/"):
-        return "is it plugged in, and is another program using it?"
-    return "is the address right, and is the server sending?" if "://" in address else "is it a video?"
+def _import_av() -> Any:
+    try:
+        import av
+        import av.logging
+    except ImportError as error:
+        raise UnavailableError(
+            f"videos and network streams are read with PyAV, which cannot be imported ({error}); pip install 'av>=14'"
+        ) from error
+    av.logging.set_level(None)  # failures are reported once, by an exception
+    return av
+
+
+def _reason(error: BaseException) -> str:
+    """Return the system's reason for an error, without the address that it came with."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(getattr(error, "strerror", None) or type(error).__name__)
+
+
+def _is_endless(address: str, container: Any, stream: Any) -> bool:
+    """Check for a network stream without an end: a live protocol, or neither a duration nor a size."""
+    if address.partition("://")[0].lower() in LIVE_SCHEMES:
+        return True
+    has_size = container.size > 0 and container.format.name.split(",")[0] not in PLAYLISTS
+    return not (has_size or container.duration is not None or stream.duration is not None)
+
+
+def _estimated_frames(container: Any, stream: Any) -> int | None:
+    """Return the number of frames that duration and rate amount to, for progress; None where they are unknown."""
+    seconds = None
+    if stream.duration is not None and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        seconds = container.duration / 1e6
+    if seconds is None or not stream.average_rate:
+        return int(stream.frames) or None
+    return round(seconds * float(stream.average_rate)) or None
+
+
+@cache
+def _has_alpha(pixel_format: str) -> bool:
+    import av
+
+    return any(component.is_alpha for component in av.VideoFormat(pixel_format).components)

@@ -12,7 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter_ns
+from datetime import datetime, timezone
+from time import perf_counter_ns, time
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -41,11 +42,13 @@ class InFlightFrame:
         self.frame: Frame | None = None
         self.frame_index = -1
         self.capture_ns = self.captured_ns = self.load_ns = 0
+        self.captured_at_s = 0.0
+        """Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A prediction with its frame's index, times and drops. Times are milliseconds."""
+    """A prediction with its frame's index, origin, durations in milliseconds, and drops."""
 
     prediction: Prediction
     frame_index: int
@@ -57,7 +60,13 @@ class Result:
     load_ms: float
     infer_ms: float
     dropped: int
-    """Frames dropped so far."""
+    """Frames dropped so far, since inference was late."""
+    skipped: int
+    """Damaged frames or files left out so far."""
+    time: datetime
+    """Moment at which the frame was captured, in UTC."""
+    position: str | float | None
+    """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
     _in_flight: InFlightFrame = field(repr=False, compare=False)
 
     @property
@@ -97,7 +106,7 @@ class Result:
                 f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested or the "
                 "stream was closed; copy it before"
             )
-        return Frame(frame.pixels.copy(), frame.format)
+        return Frame(frame.pixels.copy(), frame.format, frame.position)
 
     def copy_tensors(self) -> dict[str, NDArray[Any]]:
         """Return copies of the chain's tensors by name, under the same condition. Those not computed are stale.
@@ -189,6 +198,9 @@ class Pipeline:
             load_ms=in_flight.load_ns / 1e6,
             infer_ms=(decided_ns - started_ns) / 1e6,
             dropped=self.dropped,
+            skipped=getattr(self._source, "skipped", 0),
+            time=datetime.fromtimestamp(in_flight.captured_at_s, timezone.utc),
+            position=None if in_flight.frame is None else in_flight.frame.position,
             _in_flight=in_flight,
         )
 
@@ -200,7 +212,7 @@ class Pipeline:
             if frame is None:
                 return
             in_flight.frame = frame
-            in_flight.captured_ns = perf_counter_ns()
+            in_flight.captured_ns, in_flight.captured_at_s = perf_counter_ns(), time()
             in_flight.capture_ns = in_flight.captured_ns - started_ns
             in_flight.frame_index = frame_index
             frame_index += 1

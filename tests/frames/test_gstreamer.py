@@ -11,9 +11,10 @@ import cv2
 import pytest
 
 from edge.doctor.checks import check_machine
-from edge.errors import SourceError
+from edge.errors import SourceError, SourceLostError, UnavailableError
+from edge.frames.gstreamer import with_fixed_format
 from edge.frames.open import open_source
-from tests.support.commands import ROOT
+from tests.support.commands import ROOT, random_frames, write_video
 
 HAS_GSTREAMER = "import cv2, sys; sys.exit(not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))"
 READ = """
@@ -24,20 +25,19 @@ from edge.bundle.manifest import InputSpec
 from edge.frames.preprocess import preprocess_for
 from edge.frames.open import open_source
 
-report = {"frames": [], "input": None, "reused": None, "error": ""}
+report = {"frames": [], "input": None, "reused": None, "error": "", "code": 0}
 source = None
 try:
     source, previous = open_source(sys.argv[1]), None
     report["is_live"] = source.is_live
-    while True:
-        frame = source.read(previous)
+    while (frame := source.read(previous)) is not None:
         report["reused"] = previous is not None and np.shares_memory(frame.pixels, previous.pixels)
         report["frames"].append([frame.format.name, list(frame.pixels.shape)])
         previous, out = frame, np.empty((3, 24, 32), np.float32)
         preprocess_for(InputSpec("image", "rgb", 3, 24, 32, (0.0,) * 3, (1.0,) * 3))(frame, out)
         report["input"] = [round(float(out[c].mean()), 4) for c in range(3)]
 except SourceError as error:
-    report["error"] = str(error)
+    report["error"], report["code"] = str(error), error.exit_code
 finally:
     if source is not None:
         source.close()
@@ -93,6 +93,7 @@ def test_frames_have_the_format_of_the_last_caps_and_give_the_same_network_input
     else:
         assert report["input"] == pytest.approx([1, 0, 0], abs=0.02)
     assert report["error"] == "the GStreamer pipeline stopped giving frames after 3; check the cable or the stream"
+    assert report["code"] == SourceLostError.exit_code
 
 
 @with_gstreamer
@@ -129,18 +130,75 @@ def test_an_unsupported_last_format_is_refused_before_the_pipeline_starts(last: 
 @with_gstreamer
 def test_the_error_of_a_pipeline_that_does_not_start_names_gst_launch() -> None:
     report = read_all("nosuchelement ! appsink")
-    assert report["error"].startswith("the GStreamer pipeline cannot be opened; does it run with gst-launch-1.0")
+    assert report["error"].startswith("the GStreamer pipeline cannot be opened: it has not started in 10 s; does it run")
+
+
+@with_gstreamer
+@pytest.mark.parametrize(
+    ("ending", "frame"),
+    [
+        ("video/x-raw,width=66,height=50", ["BGR", [50, 66, 3]]),
+        ("video/x-raw,format=YUY2,width=66,height=50 ! videoconvert ! video/x-raw,format=BGR", ["BGR", [50, 66, 3]]),
+        ("video/x-raw,format=GRAY8,width=66,height=50 ! queue", ["GRAY", [50, 66]]),
+        ("video/x-bayer,width=64,height=48", None),
+        ("video/x-raw,width=64,height=48 ! jpegenc", None),
+    ],
+    ids=["no format", "converted", "element after the caps", "Bayer", "JPEG"],
+)
+def test_a_pipeline_gives_its_named_format_or_does_not_start(ending: str, frame: list[Any] | None) -> None:
+    report = read_all(red(ending))
+    assert report["frames"] == ([] if frame is None else [frame] * 3)
+    assert ("cannot be opened" in report["error"]) == (frame is None)
+
+
+@with_gstreamer
+@pytest.mark.parametrize("caps_format", ["NV12", "GRAY8", "BGR"])
+def test_frames_keep_their_format_when_the_stream_changes_its_size(caps_format: str) -> None:
+    """The height that OpenCV reports stays that of the first frame: 48 is also the height of NV12 at 32 rows."""
+    sizes = [(48, 64), (32, 128), (72, 128)]
+    parts = [f"videotestsrc num-buffers=3 ! video/x-raw,width={width},height={height} ! c." for height, width in sizes]
+    ending = f"videoconvert ! video/x-raw,format={caps_format} ! appsink sync=false"
+    report = read_all(f"concat name=c ! {ending} {' '.join(parts)}")
+    factor, channels = {"NV12": (1.5, []), "GRAY8": (1, []), "BGR": (1, [3])}[caps_format]
+    name = "GRAY" if caps_format == "GRAY8" else caps_format
+    assert report["frames"] == [[name, [int(height * factor), width, *channels]] for height, width in sizes for _ in "123"]
+
+
+@with_gstreamer
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_pipeline_of_known_length_is_finite_and_just_ends(suffix: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / f"video{suffix}", random_frames(20, 48, 64))
+    report = read_all(f"filesrc location={path} ! decodebin ! videoconvert ! appsink sync=false")
+    assert report["frames"] == [["BGR", [48, 64, 3]]] * 20
+    assert (report["is_live"], report["error"], report["code"]) == (False, "", 0)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "fixed"),
+    [
+        ("a ! appsink", "a ! videoconvert ! capsfilter caps=video/x-raw,format=BGR ! appsink"),
+        ("a ! x,format=NV12 ! appsink drop=1", "a ! x,format=NV12 ! capsfilter caps=video/x-raw,format=NV12 ! appsink drop=1"),
+        ("t ! appsink t. ! appsink", "t ! appsink t. ! videoconvert ! capsfilter caps=video/x-raw,format=BGR ! appsink"),
+    ],
+)  # fmt: skip
+def test_a_caps_filter_before_appsink_fixes_the_format(pipeline: str, fixed: str) -> None:
+    assert with_fixed_format(pipeline)[0] == fixed
+
+
+def test_a_pipeline_without_appsink_is_refused() -> None:
+    with pytest.raises(SourceError, match="has no appsink; end it in ! appsink"):
+        open_source("videotestsrc ! fakesink")
 
 
 @pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")
 def test_the_error_of_an_opencv_without_gstreamer_names_one_that_has_it() -> None:
-    with pytest.raises(SourceError, match="this OpenCV was built without GStreamer; the python3-opencv of JetPack"):
+    with pytest.raises(UnavailableError, match="this OpenCV was built without GStreamer; the python3-opencv of JetPack"):
         open_source("videotestsrc ! appsink")
 
 
 @pytest.mark.parametrize(
     ("is_supported", "value"),
-    [(True, "in OpenCV"), (False, "not in this OpenCV; CSI cameras and pipelines cannot be read")],
+    [(True, "in OpenCV"), (False, "not in this OpenCV: it reads no CSI cameras and pipelines")],
 )
 def test_doctor_reports_the_gstreamer_support_of_opencv(
     is_supported: bool, value: str, monkeypatch: pytest.MonkeyPatch

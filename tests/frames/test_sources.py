@@ -52,15 +52,12 @@ def test_a_folder_gives_its_images_in_the_order_of_their_paths(tmp_path: Path) -
         assert (pixels[name] == frames[names.index(name)]).all(), name
 
 
-def test_a_gray_or_transparent_image_is_read_as_bgr(tmp_path: Path) -> None:
-    gray = random_frames(1)[0, :, :, 0]
-    write_image(tmp_path / "gray.png", gray)
-    write_image(tmp_path / "transparent.png", np.dstack([gray, gray, gray, np.full_like(gray, 7)]))
-    for name in ("gray.png", "transparent.png"):
-        frame = read_frame(tmp_path / name)
-        assert frame.format is PixelFormat.BGR
-        assert frame.pixels.shape == (32, 32, 3)
-        assert (frame.pixels == gray[:, :, None]).all()
+def test_a_gray_image_is_read_as_bgr(tmp_path: Path) -> None:
+    gray = write_image(tmp_path / "gray.png", random_frames(1)[0, :, :, 0])
+    frame = read_frame(tmp_path / "gray.png")
+    assert frame.format is PixelFormat.BGR
+    assert frame.pixels.shape == (32, 32, 3)
+    assert (frame.pixels == gray[:, :, None]).all()
 
 
 def test_a_folder_of_arrays_gives_them_as_float32(tmp_path: Path) -> None:
@@ -123,7 +120,7 @@ def test_a_truncated_video_gives_its_complete_frames_and_then_an_error(share: fl
         while (frame := source.read(None)) is not None:
             complete.append(frame.pixels)
 
-    with pytest.raises(SourceError, match=r"ended after \d+ of 20 frames; the file is damaged or was cut off"):
+    with pytest.raises(SourceError, match=r"is damaged or was cut off after \d+ frames; repair it"):
         read_to_the_end()
     assert 0 < len(complete) < 20
     assert (np.stack(complete) == frames[: len(complete)]).all()
@@ -157,27 +154,6 @@ def test_a_missing_source_is_refused_by_name(
     (tmp_path / "empty.avi").write_bytes(b"")
     with pytest.raises(SourceError, match=message):
         open_source(name)
-
-
-def image_bytes(suffix: str) -> bytes:
-    return cv2.imencode(suffix, random_frames(1, 64, 64)[0])[1].tobytes()
-
-
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif", ".jpg"])
-@pytest.mark.parametrize("share", [0.5, 0.98])
-def test_a_truncated_image_is_refused_by_name(suffix: str, share: float, tmp_path: Path) -> None:
-    content = image_bytes(suffix)
-    (tmp_path / f"cut{suffix}").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(SourceError, match=rf"cut{suffix} cannot be read as an image.*; remove or replace it"):
-        read_frame(tmp_path / f"cut{suffix}")
-
-
-@pytest.mark.parametrize("trailer", [b"", b"\0" * 10, b"SEFT" * 100])
-def test_a_photo_with_a_trailer_is_read(trailer: bytes, tmp_path: Path) -> None:
-    content = image_bytes(".jpg")
-    (tmp_path / "photo.jpg").write_bytes(content + trailer)
-    expected = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-    assert (read_frame(tmp_path / "photo.jpg").pixels == expected).all()
 
 
 def array_file(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
@@ -220,16 +196,3 @@ def test_an_archive_named_like_an_array_is_refused(share: float, tmp_path: Path)
         [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
     )
     assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is no array of numbers")
-
-
-def test_a_damaged_image_is_reported_when_it_is_read_and_not_before(tmp_path: Path) -> None:
-    frames = random_frames(3)
-    for index, frame in enumerate(frames):
-        write_image(tmp_path / f"{index}.png", frame)
-    (tmp_path / "1.png").write_bytes(image_bytes(".png")[:500])
-    source = open_source(str(tmp_path))
-    first = source.read(None)
-    assert first is not None
-    assert (first.pixels == frames[0]).all()
-    with pytest.raises(SourceError, match=r"1\.png"):
-        source.read(first)

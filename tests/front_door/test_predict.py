@@ -117,7 +117,7 @@ def test_an_image_that_cannot_be_classified_is_refused_in_plain_words(
 def test_a_damaged_image_is_refused(classifier: edge.Classifier, picture: NDArray[np.uint8], tmp_path: Path) -> None:
     content = cv2.imencode(".png", picture)[1].tobytes()
     (tmp_path / "damaged.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(SourceError, match=r"damaged\.png cannot be read as an image; remove or replace it"):
+    with pytest.raises(SourceError, match=r"damaged\.png cannot be read as an image: it is damaged, or"):
         classifier.predict(tmp_path / "damaged.png")
 
 

@@ -1,0 +1,80 @@
+"""Frames from local cameras (V4L2), through OpenCV."""
+
+import os
+import threading
+from pathlib import Path
+
+import cv2
+
+from edge.errors import SourceError, SourceLostError, UnavailableError
+from edge.frames.base import Frame, PixelFormat
+from edge.frames.blocking import call_interruptibly
+from edge.frames.files import silence_opencv
+
+MAX_INDEX_DIGITS = 9
+"""OpenCV's indices have 32 bits."""
+
+
+class CameraSource:
+    """A camera by its index or device."""
+
+    is_live = True
+    frames: int | None = None
+    skipped = 0
+
+    def __init__(self, camera: str) -> None:
+        """Open it by its index (`0`) or device (`/dev/video0`).
+
+        Raises:
+            SourceError: there is no such camera, or another program uses it.
+            UnavailableError: this user may not read it.
+        """
+        is_index = camera.isdigit()
+        self._name = f"camera {camera}" if is_index else camera
+        device = Path(f"/dev/video{camera}" if is_index else camera)
+        silence_opencv()
+        address = int(camera) if is_index and len(camera) <= MAX_INDEX_DIGITS else str(device)
+        self._capture = call_interruptibly(lambda: cv2.VideoCapture(address, cv2.CAP_V4L2), cv2.VideoCapture.release)
+        self._reading = threading.Lock()
+        self._frames_read = 0
+        if not self._capture.isOpened():
+            raise self._refusal(device)
+
+    def read(self, out: Frame | None) -> Frame | None:
+        """Return the next frame, BGR.
+
+        Raises:
+            SourceError: the camera gives no frames.
+            SourceLostError: the camera gave frames and stopped.
+        """
+        with self._reading:
+            success, pixels = self._capture.read(None if out is None else out.pixels)
+        if success:
+            self._frames_read += 1
+            return Frame(pixels, PixelFormat.BGR)
+        kind = SourceLostError if self._frames_read else SourceError
+        raise kind(f"{self._name} stopped giving frames after {self._frames_read}; check the cable")
+
+    def close(self) -> None:
+        """Release the device. A read that hangs keeps it until the process ends."""
+        if self._reading.acquire(timeout=1):
+            self._capture.release()
+            self._reading.release()
+
+    def _refusal(self, device: Path) -> Exception:
+        """Return the error of a device that OpenCV cannot open, with the system's reason."""
+        try:
+            os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
+        except PermissionError as error:
+            return UnavailableError(
+                f"{self._name} cannot be opened: {device}: {error.strerror}; add this user to the device's group "
+                "(sudo usermod -aG video $USER) and log in again"
+            )
+        except OSError as error:
+            return SourceError(
+                f"{self._name} cannot be opened: {device}: {error.strerror}; is it plugged in, and is another program "
+                "using it? `edge doctor` lists cameras"
+            )
+        return SourceError(
+            f"{self._name} cannot be opened: {device} is no camera that OpenCV reads; `edge doctor` lists cameras"
+        )

@@ -1,0 +1,132 @@
+"""Frames from GStreamer pipelines, as for the CSI cameras of a Jetson, through OpenCV.
+
+A caps filter before `appsink` fixes the pixel format, so that it is known and not guessed from a frame's shape; sizes
+may change while the pipeline runs. OpenCV does not say why a pipeline ends: one of known length just ends, with a
+warning if that is far before the announced end; one without has been lost.
+"""
+
+import logging
+import re
+import threading
+
+import cv2
+
+from edge.errors import SourceError, SourceLostError, UnavailableError
+from edge.frames.base import Frame, PixelFormat
+from edge.frames.blocking import call_interruptibly
+from edge.frames.files import silence_opencv
+
+NAME = "the GStreamer pipeline"
+CAPS_FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
+"""A pixel format in the caps of a pipeline; the last one counts."""
+FORMATS = {
+    "NV12": PixelFormat.NV12,
+    "BGRx": PixelFormat.BGRX,
+    "BGRA": PixelFormat.BGRX,
+    "BGR": PixelFormat.BGR,
+    "GRAY8": PixelFormat.GRAY,
+}
+APPSINK = re.compile(r"!(?=\s*appsink\b(?!.*!\s*appsink\b))", re.DOTALL)
+"""The link to the last `appsink`."""
+START_TIMEOUT_S = 10.0
+"""Seconds for a pipeline to start. OpenCV waits for ever for one with an element that does not exist."""
+MIN_ANNOUNCED_FRACTION = 0.9
+"""Share of the announced length below which an end is worth a warning."""
+
+log = logging.getLogger(__name__)
+
+
+class GStreamerSource:
+    """A GStreamer pipeline that ends in `appsink`. Frames pass through unconverted, including NV12."""
+
+    frames: int | None = None
+    skipped = 0
+
+    def __init__(self, pipeline: str) -> None:
+        """Start it.
+
+        Raises:
+            SourceError: it does not start, or its last caps name an unsupported format.
+            UnavailableError: OpenCV has no GStreamer.
+        """
+        pipeline, self._format = with_fixed_format(pipeline)
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+            raise UnavailableError(
+                f"{NAME} cannot be opened; this OpenCV was built without GStreamer; the python3-opencv of JetPack and "
+                "Debian has it"
+            )
+        silence_opencv()
+        self._capture = _start(pipeline)
+        self._reading = threading.Lock()
+        self._frames_read = 0
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.frames = count if count > 0 else None
+        self.is_live = count <= 0 and self._played_fraction() < 0
+
+    def read(self, out: Frame | None) -> Frame | None:
+        """Return the next frame in the format of the pipeline's last caps; None at the end of a finite pipeline.
+
+        Raises:
+            SourceError: the pipeline gives no frames.
+            SourceLostError: the pipeline gave frames and stopped.
+        """
+        with self._reading:
+            success, pixels = self._capture.read(None if out is None else out.pixels)
+        if success:
+            self._frames_read += 1
+            return Frame(pixels, self._format)
+        if self.is_live or not self._frames_read:
+            kind = SourceLostError if self._frames_read else SourceError
+            raise kind(f"{NAME} stopped giving frames after {self._frames_read}; check the cable or the stream")
+        played = self._frames_read / self.frames if self.frames else self._played_fraction()
+        if played < MIN_ANNOUNCED_FRACTION:
+            log.warning(
+                "%s ended after %d frames, at %.0f %% of its announced length; is the file complete?",
+                NAME, self._frames_read, 100 * played,
+            )  # fmt: skip
+        return None
+
+    def close(self) -> None:
+        """Stop the pipeline. A read that hangs keeps it until the process ends."""
+        if self._reading.acquire(timeout=1):
+            self._capture.release()
+            self._reading.release()
+
+    def _played_fraction(self) -> float:
+        """Return the played share of the pipeline's duration; negative where it has none."""
+        return float(self._capture.get(cv2.CAP_PROP_POS_AVI_RATIO))
+
+
+def _start(pipeline: str) -> cv2.VideoCapture:
+    check = "does it run with gst-launch-1.0, and does it give video/x-raw frames to appsink?"
+    try:
+        capture = call_interruptibly(
+            lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), cv2.VideoCapture.release, START_TIMEOUT_S
+        )
+    except TimeoutError:
+        raise SourceError(f"{NAME} cannot be opened: it has not started in {START_TIMEOUT_S:.0f} s; {check}") from None
+    if not capture.isOpened():
+        raise SourceError(f"{NAME} cannot be opened; {check}")
+    return capture
+
+
+def with_fixed_format(pipeline: str) -> tuple[str, PixelFormat]:
+    """Return a pipeline whose `appsink` accepts one pixel format only, and that format.
+
+    It is the format of the pipeline's last caps, and BGR where there are none.
+
+    Raises:
+        SourceError: the format is unsupported, or there is no `appsink`.
+    """
+    named = CAPS_FORMAT.findall(pipeline)
+    name = named[-1] if named else "BGR"
+    if name not in FORMATS:
+        raise SourceError(
+            f"the last format of the GStreamer pipeline is {name}; "
+            f"end it in video/x-raw,format=NV12 (or {', '.join(list(FORMATS)[1:])}) ! appsink"
+        )
+    conversion = "" if named else "! videoconvert "
+    fixed, links = APPSINK.subn(f"{conversion}! capsfilter caps=video/x-raw,format={name} !", pipeline, count=1)
+    if not links:
+        raise SourceError(f"{NAME} has no appsink; end it in ! appsink")
+    return fixed, FORMATS[name]
