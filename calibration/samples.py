@@ -1,5 +1,7 @@
 """Choice of the samples that INT8 ranges are measured on."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,13 +22,28 @@ def stratified(candidates: NDArray[np.intp], labels: NDArray[np.int64], count: i
     Raises:
         DataError: there are fewer than `MIN_SAMPLES` candidates.
     """
-    if len(candidates) < MIN_SAMPLES:
-        raise DataError(
-            f"INT8 calibration needs at least {MIN_SAMPLES} images, the split has {len(candidates)}; bring more images"
-        )
+    check_count(len(candidates), len(labels))
     shuffled = np.random.default_rng(seed).permutation(candidates)
     rank_in_class = np.zeros(len(shuffled), dtype=np.intp)
     for label in np.unique(labels[shuffled]):
         members = labels[shuffled] == label
         rank_in_class[members] = np.arange(members.sum())
     return shuffled[np.argsort(rank_in_class, kind="stable")][:count]
+
+
+def check_count(candidates: int, images: int) -> None:
+    """Refuse a split that is too small to measure ranges on.
+
+    Args:
+        candidates: Images of the split.
+        images: Images of the dataset, from which the split was drawn.
+
+    Raises:
+        DataError: there are fewer than `MIN_SAMPLES` candidates.
+    """
+    if candidates < MIN_SAMPLES:
+        needed = math.ceil(MIN_SAMPLES * images / max(candidates, 1) / 10) * 10
+        raise DataError(
+            f"INT8 calibration needs at least {MIN_SAMPLES} images, and the split has {candidates} of the {images} "
+            f"images in all; bring about {needed} and train again, or compile with --precision fp32 and fp16 only"
+        )

@@ -199,8 +199,9 @@ def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
         needed = f"more than {MAX_SEARCHED_SAMPLES}"
     else:
         needed = str(certification if guarantee.shared else 2 * certification - 1)
+    weaker = "none" if guarantee.method == "expectation" else "expectation or none"
     return (
         f"{samples} samples are too few to guarantee a risk of at most {guarantee.limit:g} with the method "
         f"{guarantee.method!r}, which needs {needed}; bring more images, allow a higher risk (--limit), or choose a "
-        "weaker guarantee (--method expectation or none)"
+        f"weaker guarantee (--method {weaker})"
     )

@@ -31,8 +31,9 @@ from edge.decision import validate_thresholds
 from edge.errors import BundleError
 from edge.frames.preprocess import resize
 from edge.training.checkpoint import Checkpoint
-from edge.training.data import PreprocessedImages, batches
+from edge.training.data import batches
 from edge.training.evaluate import logits_of
+from edge.training.loading import PreprocessedImages
 
 REFERENCE, SAMPLES = "reference.npz", "samples.npz"
 SCORES, TRADE_OFFS = "scores.npz", "trade_offs.png"

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from onnx import ModelProto, NodeProto, helper
 
+from compile.around import localise_shapes
 from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -47,6 +48,8 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
     """
     indexed = IndexedGraph(graph.model)
     cuts = [cut_tensors(indexed, cut, _later_outputs(graph, k)) for k, cut in enumerate(graph.cuts)]
+    graph = localise_shapes(graph, [tuple(passed_on.values()) for passed_on in cuts])
+    indexed = IndexedGraph(graph.model)
     segments = [
         _segment(indexed, k, cut_in, cut_out, graph.exit_outputs(k))
         for k, (cut_in, cut_out) in enumerate(pairwise([{}, *cuts, {}]))
@@ -71,7 +74,7 @@ def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequen
     """
     aliases = {name: _aliases(indexed, name) for name in cut}
     stop = [alias for names in aliases.values() for alias in names]
-    read = {name for node in indexed.ancestors(later_outputs, stop) for name in node.input}
+    read = {name for node in _readers(indexed, later_outputs, stop) for name in node.input}
     passed_on = {}
     for name, names in aliases.items():
         paths = [_path(indexed, names[0], alias) for alias in names if alias in read] or [[name]]
@@ -138,6 +141,11 @@ def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sl
 
 def _later_outputs(graph: MultiExitGraph, exit_index: int) -> list[str]:
     return [name for k in range(exit_index + 1, graph.exits) for name in graph.exit_outputs(k)]
+
+
+def _readers(indexed: IndexedGraph, outputs: Sequence[str], stop: Sequence[str]) -> list[NodeProto]:
+    """Return the nodes that compute `outputs` from values, not only from shapes."""
+    return [node for node in indexed.data_ancestors(outputs, stop) if node.op_type != "Shape"]
 
 
 def _aliases(indexed: IndexedGraph, name: str) -> list[str]:

@@ -1,13 +1,17 @@
 """Trained network to one multi-exit ONNX graph with fixed tensor names."""
 
 import copy
+import math
 
 import onnx
+import onnx_ir
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compile.graph import MultiExitGraph
+from compile.around import move_cuts
+from compile.evaluate import Evaluator
+from compile.graph import IndexedGraph, MultiExitGraph
 from compile.quiet import suppress_output
 from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec
@@ -17,6 +21,8 @@ from edge.training.network import MultiExitNetwork
 OPSET = 20
 NEWEST_IR = 10
 """The last ONNX Runtime for JetPack 6's Python 3.10 refuses newer files."""
+MAX_MERGED_SIZE = 1024
+"""Size of a weight up to which the exporter merges equal ones."""
 
 
 def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
@@ -34,18 +40,42 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
     try:
         with suppress_output("torch.onnx"):
             program = torch.onnx.export(
-                flat, (example,), dynamo=True, optimize=True, opset_version=OPSET, verbose=False,
+                flat, (example,), dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
                 input_names=[tensors.IMAGE], output_names=_output_names(cuts), dynamic_shapes=({0: batch},),
             )  # fmt: skip
+            assert program is not None  # noqa: S101 - for mypy: dynamo=True always returns a program
+            program.model = onnx_ir.from_proto(_fold_resizes(program.model_proto))
+            program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
         raise CheckpointError(f"this network cannot be exported to ONNX opset {OPSET}: {error}") from error
-    assert program is not None  # noqa: S101 - for mypy: dynamo=True always returns a program
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
     _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
     _remove_stack_traces(model)
     onnx.checker.check_model(model, full_check=True)
-    return MultiExitGraph(model, cuts)
+    return move_cuts(MultiExitGraph(model, cuts))
+
+
+def _fold_resizes(model: ModelProto) -> ModelProto:
+    """Compute the weights that are resized in the graph, such as position embeddings for another image size.
+
+    The exporter's optimiser would take minutes for it, and skip the larger ones.
+    """
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    indexed = IndexedGraph(model)
+    for resize in [node for node in indexed.nodes if node.op_type == "Resize"]:
+        nodes = indexed.ancestors(resize.output)
+        read = {name for node in nodes for name in node.input if name}
+        if not read <= initializers | {name for node in nodes for name in node.output}:
+            continue
+        constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+        graph = helper.make_graph(nodes, "resize", [], [indexed.values[resize.output[0]]], constants)
+        folded = helper.make_model(graph, opset_imports=model.opset_import, ir_version=NEWEST_IR)
+        value = Evaluator(folded)({})[resize.output[0]]
+        original = next(node for node in model.graph.node if node.output[:1] == resize.output[:1])
+        model.graph.node.remove(original)
+        model.graph.initializer.append(numpy_helper.from_array(value, resize.output[0]))
+    return model
 
 
 def _remove_stack_traces(model: ModelProto) -> None:
@@ -84,17 +114,21 @@ def _output_names(cuts: tuple[tuple[str, ...], ...]) -> list[str]:
 
 
 def _duplicate_constants(model: ModelProto, parameters: set[str]) -> None:
-    """Give every node that reads a constant its own copy.
+    """Give every node that reads a constant, or a small weight, its own copy.
 
-    The exporter merges equal constants of the whole network, but a segment must contain all it reads.
+    The exporter merges equal ones of the whole network, but a segment must contain all it reads.
     """
-    constants = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in parameters}
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    used: set[str] = set()
     for node in model.graph.node:
         for index, name in enumerate(node.input):
-            if name in constants:
-                duplicate = copy.deepcopy(constants[name])
+            if name not in initializers:
+                continue
+            if name not in parameters or (name in used and math.prod(initializers[name].dims) <= MAX_MERGED_SIZE):
+                duplicate = copy.deepcopy(initializers[name])
                 duplicate.name = node.input[index] = f"{node.name}.{index}.{name}"
                 model.graph.initializer.append(duplicate)
-    used = [tensor for tensor in model.graph.initializer if tensor.name not in constants]
+            used.add(node.input[index])
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(used)
+    model.graph.initializer.extend(kept)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from compile.evaluate import Evaluator
-from compile.graph import IndexedGraph, MultiExitGraph
+from compile.graph import IndexedGraph, MultiExitGraph, with_inferred_shapes
 from compile.quiet import suppress_output
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -49,6 +49,7 @@ def to_fp16(graph: MultiExitGraph, samples: NDArray[np.float32], only: Collectio
             data_max=np.inf,
             init_max=np.inf,
         )
+    model = with_inferred_shapes(model, graph.model)
     _check_finite(model, samples)
     return dataclasses.replace(graph, model=model)
 

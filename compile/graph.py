@@ -68,10 +68,17 @@ class IndexedGraph:
 
     def spec(self, name: str) -> TensorSpec:
         """Return a tensor's element type and shape; a symbolic size is the batch."""
-        return TensorSpec(name, DTYPES[self.values[name].type.tensor_type.elem_type], self._shape(name))
+        return TensorSpec(name, DTYPES[self.values[name].type.tensor_type.elem_type], self.shape(name))
 
     def ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
         """Return the nodes that compute `outputs` from the tensors `stop`, in the order of the graph."""
+        return self._ancestors(outputs, stop, through_shapes=True)
+
+    def data_ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
+        """Return `ancestors`, without the nodes of which only the shape of an output is read."""
+        return self._ancestors(outputs, stop, through_shapes=False)
+
+    def _ancestors(self, outputs: Iterable[str], stop: Iterable[str], *, through_shapes: bool) -> list[NodeProto]:
         needed: set[int] = set()
         pending, seen = list(outputs), set(stop)
         while pending:
@@ -81,15 +88,16 @@ class IndexedGraph:
             seen.add(name)
             node = self.producer[name]
             needed.add(id(node))
-            pending.extend(node.input)
+            if through_shapes or node.op_type != "Shape":
+                pending.extend(node.input)
         return [node for node in self.nodes if id(node) in needed]
 
     def macs(self, node: NodeProto) -> int:
         """Return the multiply-accumulates of a convolution or matrix product for one image, 0 for other nodes."""
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             return 0
-        output = [size or 1 for size in self._shape(node.output[0])]
-        weight = [size or 1 for size in self._shape(node.input[1])]
+        output = [size or 1 for size in self.shape(node.output[0])]
+        weight = [size or 1 for size in self.shape(node.input[1])]
         if node.op_type == "Conv":
             return math.prod(output) * math.prod(weight[1:])
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
@@ -100,11 +108,28 @@ class IndexedGraph:
         producers = [self.producer.get(name) for name in node.input[:2]]
         return all(producer is not None and producer.op_type == "DequantizeLinear" for producer in producers)
 
-    def _shape(self, name: str) -> tuple[int | None, ...]:
+    def shape(self, name: str) -> tuple[int | None, ...]:
+        """Return a tensor's sizes, None for a symbolic one."""
         if name in self.initializers:
             return tuple(self.initializers[name].dims)
         shape = self.values[name].type.tensor_type.shape
         return tuple(size.dim_value if size.HasField("dim_value") else None for size in shape.dim)
+
+
+def with_inferred_shapes(model: ModelProto, original: ModelProto) -> ModelProto:
+    """Return a converted model with inferred shapes, in place of those that the converter noted.
+
+    ModelOpt gives equal names to unknown sizes that differ, and ONNX Runtime takes equal names for equal sizes.
+
+    Args:
+        model: A model with the inputs and outputs of the original.
+        original: The model before its conversion.
+    """
+    del model.graph.value_info[:]
+    shapes = {value.name: value.type.tensor_type.shape for value in (*original.graph.input, *original.graph.output)}
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.CopyFrom(shapes[value.name])
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 def parameter_count(model: ModelProto) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compile.graph import IndexedGraph, MultiExitGraph
+from compile.graph import IndexedGraph, MultiExitGraph, with_inferred_shapes
 from compile.quiet import suppress_output
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -67,7 +67,8 @@ def quantise_int8(
             output_path=str(target),
             log_level="ERROR",
         )
-        return dataclasses.replace(graph, model=onnx.load(target))
+        model = with_inferred_shapes(onnx.load(target), graph.model)
+    return dataclasses.replace(graph, model=model)
 
 
 def float_convolutions(graph: MultiExitGraph) -> dict[str, str]:

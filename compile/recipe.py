@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from calibration.samples import check_count
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import RiskGuarantee, fit_all_precisions
 from compile.check import assert_chain_equals_whole
@@ -57,13 +58,15 @@ def compile_bundle(
         data: Folder of the dataset's files, if they moved since training.
 
     Raises:
-        DataError: the dataset is not the one that the network was trained on.
+        DataError: the dataset is not the one that the network was trained on, or too small for int8.
         CheckpointError: the network cannot be exported or cut.
         BundleError: `output` contains something other than a bundle.
         ThresholdError: the guarantee cannot be given with this number of samples.
     """
     trained = load_trained_model(checkpoint, data)
     names = tuple(dict.fromkeys(precisions))
+    if {"int8", "auto"} & set(names):
+        check_count(len(trained.splits["calibration"]), len(trained.images.labels))
     with bundle_writer(output) as folder:
         with status("exporting"):
             graph = export_onnx(checkpoint.network(), checkpoint.input)

@@ -13,9 +13,9 @@ from edge.errors import DataError
 from edge.frames.base import Frame, frame_from_array
 from edge.frames.labelled import InputDigest
 from edge.training.checkpoint import Checkpoint
-from edge.training.data import preprocessed
 from edge.training.datasets import load_dataset
 from edge.training.datasets.base import LabelledImages
+from edge.training.loading import preprocessed
 from edge.training.splits import Splits, draw_splits, split_specs
 
 
@@ -73,7 +73,7 @@ def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> Trai
     """
     settings = checkpoint.settings
     path = data or (Path(settings.data) if settings.data else None)
-    images = load_dataset(settings.dataset, path, settings.image_size)
+    images = load_dataset(settings.dataset, path, settings.image_size, skip_bad=settings.skip_bad)
     splits = draw_splits(images, settings.seed)
     if split_specs(images, splits) != checkpoint.splits:
         raise DataError(

@@ -26,9 +26,10 @@ from edge.engines.onnxruntime import OnnxRuntime
 from edge.inference.load import load_classifier, load_whole_network
 from edge.measure.bench import measure
 from edge.training.checkpoint import Checkpoint, read_checkpoint
-from edge.training.data import PreprocessedImages, batches
+from edge.training.data import batches
 from edge.training.evaluate import evaluate
 from edge.training.explain import consistency, faithfulness
+from edge.training.loading import PreprocessedImages
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT
 

@@ -6,45 +6,100 @@ start_process(__name__, imports_torch=True)  # before the imports below, which t
 
 import argparse
 import dataclasses
+import json
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from edge.bundle.manifest import InputSpec
 from edge.cli.parser import CommandParser
-from edge.console import PASSED, above_zero, at_least, print_json, print_table, run_main, zero_or_more
+from edge.console import PASSED, above_zero, at_least, log, print_json, print_table, run_main, status, zero_or_more
 from edge.training.attention import ATTENTION_LOSSES
 from edge.training.backbones import BACKBONES
 from edge.training.checkpoint import Checkpoint
 from edge.training.datasets import dataset_names
+from edge.training.network import MultiExitNetwork
+from edge.training.pretrained import PUBLISHED
 from edge.training.regimes import REGIMES
 from edge.training.settings import Settings
-from edge.training.train import CHECKPOINT, train
+from edge.training.summary import class_rows, majority_warning
+from edge.training.train import CHECKPOINT, METRICS, is_first_process, prepare, train
 
 SHOWN_EPOCHS = 5
 
 
 def main() -> int:
-    """Train with the settings of the command line."""
+    """Train with the settings of the command line, or check that it is possible."""
     arguments = parser().parse_args()
     settings = Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
-    checkpoint = train(settings, arguments.output)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun only the first process prints
+    if arguments.check:
+        prepared = prepare(settings)
+        check_compiles(prepared.network, prepared.spec)
+        return PASSED
+    checkpoint = train(
+        settings,
+        arguments.output,
+        workers=arguments.workers,
+        # tests hold that the project's own backbones compile
+        before_training=None if settings.backbone in BACKBONES else check_compiles,
+    )
+    if is_first_process():
         _print_result(checkpoint, arguments.output / CHECKPOINT, as_json=arguments.json)
     return PASSED
 
 
+def check_compiles(network: MultiExitNetwork, spec: InputSpec) -> None:
+    """Compile the untrained network and print the result on stderr.
+
+    Raises:
+        CheckpointError: the network cannot be compiled in any precision.
+    """
+    try:
+        # by name: compile is built on training, and an installation for training may lack it
+        dry_run = import_module("compile.dry_run").dry_run
+    except ModuleNotFoundError as error:
+        log(f"not checked that this network compiles after training ({error}); install the extra `compile` for it")
+        return
+    with status("compiling the untrained network"):
+        result = dry_run(network, spec)
+    macs = ", ".join(f"{value / 1e6:.1f}" for value in result.macs)
+    log(f"the network compiles: {len(result.macs)} segments of {macs} million MACs, tried in {result.seconds:.0f} s")
+    for precision in ("fp16", "int8"):
+        if precision in result.problems:
+            log(f"warning: not in {precision}: {result.problems[precision]}")
+    if result.int8_shares:
+        shares = ", ".join(f"{share:.0%}" for share in result.int8_shares)
+        log(f"in int8: {shares} of the convolutions of each segment, by MACs")
+
+
 def _print_result(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
-    """Print the last epochs and the next command, or all epochs as JSON."""
+    """Print the last epochs, each class and the next command, or all epochs as JSON."""
     history = checkpoint.metrics["history"]
+    validation = _read_validation(path.with_name(METRICS))
     if as_json:
-        print_json({"checkpoint": str(path), "history": history})
+        print_json({"checkpoint": str(path), "history": history, "validation": validation})
         return
     rows = [
         (row["epoch"], f"{row['loss']:.3f}", *(f"{accuracy:.2%}" for accuracy in row["validation_accuracy"]))
         for row in history[-SHOWN_EPOCHS:]
     ]
-    exits = len(history[-1]["validation_accuracy"]) if history else 0
-    print_table("validation accuracy", ("epoch", "loss", *(f"exit {k}" for k in range(exits))), rows)
+    exits = [f"exit {k}" for k in range(len(history[-1]["validation_accuracy"]) if history else 0)]
+    print_table("validation accuracy", ("epoch", "loss", *exits), rows)
+    if validation:
+        columns = ("class", "images", *exits, "most often taken for")
+        print_table("validation accuracy of each class, lowest first", columns, class_rows(validation))
+        if warning := majority_warning(validation, balance=checkpoint.settings.balance):
+            log(warning)
     print(f"wrote {path}; next: python -m compile {path} --output BUNDLE")
+
+
+def _read_validation(path: Path) -> dict[str, Any] | None:
+    """Return the report on each class; None if the file is gone."""
+    try:
+        return dict(json.loads(path.read_text())["validation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,8 +109,12 @@ def parser() -> argparse.ArgumentParser:
         description="Train an early-exit network on labelled images. If you run the same command again after an "
         "interruption, it resumes after the last complete epoch.",
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for checkpoint.pt, metrics.json and TensorBoard's curves"
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--output", type=Path, help="folder for checkpoint.pt, metrics.json and TensorBoard's curves")
+    task.add_argument(
+        "--check",
+        action="store_true",
+        help="check in seconds that the images can be read and the network can be trained and compiled; train nothing",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_data(parser.add_argument_group("images"))
@@ -77,7 +136,17 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "--data",
         type=os.path.abspath,
         metavar="DIR",
-        help="folder of the dataset's files; for `folder`: your images, in one subfolder per class",
+        help="folder of the dataset's files; for `folder`: your images, in one subfolder per class, or in train, val "
+        "and test with one subfolder per class each",
+    )
+    group.add_argument(
+        "--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many there are"
+    )
+    group.add_argument(
+        "--workers",
+        type=at_least(0),
+        metavar="N",
+        help="processes that decode images (default: one per core, fewer if /dev/shm is small)",
     )
     group.add_argument(
         "--image-size",
@@ -98,9 +167,12 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--pretrained",
-        type=os.path.abspath,
+        nargs="?",
+        const=PUBLISHED,
+        type=lambda text: text if text == PUBLISHED else os.path.abspath(text),
         metavar="FILE",
-        help="initial weights: a checkpoint of the same backbone, or a timm model's .safetensors or .pth",
+        help="initial weights: a checkpoint of the same backbone, or a timm model's .safetensors or .pth; without FILE "
+        "those that timm publishes for the backbone, which are downloaded",
     )
     group.add_argument(
         "--truncated-at",
@@ -117,6 +189,11 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
         choices=tuple(REGIMES),
         default="joint",
         help="how the losses of the exits are weighted (default: %(default)s)",
+    )
+    group.add_argument(
+        "--balance",
+        action="store_true",
+        help="weight the losses so that all classes count the same, however many images they have",
     )
     group.add_argument(
         "--attention-weight",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
+MAX_INPUT_VALUES = 1 << 26
+"""Upper bound on the values of one input: 4,700 x 4,700 pixels in colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Checkpoint:
             CheckpointError: the weights belong to another architecture.
         """
         settings = self.settings
+        self._check_sizes()
         network = build_network(settings.backbone, self.input.channels, len(self.classes), settings.truncated_at)
         try:
             network.load_state_dict(self.weights)
@@ -48,6 +52,20 @@ class Checkpoint:
                 f"({first_mismatch}); train again, or install the version that made it"
             ) from None
         return network.eval()
+
+    def _check_sizes(self) -> None:
+        """Compare the sizes that the network will be built with to the weights, before memory is taken for them."""
+        spec, shapes = self.input, [weight.shape for weight in self.weights.values() if weight.ndim >= 2]
+        if spec.channels > max((shape[1] for shape in shapes), default=0):
+            raise CheckpointError(
+                f"the checkpoint's weights read no input of {spec.channels} channels, which it is made for; train again"
+            )
+        if not any(shape[0] == len(self.classes) for shape in shapes):
+            raise CheckpointError(
+                f"the checkpoint's weights tell no {len(self.classes)} classes apart, which it names; train again"
+            )
+        if not (min(spec.shape) > 0 and math.prod(spec.shape) <= MAX_INPUT_VALUES):
+            raise CheckpointError(f"the checkpoint's input has shape {spec.shape}, which no network reads; train again")
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -72,14 +90,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     data = read_torch(path)
     version = data.get("version") if isinstance(data, dict) else None
-    if version != CHECKPOINT_VERSION:
+    if type(version) is not int or version != CHECKPOINT_VERSION:
+        shown = version if version is None or isinstance(version, int | float | str) else type(version).__name__
         raise CheckpointError(
-            f"{path} has checkpoint version {version!r}, this installation reads {CHECKPOINT_VERSION}; train again"
+            f"{path} has checkpoint version {str(shown)[:40]}, this installation reads {CHECKPOINT_VERSION}; "
+            "train again"
         )
     try:
         return decode(Checkpoint, {name: value for name, value in data.items() if name != "version"}, "checkpoint")
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}; train again, or install the version that made it") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {str(error)[:300]}; train again, or install the version that made it") from None
 
 
 def write_torch(path: Path, data: dict[str, Any]) -> None:
@@ -99,6 +119,8 @@ def read_torch(path: Path) -> Any:
         raise CheckpointError(f"there is no checkpoint at {path}; train one with `python -m edge.training`")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise zipfile.BadZipFile("compressed")  # torch never compresses: a small file may hold gigabytes
             if damaged_entry := archive.testzip():  # torch does not compare checksums
                 raise zipfile.BadZipFile(damaged_entry)
         return torch.load(path, map_location="cpu", weights_only=True)

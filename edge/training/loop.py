@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from edge.console import log
 from edge.errors import DataError
 from edge.training.augment import Augmentation
-from edge.training.data import PreprocessedImages, training_batches
+from edge.training.data import training_batches
+from edge.training.loading import PreprocessedImages
 from edge.training.network import MultiExitNetwork
 from edge.training.objective import Loss, objective
 from edge.training.regimes import Phase, phase_ends
@@ -33,25 +35,31 @@ class TrainingRun:
         samples: PreprocessedImages,
         augmentation: Augmentation,
         state: StateFile,
+        workers: int | None = None,
     ) -> None:
-        """Set up devices and batches.
+        """Set up devices and batches; a batch of more than all samples is reduced to them.
 
         Raises:
-            DataError: the batch size does not fit the samples or the number of processes, or there are fewer epochs
-                than phases.
+            DataError: the batch size does not fit the number of processes, or there are fewer epochs than phases.
         """
         self.fabric = fabric_for(settings)
         processes = self.fabric.world_size
-        _check_batch_size(settings.batch_size, len(samples), processes)
+        batch_size = _fitting_batch_size(settings.batch_size, len(samples), processes)
+        if batch_size < settings.batch_size and self.fabric.is_global_zero:
+            log(
+                f"batch size {settings.batch_size} is lowered to {batch_size}: there are {len(samples)} training images"
+            )
         self.settings = settings
+        self._unused = unused_parameters(network, samples[0][0].unsqueeze(0)) if processes > 1 else ()
         if processes > 1 and self.fabric.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub
         self._phases, self._phase_ends = phases, phase_ends(phases, settings)
         self._augmentation = augmentation
         self._batches = training_batches(
-            samples, settings.batch_size, settings.seed, self.fabric.global_rank, processes
+            samples, batch_size, settings.seed, self.fabric.global_rank, processes, workers
         )
+        self._class_weights = self._weights_of_classes(samples) if settings.balance else None
         self._phase_index = -1  # no phase has started
         self._state = state
 
@@ -126,7 +134,7 @@ class TrainingRun:
 
     def _step(self, images: Tensor, labels: Tensor, progress: float) -> Loss:
         inputs = self._augmentation(images).contiguous(memory_format=torch.channels_last)
-        loss = objective(self._module(inputs), labels, self.settings, self._phase, progress)
+        loss = objective(self._module(inputs), labels, self.settings, self._phase, progress, self._class_weights)
         self._optimizer.zero_grad()
         self.fabric.backward(loss.total)
         self._optimizer.step()
@@ -155,6 +163,8 @@ class TrainingRun:
         self.network.requires_grad_(True)
         for module in self._frozen_modules():
             module.requires_grad_(False)
+        for parameter in self._unused:
+            parameter.requires_grad_(False)
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.05)
@@ -162,6 +172,13 @@ class TrainingRun:
         total_steps = max(1, (end - first) * self.steps)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total_steps)
         self._module, self._optimizer = self.fabric.setup(self.network, optimizer)
+
+    def _weights_of_classes(self, samples: PreprocessedImages) -> Tensor:
+        """Return weights by which all classes contribute equally, with mean 1 over the samples."""
+        classes = self.network.heads[-1].classify.out_features
+        counts = np.bincount(samples.labels, minlength=int(classes))
+        weights = len(samples.labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return torch.tensor(weights, dtype=torch.float32, device=self.fabric.device)
 
     def _frozen_modules(self) -> Sequence[nn.Module]:
         """Return the modules that the current phase does not train."""
@@ -189,11 +206,26 @@ def fabric_for(settings: Settings) -> Fabric:
     return fabric
 
 
-def _check_batch_size(batch_size: int, samples: int, processes: int) -> None:
-    if batch_size > samples:
-        raise DataError(f"batch size {batch_size} is more than the {samples} training images; lower it")
+def unused_parameters(network: MultiExitNetwork, image: Tensor) -> list[nn.Parameter]:
+    """Return the parameters that no exit depends on, such as a timm model's layers without a part in its features.
+
+    Several processes would wait for their gradients for ever.
+    """
+    parameters = list(network.parameters())
+    outputs = network.eval()(image)
+    total = torch.stack([output.logits.sum() + output.attention.sum() for output in outputs]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+
+
+def _fitting_batch_size(batch_size: int, samples: int, processes: int) -> int:
+    """Return the batch size, or the largest one that the samples fill."""
     if batch_size % processes or batch_size < 2 * processes:
         raise DataError(
             f"batch size {batch_size} cannot be divided among {processes} processes; "
             "choose a multiple of their number, with at least two images per process"
         )
+    fitting = min(batch_size, samples - samples % processes)
+    if fitting < 2 * processes:
+        raise DataError(f"{samples} training images are too few for {processes} processes; start fewer, or add images")
+    return fitting

@@ -28,13 +28,28 @@ class Loss(NamedTuple):
 
 
 def objective(
-    outputs: Sequence[ExitOutputs], labels: Tensor, settings: Settings, phase: Phase, progress: float
+    outputs: Sequence[ExitOutputs],
+    labels: Tensor,
+    settings: Settings,
+    phase: Phase,
+    progress: float,
+    class_weights: Tensor | None = None,
 ) -> Loss:
-    """Return the loss of a batch; `progress` runs from 0 to 1 through the phase."""
+    """Return the loss of a batch.
+
+    Args:
+        outputs: Of every exit.
+        labels: True classes, shape (batch,).
+        settings: Weights of the terms.
+        phase: Weights of the exits.
+        progress: From 0 to 1 through the phase.
+        class_weights: Weight of each class in the classification loss, shape (classes,); None for equal weights.
+    """
     logits = torch.stack([output.logits.float() for output in outputs])
     maps = [output.attention.float() for output in outputs]
     weights = phase.loss_weights(logits.detach(), labels, progress)
-    classification = classification_loss(logits, labels, weights)
+    sample_weights = weights if class_weights is None else weights * class_weights[labels]
+    classification = classification_loss(logits, labels, sample_weights)
     attention = ATTENTION_LOSSES[settings.attention_loss](maps)
     distillation = distillation_loss(logits)
     total = classification

@@ -16,7 +16,11 @@ class Settings:
     truncated_at: int | None = None
     """Train the single-exit network that ends at this exit; None for the whole network."""
     pretrained: str | None = None
-    """File of initial weights."""
+    """File of initial weights, or `timm` for those that timm publishes."""
+    skip_bad: bool = False
+    """Leave out images that cannot be read."""
+    balance: bool = False
+    """Weight each sample's loss so that all classes count the same."""
     regime: str = "joint"
     attention_weight: float = 0.3
     """Weight of the attention consistency loss (EGT's alpha); 0 disables it."""

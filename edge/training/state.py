@@ -31,7 +31,7 @@ class StateFile:
         if not self._path.exists():
             return None
         state = read_torch(self._path)
-        if not isinstance(state, dict) or {name: state.get(name) for name in self._origin} != self._origin:
+        if not isinstance(state, dict) or not all(_equal(state.get(name), self._origin[name]) for name in self._origin):
             raise CheckpointError(
                 f"{self._path} is from an unfinished run with other settings or other images, or of another version; "
                 "finish that run, choose another output, or delete the file"
@@ -41,3 +41,8 @@ class StateFile:
     def write(self, state: dict[str, Any]) -> None:
         """Replace the saved state. An interrupted write leaves the previous one."""
         write_torch(self._path, self._origin | state)
+
+
+def _equal(value: Any, expected: Any) -> bool:
+    """Compare plain values; a tensor, which compares by element, equals none."""
+    return type(value) is type(expected) and repr(value) == repr(expected)

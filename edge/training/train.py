@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,22 +17,47 @@ from edge.progress import Progress
 from edge.storage import write_file
 from edge.training.augment import Augmentation
 from edge.training.backbones import build_network
+from edge.training.backbones.timm import native_size
 from edge.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from edge.training.curves import Curves
-from edge.training.data import PreprocessedImages, batches, measured_input
+from edge.training.data import batches, measured_input
 from edge.training.datasets import load_dataset
 from edge.training.datasets.base import LabelledImages
 from edge.training.evaluate import accuracies, logits_of
+from edge.training.loading import Loader, PreprocessedImages
 from edge.training.loop import TrainingRun
 from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import load_pretrained
 from edge.training.regimes import Phase, phases_of
 from edge.training.settings import Settings
-from edge.training.splits import draw_splits, split_specs
+from edge.training.splits import Splits, draw_splits, split_specs
 from edge.training.state import StateFile
+from edge.training.summary import class_report, describe_images
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
+
+
+class Prepared(NamedTuple):
+    """Everything a training needs."""
+
+    images: LabelledImages
+    splits: Splits
+    specs: dict[str, SplitSpec]
+    spec: InputSpec
+    network: MultiExitNetwork
+    """With its initial weights."""
+
+
+def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepared:
+    """Load and split the images, measure them, and build the network.
+
+    Raises:
+        DataError: the dataset cannot be used with these settings.
+        CheckpointError: the backbone or its weights cannot be loaded.
+    """
+    images, splits, specs = _load(settings, images)
+    return _prepared(settings, images, splits, specs)
 
 
 def train(
@@ -39,6 +65,9 @@ def train(
     output: Path,
     images: LabelledImages | None = None,
     phases: Sequence[Phase] | None = None,
+    *,
+    workers: int | None = None,
+    before_training: Callable[[MultiExitNetwork, InputSpec], None] | None = None,
 ) -> Checkpoint:
     """Train a network, resume an unfinished run of the same settings, or return the checkpoint of a finished one.
 
@@ -50,38 +79,60 @@ def train(
         output: Folder for the results.
         images: The dataset, if it is loaded already.
         phases: Phases of `settings.regime`, if it is not in `REGIMES`.
+        workers: Processes that decode files; None for as many as cores and shared memory allow.
+        before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
         DataError: the dataset cannot be used with these settings.
         CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be loaded.
     """
-    images = images or load_dataset(
-        settings.dataset, Path(settings.data) if settings.data else None, settings.image_size
-    )
-    splits = draw_splits(images, settings.seed)
-    specs = split_specs(images, splits)
+    images, splits, specs = _load(settings, images)
     if finished := _finished_run(output / CHECKPOINT, settings, specs):
         return finished
-    spec = measured_input(images, splits["train"])
+    spec, network = _prepared(settings, images, splits, specs)[-2:]
+    if before_training is not None and is_first_process():
+        before_training(network, spec)
     run = TrainingRun(
-        _initial_network(settings, spec, len(images.classes)),
+        network,
         settings,
         phases or phases_of(settings),
         PreprocessedImages(images, splits["train"], spec),
         # the label of an array may belong to its central pixel, so arrays must not be shifted
         Augmentation(shift=images.kind == "image", mirror=images.mirror),
         StateFile(output / STATE, settings, specs),
+        workers,
     )
-    history = _fit(run, PreprocessedImages(images, splits["validation"], spec), output)
+    validation = batches(PreprocessedImages(images, splits["validation"], spec), VALIDATION_BATCH, workers)
+    history = _fit(run, validation, output)
     weights = {name: tensor.cpu() for name, tensor in run.network.state_dict().items()}
     checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, weights)
     if run.fabric.is_global_zero:
-        _write_results(output, checkpoint)
+        _write_results(output, checkpoint, class_report(*logits_of(run.network, validation), images.classes))
     run.fabric.barrier()
     return checkpoint
 
 
-def _fit(run: TrainingRun, validation: PreprocessedImages, output: Path) -> list[dict[str, Any]]:
+def is_first_process() -> bool:
+    """Return True in a single process, and in the first of those that `torchrun` starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _load(settings: Settings, images: LabelledImages | None) -> tuple[LabelledImages, Splits, dict[str, SplitSpec]]:
+    folder = Path(settings.data) if settings.data else None
+    images = images or load_dataset(settings.dataset, folder, settings.image_size, skip_bad=settings.skip_bad)
+    splits = draw_splits(images, settings.seed)
+    return images, splits, split_specs(images, splits)
+
+
+def _prepared(settings: Settings, images: LabelledImages, splits: Splits, specs: dict[str, SplitSpec]) -> Prepared:
+    if is_first_process():
+        for line in describe_images(images, splits, balance=settings.balance):
+            log(line)
+    spec = measured_input(images, splits["train"])
+    return Prepared(images, splits, specs, spec, _initial_network(settings, spec, len(images.classes)))
+
+
+def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, Any]]:
     """Train the remaining epochs and return the metrics of all epochs."""
     history = run.resume()
     epochs = run.settings.epochs
@@ -100,11 +151,11 @@ def _fit(run: TrainingRun, validation: PreprocessedImages, output: Path) -> list
     return history
 
 
-def _validation_accuracy(run: TrainingRun, validation: PreprocessedImages) -> list[float]:
+def _validation_accuracy(run: TrainingRun, validation: Loader) -> list[float]:
     """Return each exit's accuracy on the validation split, computed by the first process."""
     accuracy: list[float] = []
     if run.fabric.is_global_zero:
-        accuracy = accuracies(*logits_of(run.network, batches(validation, VALIDATION_BATCH)))
+        accuracy = accuracies(*logits_of(run.network, validation))
     return run.fabric.broadcast(accuracy)
 
 
@@ -114,9 +165,11 @@ def _validation_note(history: list[dict[str, Any]]) -> str:
     return "validation " + " ".join(f"{accuracy:.1%}" for accuracy in history[-1]["validation_accuracy"])
 
 
-def _write_results(output: Path, checkpoint: Checkpoint) -> None:
+def _write_results(output: Path, checkpoint: Checkpoint, validation: dict[str, Any]) -> None:
     """Write metrics and checkpoint, and delete the state of the run."""
-    metrics = {"settings": dataclasses.asdict(checkpoint.settings), **checkpoint.metrics}
+    metrics = {
+        "settings": dataclasses.asdict(checkpoint.settings), **checkpoint.metrics, "validation": validation,
+    }  # fmt: skip
     write_file(output / METRICS, json.dumps(metrics, indent=2))
     write_checkpoint(output / CHECKPOINT, checkpoint)  # last: its presence means that the run is finished
     (output / STATE).unlink(missing_ok=True)
@@ -132,16 +185,27 @@ def _initial_network(settings: Settings, spec: InputSpec, classes: int) -> Multi
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, classes, settings.truncated_at)
     if settings.pretrained:
-        log(load_pretrained(network, Path(settings.pretrained)))
+        log(load_pretrained(network, settings.pretrained, settings.backbone))
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(2, *spec.shape))
-    except (AssertionError, RuntimeError) as error:  # timm asserts sizes
+    except (AssertionError, RuntimeError, MemoryError) as error:  # timm asserts sizes
         raise DataError(
-            f"{settings.backbone} cannot read inputs of {spec.height}x{spec.width} pixels ({error}); "
-            "choose a larger --image-size"
+            f"{settings.backbone} cannot read inputs of {spec.height}x{spec.width} pixels "
+            f"({error or type(error).__name__}); {_size_remedy(spec.height, native_size(network), str(error))}"
         ) from error
     return network
+
+
+def _size_remedy(size: int, native: int | None, reason: str) -> str:
+    """Return the advice for an image size that a network cannot read."""
+    if "memory" in reason or "allocate" in reason:
+        return "choose a smaller --image-size"
+    if native is None:
+        return "choose a larger --image-size"
+    if size < native:
+        return f"choose a larger --image-size, such as {native}, for which the model was made"
+    return f"choose --image-size {native}, for which the model was made"
 
 
 def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:

@@ -14,8 +14,9 @@ from torch import nn
 
 from edge.errors import DataError
 from edge.training.augment import Augmentation
-from edge.training.data import PreprocessedImages, measured_input
+from edge.training.data import measured_input
 from edge.training.datasets.base import LabelledImages
+from edge.training.loading import PreprocessedImages
 from edge.training.loop import TrainingRun
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages
 from edge.training.regimes import phases_of

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from edge.training.augment import Augmentation, random_mirror, random_shift
 from edge.training.backbones import BACKBONES
 from edge.training.backbones.cnn import build_cnn
-from edge.training.data import preprocessed
 from edge.training.datasets.base import LabelledImages, content_digests
+from edge.training.loading import preprocessed
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings
 from edge.training.splits import draw_splits

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from edge.bundle.manifest import InputSpec
 from edge.frames.base import frame_from_array
 from edge.frames.preprocess import preprocess_for
-from edge.training.data import Batch, PreprocessedImages, batches, measured_input, preprocessed, training_batches
+from edge.training.data import batches, measured_input, training_batches
 from edge.training.datasets.base import LabelledImages
+from edge.training.loading import Batch, PreprocessedImages, preprocessed
 
 SAMPLES = 24
 EVERY = np.arange(SAMPLES)

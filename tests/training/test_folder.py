@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from edge.errors import DataError
 from edge.frames.preprocess import resize
-from edge.training.data import measured_input, preprocessed
+from edge.training.data import measured_input
 from edge.training.datasets import load_dataset
+from edge.training.loading import preprocessed
 from edge.training.splits import draw_splits
 
 

@@ -13,8 +13,9 @@ from edge.bundle.manifest import SplitSpec
 from edge.errors import CheckpointError, DataError
 from edge.training.augment import Augmentation
 from edge.training.backbones.cnn import build_cnn
-from edge.training.data import PreprocessedImages, measured_input
+from edge.training.data import measured_input
 from edge.training.datasets.base import LabelledImages
+from edge.training.loading import PreprocessedImages
 from edge.training.loop import TrainingRun
 from edge.training.network import conv_bn_relu
 from edge.training.regimes import REGIMES, phases_of

@@ -7,6 +7,7 @@ the torchvision it needs are installed with the extra `timm`.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edge.errors import CheckpointError
@@ -70,14 +71,55 @@ def _last_three(name: str, channels: int) -> list[int]:
     return list(range(count))[-3:]
 
 
-def _create_model(name: str, channels: int, stages: Sequence[int] | None) -> nn.Module:
+def published_weights(backbone: str) -> dict[str, Tensor]:
+    """Return the weights that timm publishes for a model, downloaded once and kept in its cache.
+
+    Raises:
+        CheckpointError: the backbone is not timm's, timm publishes none, or they cannot be downloaded.
+    """
+    name = backbone.removeprefix(PREFIX).partition(":")[0]
+    if not backbone.startswith(PREFIX):
+        raise CheckpointError(
+            f"nobody publishes weights for {backbone!r}; give --pretrained a file, or choose a {PREFIX}NAME backbone"
+        )
+    timm = _import_timm()
+    try:
+        weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of huggingface_hub, its HTTP library, the file system, or timm without weights
+        raise CheckpointError(
+            f"timm's weights of {name!r} cannot be loaded ({type(error).__name__}: {error}); they are downloaded from "
+            "huggingface.co: check the network, or give --pretrained a file that you copied here"
+        ) from error
+    return weights
+
+
+def native_size(network: MultiExitNetwork) -> int | None:
+    """Return the image size that a timm model was made for; None for other backbones."""
+    model = getattr(network.backbone, "model", None)
+    configuration = getattr(getattr(model, "model", model), "pretrained_cfg", None) or {}
+    size = configuration.get("input_size")
+    return int(size[-1]) if size else None
+
+
+def _import_timm() -> Any:
     try:
         import timm
-    except (ImportError, RuntimeError) as error:  # a torchvision of another build than torch fails with the latter
+    except ImportError as error:
         raise CheckpointError(
             f"timm cannot be used here ({error}); install it with a torchvision that fits this torch: "
             "pip install timm torchvision"
         ) from error
+    except RuntimeError as error:  # a torchvision of another build than torch
+        build = torch.__version__.partition("+")[2] or "cpu"
+        raise CheckpointError(
+            f"timm cannot be used here ({error}); install a torchvision that fits this torch {torch.__version__}: "
+            f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{build}"
+        ) from error
+    return timm
+
+
+def _create_model(name: str, channels: int, stages: Sequence[int] | None) -> nn.Module:
+    timm = _import_timm()
     if not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
         raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; similar names: {similar}")

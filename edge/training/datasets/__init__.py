@@ -1,6 +1,7 @@
 """Labelled images by dataset name; one file per dataset."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from edge.errors import DataError
@@ -10,18 +11,21 @@ Loader = Callable[[Path | None, int | None], LabelledImages]
 """Loads a dataset from a folder, if the user named one, at an image size, if the user chose one."""
 
 
-def load_dataset(name: str, path: Path | None = None, image_size: int | None = None) -> LabelledImages:
+def load_dataset(
+    name: str, path: Path | None = None, image_size: int | None = None, *, skip_bad: bool = False
+) -> LabelledImages:
     """Return a dataset by name.
 
     Args:
         name: One of `dataset_names()`.
         path: Folder of its files; None for the dataset's default locations.
         image_size: Height and width of the network's input, for datasets that support several; None for the default.
+        skip_bad: Leave out images of `folder` that cannot be read.
 
     Raises:
         DataError: the dataset is unknown, or its files are missing or unusable.
     """
-    loaders = _loaders()
+    loaders = _loaders(skip_bad=skip_bad)
     if name not in loaders:
         raise DataError(f"unknown dataset {name!r}; the datasets are {', '.join(loaders)}")
     return loaders[name](path, image_size)
@@ -32,7 +36,7 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(_loaders())
 
 
-def _loaders() -> dict[str, Loader]:
+def _loaders(*, skip_bad: bool = False) -> dict[str, Loader]:
     from edge.training.datasets import digits, fashion_mnist, folder, indian_pines
 
     return {
@@ -41,5 +45,5 @@ def _loaders() -> dict[str, Loader]:
         "fashion-mnist-small": fashion_mnist.load_small,
         "indian-pines": indian_pines.load,
         "indian-pines-disjoint": indian_pines.load_disjoint,
-        "folder": folder.load,
+        "folder": partial(folder.load, skip_bad=skip_bad),
     }

@@ -42,6 +42,8 @@ class LabelledImages:
     """True if an access decodes a file; worker processes may then do it."""
     mirror: bool = False
     """True if a mirrored image still belongs to its class, so that training may mirror it."""
+    notes: tuple[str, ...] = ()
+    """Sentences about files that were left out, or look wrong, and why."""
 
 
 def content_digests(frames: Frames) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from edge.bundle.sample_ids import content_digest
 from edge.console import track
 from edge.errors import DataError, SourceError
-from edge.frames.files import IMAGE_SUFFIXES, read_frame
-from edge.frames.labelled import class_folders
+from edge.frames.files import read_frame
 from edge.training.datasets.base import LabelledImages
+from edge.training.datasets.layout import images_by_split
 
 SIZE = 64
-LAYOUT = "give --data a folder with a subfolder of images for each class"
+MAX_NAMED = 20
+"""Files that one message names."""
 
 
 class ImageFiles:
@@ -42,11 +43,12 @@ class ImageFiles:
             raise DataError(str(error)) from error
 
 
-def load(path: Path | None, image_size: int | None) -> LabelledImages:
+def load(path: Path | None, image_size: int | None, *, skip_bad: bool = False) -> LabelledImages:
     """Return the colour images of a folder, which the network reads at 64x64 (or `image_size`) pixels.
 
-    Subfolders are classes, in the order of their names, with all images in and below them. Hidden files and folders
-    are skipped. Every image is decoded once here, so that a damaged one is reported before a long training.
+    Subfolders are classes, in the order of their names, with all images in and below them. Where they are called
+    train, val and test, they are these splits, and their subfolders the classes. Hidden files and folders are skipped.
+    Every image is decoded once here, so that damaged ones are reported before a long training.
 
     Raises:
         DataError: the folder is missing or has fewer than two classes, a class has no images, or an image is damaged
@@ -57,59 +59,91 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         raise DataError(
             f"an image size of {size} pixels is not possible; choose a positive size, or leave it out for {SIZE}"
         )
-    images = _class_images(path)
-    paths = [path for members in images.values() for path in members]
-    files = ImageFiles(paths)
-    labels = np.repeat(np.arange(len(images), dtype=np.int64), [len(members) for members in images.values()])
+    images = images_by_split(path)
+    classes = tuple(images["train"])
+    listed = [
+        (file, classes.index(name), purpose)
+        for purpose, members in images.items()
+        for name, files in members.items()
+        for file in files
+    ]
+    checked = _check_files([file for file, _, _ in listed])
+    if checked.bad and not skip_bad:
+        raise DataError(
+            f"{len(checked.bad)} of {len(listed)} images cannot be read: {_first(list(checked.bad.values()))}; "
+            "remove or replace them, or leave them out with --skip-bad"
+        )
+    good = [entry for index, entry in enumerate(listed) if index not in checked.bad]
+    labels = np.array([label for _, label, _ in good], dtype=np.int64)
+    paths = [file for file, _, _ in good]
+    _check_two_classes(paths, labels, checked.digests)
     return LabelledImages(
         name="folder",
-        frames=files,
+        frames=ImageFiles(paths),
         labels=labels,
-        classes=tuple(images),
+        classes=classes,
         kind="image",
         colour="rgb",
         size=(3, size, size),
-        digests=_validated_digests(files, paths, labels),
+        digests=checked.digests,
+        fixed_splits={
+            purpose: np.array([index for index, entry in enumerate(good) if entry[2] == purpose], dtype=np.intp)
+            for purpose in images
+            if purpose != "train"
+        },
         from_files=True,
+        notes=checked.notes(),
     )
 
 
-def _class_images(folder: Path | None) -> dict[str, list[Path]]:
-    """Return the image files of each class."""
-    if folder is None:
-        raise DataError(f"the dataset 'folder' needs the location of your images; {LAYOUT}")
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; {LAYOUT}")
-    classes = class_folders(folder)
-    if not classes:
-        raise DataError(f"{folder} has no subfolders; {LAYOUT}")
-    if len(classes) == 1:
-        raise DataError(
-            f"{folder} has only one class, {next(iter(classes))!r}; a classifier needs at least 2: {LAYOUT}"
-        )
-    images = {
-        name: [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES] for name, files in classes.items()
-    }
-    for name, paths in images.items():
-        if not paths:
-            raise DataError(
-                f"{folder / name} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder"
+class _Checked(NamedTuple):
+    """Result of decoding all files."""
+
+    digests: list[str]
+    """Of the files that can be read."""
+    bad: dict[int, str]
+    """Reason by index of a file that cannot be read."""
+    uniform: list[Path]
+    """Images of a single colour, such as those of a covered camera."""
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence for each kind of file that was left out or looks wrong."""
+        notes = []
+        if self.bad:
+            notes.append(f"{len(self.bad)} images that cannot be read are left out: {_first(list(self.bad.values()))}")
+        if self.uniform:
+            notes.append(
+                f"{len(self.uniform)} images have a single colour throughout: {_first([str(p) for p in self.uniform])}"
             )
-    return images
+        return tuple(notes)
 
 
-def _validated_digests(files: ImageFiles, paths: Sequence[Path], labels: NDArray[np.int64]) -> list[str]:
-    """Decode every image to detect damaged files, and return the digest of each file.
+def _check_files(paths: Sequence[Path]) -> _Checked:
+    """Decode every image."""
+    checked = _Checked([], {}, [])
+    for index, path in enumerate(track(paths, "checking images", len(paths))):
+        try:
+            pixels = read_frame(path).pixels
+            digest = content_digest(path.read_bytes())
+        except (SourceError, OSError) as error:
+            checked.bad[index] = str(error)
+            continue
+        checked.digests.append(digest)
+        if pixels.min() == pixels.max():
+            checked.uniform.append(path)
+    return checked
 
-    Raises:
-        DataError: an image is damaged, or in two classes.
-    """
-    digests: list[str] = []
+
+def _check_two_classes(paths: Sequence[Path], labels: NDArray[np.int64], digests: Sequence[str]) -> None:
+    """Refuse the same image in two classes."""
     first_index: dict[str, int] = {}
-    for index in track(range(len(paths)), "checking images"):
-        files[index]  # raises if the image is damaged
-        digests.append(content_digest(paths[index].read_bytes()))
-        first = first_index.setdefault(digests[-1], index)
+    for index, digest in enumerate(digests):
+        first = first_index.setdefault(digest, index)
         if labels[first] != labels[index]:
             raise DataError(f"{paths[first]} and {paths[index]} are the same image in two classes; remove one")
-    return digests
+
+
+def _first(texts: Sequence[str]) -> str:
+    """Return the first texts of many."""
+    more = f"; and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
+    return "; ".join(texts[:MAX_NAMED]) + more
