@@ -1,22 +1,28 @@
 """Atomic writes: after an error or a kill, the old content is complete and no temporary files are left."""
 
+import errno
 import hashlib
 import os
+import signal
 import stat
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from edge.storage import atomic_dir, atomic_file, sha256_of, write_file
-from tests.support.commands import contents, full_disk
+from edge.storage import atomic_dir, atomic_file, exchange, locked_dir, read_file, sha256_of, write_file
+from tests.support.commands import ROOT, TIMEOUT_S, contents, full_disk
 
 OLD, NEW = b"old content", b"new content, longer"
 
 
 class AtomicWrite(Protocol):
+    __name__: str
+
     def __call__(self, path: Path) -> AbstractContextManager[Path]: ...
 
 
@@ -40,12 +46,11 @@ def write(request: pytest.FixtureRequest) -> AtomicWrite:
     return atomic_write
 
 
-@pytest.fixture
-def dead_process() -> int:
-    """Process id of a process that has ended."""
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
+@pytest.fixture(params=["exchange", "three renames"])
+def renames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace folders as on file systems with and without the exchange of two names."""
+    if request.param == "three renames":
+        monkeypatch.setattr(exchange, "_renameat2", lambda partial, path: errno.EINVAL)
 
 
 @pytest.mark.parametrize("was_there", [False, True])
@@ -129,76 +134,179 @@ def test_permissions_follow_the_umask(write: AtomicWrite, mask: int, tmp_path: P
     assert stat.S_IMODE((tmp_path / "target").stat().st_mode) == default & ~mask
 
 
-def test_leftovers_of_killed_writers_are_removed(write: AtomicWrite, dead_process: int, tmp_path: Path) -> None:
-    partial = tmp_path / f".target.{dead_process}.abcdefgh.partial"
-    partial.mkdir()
-    (partial / "half").write_bytes(OLD)
-    (tmp_path / f".target.{dead_process}.ijklmnop.partial").write_bytes(OLD)
+PARTIAL = ".target.0123abcd.partial"
+
+
+def put_aside(folder: Path, name: str) -> Path:
+    """Write a folder as a killed writer leaves it."""
+    (folder / name).mkdir()
+    (folder / name / "file").write_bytes(OLD)
+    return folder / name
+
+
+def test_leftovers_of_killed_writers_are_removed(write: AtomicWrite, tmp_path: Path) -> None:
+    put_aside(tmp_path, PARTIAL)
+    (tmp_path / ".target.4567abcd.partial").write_bytes(OLD)
+    (tmp_path / ".target.89abcdef.partial").symlink_to(tmp_path)  # of a link that was replaced
     put(tmp_path / "target", write, NEW)
     assert os.listdir(tmp_path) == ["target"]
 
 
-@pytest.mark.parametrize("name", ["target", "target.2"])
-def test_partial_files_of_running_processes_are_kept(
-    name: str, write: AtomicWrite, dead_process: int, tmp_path: Path
-) -> None:
-    name = name.replace("2", str(dead_process))
-    partial = tmp_path / f".{name}.{os.getppid()}.abcdefgh.partial"
-    partial.mkdir()
-    (partial / "half").write_bytes(OLD)
-    put(tmp_path / "target", write, NEW)
-    assert sorted(os.listdir(tmp_path)) == [partial.name, "target"]
-    assert read(partial / "half") == OLD
+@pytest.mark.parametrize("in_namespace", [False, True])
+def test_partial_files_of_running_processes_are_kept(write: AtomicWrite, in_namespace: bool, tmp_path: Path) -> None:
+    """A process id says nothing: in a container the writer's is 1 for ever, or another's elsewhere."""
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc"] if in_namespace else []
+    if namespace and subprocess.run([*namespace, "true"], capture_output=True).returncode:
+        pytest.skip("not allowed to make a PID namespace")
+    target, script = tmp_path / "target", WAITING_WRITER.format(write=write.__name__)
+    command = [*namespace, sys.executable, "-c", script, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as writer:
+        assert writer.stdin
+        assert writer.stdout
+        assert writer.stdout.readline() == b"ready\n"
+        put(target, write, OLD)
+        assert len(os.listdir(tmp_path)) == 2
+        writer.stdin.close()
+    assert read(target) == NEW
+    assert os.listdir(tmp_path) == ["target"]
 
 
-@pytest.mark.parametrize("name", [".target.notes", ".target.notes.partial", ".targets.1.abcdefgh.partial", "target.1"])
+WAITING_WRITER = """
+import sys
+from pathlib import Path
+from edge.storage import atomic_dir, atomic_file
+
+with {write}(Path(sys.argv[1])) as partial:
+    (partial / "file" if partial.is_dir() else partial).write_bytes(b"new content, longer")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "name", [".target.notes", ".target.notes.partial", ".targets.0123abcd.partial", ".target.2.0123abcd.partial"]
+)
 def test_files_with_similar_names_are_kept(name: str, write: AtomicWrite, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(OLD)
     put(tmp_path / "target", write, NEW)
     assert (tmp_path / name).read_bytes() == OLD
 
 
-def test_leftovers_of_a_name_with_brackets_are_removed(write: AtomicWrite, dead_process: int, tmp_path: Path) -> None:
-    (tmp_path / f".net[1].{dead_process}.abcdefgh.partial").write_bytes(OLD)
+def test_a_pipe_with_the_name_of_a_leftover_does_not_hang(write: AtomicWrite, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / PARTIAL)
+    put(tmp_path / "target", write, NEW)
+    assert read(tmp_path / "target") == NEW
+
+
+def test_leftovers_of_a_name_with_brackets_are_removed(write: AtomicWrite, tmp_path: Path) -> None:
+    (tmp_path / ".net[1].0123abcd.partial").write_bytes(OLD)
     put(tmp_path / "net[1]", write, NEW)
     assert os.listdir(tmp_path) == ["net[1]"]
 
 
-def test_a_folder_retired_by_a_killed_writer_is_restored(dead_process: int, tmp_path: Path) -> None:
-    retired = tmp_path / f".target.{dead_process}.abcdefgh.retired"
-    retired.mkdir()
-    (retired / "file").write_bytes(OLD)
+def test_a_planted_folder_never_becomes_the_target(tmp_path: Path) -> None:
+    planted = [put_aside(tmp_path, name) for name in (".target.0123abcd.retired", ".target.999999.0123abcd.retired")]
     with pytest.raises(RuntimeError), atomic_dir(tmp_path / "target"):
         raise RuntimeError
-    assert contents(tmp_path) == {"target": None, "target/file": OLD}
+    assert not (tmp_path / "target").exists()
+    assert all(folder.exists() for folder in planted), "it may be the only copy"
 
 
-def test_a_retired_folder_is_removed_if_the_new_one_is_in_place(dead_process: int, tmp_path: Path) -> None:
+def test_a_retired_folder_is_removed_if_the_new_one_is_in_place(tmp_path: Path) -> None:
     put(tmp_path / "target", atomic_dir, NEW)
-    retired = tmp_path / f".target.{dead_process}.abcdefgh.retired"
-    retired.mkdir()
-    (retired / "file").write_bytes(OLD)
+    put_aside(tmp_path, ".target.0123abcd.retired")
     put(tmp_path / "target", atomic_dir, NEW)
     assert contents(tmp_path) == {"target": None, "target/file": NEW}
 
 
-def test_the_old_folder_is_restored_if_the_new_one_cannot_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("renames")
+def test_a_folder_replaces_a_folder_without_leftovers(tmp_path: Path) -> None:
+    for content in (OLD, NEW, OLD):
+        put(tmp_path / "target", atomic_dir, content)
+        assert contents(tmp_path) == {"target": None, "target/file": content}
+
+
+@pytest.mark.usefixtures("renames")
+def test_the_old_folder_stays_if_the_new_one_cannot_be_renamed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     put(target, atomic_dir, OLD)
-    before = contents(tmp_path)
-    replace = os.replace
 
-    def refuse_partial(source: Path, destination: Path) -> None:
-        if source.suffix == ".partial":
-            raise PermissionError(f"{destination} may not be written")
-        replace(source, destination)
+    def lose_partial() -> None:
+        with atomic_dir(target) as partial:
+            fill(partial, NEW)
+            partial.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(os, "replace", refuse_partial)
-    with pytest.raises(PermissionError):
-        put(target, atomic_dir, NEW)
-    assert contents(tmp_path) == before
+    with pytest.raises(FileNotFoundError):
+        lose_partial()
+    assert read(target) == OLD
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "target"]
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from edge.storage import atomic_dir, exchange
+
+def killed(*names):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if "{moment}" == "before the exchange":
+    exchange._renameat2 = killed
+if "{moment}" == "after the exchange":
+    exchange.fsync = lambda path: killed() if path == Path(sys.argv[1]).parent else None
+with atomic_dir(Path(sys.argv[1])) as partial:
+    (partial / "file").write_bytes(b"new content, longer")
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "content"), [("before the exchange", OLD), ("after the exchange", NEW)], ids=["before", "after"]
+)
+def test_a_writer_killed_around_the_rename_leaves_one_whole_folder(moment: str, content: bytes, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    put(target, atomic_dir, OLD)
+    done = subprocess.run([sys.executable, "-c", KILLED_AT.format(moment=moment), str(target)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert read(target) == content
+    put(target, atomic_dir, NEW)
+    assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+@pytest.mark.usefixtures("renames")
+def test_of_several_writers_at_once_all_end_well_and_one_wins(write: AtomicWrite, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def write_often(content: bytes) -> None:
+        for _ in range(25):
+            put(target, write, content)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write_often, [OLD, NEW, OLD * 2, NEW * 2]))
+    assert read(target) in (OLD, NEW, OLD * 2, NEW * 2)
+    put(target, write, NEW)
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def test_a_locked_folder_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    put(target, atomic_dir, OLD)
+    with ThreadPoolExecutor() as threads:
+        with locked_dir(target):
+            writer = threads.submit(put, target, atomic_dir, NEW)
+            with pytest.raises(TimeoutError):
+                writer.result(timeout=0.3)
+            assert read(target) == OLD
+        writer.result(timeout=TIMEOUT_S)
+    assert read(target) == NEW
+
+
+def test_a_lock_that_is_not_released_is_an_error_with_its_folder(tmp_path: Path) -> None:
+    with (
+        locked_dir(tmp_path),
+        pytest.raises(TimeoutError, match=f"kept its lock for 0.1 s: '{tmp_path}'"),
+        locked_dir(tmp_path, limit_s=0.1),
+    ):
+        pass
 
 
 def test_a_link_to_a_folder_is_replaced_without_leftovers(tmp_path: Path) -> None:
@@ -207,13 +315,6 @@ def test_a_link_to_a_folder_is_replaced_without_leftovers(tmp_path: Path) -> Non
     put(tmp_path / "target", atomic_dir, NEW)
     assert read(tmp_path / "target") == NEW
     assert sorted(os.listdir(tmp_path)) == ["elsewhere", "target"]
-
-
-def test_a_link_retired_by_a_killed_writer_is_removed(dead_process: int, tmp_path: Path) -> None:
-    put(tmp_path / "target", atomic_dir, OLD)
-    (tmp_path / f".target.{dead_process}.abcdefgh.retired").symlink_to(tmp_path / "target")
-    put(tmp_path / "target", atomic_dir, NEW)
-    assert contents(tmp_path) == {"target": None, "target/file": NEW}
 
 
 def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
@@ -227,3 +328,16 @@ def test_the_sha256_covers_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than one chunk
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "too large"])
+def test_only_regular_files_of_a_bounded_size_are_read(kind: str, tmp_path: Path) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "too large":
+        path.write_bytes(bytes(101))
+    with pytest.raises(OSError, match=r"is no regular file|is larger than"):
+        read_file(path, max_bytes=100)

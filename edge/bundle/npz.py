@@ -83,10 +83,10 @@ def _read_member(archive: zipfile.ZipFile, name: str, spec: ArraySpec) -> NDArra
 
 
 def _read_header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy.read_magic(file)
-    if version not in HEADERS:
-        raise ValueError(f"{name} has a header of version {version}")
-    shape, is_fortran, dtype = HEADERS[version](file)
+    try:
+        shape, is_fortran, dtype = HEADERS[npy.read_magic(file)](file)
+    except Exception as error:  # Python's parser raises much
+        raise ValueError(f"{name} has a damaged header ({' '.join(str(error).split())[:200]})") from error
     if any(size < 0 for size in shape):
         raise ValueError(f"{name} has shape {_shortened(str(shape))}")
     return shape, is_fortran, dtype

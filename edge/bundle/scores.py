@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,7 @@ def _check_shapes(recorded: LabelledScores) -> None:
     for name, (shape, wanted) in expected.items():
         if shape != wanted:
             raise ValueError(f"{name} has shape {shape}, expected {wanted} beside logits of {recorded.logits.shape}")
-    for name, labels in {"label": recorded.scores.label, "truth": recorded.truth}.items():
+    named: dict[str, NDArray[Any]] = {"label": recorded.scores.label, "truth": recorded.truth}
+    for name, labels in named.items():
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(f"{name} has classes {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")

@@ -12,6 +12,7 @@ from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
+from edge.engines.subprocess_build import shared_process
 from edge.progress import OnProgress, ignore_progress
 
 
@@ -30,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Build every segment's engine."""
     bundle = Bundle.open(arguments.bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads, target=arguments.target)
-    with ProgressDisplay() as display:
+    with ProgressDisplay() as display, shared_process():
         builds = build_bundle(
             bundle, backend, precisions=arguments.precision, batches=arguments.batches, on_progress=display
         )

@@ -14,6 +14,7 @@ from typing import Any
 from edge.bundle.manifest import SegmentSpec
 from edge.engines.base import Backend, BuildOrder
 from edge.engines.prune import mark_used, prune
+from edge.engines.subprocess_build import shared_process
 from edge.errors import EngineError
 from edge.progress import OnProgress, Progress, ignore_progress
 from edge.storage import (
@@ -185,10 +186,11 @@ def load_engines(
     """
     cache, files = EngineCache(), files or {}
     engines = []
-    for segment in segments:
-        sha256 = files.get(segment.file)
-        built = cache.get(folder / segment.file, backend, batch, on_progress, sha256=sha256)
-        engines.append(backend.load(built.path, segment))
+    with shared_process():
+        for segment in segments:
+            sha256 = files.get(segment.file)
+            built = cache.get(folder / segment.file, backend, batch, on_progress, sha256=sha256)
+            engines.append(backend.load(built.path, segment))
     return engines
 
 

@@ -76,7 +76,7 @@ class OnnxRuntimeBuild:
         except EngineError:
             _check_space(self.order)
             raise
-        session = _session(self.order.engine, _engine_options(threads=1))
+        session = _session(self.order.engine, _engine_options(threads=1), name=self.order.segment)
         signal.alarm(TRIAL_LIMIT_S)
         session.run(None, {tensor.name: _zeros(tensor) for tensor in session.get_inputs()})
         signal.alarm(0)
@@ -179,7 +179,7 @@ def _options(level: onnxruntime.GraphOptimizationLevel, threads: int) -> onnxrun
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     # Segments run in turn, each on its own threads: threads that spin after a run would slow the next segment.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -189,13 +189,13 @@ def _engine_options(threads: int) -> onnxruntime.SessionOptions:
     return _options(onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, threads)
 
 
-def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _session(path: Path, options: onnxruntime.SessionOptions, name: Path | None = None) -> onnxruntime.InferenceSession:
     try:
         open_regular(path).close()  # ONNX Runtime takes a missing permission for a damaged file
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no narrower base
         why = " ".join(str(error).split())
-        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} refuses {path}: {why}") from error
+        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} refuses {name or path}: {why}") from error
 
 
 def _zeros(tensor: Any) -> NDArray[Any]:

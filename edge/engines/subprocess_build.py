@@ -1,7 +1,8 @@
 """Builds in a process of their own: a library that crashes or runs out of memory becomes an error message.
 
 The process is started with a short program, not forked, for CUDA does not survive a fork; nor by `multiprocessing`,
-which would run the user's script again where that has no `if __name__ == "__main__"`.
+which would run the user's script again where that has no `if __name__ == "__main__"`. Builds inside `shared_process`
+take turns in one process: starting it and importing the library take longer than most builds of ONNX Runtime.
 """
 
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -53,59 +55,121 @@ class Build(Protocol):
         """Return the error for an exception that the library raised for this reason."""
 
 
+@contextmanager
+def shared_process() -> Iterator[None]:
+    """Let the builds in this block, on this thread, share a process, which the first of them starts."""
+    process = BuildProcess()
+    token = _shared.set(process)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        process.close()
+
+
 def build_in_subprocess(build: Build, on_phase: OnPhase) -> None:
-    """Build a segment's engine in a new process and forward its phases.
+    """Build a segment's engine in another process and forward its phases.
 
     Raises:
         EngineError: the library refuses the segment, or the process died.
     """
-    ours, theirs = Pipe()
-    command = [sys.executable, "-I", "-c", PROGRAM, str(theirs.fileno())]
-    with theirs, _sigint_blocked():
-        child = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-    with ours:  # the child holds the only other end, and its death ends the stream
+    process = _shared.get() or BuildProcess()
+    try:
+        process.build(build, on_phase)
+    finally:
+        if process is not _shared.get():
+            process.close()
+
+
+class BuildProcess:
+    """A process that builds what it is sent. It ends with this one, killed or not."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._child: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def build(self, build: Build, on_phase: OnPhase) -> None:
+        """Build an engine; see `build_in_subprocess`."""
         try:
-            error = _talk(ours, build, on_phase)
-            child.wait()
-        finally:  # an interrupted build must not continue in the background
-            child.kill()
-            child.wait()
-    if error:
-        raise error
-    if child.returncode or not build.order.engine.exists():
-        raise EngineError(_exit_message(build, child.returncode))
+            is_finished, error = _talk(self._start(), build, on_phase)
+            exit_code = 0 if is_finished else self._wait()
+        except BaseException:  # an interrupted build must not continue in the background
+            self.close()
+            raise
+        if error:
+            raise error
+        if not is_finished or not build.order.engine.exists():
+            raise EngineError(_exit_message(build, exit_code))
+
+    def close(self) -> None:
+        """End the process. Idempotent."""
+        if self._child is not None:
+            self._child.kill()
+            self._wait()
+
+    def _start(self) -> Connection:
+        if self._connection is not None:
+            return self._connection
+        ours, theirs = Pipe()
+        command = [sys.executable, "-I", "-c", PROGRAM, str(theirs.fileno())]
+        with theirs, _sigint_blocked():  # theirs is then the child's only, and its death ends the stream
+            self._child = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
+        self._connection = ours
+        with suppress(ConnectionError):  # it died already, which the build will see
+            ours.send(sys.path)
+        return ours
+
+    def _wait(self) -> int:
+        """Wait for the end of the process and return its exit code; the next build starts another one."""
+        child, connection, self._child, self._connection = self._child, self._connection, None, None
+        if connection is not None:
+            connection.close()
+        return child.wait() if child is not None else 0
+
+
+_shared: ContextVar[BuildProcess | None] = ContextVar("_shared", default=None)
 
 
 def run_child(connection: Connection) -> None:
-    """Build what the parent sends, in the process that it started."""
-    build: Build = connection.recv()
+    """Build what the parent sends, in the process that it started, until the parent closes the connection."""
+    while True:
+        try:
+            build: Build = connection.recv()
+            connection.send(_result(build, connection.send))
+        except (EOFError, ConnectionError):  # the parent is gone
+            sys.exit(0)
+
+
+def _result(build: Build, on_phase: OnPhase) -> EngineError | None:
+    """Build, and return the error where there is one."""
     try:
-        build.run(lambda phase: connection.send(phase))
-    except BrokenPipeError:  # the parent is gone
-        sys.exit(1)
+        build.run(on_phase)
+    except ConnectionError:
+        raise
     except EngineError as error:
-        connection.send(error)
+        return error
     except OSError as error:
-        connection.send(EngineError(_os_message(build, error)))
+        return EngineError(_os_message(build, error))
     except Exception as error:  # the library's exceptions share no narrower base
-        connection.send(build.failure(" ".join(str(error).split()) or type(error).__name__))
+        return build.failure(" ".join(str(error).split()) or type(error).__name__)
+    return None
 
 
-def _talk(connection: Connection, build: Build, on_phase: OnPhase) -> EngineError | None:
-    """Send the build and forward its phases until the child ends; return its error, if it sent one."""
-    error = None
-    with suppress(EOFError, ConnectionError):  # the child is gone
-        connection.send(sys.path)
+def _talk(connection: Connection, build: Build, on_phase: OnPhase) -> tuple[bool, EngineError | None]:
+    """Send a build and forward its phases. Return whether it finished or its process died, and its error."""
+    with suppress(ConnectionError):  # the process died, as the end of its stream will show
         connection.send(build)
-        while True:
+    while True:
+        try:
             message = connection.recv()
-            if isinstance(message, EngineError):
-                error = message
-            else:
-                on_phase(message)
-    return error
+        except (EOFError, ConnectionError):
+            return False, None
+        if not isinstance(message, str):
+            return True, message
+        on_phase(message)
 
 
 def _os_message(build: Build, error: OSError) -> str:

@@ -35,8 +35,12 @@ def private_cache_root(root: Path | None = None) -> Path:
     """
     root = root or cache_root()
     if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            error.filename = str(root)
+            raise
     check_private(root, root)
     return root
 
@@ -54,7 +58,7 @@ def check_private(path: Path, root: Path) -> None:
     else:
         name, remedy = f"{path} in the engine cache", f"remove it or {root}, and build again"
     if status.st_uid != os.getuid():
-        raise EngineError(f"{name} belongs to another user (uid {status.st_uid}); {remedy}")
+        raise EngineError(f"{name} belongs to another user; {remedy}")
     if stat.S_ISLNK(status.st_mode):
         raise EngineError(f"{name} is a link; {remedy}")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

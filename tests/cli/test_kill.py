@@ -264,7 +264,7 @@ def test_an_engine_whose_build_was_killed_is_built_again(max_bytes: int | None, 
             assert process.stdout.readline() == "building\n"
             process.kill()
     assert process.returncode == -(signal.SIGKILL if max_bytes is None else signal.SIGXFSZ)
-    assert max_bytes is None or [name[0] for name in os.listdir(root)] == ["."], "a partial entry has its final name"
+    assert max_bytes is None or {name[0] for name in os.listdir(root)} == {"."}, "a partial entry has its final name"
 
     backend = CountingBackend()
     built = EngineCache(root).get(segment, backend, 1)

@@ -1,16 +1,19 @@
 """Damaged bundles: every command refuses them in one line, with exit code 2, and changes nothing."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from calibration.__main__ import main as calibration
 from edge.bundle.bundle import MANIFEST
 from edge.bundle.manifest import MANIFEST_VERSION
 from edge.cli.main import main as edge
+from edge.storage import sha256_of
 from tests.support.commands import call, contents, only_error_line, run_command
 from tests.support.damage import flip_bit, manifest_edit, truncate
 
@@ -21,7 +24,77 @@ def link_outside(bundle: Path) -> None:
     (bundle / "reference.npz").symlink_to(bundle.parent / "reference.npz")
 
 
+def external_data(bundle: Path) -> None:
+    """Move a segment's weights to another file, as onnx does; the hash in the manifest is right."""
+    file = bundle / "fp32/segment_1.onnx"
+    onnx.save(onnx.load(file), file, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    manifest_edit(lambda m: m["files"].update({"fp32/segment_1.onnx": sha256_of(file)}))(bundle)
+
+
+def link_inside(bundle: Path) -> None:
+    (bundle / "int8").rename(bundle / "elsewhere")
+    (bundle / "int8").symlink_to("elsewhere")
+
+
+def manifest_pipe(bundle: Path) -> None:
+    (bundle / MANIFEST).unlink()
+    os.mkfifo(bundle / MANIFEST)
+
+
+def manifest_link(bundle: Path) -> None:
+    (bundle / MANIFEST).unlink()
+    (bundle / MANIFEST).symlink_to("/dev/zero")
+
+
+def segment_pipe(bundle: Path) -> None:
+    (bundle / "fp32/segment_1.onnx").unlink()
+    os.mkfifo(bundle / "fp32/segment_1.onnx")
+
+
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+HUGE = 10**400
+LONG_NAME = "n" * 300
+FIRST = ("precisions", "fp32", "segments", 0)
+
+
+def field(*path: Any) -> Callable[[Path], None]:
+    """Return a function that sets a field of the manifest: the path's last item is the value."""
+
+    def edit(manifest: Any) -> None:
+        *keys, last, value = path
+        for key in keys:
+            manifest = manifest[key]
+        manifest[last] = value
+
+    return manifest_edit(edit)
+
+
 DAMAGES = [
+    pytest.param(external_data, "segment_1.onnx has its weights in another file (ONNX external", id="external data"),
+    pytest.param(link_inside, "is or lies behind a link", id="link inside"),
+    pytest.param(manifest_pipe, "manifest.json cannot be read (is no regular file)", id="manifest is a pipe"),
+    pytest.param(manifest_link, "manifest.json cannot be read (", id="manifest is a link to a device"),
+    pytest.param(segment_pipe, "segment_1.onnx cannot be read (is no regular file)", id="segment is a pipe"),
+    pytest.param(lambda b: os.truncate(b / MANIFEST, 17 << 20), "is larger than 16 MiB", id="manifest is huge"),
+    pytest.param(field("input", "mean", 0, HUGE), "manifest.input.mean[0] is 1000000", id="float beyond limits"),
+    pytest.param(field("exits", 0, "macs", HUGE), "manifest.exits[0].macs is 1000000", id="integer beyond limits"),
+    pytest.param(field("exits", 0, "macs", 0), "exit 0 has 0 MACs", id="no MACs"),
+    pytest.param(field("training", "x", nested(40)), "is nested more than 32 levels deep", id="nested"),
+    pytest.param(field("training", "x", nested(900)), "manifest", id="nested deeper"),
+    pytest.param(field("name", "\ud800"), "manifest.name has the text '\\ud800', which is not", id="surrogate"),
+    pytest.param(field("training", "\ud800", 1), "manifest.training has the text '\\ud800'", id="surrogate as key"),
+    pytest.param(field("files", LONG_NAME, "0"), f"{LONG_NAME} cannot be read (File name too long)", id="long name"),
+    pytest.param(field("files", "fp32/./a", "0"), "fp32/./a is not listed in its manifest", id="name of another form"),
+    pytest.param(field("precisions", "fp32", "thresholds", "limit", -1), "with the limit -1", id="negative limit"),
+    pytest.param(field("precisions", "odd", {}), "missing field manifest.precisions.odd", id="empty precision"),
+    pytest.param(field(*FIRST, "int8_macs_share", float("nan")), "has an int8 share of nan", id="share is NaN"),
+    pytest.param(field(*FIRST, "outputs", 0, "shape", [None, 10**9, 4]), "cut_0 of shape", id="huge tensor"),
     pytest.param(shutil.rmtree, "there is no bundle at", id="missing"),
     pytest.param(lambda b: shutil.rmtree(b) or b.write_text("x"), "there is no bundle at", id="bundle is a file"),
     pytest.param(lambda b: (b / MANIFEST).unlink(), "is no bundle: it has no manifest.json", id="no manifest"),
@@ -62,7 +135,7 @@ DAMAGES = [
     pytest.param(
         manifest_edit(lambda m: m.update(reference="../reference.npz")), "../reference.npz", id="reference outside"
     ),
-    pytest.param(link_outside, "reference.npz is not listed in its manifest", id="link outside"),
+    pytest.param(link_outside, "reference.npz is or lies behind a link", id="link outside"),
     pytest.param(manifest_edit(lambda m: m["files"].pop("reference.npz")), "reference.npz", id="file not listed"),
     pytest.param(manifest_edit(lambda m: m["files"].update({"a\0b": "0"})), "a", id="name with a zero byte"),
     pytest.param(lambda b: (b / "fp32/segment_1.onnx").unlink(), "lacks fp32/segment_1.onnx", id="file missing"),
@@ -86,9 +159,9 @@ def test_a_damaged_bundle_is_refused_with_its_fault(
 ) -> None:
     damage(bundle)
     before = contents(tmp_path)
-    message = only_error_line(call(edge, "info", bundle))
-    assert message in message
-    assert str(bundle) in message
+    printed = only_error_line(call(edge, "info", bundle))
+    assert message in printed
+    assert str(bundle) in printed
     assert contents(tmp_path) == before
 
 
@@ -116,20 +189,14 @@ def test_every_command_refuses_a_damaged_bundle_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("path", "value"),
     [(("labels",), ["0", "1"]), (("input", "std"), [0.0]), (("input", "mean"), []), (("input", "colour"), "rgb")],
     ids=lambda value: ".".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_manifest_that_contradicts_its_network_is_refused(
-    field: tuple[str, ...], value: object, bundle: Path, video: Path
+    path: tuple[str, ...], value: object, bundle: Path, video: Path
 ) -> None:
-    def edit(manifest: dict[str, Any]) -> None:
-        *path, last = field
-        for key in path:
-            manifest = manifest[key]
-        manifest[last] = value
-
-    manifest_edit(edit)(bundle)
+    field(*path, value)(bundle)
     only_error_line(call(edge, "run", bundle, "--source", video, "--json"))
 
 

@@ -41,3 +41,16 @@ def test_a_cache_of_another_user_is_not_used(bundle: Path, tmp_path: Path, monke
     message = only_error_line(call(edge, "build", bundle, "--precision", "fp32"))
     assert "belongs to another user; set EDGE_CACHE to a folder of your own" in message
     assert os.listdir(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_cache_that_others_may_write_to_is_not_used(
+    mode: int, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "cache"
+    root.mkdir()
+    root.chmod(mode)
+    monkeypatch.setenv("EDGE_CACHE", str(root))
+    message = only_error_line(call(edge, "build", bundle, "--precision", "fp32"))
+    assert f"engine cache {root} may be written by other users (mode {mode:04o}); set EDGE_CACHE to a folder" in message
+    assert os.listdir(root) == []

@@ -2,7 +2,12 @@
 
 import json
 import os
-from collections.abc import Sequence
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,10 @@ from edge.bundle.bundle import Bundle
 from edge.engines.base import BuildOrder, OnPhase
 from edge.engines.cache import ENGINE, ENTRY, EngineCache, load_engines
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.engines.prune import DAY_S, prune
 from edge.errors import EngineError
 from edge.progress import Progress
+from edge.storage import locked_dir, locked_file
 
 
 class PhasedBackend(OnnxRuntime):
@@ -115,3 +122,137 @@ def test_a_refused_build_raises_the_backends_error_and_leaves_no_entry(cache: En
     assert [report.note for report in reports] == ["", "parsing"]
     assert list(cache.root.iterdir()) == []
     assert not cache.get(segment, PhasedBackend(), 1).was_cached
+
+
+# Trust
+
+
+def test_a_new_cache_is_this_users_only(tmp_path: Path, segment: Path) -> None:
+    cache = EngineCache(tmp_path / "new" / "cache")
+    before = os.umask(0)
+    try:
+        engine = cache.get(segment, OnnxRuntime(), 1).path
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (cache.root, engine.parent, engine)] == [0o700, 0o700, 0o600]
+
+
+@pytest.mark.parametrize("part", ["", ENGINE, ENTRY])
+@pytest.mark.parametrize("fault", ["writable", "of another user", "a link"])
+def test_an_entry_that_another_user_may_have_written_is_not_loaded(
+    part: str, fault: str, cache: EngineCache, segment: Path, tmp_path: Path
+) -> None:
+    path = cache.get(segment, OnnxRuntime(), 1).path.parent / part
+    if fault == "writable":
+        path.chmod(0o777)
+    elif fault == "a link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    elif os.getuid():
+        pytest.skip("only root can give files away")
+    else:
+        os.chown(path, 12345, 12345)
+    expected = {"writable": "may be written by other users", "of another user": "belongs to", "a link": "is a link"}
+    with pytest.raises(EngineError, match=f"in the engine cache {expected[fault]}.*; remove it or {cache.root}"):
+        cache.get(segment, OnnxRuntime(), 1)
+
+
+# Several processes
+
+
+@contextmanager
+def being_built(cache: EngineCache, segment: Path) -> Iterator[None]:
+    """Hold the lock of an entry as a process does that builds it."""
+    name = cache.get(segment, OnnxRuntime(), 1).path.parent.name
+    shutil.rmtree(cache.root / name)
+    with locked_file(cache.root / f".{name}.lock", lambda seconds: None):
+        yield
+
+
+def test_a_wait_for_another_process_names_it_and_can_be_limited(
+    cache: EngineCache, segment: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports: list[Progress] = []
+    monkeypatch.setenv("EDGE_CACHE_WAIT", "0.3")
+    monkeypatch.setattr("edge.engines.cache.LOG_AFTER_S", 0.1)
+    with (
+        being_built(cache, segment),
+        pytest.raises(EngineError, match=rf"waited 0\.3 s for another process \({os.getpid()}"),
+    ):
+        cache.get(segment, OnnxRuntime(), 1, reports.append)
+    assert {report.note for report in reports} == {f"waiting for another process ({os.getpid()}), which builds it"}
+    assert len(caplog.records) == 1
+    assert not cache.get(segment, OnnxRuntime(), 1).was_cached
+
+
+def test_a_build_does_not_hold_up_the_builds_of_other_engines(
+    cache: EngineCache, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE_WAIT", "0")
+    with being_built(cache, segment):
+        assert not cache.get(segment, OnnxRuntime(), None).was_cached
+
+
+@pytest.mark.parametrize("limit", ["soon", "-1", "nan"])
+def test_a_limit_that_is_no_number_of_seconds_is_refused(
+    limit: str, cache: EngineCache, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE_WAIT", limit)
+    with pytest.raises(EngineError, match=f"EDGE_CACHE_WAIT is '{limit}', expected seconds"):
+        cache.get(segment, OnnxRuntime(), 1)
+
+
+def test_an_engine_wanted_by_several_at_once_is_built_once(cache: EngineCache, segment: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        built = list(threads.map(lambda _: cache.get(segment, OnnxRuntime(), 1), range(4)))
+    assert sorted(engine.was_cached for engine in built) == [False, True, True, True]
+    assert [path.name for path in cache.root.iterdir()] == [built[0].path.parent.name]
+
+
+def test_a_segment_that_changed_since_it_was_hashed_is_not_built(cache: EngineCache, segment: Path) -> None:
+    with pytest.raises(EngineError, match=r"segment_0\.onnx was replaced while it was in use"):
+        cache.get(segment, OnnxRuntime(), 1, sha256="0" * 64)
+    assert list(cache.root.iterdir()) == []
+
+
+# Pruning
+
+
+def used(entry: Path, days_ago: float) -> Path:
+    os.utime(entry, (time.time() - days_ago * DAY_S,) * 2)
+    return entry
+
+
+def test_a_build_removes_engines_that_were_unused_for_long(
+    cache: EngineCache, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, recent = (cache.get(segment, OnnxRuntime(), batch).path.parent for batch in (None, 1))
+    used(old, 91)
+    used(recent, 89)
+    (cache.root / ".0123abcd.0123abcd.partial").mkdir()
+    monkeypatch.setattr("edge.engines.onnxruntime.cpu_identity", lambda: "another processor")
+    new = cache.get(segment, OnnxRuntime(), 1).path.parent
+    assert sorted(cache.root.iterdir()) == sorted([recent, new])
+
+
+def test_engines_in_use_are_kept(cache: EngineCache, segment: Path) -> None:
+    entry = used(cache.get(segment, OnnxRuntime(), 1).path.parent, 91)
+    assert cache.get(segment, OnnxRuntime(), 1).was_cached
+    assert prune(cache.root) == []
+    with locked_dir(used(entry, 91)):
+        assert prune(cache.root) == []
+    assert prune(cache.root) == [entry]
+
+
+def test_a_large_cache_loses_the_engines_unused_for_longest(
+    cache: EngineCache, segment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = []
+    for days_ago in (5, 3, 0):
+        monkeypatch.setattr("edge.engines.onnxruntime.cpu_identity", lambda days_ago=days_ago: f"processor {days_ago}")
+        entries.append(used(cache.get(segment, OnnxRuntime(), 1).path.parent, days_ago))
+    size = sum(file.stat().st_size for file in entries[0].iterdir())
+    monkeypatch.setattr("edge.engines.prune.MAX_BYTES", 2.5 * size)
+    assert prune(cache.root) == entries[:1]
+    monkeypatch.setattr("edge.engines.prune.MAX_BYTES", 0)
+    assert prune(cache.root) == entries[1:2], "the last one was used today"

@@ -1,7 +1,6 @@
 """TensorRT builds on a stand-in: options, timing cache, progress, failures and subprocesses that die."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from edge.engines.tensorrt.builder import DYNAMIC_BATCH, WORKSPACE_BYTES, Tensor
 from edge.errors import EngineError
 from edge.progress import Progress
 from tests.support import tensorrt_stand_in as stand_in
+from tests.support.commands import build_processes
 from tests.support.tensorrt_models import IMAGE, build_plan, order_for, write_model
 
 # In this process
@@ -78,7 +78,7 @@ def test_an_engine_is_built_in_a_subprocess(backend: Backend, tmp_path: Path) ->
     assert sorted(path.name for path in first.path.parent.iterdir()) == [ENGINE, ENTRY, LAYERS]
     assert cache.get(segment, backend, 1).was_cached
     assert "tensorrt" in sys.modules
-    assert not multiprocessing.active_children()
+    assert not build_processes()
 
 
 REMEDY = re.compile(r"[;,] (or )?(close|compile|install|leave|report|run|update)\b")
@@ -143,7 +143,7 @@ def at_each_phase(act: Any) -> Any:
 
 def test_a_killed_build_is_an_error_about_memory(backend: Backend, tmp_path: Path) -> None:
     cache, segment = EngineCache(tmp_path / "cache"), write_model(tmp_path, fault="hang")
-    kill = at_each_phase(lambda: multiprocessing.active_children()[0].kill())
+    kill = at_each_phase(lambda: build_processes()[0].kill())
     with pytest.raises(EngineError, match="for lack of memory"):
         cache.get(segment, backend, 1, kill)
     assert engines(tmp_path / "cache") == []
@@ -155,8 +155,8 @@ def children() -> Iterator[list[Any]]:
     collected: list[Any] = []
     yield collected
     for child in collected:
-        child.kill()
-        child.join()
+        if child.is_running():
+            child.kill()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -164,14 +164,14 @@ def test_an_abandoned_build_does_not_continue_in_the_background(
     error: type[BaseException], backend: Backend, tmp_path: Path, children: list[Any]
 ) -> None:
     def abandon() -> None:
-        children.extend(multiprocessing.active_children())
+        children.extend(build_processes())
         raise error
 
     cache, segment = EngineCache(tmp_path / "cache"), write_model(tmp_path, fault="hang")
     with pytest.raises(error):
         cache.get(segment, backend, 1, at_each_phase(abandon))
     assert len(children) == 1
-    assert not children[0].is_alive()
+    assert not children[0].is_running()
     assert engines(tmp_path / "cache") == []
 
 
@@ -179,7 +179,7 @@ def test_ctrl_c_does_not_reach_a_builds_process(backend: Backend, tmp_path: Path
     """A terminal sends SIGINT to parent and child; the parent ends the child and reports it once."""
 
     def interrupt() -> None:
-        for child in multiprocessing.active_children():
+        for child in build_processes():
             os.kill(child.pid, signal.SIGINT)
 
     segment = write_model(tmp_path, kernels=[f"conv {index}" for index in range(200)])

@@ -1,7 +1,6 @@
 """Engines built by TensorRT-RTX itself, which needs no GPU to build, and builds interrupted in their processes."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -26,7 +25,7 @@ from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
 from edge.engines.tensorrt.engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.progress import Progress
-from tests.support.commands import start_command, wait_until
+from tests.support.commands import build_processes, start_command, wait_until
 from tests.support.networks import built_in_graph, decided_and_cut, written
 from tests.support.tensorrt_models import segment_spec
 
@@ -113,7 +112,7 @@ def test_engines_for_two_gpus_are_cached_separately(digits_bundle: Bundle, cache
     assert ada != blackwell
     assert ada.read_bytes() != blackwell.read_bytes()
     assert cache.get(first_segment(digits_bundle), rtx("SM_89"), 1).path == ada
-    assert not multiprocessing.active_children()
+    assert not build_processes()
 
 
 def test_the_batch_is_dynamic_where_it_is_not_pinned(digits_bundle: Bundle, cache: EngineCache) -> None:
@@ -214,7 +213,7 @@ def test_a_killed_build_is_an_error_about_memory_and_leaves_no_engine(cache: Eng
     segment, backend = write_deep_network(tmp_path / "deep.onnx"), rtx()
 
     def kill(progress: Progress) -> None:
-        for child in multiprocessing.active_children():
+        for child in build_processes():
             child.kill()
 
     with pytest.raises(EngineError) as failure:
@@ -232,15 +231,6 @@ def start_build(stack: ExitStack, bundle: Bundle, **options: Any) -> "subprocess
     return stack.enter_context(start_command("edge", "build", bundle.path, *arguments, **pipes, **options))
 
 
-def builders(process: "subprocess.Popen[str]") -> list[int]:
-    """Return the processes in which a command builds."""
-    try:
-        children = psutil.Process(process.pid).children()
-        return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
-    except psutil.Error:  # a process ended meanwhile
-        return []
-
-
 class Interrupted(NamedTuple):
     """A build after Ctrl-C."""
 
@@ -253,9 +243,9 @@ def interrupted_build(bundle: Bundle, delay: float) -> Interrupted:
     """Start a build, and send Ctrl-C some seconds after the first engine's process was started."""
     with ExitStack() as stack:
         process = start_build(stack, bundle, start_new_session=True)
-        wait_until(lambda: builders(process), "a build")
+        wait_until(lambda: build_processes(process.pid), "a build")
         time.sleep(delay)
-        children = builders(process)
+        children = [child.pid for child in build_processes(process.pid)]
         os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
         return Interrupted(stderr=process.communicate()[1], code=process.returncode, children=children)
 

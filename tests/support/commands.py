@@ -15,6 +15,7 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from edge.console import WRONG_INPUT, run_main
@@ -120,6 +121,15 @@ def wait_until(condition: Callable[[], object], event: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {event}"
         time.sleep(0.002)
+
+
+def build_processes(parent: int | None = None) -> list[psutil.Process]:
+    """Return the processes in which a process, by default this one, builds engines."""
+    try:
+        children = psutil.Process(parent).children()
+        return [child for child in children if "edge.engines.subprocess_build" in " ".join(child.cmdline())]
+    except psutil.Error:  # a process ended meanwhile
+        return []
 
 
 def random_frames(count: int, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
