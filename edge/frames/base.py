@@ -67,14 +67,15 @@ def frame_from_array(pixels: NDArray[Any], kind: Literal["image", "array"]) -> F
 
 
 class FrameSource(Protocol):
-    """A sequence of frames."""
+    """A sequence of frames.
+
+    A source that leaves damaged frames or files out counts them in an attribute `skipped`.
+    """
 
     is_live: bool
     """Whether frames arrive in real time, as from a camera, and are lost when nobody reads them."""
     frames: int | None
     """Number of frames, for videos an estimate; None where it is unknown."""
-    skipped: int
-    """Damaged frames or files left out so far. Sources without any may lack it."""
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, decoded into `out` where it fits; None at the end.

@@ -42,12 +42,7 @@ class FileSource:
             paths: Files.
             name: The folder, or the single file.
             skip_bad: Leave files out that cannot be read, with a warning each, and count them in `skipped`.
-
-        Raises:
-            SourceError: there are no files.
         """
-        if not paths:
-            raise SourceError(f"{name} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays")
         self.frames: int | None = len(paths)
         self.skipped = 0
         self._folder, self._skip_bad = Path(name), skip_bad
@@ -82,6 +77,43 @@ def files_in(folder: Path) -> list[Path]:
     Raises:
         SourceError: a folder cannot be listed.
     """
+    files, others = scan(folder)
+    _warn(folder, others)
+    return files
+
+
+def open_folder(folder: Path, name: str, *, skip_bad: bool) -> FileSource:
+    """Return the images and arrays below a folder as a source, and warn of files of other kinds.
+
+    Raises:
+        SourceError: a folder cannot be listed, or there are no files that can be read.
+    """
+    files, others = scan(folder)
+    if not files:
+        raise SourceError(
+            f"{name} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays"
+            + (f", but {counts(others)}" if others else "")
+        )
+    _warn(folder, others)
+    return FileSource(files, name, skip_bad=skip_bad)
+
+
+def _warn(folder: Path, others: Counter[str]) -> None:
+    if others:
+        log.warning("%s: not read, since no images or arrays: %s", folder, counts(others))
+
+
+def counts(kinds: Counter[str]) -> str:
+    """Return the number of files of each kind, for messages."""
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
+
+def scan(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Return all images and arrays below a folder, sorted, and the number of other files by kind.
+
+    Raises:
+        SourceError: a folder cannot be listed.
+    """
     suffixes = (*IMAGE_SUFFIXES, ARRAY_SUFFIX)
     files: list[Path] = []
     others: Counter[str] = Counter()
@@ -98,10 +130,7 @@ def files_in(folder: Path) -> list[Path]:
                 files.append(path)
             else:
                 others["broken links" if path.is_symlink() and not path.exists() else path.suffix or "no suffix"] += 1
-    if others:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
-        log.warning("%s: %d files are not read, no images or arrays: %s", folder, others.total(), kinds)
-    return sorted(files)
+    return sorted(files), others
 
 
 def _refuse_folder(error: OSError) -> None:

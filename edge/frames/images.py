@@ -7,7 +7,8 @@ OpenCV hides them. All other formats are decoded with OpenCV.
   WebP, TIFF, JPEG 2000, BMP and PNM have no checksums, or OpenCV does not report them.
 * A JPEG may lack its end marker or be followed by other data, as in motion photos.
 * 16 bits per channel are reduced to the upper 8. Where the upper bits are empty, as with 12 bits of a sensor in 16 of a
-  file (no value of 20000 or more), the picture would be nearly black; it is refused. So are floating-point and signed values.
+  file (no value of 20000 or more), the picture would be nearly black; it is refused. So are floating-point and signed
+  values.
 * Transparent pixels lie on white, as in a browser. BMP has no transparency.
 * Orientation in EXIF data is applied.
 """
@@ -85,8 +86,8 @@ def upper_bits(pixels: NDArray[Any], name: object) -> NDArray[Any]:
     brightest = int(pixels.max())
     if 0 < brightest < MIN_BRIGHTEST:
         raise SourceError(
-            f"{name} has 16 bits per channel and values up to {brightest} of 65535, as from a sensor with fewer bits; it "
-            "would be read as nearly black: scale it to 8 bits"
+            f"{name} has 16 bits per channel and values up to {brightest} of 65535, as from a sensor with fewer bits, "
+            "and would be read as nearly black; scale it to 8 bits"
         )
     return (pixels >> 8).astype(np.uint8)
 

@@ -1,5 +1,6 @@
 """Labelled images on disk: a folder with a subfolder for each class."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from edge.errors import DataError
 from edge.frames.base import Frame
 from edge.frames.files import files_in
 from edge.frames.preprocess import preprocess_for
+
+log = logging.getLogger(__name__)
 
 
 class InputDigest:
@@ -49,6 +52,8 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], 
     for name, files in class_folders(folder).items():
         if name not in classes:
             raise DataError(f"{folder / name} is not named like a label of the bundle; labels: {', '.join(classes)}")
+        if not files:
+            log.warning("%s has no images", folder / name)
         paths += files
         labels += [classes.index(name)] * len(files)
     if not paths:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import SourceError
-from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.address import public_address
+from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.camera import CameraSource
-from edge.frames.files import IMAGE_SUFFIXES, FileSource, files_in, read_frame
+from edge.frames.files import IMAGE_SUFFIXES, FileSource, open_folder, read_frame
 from edge.frames.gstreamer import GStreamerSource
 from edge.frames.images import flatten, upper_bits
 from edge.frames.video import VideoSource
@@ -53,7 +53,7 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
         ) from None
     path = Path(name)
     if stat.S_ISDIR(mode):
-        return FileSource(files_in(path), name, skip_bad=skip_bad)
+        return open_folder(path, name, skip_bad=skip_bad)
     if stat.S_ISCHR(mode):
         return CameraSource(name)
     is_image = path.suffix.lower() in IMAGE_SUFFIXES

@@ -8,11 +8,11 @@ frame, since they are decoded from it. `skipped` counts all of them.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
-
-if TYPE_CHECKING:
-    import av.container
 
 TIMEOUT_S = 8.0
 """Seconds to wait for a server to answer, and for a stream to send more."""
@@ -51,7 +48,7 @@ class VideoSource:
         self._path = None if self._is_network else Path(address)
         self._container = self._open(address)
         self._reading = threading.Lock()
-        stream = self._container.streams.best("video")
+        stream: Any = self._container.streams.best("video")
         if stream is None:
             self._container.close()
             raise SourceError(f"{self._name} holds no video stream; give a video")
@@ -88,7 +85,7 @@ class VideoSource:
             self._container.close()
             self._reading.release()
 
-    def _open(self, address: str) -> "av.container.InputContainer":
+    def _open(self, address: str) -> Any:
         if self._path is not None:
             address = f"file:{self._path}"  # a colon in the name starts no scheme
         timeout = TIMEOUT_S if self._is_network else None
@@ -115,7 +112,7 @@ class VideoSource:
             return "are user name and password right (scheme://user:password@host/…)?"
         return "is the address right, and is the server sending?"
 
-    def _decode(self) -> Iterator[Any]:
+    def _decode(self) -> Generator[Any, None, None]:
         """Yield good frames; raise at the end of a live source and at damage."""
         try:
             for packet in self._container.demux(self._stream):

@@ -16,6 +16,7 @@ from PIL import Image
 from edge.errors import SourceError
 from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
 from edge.frames.images import decode_image, flatten
+from edge.frames.labelled import labelled_files
 from edge.frames.open import open_frame, open_source
 from tests.support.commands import limited_memory, random_frames
 
@@ -100,7 +101,7 @@ def flipped(content: bytes) -> bytes:
 def test_damage_inside_a_jpeg_or_png_is_refused(kind: str, damage: Callable[[bytes], bytes]) -> None:
     content = damage(HEALTHY[kind])
     assert content[-2:] == HEALTHY[kind][-2:]
-    with pytest.raises(SourceError, match="picture cannot be read as an image: .*; remove or replace it"):
+    with pytest.raises(SourceError, match=r"picture cannot be read as an image: .*; remove or replace it"):
         read(content)
 
 
@@ -206,7 +207,7 @@ def test_a_loop_of_links_is_refused_with_the_system_s_reason(tmp_path: Path) -> 
 
 def test_an_image_that_does_not_fit_into_memory_is_refused_as_such() -> None:
     content = encode(".jpg", np.zeros((9000, 9000, 3), dtype=np.uint8))
-    with limited_memory(100_000_000), pytest.raises(SourceError, match="picture cannot be read.*out of memory"):
+    with limited_memory(100_000_000), pytest.raises(SourceError, match=r"picture cannot be read.*out of memory"):
         read(content)
 
 
@@ -222,7 +223,7 @@ def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path) -> Non
     folder.mkdir()
     (folder / "link").symlink_to(real)
     assert files_in(folder) == [folder / "link" / "deep" / "a.pgm"]
-    assert len(list(iter(lambda: open_source(folder).frames, 1))) == 0
+    assert open_source(folder).frames == 1
 
 
 def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -232,9 +233,26 @@ def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pyt
     (tmp_path / "d.jfif").write_bytes(JPEG)
     with caplog.at_level(logging.WARNING):
         assert files_in(tmp_path) == [tmp_path / "d.jfif"]
-    assert re.search(r"5 files are not read.*: 2 \.gif, 1 ", caplog.text)
+    assert re.search(r"not read, since no images or arrays: 2 \.gif, 1 ", caplog.text)
     for kind in ("1 .heic", "1 no suffix", "1 broken links"):
         assert kind in caplog.text
+
+
+def test_a_folder_without_images_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"holds no images .* and no \.npy arrays, but 1 \.heic"):
+        open_source(tmp_path)
+
+
+def test_a_class_that_holds_a_linked_folder_has_its_images_and_one_without_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("real", "data/a", "data/b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "real" / "0.png").write_bytes(HEALTHY[".png"])
+    (tmp_path / "data" / "a" / "link").symlink_to(tmp_path / "real")
+    assert labelled_files(tmp_path / "data", ("a", "b")) == ([tmp_path / "data" / "a" / "link" / "0.png"], [0])
+    assert "b has no images" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", sorted(set(IMAGE_SUFFIXES) - {".pbm", ".jfif", ".jpe", ".dib", ".pnm", ".pgm"}))

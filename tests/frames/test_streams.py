@@ -71,7 +71,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with videos, live streams, and errors; yields its host and port."""
     folder = tmp_path_factory.mktemp("served")
     for suffix in (".mp4", ".mkv", ".ts"):
-        write_encoded(folder / f"video{suffix}", FRAMES, container={"movflags": "faststart"} if suffix == ".mp4" else {})
+        write_encoded(
+            folder / f"video{suffix}", FRAMES, container={"movflags": "faststart"} if suffix == ".mp4" else {}
+        )
     (folder / "video.mjpeg").write_bytes(b"".join(jpegs(FRAMES)))
     with http_server(lambda request: server(request.path.strip("/").split("?")[0], request, folder)) as host:
         yield host

@@ -13,8 +13,8 @@ import pytest
 
 from edge.errors import SourceError
 from edge.frames.base import Frame
-from edge.frames.open import open_source
 from edge.frames.containers import missing_bytes
+from edge.frames.open import open_source
 from tests.support.commands import ROOT, TIMEOUT_S
 from tests.support.videos import RATE, jpegs, pictures, write_encoded, zeros_inside
 
@@ -140,7 +140,9 @@ def damaged_mjpeg(folder: Path, bad: tuple[int, ...]) -> Path:
 
 def test_a_damaged_jpeg_in_a_video_is_an_error_or_left_out_on_request(tmp_path: Path) -> None:
     path = damaged_mjpeg(tmp_path, (3, 7))
-    with pytest.raises(SourceError, match=r"video\.mjpeg is damaged or was cut off after 3 frames; repair it, or leave"):
+    with pytest.raises(
+        SourceError, match=r"video\.mjpeg is damaged or was cut off after 3 frames; repair it, or leave"
+    ):
         read_frames(path)
     source = open_source(path, skip_bad=True)
     assert len(list(iter(lambda: source.read(None), None))) == 8

@@ -19,7 +19,7 @@ def run_python(script: str, *words: object) -> Any:
 
 
 def test_import_edge_needs_numpy_only() -> None:
-    blocked = ("cv2", "onnxruntime", "rich", "torch", "onnx", "tensorrt", "pycuda", "PIL")
+    blocked = ("cv2", "onnxruntime", "rich", "torch", "onnx", "tensorrt", "pycuda", "PIL", "av", "simplejpeg")
     script = f"""
 import sys
 for name in {blocked!r}:

@@ -1,7 +1,9 @@
 """`Classifier.stream` and `Result`."""
 
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +34,33 @@ def test_a_stream_yields_the_predictions_of_all_frames_in_order(
         assert result.exit_index == result.prediction.exit_index
         assert result.latency_ms >= result.infer_ms > 0
         assert min(result.capture_ms, result.load_ms) >= 0
+
+
+@pytest.mark.parametrize("kind", ["folder", "video", "source"])
+def test_a_result_identifies_its_frame(
+    kind: str, classifier: edge.Classifier, digits: NDArray[np.uint8], folder: Path, video: Path
+) -> None:
+    before = datetime.now(timezone.utc)
+    source: Any = {"folder": folder, "video": video, "source": ArraySource(digits[:30])}[kind]
+    results = list(classifier.stream(source))
+    positions = {
+        "folder": [f"{index:02}.png" for index in range(30)],
+        "video": pytest.approx([index / 25 for index in range(30)]),
+        "source": [None] * 30,
+    }
+    assert [result.position for result in results] == positions[kind]
+    times = [result.time for result in results]
+    assert before <= times[0] <= times[-1] <= datetime.now(timezone.utc)
+    assert times == sorted(times)
+    assert {result.skipped for result in results} == {0}
+
+
+def test_skipped_files_are_counted_in_later_results(classifier: edge.Classifier, folder: Path) -> None:
+    (folder / "03.png").write_bytes(b"no image")
+    results = list(classifier.stream(edge.open_source(folder, skip_bad=True)))
+    assert [result.frame_index for result in results] == list(range(29))
+    assert [result.position for result in results][2:4] == ["02.png", "04.png"]
+    assert results[-1].skipped == 1
 
 
 def test_a_single_image_is_a_stream_of_one_result(classifier: edge.Classifier, folder: Path) -> None:

@@ -30,6 +30,9 @@ class Reader(Protocol):
     def passes_first_step(self, given: Input) -> bool:
         """Check that the first decoding step accepts an input: JSON parses, a zip lists its members, and so on."""
 
+    def prepare(self) -> None:
+        """Do what takes long, once before the first `read`."""
+
     def read(self, given: Input) -> None:
         """Read an input as the project does, and use what it accepts."""
 

@@ -87,6 +87,7 @@ def replay(file: Path, base: Path) -> str:
     name = file.name.split("-")[0]
     with scratch_folder() as scratch:
         reader = reader_named(name, base, scratch)
+        reader.prepare()
         try:
             reader.read(Input(file.suffix[1:], file.read_bytes()))
         except reader.errors as error:

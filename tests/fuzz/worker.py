@@ -91,11 +91,11 @@ def run(work: Range) -> None:
     """Read the range's inputs."""
     state = Path(work.state)
     tally = Tally.read(state) if (state / TALLY).exists() else Tally(next=work.start)
-    # Pid and all would end in file names, and names in messages: the folder's length is always the same.
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch, open(state / INDEX, "r+b") as file:
         reader = reader_named(work.reader, Path(work.base), Path(scratch))
         coverage = LineCoverage(reader.rooms)
         with mmap.mmap(file.fileno(), 8) as place:
+            reader.prepare()
             limit_memory()
             for index in range(tally.next, work.stop):
                 if index not in work.skip:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,10 +61,8 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[st
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            try:
+            with suppress(ConnectionError):  # the client went away
                 answer(self)
-            except ConnectionError:
-                pass  # the client went away
 
         def log_message(self, *words: object) -> None:
             """Print nothing."""

@@ -70,7 +70,7 @@ def test_hidden_files_and_other_files_are_skipped(pets: Path) -> None:
 def test_an_unreadable_image_is_reported_before_training(pets: Path, content: bytes | None) -> None:
     path = pets / "dog/07.png"
     path.write_bytes(path.read_bytes()[:300] if content is None else content)
-    with pytest.raises(DataError, match=r"dog/07\.png cannot be read as an image; remove or replace it"):
+    with pytest.raises(DataError, match=r"dog/07\.png .*; remove or replace it"):
         load_dataset("folder", pets)
 
 

@@ -87,6 +87,9 @@ class FrameReader:
     def passes_first_step(self, given: Input) -> bool:
         return any(given.content.startswith(magic) for magic in MAGIC.values())
 
+    def prepare(self) -> None:
+        pass
+
     def read(self, given: Input) -> None:
         if given.kind == "memory":
             self._use_memory(given.content)

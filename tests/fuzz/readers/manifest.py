@@ -89,6 +89,9 @@ class ManifestReader:
             return False
         return True
 
+    def prepare(self) -> None:
+        pass
+
     def read(self, given: Input) -> None:
         path = self._bundle / MANIFEST
         place(path, given)
