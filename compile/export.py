@@ -31,7 +31,8 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
     Its outputs are the logits and the attention map of every exit, and the tensors of every cut.
 
     Raises:
-        CheckpointError: the network contains an operation that cannot be exported to ONNX.
+        CheckpointError: the network contains an operation that cannot be exported to ONNX, or works for a single batch
+            size.
     """
     flat = _FlatOutputs(network).eval()
     example = torch.zeros(2, *spec.shape)
@@ -50,10 +51,21 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
         raise CheckpointError(f"this network cannot be exported to ONNX opset {OPSET}: {error}") from error
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, NEWEST_IR)
+    _check_batch_is_symbolic(model)
     _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
     _remove_stack_traces(model)
     onnx.checker.check_model(model, full_check=True)
     return move_cuts(MultiExitGraph(model, cuts))
+
+
+def _check_batch_is_symbolic(model: ModelProto) -> None:
+    """Refuse a graph in which the exporter took the example's batch size for constant, without a word."""
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if batch.HasField("dim_value"):
+        raise CheckpointError(
+            f"this network can be exported only for batches of {batch.dim_value} images: its code makes a constant of "
+            "the batch size, as len(image) does; write image.shape[0], or train another backbone"
+        )
 
 
 def _fold_resizes(model: ModelProto) -> ModelProto:

@@ -95,7 +95,7 @@ def _differs_in_channels(candidate: Tensor, tensor: Tensor) -> bool:
 def _with_channels(weight: Tensor, channels: int) -> Tensor:
     """Return a convolution's weight for another number of input channels, as timm does.
 
-    Its response to an image whose channels are all equal stays the same.
+    Its response to an image whose channels are all equal stays about the same.
     """
     if channels == 1:
         return weight.float().sum(dim=1, keepdim=True)

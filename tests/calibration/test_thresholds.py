@@ -293,7 +293,9 @@ def test_the_choice_within_a_class_depends_only_on_the_seed() -> None:
 
 @pytest.mark.parametrize("candidates", [0, 1, MIN_SAMPLES - 1])
 def test_too_few_calibration_images_are_refused(candidates: int) -> None:
-    with pytest.raises(DataError, match=f"needs at least 32 images, the split has {candidates}; bring more"):
+    with pytest.raises(
+        DataError, match=f"needs at least 32 images, and the split has {candidates} of .*--precision fp32"
+    ):
         stratified(CANDIDATES[:candidates], LABELS, candidates, seed=0)
 
 

@@ -69,7 +69,6 @@ def test_a_truncated_photo_is_not_trained_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("--batch-size", "100000"),
         ("--batch-size", "0"),
         ("--batch-size", "-4"),
         ("--truncated-at", "3"),

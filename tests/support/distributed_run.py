@@ -27,10 +27,23 @@ SAMPLES, EPOCHS = 53, 4
 REGIMES = ("joint", "disjoint", "soft-cgt")
 
 
+class WithUnusedLayer(nn.Sequential):
+    """Layers beside one that no exit depends on, as in models of timm."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        for layer in list(self)[:-1]:
+            features = layer(features)
+        return features
+
+
 def small_network() -> MultiExitNetwork:
     """Return a network without batch normalisation, whose statistics would differ between processes."""
     torch.manual_seed(0)
-    first = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+    first = WithUnusedLayer(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
     second = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.ReLU())
     return MultiExitNetwork(Stages([first, second]), [AttentionHead(4, 3), AttentionHead(8, 3)])
 

@@ -1,6 +1,8 @@
 """Checkpoints and states of another version are refused with the remedy to train again."""
 
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +36,55 @@ def test_a_checkpoint_of_another_version_is_refused(trained: Path, tmp_path: Pat
     expected = f"has checkpoint version {version}, this installation reads {CHECKPOINT_VERSION}; train again"
     with pytest.raises(CheckpointError, match=expected):
         read_checkpoint(tmp_path / CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": torch.ones(3)}, "has checkpoint version Tensor"),
+        ({"version": 10**400}, "has checkpoint version 1000"),
+        ({"version": float(CHECKPOINT_VERSION)}, "has checkpoint version"),
+        ({"input.channels": 10**9}, "read no input of 1000000000 channels"),
+        ({"input.height": 10**9}, "which no network reads"),
+        ({"input.width": 0}, "which no network reads"),
+        ({"input.mean": torch.ones(3)}, "expected a list"),
+        ({"classes": ["a"] * 10**6}, "tell no 1000000 classes apart"),
+        ({"settings.epochs": torch.ones(2)}, "expected of type int"),
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_before_memory_is_taken_for_them(
+    changes: dict[str, Any], message: str, trained: Path, tmp_path: Path
+) -> None:
+    data = torch.load(trained, weights_only=True)
+    for name, value in changes.items():
+        *parents, field = name.split(".")
+        parent = data
+        for key in parents:
+            parent = parent[key]
+        parent[field] = value
+    torch.save(data, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(tmp_path / CHECKPOINT).network()
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(trained: Path, tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(trained) as source,
+        zipfile.ZipFile(tmp_path / CHECKPOINT, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_checkpoint(tmp_path / CHECKPOINT)
+
+
+def test_a_state_whose_settings_are_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    StateFile(path, SETTINGS, {}).write({})
+    torch.save(torch.load(path, weights_only=True) | {"version": torch.ones(3)}, path)
+    with pytest.raises(CheckpointError, match="of another version"):
+        StateFile(path, SETTINGS, {}).read()
 
 
 def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -90,6 +90,27 @@ def test_a_constant_channel_gives_finite_input() -> None:
     np.testing.assert_array_equal(values, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values", "change", "limit"),
+    [
+        ("image", 0, 1, 0.25),  # a step of 8 bits in a channel that was always black
+        ("image", 200, -1, 0.25),
+        ("array", 5000, 5, 1.01),  # a thousandth of the values
+    ],
+)
+def test_a_small_change_of_a_constant_channel_is_small_input_and_the_channel_is_named(
+    kind: Literal["image", "array"], values: int, change: int, limit: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = (1, 4, 4) if kind == "array" else (4, 4)
+    dtype = np.float32 if kind == "array" else np.uint8
+    frames = np.full((SAMPLES, *shape), values, dtype=dtype)
+    images = labelled(frames, kind, "gray" if kind == "image" else None, (1, 4, 4))
+    spec = measured_input(images, EVERY)
+    assert "hardly change over the training images" in capsys.readouterr().err
+    changed = dataclasses.replace(images, frames=frames + dtype(change) if change > 0 else frames - dtype(-change))
+    assert np.abs(preprocessed(changed, EVERY, spec)).max() <= limit
+
+
 def test_channels_are_rgb_in_the_network_and_bgr_in_a_frame() -> None:
     spec = measured_input(pictures(), EVERY)
     assert spec.mean[0] > spec.mean[1] > spec.mean[2]

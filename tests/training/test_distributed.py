@@ -43,7 +43,8 @@ def test_two_processes_give_the_weights_of_a_single_process(regime: str, alone: 
     assert expected_weights.keys() == weights.keys() == initial.keys()
     for name, expected in expected_weights.items():
         torch.testing.assert_close(weights[name], expected, rtol=0, atol=1e-5)
-        assert (expected - initial[name]).abs().max() > 1e-3, f"{name} has not changed"
+        change = (expected - initial[name]).abs().max()
+        assert change == 0 if ".unused." in name else change > 1e-4, f"{name} changed by {change}"
 
 
 @pytest.mark.parametrize("regime", distributed_run.REGIMES)

@@ -174,10 +174,20 @@ def test_fewer_epochs_than_phases_are_refused(tmp_path: Path) -> None:
         new_run(tmp_path, regime="mixed", epochs=1)
 
 
-def test_a_batch_larger_than_the_training_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"batch size {SAMPLES + 1} is more than the {SAMPLES} training images"):
-        new_run(tmp_path, batch_size=SAMPLES + 1)
-    assert new_run(tmp_path, batch_size=SAMPLES).steps == 1
+def test_a_batch_larger_than_the_training_split_is_lowered_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path, batch_size=SAMPLES + 1)
+    assert run.steps == 1
+    assert f"batch size {SAMPLES + 1} is lowered to {SAMPLES}" in capsys.readouterr().err
+
+
+def test_balanced_losses_weigh_every_class_the_same(tmp_path: Path) -> None:
+    weights = new_run(tmp_path, balance=True)._class_weights
+    assert weights is not None
+    counts = torch.bincount(torch.arange(SAMPLES) % 3)
+    torch.testing.assert_close(weights * counts, torch.full((3,), SAMPLES / 3))
+    assert new_run(tmp_path)._class_weights is None
 
 
 def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:

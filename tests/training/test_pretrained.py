@@ -93,7 +93,10 @@ def test_loaded_weights_are_copies(tmp_path: Path, donor: MultiExitNetwork) -> N
     assert all(weight.abs().sum() > 0 for name, weight in second.named_parameters() if name.startswith("backbone."))
 
 
-@pytest.mark.parametrize("wrapped", [None, "state_dict", "model", "weights"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [None, "state_dict", "model", "weights", "model_state_dict", "net", "ema", "state_dict_ema", "model_ema"],
+)
 def test_weights_are_loaded_from_the_usual_wrappers(
     tmp_path: Path, donor: MultiExitNetwork, wrapped: str | None
 ) -> None:
@@ -102,6 +105,32 @@ def test_weights_are_loaded_from_the_usual_wrappers(
     network = network_of(7, seed=2)
     load_pretrained(network, tmp_path / "weights.pth")
     assert equal(network.state_dict(), donor.state_dict()) == set(donor.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_removed(tmp_path: Path, donor: MultiExitNetwork, prefix: str) -> None:
+    weights = {prefix + name: tensor for name, tensor in donor.state_dict().items()}
+    torch.save({"epoch": 3, "model": {"state_dict": weights}}, tmp_path / "weights.pth")
+    network = network_of(7, seed=2)
+    load_pretrained(network, tmp_path / "weights.pth")
+    assert equal(network.state_dict(), donor.state_dict()) == set(donor.state_dict())
+
+
+def test_averaged_weights_are_preferred(tmp_path: Path, donor: MultiExitNetwork) -> None:
+    others = network_of(7, seed=9).state_dict()
+    torch.save({"state_dict": others, "state_dict_ema": donor.state_dict()}, tmp_path / "weights.pth")
+    network = network_of(7, seed=2)
+    load_pretrained(network, tmp_path / "weights.pth")
+    assert equal(network.state_dict(), donor.state_dict()) == set(donor.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, donor: MultiExitNetwork, value: float) -> None:
+    weights = {name: tensor.clone() for name, tensor in donor.state_dict().items()}
+    name = next(name for name in weights if name.endswith("running_var"))
+    weights[name][0] = value
+    torch.save(weights, tmp_path / "weights.pth")
+    assert_refused(tmp_path / "weights.pth", f"has NaN or infinity in {name}")
 
 
 def test_weights_are_loaded_from_safetensors(tmp_path: Path, donor: MultiExitNetwork) -> None:

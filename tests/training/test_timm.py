@@ -16,14 +16,16 @@ import pytest
 import torch
 
 from compile.check import assert_chain_equals_whole
+from compile.dry_run import dry_run
 from compile.export import export_onnx
 from compile.graph import MultiExitGraph, int8_macs_share
 from compile.quantise import quantise_int8
+from edge.bundle.manifest import InputSpec
 from edge.errors import CheckpointError, DataError
 from edge.training.backbones import build_network
 from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.network import MultiExitNetwork
-from edge.training.pretrained import load_pretrained
+from edge.training.pretrained import PUBLISHED, load_pretrained
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT, train
 from tests.support.networks import decided_and_cut, random_images, settled
@@ -183,6 +185,29 @@ def test_nine_tenths_of_the_convolutions_run_in_int8_with_hard_swish_and_squeeze
     assert_chain_equals_whole(whole, segments, random_images(2, shape=SHAPE))
 
 
+def spec_of(size: int) -> InputSpec:
+    return InputSpec("image", "rgb", 3, size, size, (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        pytest.param("timm:test_vit", 160, id="tokens with a class token"),
+        pytest.param("timm:test_efficientnet_gn", 64, id="group normalisation"),
+        pytest.param("timm:edgenext_xx_small", 64, id="batch size of the image", marks=pytest.mark.slow),
+        pytest.param("timm:swiftformer_xs", 64, id="another one", marks=pytest.mark.slow),
+        pytest.param("timm:vit_tiny_patch16_224", 224, id="ViT", marks=pytest.mark.slow),
+        pytest.param("timm:deit_tiny_distilled_patch16_224", 224, id="two prefix tokens", marks=pytest.mark.slow),
+        pytest.param("timm:swin_tiny_patch4_window7_224", 224, id="Swin", marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_that_was_refused_compiles_in_every_precision(backbone: str, size: int) -> None:
+    result = dry_run(build_network(backbone, 3, CLASSES), spec_of(size))
+    assert result.problems == {}
+    assert len(result.macs) == 3
+    assert min(result.macs) > 0
+
+
 def test_a_truncated_network_is_trained_alone(tmp_path: Path) -> None:
     settings = Settings(dataset="digits", backbone=EFFICIENTNET, truncated_at=1, epochs=1, batch_size=400)
     checkpoint = train(settings, tmp_path)
@@ -235,13 +260,17 @@ def test_published_weights_reproduce_the_features_of_timms_model(
         torch.testing.assert_close(tensor, features[stage], rtol=1e-4, atol=1e-5)
 
 
-def test_weights_for_colour_images_fit_gray_networks_except_the_first_layer(published: Any) -> None:
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_stem_of_weights_for_colour_images_is_adapted_and_named(channels: int, published: Any) -> None:
     path, weights = published(RESNET)
-    network = build_network(RESNET, 1, CLASSES)
-    load_pretrained(network, path)
+    network = build_network(RESNET, channels, CLASSES)
+    summary = load_pretrained(network, path)
+    assert f"conv1.weight was made for 3 channels and is adapted to {channels}" in summary
     loaded = {re.sub(r"^backbone\.(model\.)+", "", name): tensor for name, tensor in network.state_dict().items()}
-    missing = [name for name in weights if not name.startswith("fc.") and not torch.equal(loaded[name], weights[name])]
-    assert missing == ["conv1.weight"]
+    changed = [name for name in weights if not name.startswith("fc.") and not torch.equal(loaded[name], weights[name])]
+    assert changed == ["conv1.weight"]
+    if channels == 1:
+        torch.testing.assert_close(loaded["conv1.weight"], weights["conv1.weight"].sum(dim=1, keepdim=True))
 
 
 def test_published_weights_of_another_model_are_refused(published: Any) -> None:
@@ -290,6 +319,28 @@ def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str
     with pytest.raises(DataError, match=r"cannot read inputs of 8x8 pixels .*choose a larger --image-size"):
         train(settings, tmp_path)
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_an_image_larger_than_a_model_accepts_gets_the_size_that_fits(tmp_path: Path) -> None:
+    settings = Settings(dataset="digits", image_size=240, backbone="timm:deit_tiny_patch16_224", epochs=1)
+    with pytest.raises(DataError, match=r"cannot read inputs of 240x240 pixels .*choose --image-size 224, for which"):
+        train(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "message"),
+    [
+        ("cnn", "nobody publishes weights for 'cnn'"),
+        (MOBILENET, r"cannot be loaded .*huggingface\.co: check the network"),
+    ],
+)
+def test_published_weights_that_cannot_be_had_are_refused(
+    backbone: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(build_network(backbone, 3, CLASSES), PUBLISHED, backbone)
 
 
 def test_a_missing_timm_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
