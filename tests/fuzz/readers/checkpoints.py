@@ -204,14 +204,14 @@ def odd_pickle(random: Random, members: dict[str, bytes]) -> dict[str, bytes]:
     name = next(name for name in members if name.endswith("data.pkl"))
     made: tuple[Any, ...] = (
         Call(called, "executed"), Call(print, "x"), Call(eval, "1"), {"version": Call(called, "executed")}, [Call(dict)] * 3,
-        Random, Path("/"), {"version": 3, "weights": Call(bytearray, 10**12)}, 10**6, "text",
+        Random, Path("/"), {"version": 3, "weights": Call(bytearray, 10**12)}, 2 * 10**5, "text",
         {"version": 3, "a": Call(torch.zeros, 10**9)},
     )  # fmt: skip
     if random.random() < 0.5:
         return members | {name: pickle.dumps(random.choice(made), protocol=random.choice((0, 2, 4)))}
     content = members[name]
     if random.random() < 0.5:
-        loops = (b"\x80\x02" + b"(" * 10**6 + b".", b"\x80\x02]" + b"2" * 10**5 + b".", b"\x80\x02" + b"]" * 10**6 + b"a" * 999_999 + b".",
+        loops = (b"\x80\x02" + b"(" * 2 * 10**5 + b".", b"\x80\x02]" + b"2" * 10**5 + b".", b"\x80\x02" + b"]" * 10**5 + b"a" * 99_999 + b".",
                  b"\x80\x02J\xff\xff\xff\x7f.", b"\x80\xff.", b"\x80\x02\x8b\xff\xff\xff\x7f.", b"", b".", b"\x80\x02N.")  # fmt: skip
         return members | {name: random.choice(loops)}
     return members | {name: damage(random, content, keep=2)}
