@@ -27,8 +27,8 @@ from tests.fuzz.coverage import ROOT, LineCoverage
 HANG_S = 10
 MEMORY = 2 << 30
 """Address space that reading may add to that of the imported libraries."""
-TRACED = 400
-"""Inputs of a range whose executed lines are recorded; tracing is slow."""
+TRACED_SHARE, MAX_TRACED = 0.1, 1000
+"""Share of a range's inputs, its first, whose executed lines are recorded; tracing is slow."""
 FILE_SIZE = 256 << 20
 """Largest file that the worker may write, its stderr included: SIGXFSZ ends one that writes for ever."""
 MAX_MESSAGE = 2000
@@ -101,7 +101,7 @@ def run(work: Range) -> None:
                 if index not in work.skip:
                     place[:] = index.to_bytes(8, "little")
                     given = reader.generate(random_for(work, index))
-                    traced = work.trace and tally.inputs < TRACED
+                    traced = work.trace and tally.inputs < min(MAX_TRACED, TRACED_SHARE * (work.stop - work.start))
                     with coverage.measured() if traced else contextlib.nullcontext():
                         read(reader, given, tally, Path(work.failures) / f"{work.reader}-{work.seed}-{index}")
                 tally.next = index + 1
