@@ -4,7 +4,7 @@
 # make format  rewrite formatting with ruff
 
 PYTHON ?= python3
-DATASET ?= digits
+DATASET ?= cluttered-digits
 DATA ?=
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,1 +1,1 @@
-"""Comparisons and reports, composed of the pipeline's stages."""
+"""Benchmarks and reports that run the commands from training to inference."""

@@ -9,6 +9,9 @@ from edge.console import run_main
 
 REPORTS = {
     "demo": SubcommandSpec("the whole pipeline on real images, with a report", "benchmarks.demo"),
+    "demo-seeds": SubcommandSpec(
+        "the demo's network with several seeds: do exits pay with each?", "benchmarks.demo_seeds"
+    ),
     "real-size": SubcommandSpec("ResNet-18 at 224x224, fed from a 1080p video", "benchmarks.real_size"),
     "papers": SubcommandSpec(
         "Confidence-Gated and Explanation-Guided Training against their rivals, claim by claim", "benchmarks.papers"

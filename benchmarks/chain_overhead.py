@@ -1,4 +1,4 @@
-"""Cost of our code per frame: the stepwise chain against bare, pre-bound ONNX Runtime calls."""
+"""Overhead per frame: the chain against direct ONNX Runtime calls with bound inputs and outputs."""
 
 from typing import cast
 
@@ -16,7 +16,7 @@ ROUNDS = 3_000
 
 
 def chain_overhead(bundle: Bundle, precision: str, frame: Frame) -> dict[str, float]:
-    """Interleave our chain with bare calls of the same sessions; return both p50s and their ratio."""
+    """Interleave the chain with direct calls of the same sessions; return both p50s and their ratio."""
     chain = bundle.chain(precision)
     engines = [cast("OnnxRuntimeEngine", engine) for engine in load_engines(bundle.path, chain.segments, OnnxRuntime())]
     slot = HostSlot(chain, engines)
@@ -30,8 +30,8 @@ def chain_overhead(bundle: Bundle, precision: str, frame: Frame) -> dict[str, fl
         for run, binding in bound:
             run(binding)
 
-    ours, bare = interleave([lambda _: slot.result(), lambda _: run_bare()], range(ROUNDS))
-    chain_us, bare_us = (float(np.median(timed.times_ms)) * 1e3 for timed in (ours, bare))
+    chain_times, bare_times = interleave([lambda _: slot.result(), lambda _: run_bare()], range(ROUNDS))
+    chain_us, bare_us = (float(np.median(timed.times_ms)) * 1e3 for timed in (chain_times, bare_times))
     return {
         "ratio_p50": chain_us / bare_us,
         "us_per_frame": chain_us - bare_us,

@@ -1,4 +1,4 @@
-"""What `pytest benchmarks` needs to be told: the same as the parity checks."""
+"""Options of `pytest benchmarks`: those of the parity checks."""
 
 from edge.parity.pytest_plugin import add_options as pytest_addoption
 

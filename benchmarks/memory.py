@@ -1,4 +1,4 @@
-"""Peak memory of `edge run` above a bare process that decodes the same video and holds the same segments."""
+"""Peak memory of `edge run`, and of a minimal process that decodes the same video and loads the same segments."""
 
 import subprocess
 import sys

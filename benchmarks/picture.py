@@ -35,9 +35,10 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+    """Return the parser of the command line."""
     new = argparse.ArgumentParser(
-        prog="python -m benchmarks.picture", description="Draw exit shares and speed-up of a recorded report as SVG."
+        prog="python -m benchmarks.picture",
+        description="Draw the exit shares and the speed-up of a recorded report as SVG.",
     )
     new.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="report.json of `make demo`")
     new.add_argument("--output", type=Path, default=PICTURE, metavar="FILE", help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""One run at real size: an ImageNet-shaped ResNet-18 at 224x224, fed from a 1080p video through `edge run`."""
+"""A ResNet-18 at 224x224 on a 1080p video, through `edge run` with each exit forced."""
 
 import argparse
 import json
@@ -100,10 +100,10 @@ def moving_pictures(count: int, *, height: int, width: int, seed: int = 0) -> It
 def print_result(result: dict[str, Any]) -> None:
     """Print times and memory."""
     rows = []
-    for precision, found in result["precisions"].items():
-        memory = found["memory"]
-        for name in (name for name in found if name != "memory"):
-            means = (f"{found[name][stage_name]['mean']:.2f}" for stage_name in STAGES)
+    for precision, results in result["precisions"].items():
+        memory = results["memory"]
+        for name in (name for name in results if name != "memory"):
+            means = (f"{results[name][stage_name]['mean']:.2f}" for stage_name in STAGES)
             rows.append((precision, name, *means, f"{memory['edge_run_mb']:.0f}", f"{memory['over_bare_mb']:.0f}"))
     columns = ("precision", "forced", *(f"{name} ms" for name in STAGES), "peak MB", "above bare MB")
     print_table(f"{result['network']} on {result['video']}, {result['frames']} frames", columns, rows)

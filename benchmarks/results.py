@@ -11,7 +11,7 @@ from edge.storage import write_file
 
 
 def command_line() -> str:
-    """Return the running command as a user types it."""
+    """Return the command line that is running, as a user types it."""
     return shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
 
 

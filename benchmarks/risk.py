@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
-    """Write `risk.json`: how often each method exceeds its limit, and its cost beside fits without a guarantee.
+    """Write `risk.json`: how often each method exceeds its limit, and its cost compared with fits without a guarantee.
 
     The pool is the threshold-fitting split as recorded in the bundle. Each fit uses as many samples, drawn from the
     pool with replacement, so that the pool's own risk is the true one.

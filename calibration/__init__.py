@@ -1,1 +1,1 @@
-"""Fitting to recorded scores: thresholds and temperatures; and the choice of INT8 calibration samples."""
+"""Thresholds and temperatures fitted to recorded scores, and the selection of INT8 calibration samples."""

@@ -1,4 +1,4 @@
-"""`python -m calibration`: refit a bundle's thresholds, without touching its engines."""
+"""`python -m calibration`: refit a bundle's thresholds; its engines stay unchanged."""
 
 from edge.entry import start_process
 
@@ -12,14 +12,15 @@ from pathlib import Path
 from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments, guarantee_options
 from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
 from calibration.operating_points import OperatingPoint, describe
-from calibration.origin import scores_to_fit
+from calibration.recorded_scores import scores_to_fit
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import PrecisionSpec, Thresholds
 from edge.bundle.scores import LabelledScores
+from edge.cli.info import print_advice
 from edge.cli.parser import CommandParser, precision_name
-from edge.console import PASSED, print_json, print_table, run_main
+from edge.console import PASSED, log, print_json, print_table, run_main
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 
@@ -31,12 +32,13 @@ def main() -> int:
     recorded, split = scores_to_fit(bundle, arguments.scores, arguments.precision)
     thresholds = fit(bundle, recorded, split, arguments)
     refitted = {name: refit(bundle.precision(name), recorded[name], thresholds[name]) for name in recorded}
-    bundle.with_precisions(refitted)
+    bundle = bundle.with_precisions(refitted)
     if arguments.json:
         print_json({name: dataclasses.asdict(spec.thresholds) for name, spec in refitted.items()})
     else:
         macs = [exit_.macs for exit_ in bundle.manifest.exits]
         print_points({name: operating_point(spec, recorded[name], macs) for name, spec in refitted.items()})
+    print_advice(bundle, recorded, log if arguments.json else print)
     return PASSED
 
 

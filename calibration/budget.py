@@ -74,7 +74,7 @@ def segment_latencies_ms(bench: Path | None, precision: str, exits: int, segment
     latencies_ms, measured_segments = _read_bench(bench, precision, exits)
     if measured_segments != segments:
         raise ThresholdError(
-            f"{bench} was measured with other segments than {precision} has now; "
+            f"{bench} was measured with segments that differ from those of {precision}; "
             "measure this bundle with `edge bench BUNDLE --json`"
         )
     added_ms = np.diff(latencies_ms, prepend=0.0)
@@ -96,7 +96,7 @@ def _read_bench(bench: Path, precision: str, exits: int) -> tuple[list[float], s
             raise ValueError(f"it has {len(latencies_ms)} exits")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ThresholdError(
-            f"{bench} has no latency for each of the {exits} exits of {precision} ({error!r}); "
+            f"{bench} lacks the latency of one of the {exits} exits of {precision} ({error!r}); "
             "write it with `edge bench BUNDLE --json`"
         ) from error
     return latencies_ms, segments

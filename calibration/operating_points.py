@@ -32,9 +32,10 @@ class OperatingPoint:
 def within_budget(
     scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], cost_ratio: float
 ) -> OperatingPoint:
-    """Return the most accurate operating point tried whose cost ratio is within the budget.
+    """Return the most accurate candidate within the budget.
 
-    Tried are the best trade-offs within the budget, and steps from the last of them towards the first beyond it.
+    The candidates are the best trade-offs within the budget, and steps from the costliest of them towards the first
+    trade-off beyond the budget.
 
     Raises:
         ThresholdError: the first exit alone exceeds the budget.
@@ -44,15 +45,15 @@ def within_budget(
     if cheapest.cost_ratio > limit:
         raise ThresholdError(
             f"a budget of {cost_ratio:.0%} of the whole network's cost is too small: "
-            f"its first exit alone takes {cheapest.cost_ratio:.0%}; allow more"
+            f"its first exit alone takes {cheapest.cost_ratio:.0%}; raise the budget"
         )
     points = sorted(operating_points(scores, truth, costs), key=lambda point: point.cost_ratio)
-    tried = [cheapest, *(point for point in points if point.cost_ratio <= limit)]
+    candidates = [cheapest, *(point for point in points if point.cost_ratio <= limit)]
     beyond = next((point for point in points if point.cost_ratio > limit), None)
     if beyond is not None:
-        steps = _interpolate(tried[-1].thresholds, beyond.thresholds)
-        tried += [describe(scores, truth, costs, thresholds) for thresholds in steps]
-    affordable = [point for point in tried if point.cost_ratio <= limit]
+        steps = _interpolate(candidates[-1].thresholds, beyond.thresholds)
+        candidates += [describe(scores, truth, costs, thresholds) for thresholds in steps]
+    affordable = [point for point in candidates if point.cost_ratio <= limit]
     return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
 
 

@@ -1,4 +1,4 @@
-"""Choice of the samples that INT8 ranges are measured on."""
+"""Selection of INT8 calibration samples."""
 
 import math
 
@@ -14,10 +14,10 @@ def stratified(candidates: NDArray[np.intp], labels: NDArray[np.int64], count: i
     """Return up to `count` candidates, drawn from the classes in turn.
 
     Args:
-        candidates: Indices of the samples to choose from.
+        candidates: Indices of the samples to select from.
         labels: Class of every sample of the dataset, not of the candidates only.
         count: Number of samples; all candidates are returned if there are fewer.
-        seed: Seed of the choice within a class.
+        seed: Seed of the order within a class.
 
     Raises:
         DataError: there are fewer than `MIN_SAMPLES` candidates.

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_TEMPERATURE = 50.0
-"""Temperatures are fitted from its inverse up to this: beyond, probabilities are practically uniform or 0 and 1."""
+"""Temperatures are fitted between its inverse and this value. Beyond, probabilities are nearly uniform, or 0 and 1."""
 STEPS = 60
 INVERSE_GOLDEN_RATIO = (5**0.5 - 1) / 2
 

@@ -64,8 +64,8 @@ def fit_all_precisions(
 ) -> dict[str, Thresholds]:
     """Return thresholds for each precision: the largest saving that is certified for all of them.
 
-    The candidates are tuned on the first precision. For each other precision, they are matched by quantiles: as many of
-    its samples reach its own thresholds, so that a frame takes the same exit in every precision. Each precision is
+    The candidates are tuned on the first precision. For each other precision, they are matched by quantiles:
+    equally many samples reach them, so that a frame takes the same exit in every precision. Each precision is
     certified on its own scores.
 
     Args:
@@ -93,7 +93,7 @@ def fit_all_precisions(
 
 
 def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Candidates:
-    """Return thresholds that as many samples of another precision reach.
+    """Return thresholds for another precision that equally many of its samples reach.
 
     Args:
         candidates: Thresholds for the precision they were tuned on.
@@ -169,8 +169,8 @@ def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guar
     if guarantee.shared:
         grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
         return np.repeat(grid[:, None], len(costs) - 1, axis=1)
-    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates are harmless: a
-    # prediction that early exits seem to correct may be luck.
+    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates cost no
+    # accuracy: a prediction that early exits seem to correct may be chance.
     tunes_accuracy = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
     target = truth if tunes_accuracy else scores.label[-1].astype(np.int64)
     return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)

@@ -12,10 +12,10 @@ from calibration.arguments import add_guarantee_arguments, guarantee_from_argume
 from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
-from edge.cli.info import print_bundle
+from edge.cli.info import print_advice, print_bundle
 from edge.cli.output import check_replaceable
 from edge.cli.parser import CommandParser
-from edge.console import PASSED, print_json, run_main
+from edge.console import PASSED, log, print_json, run_main
 from edge.training.checkpoint import read_checkpoint
 
 
@@ -35,8 +35,10 @@ def main() -> int:
     )
     if arguments.json:
         print_json({"bundle": str(bundle.path), **dataclasses.asdict(bundle.manifest)})
+        print_advice(bundle, emit=log)
         return PASSED
     print_bundle(bundle)
+    print_advice(bundle)
     print(f"wrote {bundle.path}; copy it to the device, then: edge build {bundle.path}")
     return PASSED
 

@@ -75,7 +75,7 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     """Check thresholds and return them as float32, shape (exits - 1,).
 
     Raises:
-        ThresholdError: a threshold is no number, NaN, infinite or negative, or their number is wrong.
+        ThresholdError: a threshold is not a number, NaN, infinite or negative, or their count is wrong.
     """
     try:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below

@@ -1,4 +1,4 @@
-"""Reports on the CUDA runtime on a real GPU: on segments of a set duration, and on networks in torch."""
+"""Benchmarks of the CUDA runtime on a GPU, with segments of a fixed duration and with networks in torch."""
 
 import warnings
 
@@ -9,7 +9,7 @@ def torch_unavailable_reason() -> str:
         import torch
     except ImportError as error:
         return str(error)
-    with warnings.catch_warnings(record=True) as caught:  # for example of a driver too old for this torch
+    with warnings.catch_warnings(record=True) as caught:  # for example about a driver that is too old for this torch
         warnings.simplefilter("always")
         if torch.cuda.is_available():
             return ""

@@ -50,7 +50,9 @@ def run_chain(output: Path) -> None:
     """
     runtime = get_runtime()
     if runtime.mode != "graph":
-        raise EngineError(f"there is nothing to compare here: {runtime.graph_unsupported_reason}")
+        raise EngineError(
+            f"there are no conditional nodes here ({runtime.graph_unsupported_reason}); update the driver to CUDA 12.5"
+        )
     gpu = device_facts()
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
     result: dict[str, Any] = {
@@ -105,10 +107,10 @@ class EventTimedSteps(StepwiseExecutor):
 
 
 class ExecutorSlot(CudaSlot):
-    """A slot with a given kind of executor."""
+    """A slot whose executors a factory makes."""
 
     def __init__(self, workload: Workload, runtime: Runtime, factory: ExecutorFactory) -> None:
-        """Take the executor's factory."""
+        """Store the factory."""
         super().__init__(workload.chain, workload.engines, runtime)
         self._factory = factory
 
@@ -175,7 +177,7 @@ def compare_executors(series: Mapping[str, Series], drawn: NDArray[np.intp]) -> 
     """
     for name in MODES:
         if not np.array_equal(series[name].exit_index, drawn):
-            raise EngineError(f"{name} took other exits than the frames are made for; report this")
+            raise EngineError(f"{name} took exits that differ from those of the frames; report this")
     us = {name: run.us for name, run in series.items()}
     exits, graph = range(len(SHARES)), us["graph"]
     ideal = sum(float((drawn == k).mean() * us[bare(k)].mean()) for k in exits)

@@ -1,4 +1,4 @@
-"""Networks in torch with random weights: as a chain of engines, and as user code without this project."""
+"""Networks in torch with random weights: as a chain of engines, and as plain torch code."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -156,7 +156,7 @@ def torch_workload(network: Example) -> Workload:
 
 
 def eager_loop(network: MultiExitNetwork, thresholds: Sequence[float]) -> Predictor:
-    """Return the obvious loop over exits, with a check of each confidence on the host."""
+    """Return an eager loop over the exits that checks each confidence on the host."""
     stages: Any = network.backbone.stages
     limits = np.array(thresholds, dtype=np.float32).tolist()
 

@@ -31,7 +31,7 @@ MIN_SAME_EXITS = 0.99
 
 
 class PacedSource:
-    """Frames at an interval; with none, as fast as they are read."""
+    """Frames at an interval; with an interval of 0, as fast as they are read."""
 
     is_live = False
 
@@ -45,7 +45,7 @@ class PacedSource:
         """Return the next frame when it is due."""
         self._due += self._interval_s
         while self._interval_s and perf_counter() < self._due:
-            sleep(0)  # a longer sleep is too coarse, none would block the other threads
+            sleep(0)  # a longer sleep is too coarse; without any, the other threads would be blocked
         return next(self._frames, None)
 
     def close(self) -> None:

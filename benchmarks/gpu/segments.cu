@@ -1,4 +1,4 @@
-// A segment that takes a set time. Its confidence is the input's value at `index`, NaN where that is negative; `runs`
+// A segment of a fixed duration. Its confidence is the input's value at `index`, NaN where that is negative; `runs`
 // counts how often it ran.
 extern "C" __global__ void timed_segment(
     long long nanoseconds, int index, const float *image, const float *threshold, float *cut, float *logits,

@@ -1,4 +1,4 @@
-"""Chains to measure, made of segments of a set duration, and their timing in turns."""
+"""Chains of segments with a fixed duration, and interleaved timing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ Predictor = Callable[[Frame], Outcome | Prediction]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A chain that no bundle holds, with its engines and thresholds."""
+    """A chain without a bundle, with its engines and thresholds."""
 
     chain: ChainSpec
     engines: Sequence[DeviceEngine]
@@ -87,7 +87,7 @@ class EventClock:
 def run_interleaved(
     predictors: Mapping[str, Predictor], frames: Sequence[Frame], warm_up: int, clock: EventClock | None = None
 ) -> dict[str, Series]:
-    """Run predictors in turns, timed by the host or, where given, by CUDA events; drop the first `warm_up` frames."""
+    """Run predictors in turns, timed by the host or by a clock of CUDA events; drop the first `warm_up` frames."""
 
     def timed(predict: Predictor) -> Callable[[Frame], tuple[Outcome | Prediction, float]]:
         return lambda frame: (predict(frame), 0.0 if clock is None else clock.us())
@@ -108,7 +108,7 @@ def latency_us(us: NDArray[np.float64]) -> dict[str, float]:
 
 
 class TimedEngine:
-    """One segment of a set duration; it counts its runs on the GPU."""
+    """A segment of a fixed duration, which counts its runs on the GPU."""
 
     def __init__(self, code: ObjectCode, index: int, duration_us: float) -> None:
         """Take the kernel from compiled code."""

@@ -1,4 +1,4 @@
-"""The claims of Confidence-Gated and Explanation-Guided Training, reproduced beside rival methods."""
+"""The claims of Confidence-Gated and Explanation-Guided Training, measured beside rival methods."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.papers.claims import claims_of
+from benchmarks.papers.evaluation import evaluate_group
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.grid import full_grid, name_of, quick_grid
-from benchmarks.papers.judge import judge
 from benchmarks.papers.regimes import PAPER_REGIMES
 from benchmarks.papers.tables import print_tables
 from benchmarks.results import command_line, write_result
@@ -39,14 +39,14 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run_papers(folder: Path, *, quick: bool) -> None:
-    """Train the missing networks, judge all of them, and write `papers.json` and figures into `folder`.
+    """Train the missing networks, evaluate all of them, and write `papers.json` and figures into `folder`.
 
     Raises:
         EdgeError: training, compilation or measurement failed.
     """
     runs = quick_grid() if quick else full_grid()
     train_all(runs, folder)
-    rows = judge_all(runs, folder)
+    rows = evaluate_all(runs, folder)
     claims = claims_of(rows)
     result = {"command": command_line(), "conditions": conditions(), "claims": claims, "rows": rows}
     write_result(folder / "papers.json", result)
@@ -69,7 +69,7 @@ def train_all(runs: Sequence[Settings], folder: Path) -> None:
             train(run, folder / name_of(run), images, PAPER_REGIMES.get(run.regime))
 
 
-def judge_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
+def evaluate_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
     """Return the rows of all runs; runs of one dataset, backbone and seed are measured in turns."""
 
     def group(run: Settings) -> tuple[str, str, int]:
@@ -77,5 +77,5 @@ def judge_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
 
     rows = []
     for _, members in groupby(sorted(runs, key=group), key=group):
-        rows += judge(list(members), folder)
+        rows += evaluate_group(list(members), folder)
     return rows

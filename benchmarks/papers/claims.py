@@ -1,4 +1,4 @@
-"""The papers' claims and the measured values: means over seeds, from the rows of `judge`."""
+"""The papers' claims and the measured values: means over seeds, from the rows of `evaluate_group`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -7,7 +7,7 @@ from itertools import product
 from edge.training.settings import Settings
 
 ALPHA = 1.0
-"""Weight of Explanation-Guided Training. Its paper found 0.3 best; on these maps 0.3 closes a third of the gap."""
+"""Weight of Explanation-Guided Training. Its paper recommends 0.3; on these maps 0.3 closes a third of the gap."""
 GUIDANCE = "guarded-cosine"
 BACKBONE = "cnn-small"
 """Backbone of all runs but two short ones."""

@@ -1,4 +1,4 @@
-"""Regimes that only the comparison trains: Confidence-Gated Training without the warm-up and leak of this project."""
+"""Regimes for the comparison only: Confidence-Gated Training without the warm-up and leak of this project."""
 
 import torch
 from torch import Tensor

@@ -14,6 +14,12 @@ from edge.measure.latency import LATENCY_COLUMNS, latency_cells
 from edge.progress import track
 from edge.system import conditions
 
+ONNXRUNTIME_NOTE = (
+    "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
+    "which takes longer than fp32. An int8 bundle is written for TensorRT, which computes in integers."
+)
+"""Reason for the order of the precisions' times."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `edge bench`."""
@@ -42,6 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
         print_json(run | {"conditions": before, "precisions": measured})
     else:
         print_bench(results)
+        if backend.name == "onnxruntime" and len(results) > 1:
+            print(ONNXRUNTIME_NOTE)
         print(
             f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads"
         )

@@ -2,11 +2,15 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Mapping
 
+from edge.advice import Advice, advise, exit_figures, merge_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Thresholds
+from edge.bundle.scores import LabelledScores
 from edge.cli.arguments import add_bundle
-from edge.console import PASSED, print_json, print_table
+from edge.console import PASSED, log, print_json, print_table
+from edge.decision import validate_thresholds
 from edge.doctor.checks import check_graph_mode
 
 
@@ -20,8 +24,10 @@ def main(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle)
     if arguments.json:
         print_json(dataclasses.asdict(bundle.manifest))
+        print_advice(bundle, emit=log)
     else:
         print_bundle(bundle)
+        print_advice(bundle)
         print(f"exits on the GPU: {check_graph_mode().value}")
     return PASSED
 
@@ -42,6 +48,37 @@ def print_bundle(bundle: Bundle) -> None:
         print(f"{name}: {_guarantee(precision.thresholds)}")
         for note in precision.notes:
             print(f"  {note}")
+
+
+def print_advice(
+    bundle: Bundle,
+    scores: Mapping[str, LabelledScores] | None = None,
+    emit: Callable[[str], None] = print,
+) -> None:
+    """Print advice on the bundle's exits, one line for each topic; a healthy bundle prints nothing.
+
+    Args:
+        bundle: The bundle.
+        scores: The scores that its thresholds were fitted to, by precision; None for those recorded by the compiler.
+        emit: Prints a line.
+    """
+    for line in merge_precisions(bundle_advice(bundle, scores)):
+        emit(f"advice: {line}")
+
+
+def bundle_advice(bundle: Bundle, scores: Mapping[str, LabelledScores] | None = None) -> dict[str, list[Advice]]:
+    """Return advice on each precision; arguments as of `print_advice`."""
+    manifest = bundle.manifest
+    if scores is None:
+        scores = {name: bundle.scores(name) for name in manifest.precisions}
+    macs = [exit_.macs for exit_ in manifest.exits]
+    advice = {}
+    for name, recorded in scores.items():
+        fitted = bundle.precision(name).thresholds
+        thresholds = validate_thresholds(fitted.values, len(macs))
+        figures = exit_figures(recorded.scores, recorded.truth, thresholds, macs)
+        advice[name] = advise(figures, has_budget=fitted.target_metric in ("mean_macs", "mean_ms"))
+    return advice
 
 
 def _guarantee(thresholds: Thresholds) -> str:

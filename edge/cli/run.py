@@ -4,11 +4,9 @@ import argparse
 import json
 import math
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,13 +16,11 @@ import numpy as np
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precision
 from edge.cli.output import STDOUT_PATHS, LinesFile, check_lines
-from edge.cli.skip import SkipBad
-from edge.cli.source_name import without_credentials
-from edge.console import PASSED, ProgressDisplay, at_least, log, print_table
+from edge.console import PASSED, ProgressDisplay, at_least, print_table
 from edge.engines import backend_named
 from edge.entry import STDOUT
 from edge.errors import OutputError, SourceError
-from edge.frames.base import FrameSource
+from edge.frames.address import public_address
 from edge.frames.open import open_source
 from edge.inference.load import default_precision, load_classifier
 from edge.inference.pipeline import Result
@@ -61,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
     parser.add_argument("--output", type=Path, metavar="FILE", help="append one JSON line per frame to FILE")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --output instead")
-    parser.add_argument("--skip-bad", action="store_true", help="skip and count files of a folder that cannot be read")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
+    )
     add_backend(parser)
 
 
@@ -81,9 +79,7 @@ def main(arguments: argparse.Namespace) -> int:
     summary = Summary(bundle.chain(precision).exits)
     with ProgressDisplay() as display:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
-    source = _open_source(arguments.source)
-    if arguments.skip_bad:
-        source = SkipBad(source, log)
+    source = open_source(arguments.source, skip_bad=arguments.skip_bad)
     total = arguments.frames or source.frames
     try:
         with (
@@ -100,8 +96,6 @@ def main(arguments: argparse.Namespace) -> int:
                 if summary.frames == arguments.frames or (lines.to_stdout and STDOUT.is_lost):
                     break
     finally:
-        if isinstance(source, SkipBad) and source.skipped:
-            log(f"skipped {source.skipped} of {source.frames} files, which cannot be read")
         if not lines_on_stdout(arguments):
             summary.print(task)
     return PASSED
@@ -117,8 +111,6 @@ def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
     source = Path(arguments.source)
     if bundle.manifest.input.kind == "array" and not source.is_dir():
         raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")
-    if arguments.skip_bad and not source.is_dir():
-        raise SourceError(f"--skip-bad is for folders, and {arguments.source} is none; leave it out")
     if arguments.output is None:
         if arguments.overwrite:
             raise OutputError("--overwrite has no file to replace; add --output FILE, or leave it out")
@@ -126,30 +118,12 @@ def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
         check_lines(arguments.output, [source], bundle, overwrite=arguments.overwrite)
 
 
-def _open_source(name: str) -> FrameSource:
-    """Open a source in a thread: a library that waits for a silent server would hold up Ctrl-C."""
-    opened: list[FrameSource | BaseException] = []
-
-    def work() -> None:
-        try:
-            opened.append(open_source(name))
-        except BaseException as error:
-            opened.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join()
-    if isinstance(opened[0], BaseException):
-        raise opened[0]
-    return opened[0]
-
-
 class Summary:
     """Counts and times of a run."""
 
     def __init__(self, exits: int) -> None:
         """Count from zero."""
-        self.frames = self.dropped = 0
+        self.frames = self.dropped = self.skipped = 0
         self._exits = np.zeros(exits, dtype=np.int64)
         self._times: dict[str, deque[float]] = {name: deque(maxlen=MAX_SUMMARY_FRAMES) for name in STAGES}
         self._started = perf_counter()
@@ -157,7 +131,7 @@ class Summary:
     def add(self, result: Result) -> None:
         """Count a frame."""
         self.frames += 1
-        self.dropped = result.dropped
+        self.dropped, self.skipped = result.dropped, result.skipped
         self._exits[result.exit_index] += 1
         for name, times in self._times.items():
             times.append(getattr(result, f"{name}_ms"))
@@ -168,7 +142,8 @@ class Summary:
             return
         seconds = perf_counter() - self._started
         shares = ", ".join(f"exit {k} {share:.1%}" for k, share in enumerate(self._exits / self.frames))
-        title = f"{self.frames} frames, {self.frames / seconds:.0f} a second, {self.dropped} dropped; {shares}"
+        counts = f"{self.dropped} dropped" + (f", {self.skipped} damaged" if self.skipped else "")
+        title = f"{self.frames} frames, {self.frames / seconds:.0f} a second, {counts}; {shares}"
         rows = [(name, *latency_cells(latency_from_ms(times))) for name, times in self._times.items()]
         print_table(f"{task}: {title}", ("stage", *LATENCY_COLUMNS), rows)
 
@@ -179,7 +154,7 @@ class Lines:
     def __init__(self, source: str, file: LinesFile | None, *, to_stdout: bool) -> None:
         """Write to an opened file, and to stdout."""
         self.to_stdout = to_stdout
-        self._source, self._file = without_credentials(source), file
+        self._source, self._file = public_address(source), file
 
     def write(self, result: Result) -> None:
         """Write a result."""
@@ -204,13 +179,11 @@ def _lines(arguments: argparse.Namespace) -> Iterator[Lines]:
 
 
 def _record(result: Result, source: str) -> dict[str, Any]:
-    # What the source knows of a frame: a file's name, or the position in a video.
-    known = {name: getattr(result, name, None) for name in ("file", "position_s")}
-    time = getattr(result, "time_utc", None) or datetime.now(timezone.utc)
+    kind = "file" if isinstance(result.position, str) else "position_s"
     return {
-        "time": f"{time:%Y-%m-%dT%H:%M:%S}.{time.microsecond // 1000:03}Z",
+        "time": f"{result.time:%Y-%m-%dT%H:%M:%S}.{result.time.microsecond // 1000:03}Z",
         "source": source,
-        **{name: value for name, value in known.items() if value is not None},
+        **({} if result.position is None else {kind: result.position}),
         "frame": result.frame_index,
         "label": result.label,
         "label_index": result.label_index,
@@ -222,6 +195,7 @@ def _record(result: Result, source: str) -> dict[str, Any]:
         "load_ms": round(result.load_ms, 4),
         "infer_ms": round(result.infer_ms, 4),
         "dropped": result.dropped,
+        "skipped": result.skipped,
     }
 
 

@@ -2,14 +2,16 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge.advice import CHANCE, merge_precisions
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_bundle, add_precisions, add_threads
+from edge.cli.info import bundle_advice
 from edge.cli.output import check_replaceable
-from edge.console import FAILED, PASSED, ProgressDisplay, print_json, print_table
+from edge.console import FAILED, PASSED, ProgressDisplay, log, print_json, print_table
 from edge.engines import BACKENDS, backend_named
 from edge.parity.compare import Parity, verify
 from edge.parity.report import exit_cells, exit_columns, group_by_reference, markdown, verdict
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compare and print the verdict."""
+    """Compare and print the verdict, and a warning where the verified network is no better than chance."""
     bundle = Bundle.open(arguments.bundle)
     if arguments.report is not None:
         inputs = [arguments.references] if arguments.references else []
@@ -56,6 +58,8 @@ def main(arguments: argparse.Namespace) -> int:
         print_json({"passed": passed, "precisions": [_as_json(result) for result in results]})
     else:
         print_parity(results)
+    for line in chance_warnings(bundle, {result.precision for result in results}):
+        log(line)
     return PASSED if passed else FAILED
 
 
@@ -71,6 +75,13 @@ def print_parity(results: Sequence[Parity]) -> None:
         print_table(title, ("precision", *exit_columns(reference)), rows)
         for result in group:
             print(verdict(result))
+
+
+def chance_warnings(bundle: Bundle, precisions: Collection[str]) -> list[str]:
+    """Return warnings of networks no better than chance: engines may match such a network perfectly."""
+    advice = bundle_advice(bundle)
+    chance = {name: [item for item in advice[name] if item.topic == CHANCE] for name in advice if name in precisions}
+    return [f"warning: {line}" for line in merge_precisions(chance)]
 
 
 def _as_json(result: Parity) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every CUDA call of the product: pycuda for context, memory and streams, cuda.core for kernels and graphs."""
+"""Every CUDA call of this project: pycuda for context, memory and streams, cuda.core for kernels and graphs."""
 
 from typing import TYPE_CHECKING
 

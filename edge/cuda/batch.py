@@ -30,13 +30,13 @@ class BatchResources(NamedTuple):
 class CudaBatch:
     """A chain of engines without a pinned batch, and memory for `max_batch` images.
 
-    The host waits once for each segment that runs: it launches the next one with the number of active rows.
+    The host waits once for each segment that runs: it launches the next segment with the number of active rows.
     """
 
     def __init__(
         self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, max_batch: int = MAX_BATCH
     ) -> None:
-        """Allocate everything and bind the segments.
+        """Allocate all memory and bind the segments.
 
         Raises:
             EngineError: the GPU has too little memory, or an engine refuses an address.
@@ -137,7 +137,7 @@ class CudaBatch:
 
 
 def _segment_addresses(buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:
-    """Return the addresses of a segment's tensors: its incoming cut is the compacted one."""
+    """Return the addresses of a segment's tensors, with the compacted buffers for its incoming cut."""
     addresses = buffers.addresses
     return addresses | {name: addresses[_compacted(name)] for name in segment.cuts_in}
 
@@ -147,5 +147,5 @@ def _cut_specs(segment: SegmentSpec) -> list[TensorSpec]:
 
 
 def _compacted(name: str) -> str:
-    """Return the buffer that holds only the active rows of a tensor."""
+    """Return the name of the buffer for the active rows of a tensor."""
     return f"compacted {name}"

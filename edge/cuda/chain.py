@@ -1,6 +1,6 @@
 """One slot's work on the GPU: preprocessing, then segment after segment, each followed by its exit's result.
 
-Nothing here waits. Work is enqueued on a stream, or becomes part of the graph that is captured from it.
+No method waits. Work is enqueued on a stream, or captured from the stream into a graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,13 +54,13 @@ class Chain:
         *,
         uploads: bool,
     ) -> None:
-        """Allocate everything and bind the segments.
+        """Allocate all memory and bind the segments.
 
         Args:
             chain: The segments.
             engines: Their engines.
-            kernels: Preprocessing and exit results.
-            frame: A frame of the size and format to come.
+            kernels: The kernels for preprocessing and exit results.
+            frame: A frame of the size and format to allocate for.
             uploads: Copy frames to the GPU, which shares no memory with the host.
         """
         self.exits = chain.exits
@@ -134,7 +134,7 @@ class Chain:
             self._kernels.preprocess(target.target, params, image, self._spec.shape)
 
     def enqueue_exit(self, target: LaunchTarget, index: int, condition: Any = None) -> None:
-        """Enqueue a segment and its exit's result, which sets the graph's condition where there is one."""
+        """Enqueue a segment and its exit's result, which sets the graph's condition if one is given."""
         self.enqueue_segment(target, index)
         exit_outputs, prediction = self._addresses[exit_outputs_name(index)], self._addresses["prediction"]
         if condition is None:

@@ -9,11 +9,11 @@ from edge.errors import EdgeError, EngineError, UnavailableError
 
 
 class PrimaryContext:
-    """One GPU of this process.
+    """The primary context of one GPU.
 
     Attributes:
         arch: Architecture that kernels are compiled for, for example `sm_87`.
-        is_integrated: Host and GPU share their memory, as on a Jetson.
+        is_integrated: True if host and GPU share their memory, as on a Jetson.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -50,7 +50,7 @@ class PrimaryContext:
 
 
 class ActiveContext:
-    """A block of CUDA calls; may be entered again and again, by any thread."""
+    """A block of CUDA calls. Reusable, from any thread."""
 
     def __init__(self, context: driver.Context, task: str) -> None:
         """Name the task of the block."""
@@ -66,5 +66,5 @@ class ActiveContext:
         if isinstance(error, Exception) and not isinstance(error, EdgeError):
             raise EngineError(
                 f"{self._task} failed: {type(error).__name__}: {error}; if earlier frames succeeded, the GPU's context "
-                "may be corrupt: start again, and see `edge doctor`"
+                "may be corrupt: restart the process, and run `edge doctor`"
             ) from error

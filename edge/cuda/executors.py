@@ -1,4 +1,4 @@
-"""Executors of a chain: the whole chain as one graph, or stepwise with a wait of the host after each exit."""
+"""Executors of a chain: the whole chain as one graph, or stepwise, with a wait after each exit."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from edge.decision import NEVER
 
 
 class Executor(Protocol):
-    """A chain made ready to run again and again."""
+    """A chain prepared for repeated execution."""
 
     def start(self) -> None:
         """Start on the frame and thresholds in pinned memory, without waiting."""
@@ -57,7 +57,9 @@ class StepwiseExecutor:
         """Capture the capturable segments; the others are enqueued for each frame."""
         self._chain, self._stream = chain, stream
         launch_stream = Stream.from_handle(stream.handle)
-        self._graphs = [capture_step(chain, stream, k) if can else None for k, can in enumerate(capturable)]
+        self._graphs = [
+            capture_step(chain, stream, k) if is_capturable else None for k, is_capturable in enumerate(capturable)
+        ]
         self._steps = [
             partial(enqueue_step, chain, stream, k) if graph is None else partial(graph.launch, launch_stream)
             for k, graph in enumerate(self._graphs)
@@ -68,7 +70,7 @@ class StepwiseExecutor:
         self.step(0)
 
     def step(self, index: int) -> None:
-        """Start one segment; the one before it is done."""
+        """Start one segment; the previous segment is done."""
         self._steps[index]()
 
     def finish(self) -> int:
@@ -95,7 +97,7 @@ def enqueue_step(chain: Chain, stream: driver.Stream, index: int) -> None:
 
 
 def diff_outputs(executor: Executor, reference: Executor, chain: Chain) -> str:
-    """Return how two executors' predictions differ when the last exit is forced, or the first; empty if they agree."""
+    """Return how predictions differ between two executors, with the last and the first exit forced; empty if equal."""
     for threshold in (NEVER, 0.0):
         chain.set_thresholds(np.full(chain.exits - 1, threshold, dtype=np.float32))
         predictions = []

@@ -1,4 +1,4 @@
-"""CUDA graphs: one graph per segment, or the whole chain with each next segment in a conditional body."""
+"""CUDA graphs: one graph per segment, or the whole chain with each later segment in a conditional body."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ BODY_NODE_TYPES = (
 )
 """Nodes that CUDA allows in a conditional body."""
 CAPTURE_MODE = "relaxed"
-"""Other threads run frames while one captures."""
+"""Lets other threads run frames during a capture."""
 CAPTURE_LOCK = Lock()
 """Captures take turns: each pauses garbage collection in the whole process."""
 
@@ -31,7 +31,7 @@ CAPTURE_LOCK = Lock()
 def capture_chain(chain: Chain, stream: driver.Stream) -> Graph:
     """Return the chain as one graph: one launch and one wait per frame, whichever exit answers.
 
-    Every segment must have run once before, and `capture_error` must have returned nothing for it.
+    Every segment must have run once before, and `capture_error` must have returned an empty string for it.
     """
 
     def fill(builder: GraphBuilder) -> None:
@@ -60,7 +60,7 @@ def capture_graph(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -
 
 
 def capture_error(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
-    """Return why enqueued work cannot be captured into a conditional body; empty if it can.
+    """Return the reason why enqueued work cannot be captured into a conditional body; empty if it can.
 
     The capture is made with the driver: a GraphBuilder whose capture was invalidated may crash when it is closed.
     """
@@ -97,7 +97,7 @@ def check_status(result: tuple[Any, ...]) -> list[Any]:
 
 
 def _capture_exits(builder: GraphBuilder, chain: Chain, index: int) -> None:
-    """Capture the segments from `index` on, each next one in a conditional body."""
+    """Capture the segments from `index` on, each later segment in a conditional body."""
     if index == chain.exits - 1:
         chain.enqueue_exit(_target(builder), index)
         return

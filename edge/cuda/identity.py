@@ -6,7 +6,9 @@ from edge.system import board_model, l4t_release
 
 
 def device_facts() -> dict[str, str]:
-    """Return everything but the library that an engine depends on. The name is not enough: all Orins are "Orin".
+    """Return the facts about GPU and driver that an engine depends on.
+
+    The name alone identifies no GPU: every Jetson Orin is called "Orin".
 
     Raises:
         UnavailableError: there is no GPU, or pycuda is missing.

@@ -80,7 +80,7 @@ def write_preprocess_params(buffers: "Buffers", frame: Frame, spec: InputSpec) -
 
 
 def bilinear_taps(outputs: int, inputs: int, offset: int) -> NDArray[np.void]:
-    """Return OpenCV's bilinear taps from `inputs` rows or columns, the first of which is `offset`, to `outputs`."""
+    """Return OpenCV's bilinear taps for resizing `inputs` rows or columns, starting at `offset`, to `outputs`."""
     position = ((np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5).astype(np.float32)
     index = np.floor(position).astype(np.int32)
     fraction = position - index
@@ -104,7 +104,7 @@ def exit_outputs_sizes(chain: ChainSpec) -> dict[str, int]:
 
 
 def write_exit_outputs(buffers: "Buffers", chain: ChainSpec) -> None:
-    """Write the addresses of every exit's tensors; `exit_index` counts the segments of the chain."""
+    """Write the addresses of every exit's tensors; `exit_index` is the segment's position in the chain."""
     addresses = buffers.addresses
     for index, (segment, temperature) in enumerate(zip(chain.segments, chain.temperatures, strict=True)):
         outputs, k = buffers.view(exit_outputs_name(index), EXIT_OUTPUTS), segment.exit_index

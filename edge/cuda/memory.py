@@ -10,13 +10,13 @@ import pycuda.driver as driver
 from numpy.typing import NDArray
 
 ALIGNMENT = 256
-"""Bytes to which TensorRT wants addresses aligned."""
+"""Alignment in bytes that TensorRT requires of addresses."""
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, which would break a capture."""
 
 
 class DeviceMemory:
-    """Memory of the GPU.
+    """Memory on the GPU.
 
     Attributes:
         addresses: Address of each tensor.
@@ -39,11 +39,10 @@ class DeviceMemory:
 class PinnedMemory:
     """Page-locked host memory, mapped into the GPU's address space.
 
-    It is freed when it is closed and no array of it is referenced any more, which must be while the GPU's context is
-    current.
+    It is freed once it is closed and no array of it is referenced; the GPU's context must be current then.
 
     Attributes:
-        host: All of it as the host sees it.
+        host: The whole allocation as an array.
         addresses: Address of each tensor on the GPU.
     """
 
@@ -71,7 +70,7 @@ class PinnedMemory:
 class Buffers:
     """Per-frame inputs, constants, device-only workspace and host-visible outputs.
 
-    On integrated GPUs, inputs are not copied; constants are, since the GPU reads them again and again.
+    On integrated GPUs, inputs are not copied; constants are, since the GPU reads them for every frame.
 
     Attributes:
         addresses: Address of each tensor on the GPU; empty when closed.
@@ -91,9 +90,9 @@ class Buffers:
         Args:
             inputs: Written by the host for every frame.
             constants: Written by the host once.
-            workspace: Only on the GPU.
+            workspace: Used on the GPU only.
             outputs: Written by the GPU, read by the host.
-            uploads: Copy the inputs to the GPU, which has its own memory.
+            uploads: True if the GPU has its own memory, to which inputs are copied.
         """
         self._host = PinnedMemory({**inputs, **constants, **outputs})
         self._device = DeviceMemory({**(inputs if uploads else {}), **constants, **workspace})
@@ -133,13 +132,13 @@ class Buffers:
 
 
 def synchronize_before_free(stream: driver.Stream) -> None:
-    """Wait for a stream's work before its memory is freed; errors of the GPU were raised before."""
+    """Wait for a stream's work before its memory is freed; its errors have already been raised."""
     with suppress(driver.Error):
         stream.synchronize()
 
 
 def _layout(sizes: Mapping[str, int]) -> tuple[dict[str, int], int]:
-    """Return each tensor's aligned offset and the bytes of all."""
+    """Return each tensor's aligned offset and the total bytes."""
     aligned = [-(-max(1, size) // ALIGNMENT) * ALIGNMENT for size in sizes.values()]
     ends = list(accumulate(aligned, initial=0))
     return dict(zip(sizes, ends[:-1], strict=True)), ends[-1]

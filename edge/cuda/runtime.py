@@ -1,4 +1,4 @@
-"""Runtime of the process: the GPU's context, the kernels, and the mode in which chains are executed."""
+"""The GPU runtime of this process: context, kernels and execution mode."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -59,11 +59,11 @@ def _open_once() -> Runtime:
 
 
 def conditional_unsupported_reason(kernels: Kernels) -> str:
-    """Return why conditional nodes do not work here, by running them; empty if they do."""
+    """Run conditional nodes and return the reason why they do not work here; empty if they do."""
     try:
         for exits in (True, False):
             if _conditional_body_runs(kernels, exits=exits) == exits:
-                return f"a condition set to {int(not exits)} was taken for {int(exits)}"
+                return f"the GPU read a condition of {int(not exits)} as {int(exits)}"
     except Exception as error:  # of any type that outdated drivers and libraries raise
         return f"{type(error).__name__}: {error}"
     return ""

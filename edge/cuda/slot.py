@@ -41,7 +41,7 @@ class CudaSlot:
     """
 
     def __init__(self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime) -> None:
-        """Allocate nothing yet: sizes follow from the first frame."""
+        """Store the arguments; memory is allocated for the first frame, whose size decides."""
         self.syncs = 0
         self._spec, self._engines, self._runtime = chain, engines, runtime
         self._starting = runtime.context.activate("sending a frame")
@@ -101,14 +101,14 @@ class CudaSlot:
             self._log_once("the chain cannot be captured into one CUDA graph", str(error))
             return stepwise
         if problem := diff_outputs(graph, stepwise, chain):
-            self._log_once("the chain as one CUDA graph predicts otherwise than stepwise", problem)
+            self._log_once("the chain as one CUDA graph predicts differently from stepwise execution", problem)
             graph.close()
             return stepwise
         stepwise.close()
         return graph
 
     def _log_once(self, fact: str, reason: str) -> None:
-        """Log why the chain runs stepwise, once for all slots."""
+        """Log the reason for stepwise execution, once for all slots."""
         message = f"{fact}, so the host checks each exit: {reason}"
         if message not in self._runtime.logged:
             self._runtime.logged.add(message)

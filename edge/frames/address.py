@@ -10,8 +10,11 @@ def public_address(address: str) -> str:
     """Return an address for messages, without the parts that may hold a secret.
 
     User and password go, however they are written, and so does everything from the first parameter on: cameras take
-    passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under names without number.
+    passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under names without number. Properties
+    of pipelines hold them too, so that nothing of a pipeline is shown.
     """
+    if " ! " in address:
+        return "GStreamer pipeline"
     scheme = SCHEME.match(address)
     if scheme is None:
         user, at, host = address.rpartition("@")

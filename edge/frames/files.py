@@ -52,7 +52,7 @@ class FileSource:
         """Return the next image, BGR, or array; None after the last one.
 
         Raises:
-            SourceError: a file cannot be read.
+            SourceError: a file cannot be read, or none of them.
         """
         for path in self._next:
             try:
@@ -65,6 +65,8 @@ class FileSource:
                 continue
             position = path.name if path == self._folder else path.relative_to(self._folder).as_posix()
             return Frame(frame.pixels, frame.format, position)
+        if self.skipped == self.frames:
+            raise SourceError(f"none of the {self.frames} files of {self._folder} can be read; give healthy images")
         return None
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Latency on this machine."""
+"""Latency of classifiers on this machine."""

@@ -26,7 +26,7 @@ WARM_UP_FRAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One classifier, over all frames."""
+    """Latency, accuracy and exit shares of one classifier."""
 
     latency_ms: Latency
     accuracy: float | None
@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """One precision of a bundle."""
+    """Measurements of one precision of a bundle."""
 
     whole: Measurement
     """The network without early exits, as one engine."""
@@ -110,15 +110,15 @@ def bench(
 def measure(
     classifiers: Sequence[Classifier], frames: Iterable[Frame], labels: Sequence[int] | None
 ) -> list[Measurement]:
-    """Measure classifiers that take turns on each frame; the first frames are run before to warm up."""
+    """Measure classifiers that take turns on each frame; the first frames also run beforehand, to warm up."""
     frames = iter(frames)
     warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
     calls = [classifier.predict for classifier in classifiers]
     interleave(calls, warm_up)
     timed = interleave(calls, itertools.chain(warm_up, frames))
     return [
-        _measurement(found, classifier.chain.exits, labels)
-        for found, classifier in zip(timed, classifiers, strict=True)
+        _measurement(series, classifier.chain.exits, labels)
+        for series, classifier in zip(timed, classifiers, strict=True)
     ]
 
 
@@ -128,7 +128,7 @@ def thresholds_for_exit(exit_index: int, exits: int) -> list[float]:
 
 
 def _measurement(timed: Timed[Prediction], exits: int, labels: Sequence[int] | None) -> Measurement:
-    answers = np.array([prediction.label_index for prediction in timed.results])
-    accuracy = None if labels is None else float((answers == np.array(labels)).mean())
+    predicted = np.array([prediction.label_index for prediction in timed.results])
+    accuracy = None if labels is None else float((predicted == np.array(labels)).mean())
     taken = np.bincount([prediction.exit_index for prediction in timed.results], minlength=exits)
     return Measurement(latency_from_ms(timed.times_ms), accuracy, tuple((taken / taken.sum()).tolist()))

@@ -1,4 +1,4 @@
-"""Interleaved timing: calls take turns, so that whatever disturbs the machine disturbs all of them alike."""
+"""Interleaved timing: calls take turns, so that a disturbance of the machine affects all of them alike."""
 
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter_ns
@@ -19,7 +19,7 @@ class Timed(NamedTuple, Generic[R]):
 
 
 def interleave(calls: Sequence[Callable[[T], R]], items: Iterable[T]) -> list[Timed[R]]:
-    """Time every call on every item. The first call changes from item to item: it finds the item in no cache."""
+    """Time every call on every item. Calls take turns at being first, because the first finds the item in no cache."""
     times_ns: list[list[int]] = [[] for _ in calls]
     results: list[list[R]] = [[] for _ in calls]
     order = list(range(len(calls)))
@@ -30,4 +30,4 @@ def interleave(calls: Sequence[Callable[[T], R]], items: Iterable[T]) -> list[Ti
             result = calls[index](item)
             times_ns[index].append(perf_counter_ns() - started_ns)
             results[index].append(result)
-    return [Timed(np.array(times) / 1e6, found) for times, found in zip(times_ns, results, strict=True)]
+    return [Timed(np.array(times) / 1e6, outputs) for times, outputs in zip(times_ns, results, strict=True)]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds over a number of frames."""
+    """Latency over a number of frames, in milliseconds."""
 
     mean: float
     p50: float
@@ -21,7 +21,7 @@ class Latency:
 
 
 def latency_from_ms(times_ms: ArrayLike) -> Latency:
-    """Return statistics of single frames' times, in the order they were measured."""
+    """Return the statistics of the times of single frames, given in the order of measurement."""
     times = np.array(times_ms, dtype=np.float64)
     p50, p95, p99 = np.percentile(times, [50, 95, 99])
     parts = [float(np.median(part)) for part in np.array_split(times, 5) if len(part)]

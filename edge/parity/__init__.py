@@ -1,1 +1,1 @@
-"""Two ways of running a bundle, compared exit by exit."""
+"""Comparison of a bundle's engines with a reference, exit by exit."""

@@ -1,4 +1,4 @@
-"""Parity of a bundle's engines as pytest: one test for each precision, comparison, exit and claim.
+"""Parity of a bundle's engines as pytest: one test for each precision, comparison and exit.
 
 Run with `pytest --pyargs edge.parity.checks --bundle DIR [--backend NAME]...`. Comparisons, figures and tolerances are
 those of `edge verify`.

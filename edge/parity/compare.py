@@ -1,4 +1,4 @@
-"""Two ways of running a bundle, compared exit by exit: engines with the trained fp32 network, or with one another."""
+"""Comparison of engines with the trained fp32 network, or with those of another backend, exit by exit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ TOLERANCES = {
     "int8": Tolerance(float("inf"), 0.993, 0.97, 0.02, 0.003),
 }
 TOLERANCES["auto"] = TOLERANCES["int8"]
-"""Accuracy and shares as fractions. int8 logits may differ by any amount that changes no answer."""
+"""Accuracy and shares as fractions. int8 logits may differ by any amount that changes no prediction."""
 ROUNDING = 1e-9
 REFERENCE = "the trained network"
-"""Name of the first reference; later backends are also compared with the first one."""
+"""Name of the first reference; later backends are also compared with the first backend."""
 
 
 class Outputs(NamedTuple):
-    """Recorded outputs with the name of what computed them: a backend, or `REFERENCE`."""
+    """Recorded outputs, with the name of their source: a backend, or `REFERENCE`."""
 
     name: str
     recording: Recording
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within the bound, apart from rounding."""
+        """True if the value is within the bound, apart from rounding."""
         if self.relation == ">=":
             return self.value >= self.bound - ROUNDING
         return self.value <= self.bound + ROUNDING
@@ -82,7 +82,7 @@ class ExitParity:
     reference_accuracy: float
     top1_agreement: float
     exit_index_agreement: float
-    """Share of samples for which both agree whether to take this exit, with the same thresholds."""
+    """Share of samples with the same decision for this exit in both, at the same thresholds."""
     exit_share: float
     exit_share_drift: float
     max_abs_logit_error: float
@@ -105,7 +105,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
-        """Whether everything is within tolerance."""
+        """True if all figures are within tolerance."""
         return not self.failures
 
     @property
@@ -144,7 +144,7 @@ def verify(
     samples = bundle.reference(references)
     outputs = {REFERENCE: Outputs.from_logits(REFERENCE, samples.logits)}
     frames = [frame_from_array(pixels, bundle.manifest.input.kind) for pixels in samples.frames]
-    classifiers = {  # all of them before any runs
+    classifiers = {  # load all before the first one runs
         backend.name: load_classifier(bundle, precision, backend, on_progress=on_progress) for backend in backends
     }
     for name, classifier in classifiers.items():
@@ -157,10 +157,10 @@ def verify(
 
 
 def comparisons(backends: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of backend and reference: each with the trained network, later backends with the first as well.
+    """Return pairs of backend and reference: each with the trained network, later ones also with the first backend.
 
-    What quantisation changes shows on every backend against the trained network; a fault of one backend's engines shows
-    against the other backend, too. A backend named twice is compared once.
+    A difference that quantisation causes appears on every backend; a difference between backends points to the engines.
+    A backend named twice is compared once.
     """
     return [
         (name, reference)
@@ -174,9 +174,10 @@ def compare(
     precision: str, outputs: Outputs, reference: Outputs, labels: NDArray[np.int64], thresholds: Sequence[float]
 ) -> Parity:
     """Compare outputs with their reference, both decided with the same thresholds."""
-    limits = np.asarray(thresholds, dtype=np.float32)
+    float32_thresholds = np.asarray(thresholds, dtype=np.float32)
     scores, expected = outputs.recording.scores, reference.recording.scores
-    exit_index, expected_exit = decide(scores, limits).exit_index, decide(expected, limits).exit_index
+    exit_index = decide(scores, float32_thresholds).exit_index
+    expected_exit = decide(expected, float32_thresholds).exit_index
     errors = _logit_errors(outputs.recording.logits, reference.recording.logits)
     exits = []
     for k in range(len(errors)):
@@ -186,7 +187,7 @@ def compare(
                 accuracy=float((scores.label[k] == labels).mean()),
                 reference_accuracy=float((expected.label[k] == labels).mean()),
                 top1_agreement=float((scores.label[k] == expected.label[k]).mean()),
-                exit_index_agreement=_exit_agreement(scores, expected, limits, k),
+                exit_index_agreement=_exit_agreement(scores, expected, float32_thresholds, k),
                 exit_share=share,
                 exit_share_drift=abs(share - expected_share),
                 max_abs_logit_error=float(errors[k].max()),

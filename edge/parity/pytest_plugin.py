@@ -45,7 +45,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse an unusable bundle or backend here: an error during collection would be a traceback."""
+    """Check bundle and backends before collection, where an error would be a traceback."""
     path = config.getoption("edge_bundle", None)
     if path is None:
         return

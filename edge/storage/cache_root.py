@@ -16,11 +16,12 @@ def cache_root() -> Path:
     if root := os.environ.get("EDGE_CACHE"):
         return Path(root)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "early-exit" / "engines"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError as error:
         raise UnavailableError(
-            f"no folder for the engine cache ({error}); set EDGE_CACHE to a folder of your own"
+            f"user {os.getuid()} has no home folder for the engine cache; set EDGE_CACHE to a folder of this user"
         ) from error
+    return cache / "early-exit" / "engines"
 
 
 def private_cache_root(root: Path | None = None) -> Path:

@@ -243,7 +243,7 @@ def test_a_chain_that_takes_other_exits_than_drawn_is_an_error(wrong: str, world
     from benchmarks.gpu.chain import compare_executors
 
     series = {name: series_of(us, [0, 1, 1, 2] if name == wrong else TAKEN) for name, us in TIMES_US.items()}
-    with pytest.raises(EngineError, match=f"^{wrong} took other exits than the frames are made for"):
+    with pytest.raises(EngineError, match=f"^{wrong} took exits that differ from those of the frames"):
         compare_executors(series, np.array(TAKEN))
 
 

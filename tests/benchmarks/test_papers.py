@@ -1,4 +1,4 @@
-"""The papers' grid can be trained, and its networks are judged completely."""
+"""The papers' grid can be trained, and its networks are evaluated completely."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.papers import judge_all, train_all
+from benchmarks.papers import evaluate_all, train_all
 from benchmarks.papers.claims import BUDGETS, WITHIN, claims_of
 from benchmarks.papers.figures import write_figures
 from benchmarks.papers.grid import ALPHA, BACKBONE, OURS, full_grid, name_of, quick_grid
@@ -80,7 +80,7 @@ NEEDED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class EvaluatedRuns:
     """A folder of trained networks, and their rows."""
 
     folder: Path
@@ -88,31 +88,31 @@ class Judged:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    """Train and judge a network and a truncated network, the latter first."""
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> EvaluatedRuns:
+    """Train and evaluate a network and a truncated network, the latter first."""
     folder = tmp_path_factory.mktemp("papers")
     for run in GROUP:
         train(run, folder / name_of(run))
-    return Judged(folder, judge_all(GROUP, folder))
+    return EvaluatedRuns(folder, evaluate_all(GROUP, folder))
 
 
-def test_every_operating_point_of_every_network_has_a_row(judged: Judged) -> None:
-    points = [(row["regime"], row["truncated_at"], row["operating_point"]) for row in judged.rows]
+def test_every_operating_point_of_every_network_has_a_row(evaluated: EvaluatedRuns) -> None:
+    points = [(row["regime"], row["truncated_at"], row["operating_point"]) for row in evaluated.rows]
     expected = [("truncated", 1, "alone"), *(("joint", None, point) for point in POINTS)]
     assert sorted(points, key=str) == sorted(expected, key=str)
-    assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", BACKBONE, 0) for row in judged.rows)
+    assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", BACKBONE, 0) for row in evaluated.rows)
 
 
-def test_every_row_has_all_fields_and_is_serialisable(judged: Judged, tmp_path: Path) -> None:
-    assert all(set(row) >= NEEDED for row in judged.rows)
-    assert len({frozenset(row) for row in judged.rows}) == 1  # claims expect the same fields in all rows
-    json.dumps(judged.rows, allow_nan=False)
-    write_result(tmp_path / "papers.json", {"rows": judged.rows})
-    assert len(json.loads((tmp_path / "papers.json").read_text())["rows"]) == len(judged.rows)
+def test_every_row_has_all_fields_and_is_serialisable(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
+    assert all(set(row) >= NEEDED for row in evaluated.rows)
+    assert len({frozenset(row) for row in evaluated.rows}) == 1  # claims expect the same fields in all rows
+    json.dumps(evaluated.rows, allow_nan=False)
+    write_result(tmp_path / "papers.json", {"rows": evaluated.rows})
+    assert len(json.loads((tmp_path / "papers.json").read_text())["rows"]) == len(evaluated.rows)
 
 
-def test_per_exit_fields_have_a_value_for_each_exit(judged: Judged) -> None:
-    for row in judged.rows:
+def test_per_exit_fields_have_a_value_for_each_exit(evaluated: EvaluatedRuns) -> None:
+    for row in evaluated.rows:
         exits = 1 if row["operating_point"] == "alone" else 3
         for field in ("exit_shares", "routed_accuracy", "exit_accuracy", "ece", "auroc", "map_entropy", "deletion",
                       "insertion", "gradcam_agreement"):  # fmt: skip
@@ -123,8 +123,8 @@ def test_per_exit_fields_have_a_value_for_each_exit(judged: Judged) -> None:
         assert row["speedup_measured"] > 0
 
 
-def test_the_whole_network_uses_its_last_exit_and_the_truncated_network_its_only_exit(judged: Judged) -> None:
-    rows = {row["operating_point"]: row for row in judged.rows}
+def test_the_whole_network_uses_its_last_exit_and_the_truncated_network_its_only_exit(evaluated: EvaluatedRuns) -> None:
+    rows = {row["operating_point"]: row for row in evaluated.rows}
     whole, alone = rows["whole"], rows["alone"]
     assert whole["exit_shares"] == [0, 0, 1]
     assert whole["accuracy"] == whole["exit_accuracy"][-1] > 0.3  # better than chance
@@ -134,15 +134,15 @@ def test_the_whole_network_uses_its_last_exit_and_the_truncated_network_its_only
     assert 0.1 < alone["macs_ratio"] < 0.7  # relative to the whole network
 
 
-def test_budgets_are_approximately_kept_on_the_test_split(judged: Judged) -> None:
-    rows = {row["operating_point"]: row for row in judged.rows}
+def test_budgets_are_approximately_kept_on_the_test_split(evaluated: EvaluatedRuns) -> None:
+    rows = {row["operating_point"]: row for row in evaluated.rows}
     ratios = [rows[budget]["macs_ratio"] for budget in BUDGETS]
     assert ratios == sorted(ratios)
     assert all(ratio <= float(budget.split()[1]) + 0.1 for ratio, budget in zip(ratios, BUDGETS, strict=True))
 
 
-def test_map_metrics_do_not_depend_on_thresholds(judged: Judged) -> None:
-    rows = [row for row in judged.rows if row["truncated_at"] is None]
+def test_map_metrics_do_not_depend_on_thresholds(evaluated: EvaluatedRuns) -> None:
+    rows = [row for row in evaluated.rows if row["truncated_at"] is None]
     for field in ("consistency_raw", "map_entropy", "deletion", "insertion", "gradcam_agreement", "ece"):
         assert len({tuple(row[field]) for row in rows}) == 1
     for row in rows:
@@ -167,25 +167,25 @@ def test_runs_are_trained_at_their_own_image_size(tmp_path: Path) -> None:
     assert sizes == [12, 16]
 
 
-def test_finished_runs_are_not_trained_again(judged: Judged) -> None:
-    paths = [judged.folder / name_of(run) / CHECKPOINT for run in GROUP]
+def test_finished_runs_are_not_trained_again(evaluated: EvaluatedRuns) -> None:
+    paths = [evaluated.folder / name_of(run) / CHECKPOINT for run in GROUP]
     before = [path.stat().st_mtime_ns for path in paths]
-    train_all(GROUP, judged.folder)
+    train_all(GROUP, evaluated.folder)
     assert [path.stat().st_mtime_ns for path in paths] == before
 
 
-def test_a_figure_is_written_for_each_dataset(judged: Judged, tmp_path: Path) -> None:
-    pines = [row | {"dataset": "indian-pines", "alpha": ALPHA} for row in judged.rows]
-    write_figures(tmp_path, [*pines, *judged.rows])
+def test_a_figure_is_written_for_each_dataset(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
+    pines = [row | {"dataset": "indian-pines", "alpha": ALPHA} for row in evaluated.rows]
+    write_figures(tmp_path, [*pines, *evaluated.rows])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.png", "indian-pines.png"]
     for path in tmp_path.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_rows_of_another_backbone_have_no_figure(judged: Judged, tmp_path: Path) -> None:
-    write_figures(tmp_path, [row | {"backbone": "resnet18-cifar"} for row in judged.rows])
+def test_rows_of_another_backbone_have_no_figure(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
+    write_figures(tmp_path, [row | {"backbone": "resnet18-cifar"} for row in evaluated.rows])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_of_another_dataset_give_no_claims(judged: Judged) -> None:
-    assert claims_of(judged.rows) == []
+def test_rows_of_another_dataset_give_no_claims(evaluated: EvaluatedRuns) -> None:
+    assert claims_of(evaluated.rows) == []

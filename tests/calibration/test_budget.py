@@ -201,7 +201,7 @@ def test_latencies_that_do_not_grow_with_the_exit_are_refused(means: list[float]
 
 def test_latencies_of_other_segments_are_refused(tmp_path: Path) -> None:
     bench = bench_file(tmp_path / "bench.json", [0.5, 0.75, 2])
-    with pytest.raises(ThresholdError, match=r"bench\.json was measured with other segments than fp32 has now"):
+    with pytest.raises(ThresholdError, match=r"bench\.json was measured with segments that differ from those of fp32"):
         segment_latencies_ms(bench, "fp32", exits=3, segments="others")
 
 
@@ -232,6 +232,6 @@ def test_a_file_that_is_not_a_bench_is_refused_by_name(content: bytes, tmp_path:
     (tmp_path / "bench.json").write_bytes(content)
     with pytest.raises(
         ThresholdError,
-        match=r"bench\.json has no latency for each of the 3 exits of fp32 .*write it with `edge bench",
+        match=r"bench\.json lacks the latency of one of the 3 exits of fp32 .*write it with `edge bench",
     ):
         segment_latencies_ms(tmp_path / "bench.json", "fp32", exits=3, segments="ours")

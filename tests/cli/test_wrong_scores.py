@@ -39,7 +39,10 @@ def record(bundle: Path, images: Path, output: Path) -> Result:
             lambda folder: (folder / "0").rename(folder / "zero"),
             "zero is not named like a label of the bundle; labels: 0, 1",
         ),
-        (lambda folder: truncate(folder / "1" / "1.png"), "1.png cannot be read as an image: it is damaged, or of a format"),
+        (
+            lambda folder: truncate(folder / "1" / "1.png"),
+            "1.png cannot be read as an image: it is damaged, or of a format",
+        ),
         (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "has no images in subfolders"),
         (shutil.rmtree, "there is no folder"),
         (lambda folder: shutil.rmtree(folder) or folder.write_bytes(b""), "there is no folder"),

@@ -127,7 +127,7 @@ def test_predict_batch_runs_on_the_gpu_and_refuses_other_shapes(network: Network
     assert world.calls["mem_alloc"] == world.calls["free"]
 
 
-def test_closing_frees_the_memory_once_and_a_closed_batch_says_so(network: Networks, world: World) -> None:
+def test_closing_frees_the_memory_once_and_a_closed_batch_is_refused(network: Networks, world: World) -> None:
     gpu, images = network("tiny cnn").batch(), image_batch(3)
     classify(gpu, images, [0.0, 0.0])
     gc.collect()

@@ -66,13 +66,11 @@ def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
     assert pip_install("cuda13") in check.remedy
 
 
-@pytest.mark.parametrize(
-    ("run_bodies", "problem"), [(True, "set to 0 was taken for 1"), (False, "set to 1 was taken for 0")]
-)
+@pytest.mark.parametrize(("run_bodies", "problem"), [(True, "condition of 0 as 1"), (False, "condition of 1 as 0")])
 def test_ignored_conditions_are_detected_when_the_gpu_is_opened(run_bodies: bool, problem: str, world: World) -> None:
     world.run_bodies = run_bodies
     runtime = edge.cuda.get_runtime()
-    assert (runtime.mode, runtime.graph_unsupported_reason) == ("stepwise", f"a condition {problem}")
+    assert (runtime.mode, runtime.graph_unsupported_reason) == ("stepwise", f"the GPU read a {problem}")
 
 
 @pytest.mark.parametrize("run_bodies", [True, False])
@@ -86,7 +84,7 @@ def test_conditions_ignored_later_are_detected_before_the_first_prediction(
         thresholds = [NEVER] * exit_index + [0.0] * (2 - exit_index)
         actual, expected = (predict(slot, frame, thresholds) for slot in (gpu, host))
         assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
-    assert "the chain as one CUDA graph predicts otherwise than stepwise" in caplog.text
+    assert "the chain as one CUDA graph predicts differently from stepwise execution" in caplog.text
     gpu.close()
     assert world.calls["graphs alive"] == 0
 

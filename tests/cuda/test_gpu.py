@@ -115,7 +115,7 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: 
     slot.close()
 
 
-def test_two_pipelines_in_two_threads_keep_their_frames_apart(runtime: "Runtime") -> None:
+def test_two_pipelines_in_two_threads_do_not_mix_their_frames(runtime: "Runtime") -> None:
     from benchmarks.gpu.pipeline import PacedSource
     from benchmarks.gpu.segments import timed_engines, timed_workload
 
@@ -224,7 +224,7 @@ def test_an_illegal_address_is_a_clear_error_and_the_process_ends(runtime: "Runt
         [sys.executable, "-c", ILLEGAL_ADDRESS], capture_output=True, text=True, timeout=120, check=False
     )
     assert "failed:" in process.stdout, process.stderr
-    assert "start again, and see `edge doctor`" in process.stdout
+    assert "restart the process, and run `edge doctor`" in process.stdout
     assert process.returncode == 0, process.stderr
 
 

@@ -43,6 +43,7 @@ SECRET = "hunter" + "2"
         ("http://[::1]:80/video.mp4", "http://[::1]:80/video.mp4"),
         ("admin:hunter2@camera/live", "…@camera/live"),
         ("folder/a@b:c.mp4", "folder/a@b:c.mp4"),
+        ('rtspsrc location=rtsp://a:b@c/x user-pw="hunter2" ! decodebin ! appsink', "GStreamer pipeline"),
         ("video.mp4", "video.mp4"),
         ("", ""),
     ],

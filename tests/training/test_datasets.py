@@ -19,7 +19,10 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 
 
 def test_an_unknown_dataset_is_refused_with_the_names_of_all_datasets() -> None:
-    names = ("digits", "fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint", "folder")
+    names = (
+        "digits", "cluttered-digits", "fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint",
+        "folder",
+    )  # fmt: skip
     with pytest.raises(DataError, match=f"'mnist'.*{', '.join(names)}"):
         load_dataset("mnist")
     assert dataset_names() == names

@@ -37,10 +37,11 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def _loaders(*, skip_bad: bool = False) -> dict[str, Loader]:
-    from edge.training.datasets import digits, fashion_mnist, folder, indian_pines
+    from edge.training.datasets import cluttered_digits, digits, fashion_mnist, folder, indian_pines
 
     return {
         "digits": digits.load,
+        "cluttered-digits": cluttered_digits.load,
         "fashion-mnist": fashion_mnist.load,
         "fashion-mnist-small": fashion_mnist.load_small,
         "indian-pines": indian_pines.load,

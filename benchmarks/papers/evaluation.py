@@ -54,7 +54,7 @@ class EvaluatedNetwork:
     """Metrics that do not depend on thresholds: those of each exit and of its attention maps."""
 
 
-def judge(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
+def evaluate_group(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
     """Return a row for each network of a group and each of its operating points."""
     checkpoints = [read_checkpoint(folder / name_of(run) / CHECKPOINT) for run in group]
     trained = load_trained_model(checkpoints[0])
@@ -74,7 +74,7 @@ def _evaluate(checkpoint: Checkpoint, trained: TrainedModel, folder: Path) -> Ev
     run, network = checkpoint.settings, checkpoint.network()
     bundle = compile_bundle(checkpoint, folder / name_of(run) / "bundle", precisions=(PRECISION,), guarantee=GUARANTEE)
     test = PreprocessedImages(trained.images, trained.splits["test"], checkpoint.input)
-    evaluation = evaluate(network, track(batches(test, 500), f"judging {name_of(run)}"))
+    evaluation = evaluate(network, track(batches(test, 500), f"evaluating {name_of(run)}"))
     scores = scores_from_logits(evaluation.logits)
     explained = min(len(test), MAX_EXPLAINED if run.backbone == BACKBONE else MAX_EXPLAINED_LARGE)
     images, _ = test.__getitems__(np.linspace(0, len(test) - 1, explained).astype(int).tolist())
