@@ -24,6 +24,13 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError, UnavailableError
 
+ODD_SUBSAMPLING = "Could not determine subsampling level"
+"""TurboJPEG's refusal of rare layouts of the colour channels, which OpenCV reads; damage inside them stays unknown."""
+MAX_PIXELS = 1 << 28
+"""Larger pictures are refused unread: a small file may announce them and cost minutes and all memory."""
+MAX_PIXELS_PER_BYTE = 1024
+"""Pixels that a byte of a JPEG can hold at most: one bit for a block of 64, and as much again to spare."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 MISSING_END = "Premature end of JPEG file"
 """libjpeg's warning about a missing end marker, and about missing data."""
@@ -99,6 +106,7 @@ def _decode_jpeg(content: bytes, path: Path) -> NDArray[Any]:
         raise UnavailableError(
             f"JPEG files are read with simplejpeg, which cannot be imported ({error}); pip install simplejpeg"
         ) from error
+    _check_size(*_jpeg_size(content), min(MAX_PIXELS, MAX_PIXELS_PER_BYTE * len(content)), path)
     try:
         try:
             return np.asarray(decode_jpeg(content, colorspace="BGR", strict=True))
@@ -107,7 +115,20 @@ def _decode_jpeg(content: bytes, path: Path) -> NDArray[Any]:
                 raise
             return np.asarray(decode_jpeg(content + JPEG_END, colorspace="BGR", strict=True))
     except ValueError as error:
+        if ODD_SUBSAMPLING in str(error):
+            return _decode_other(content, path)
         raise SourceError(f"{path} cannot be read as an image: {error}; remove or replace it") from error
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Return width and height as the header of a JPEG announces them; zeros where it does not."""
+    place = 2
+    while content[place : place + 1] == b"\xff" and len(content) >= place + 9:
+        marker, segment = content[place + 1], content[place + 2 : place + 9]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            return int.from_bytes(segment[5:7], "big"), int.from_bytes(segment[3:5], "big")
+        place += 2 + int.from_bytes(segment[:2], "big")
+    return 0, 0
 
 
 def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
@@ -115,6 +136,8 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
     maximum = PNM_MAXIMUM.match(content)
     if maximum is not None and int(maximum[1]) not in (255, 65535):
         raise SourceError(f"{path} has values up to {int(maximum[1])}; scale them to 0 to 255")
+    if content.startswith(PNG_START):
+        _check_size(*(int.from_bytes(content[at : at + 4], "big") for at in (16, 20)), MAX_PIXELS, path)
     flags = cv2.IMREAD_COLOR if content.startswith(b"BM") else cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     if pixels is None:
@@ -123,6 +146,14 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
             "decode; remove or replace it"
         )
     return pixels
+
+
+def _check_size(width: int, height: int, most: int, path: Path) -> None:
+    if width * height > most:
+        raise SourceError(
+            f"{path} cannot be read as an image: it announces {width} x {height} pixels, at most {most} can be in such a "
+            "file; remove or replace it"
+        )
 
 
 def _to_bgr(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -211,6 +211,20 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_as_such() -> None:
         read(content)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        JPEG.replace(b"\x08\x01\x00\x01\x80\x03", b"\x08\xff\xdc\xff\xdc\x03"),
+        JPEGS["progressive"].replace(b"\x08\x01\x00\x01\x80\x03", b"\x08\xff\xdc\xff\xdc\x03"),
+        HEALTHY[".png"][:16] + b"\0\0\xff\xdc" * 2 + HEALTHY[".png"][24:],
+    ],
+    ids=["JPEG", "progressive JPEG", "PNG"],
+)
+def test_a_small_file_that_announces_a_huge_picture_is_refused_unread(content: bytes) -> None:
+    with pytest.raises(SourceError, match="picture cannot be read as an image: it announces 65500 x 65500 pixels"):
+        read(content)
+
+
 # Folders
 
 
