@@ -52,7 +52,10 @@ class CheckpointReader:
 
     def __init__(self, base: Path, scratch: Path) -> None:
         self._data = torch.load(base / "checkpoint.pt", weights_only=True)
-        settings = self._data["settings"] | {"backbone": "cnn-small", "truncated_at": 0}  # fewer weights are read faster
+        settings = self._data["settings"] | {
+            "backbone": "cnn-small",
+            "truncated_at": 0,
+        }  # fewer weights are read faster
         channels, classes = self._data["input"]["channels"], len(self._data["classes"])
         with torch.random.fork_rng():
             torch.manual_seed(0)

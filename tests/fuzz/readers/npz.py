@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 
 from calibration.budget import fit_to_macs
-from calibration.origin import scores_to_fit
+from calibration.recorded_scores import scores_to_fit
 from calibration.temperature import fit_temperatures
 from edge.bundle.bundle import Bundle
 from edge.bundle.scores import LabelledScores, write_scores
@@ -32,7 +32,7 @@ class NpzReader:
     """A bundle with small files of arrays."""
 
     errors = (BundleError, ThresholdError, SourceError)
-    rooms = ("edge.bundle.scores", "edge.bundle.bundle", "edge.bundle.sample_ids", "calibration.origin")
+    rooms = ("edge.bundle.scores", "edge.bundle.bundle", "edge.bundle.sample_ids", "calibration.recorded_scores")
 
     def __init__(self, base: Path, scratch: Path) -> None:
         shutil.copytree(base / "bundle", scratch / "bundle")
