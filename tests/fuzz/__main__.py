@@ -74,7 +74,7 @@ def again(arguments: argparse.Namespace) -> int:
 
 
 def conditions() -> dict[str, str]:
-    """Return what the counts depend on."""
+    """Return the versions that the counts depend on."""
     import cv2
     import numpy as np
     import onnxruntime

@@ -31,10 +31,10 @@ class Reader(Protocol):
         """Check that the first decoding step accepts an input: JSON parses, a zip lists its members, and so on."""
 
     def prepare(self) -> None:
-        """Do what takes long, once before the first `read`."""
+        """Do slow work once, before the first `read`."""
 
     def read(self, given: Input) -> None:
-        """Read an input as the project does, and use what it accepts."""
+        """Read an input as the project does, and use the result."""
 
 
 def make_base(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Inputs that fuzzers found, reduced to what matters: each ended in a foreign exception, a hang or a crash."""
+"""Inputs that fuzzers found, reduced to the essential: each ended in a foreign exception, a hang or a crash."""
 
 import io
 import json

@@ -112,7 +112,7 @@ def run(work: Range) -> None:
 
 
 def read(reader: Reader, given: Input, tally: Tally, kept: Path) -> None:
-    """Read one input and count what came of it."""
+    """Read one input and count the outcome."""
     tally.inputs += 1
     tally.failed_first_step += not reader.passes_first_step(given)
     started = time.perf_counter()

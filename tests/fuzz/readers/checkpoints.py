@@ -170,8 +170,10 @@ def odd_value(random: Random) -> Any:
     if choice < 8:
         return odd_tensor(random)
     values = (
-        b"bytes", {1, 2}, (1, 2), 1 + 2j, torch.float32, torch.Size([1, 2]), torch.device("cpu"), collections.OrderedDict(a=1),
-        {1: 2}, {(1,): 2}, bytearray(b"x"), frozenset({1}), {"a": torch.zeros(2)}, [torch.zeros(())], range(3), slice(1), ...,
+        b"bytes", {1, 2}, (1, 2), 1 + 2j, torch.float32, torch.Size([1, 2]), torch.device("cpu"),
+        collections.OrderedDict(a=1),
+        {1: 2}, {(1,): 2}, bytearray(b"x"), frozenset({1}), {"a": torch.zeros(2)}, [torch.zeros(())], range(3),
+        slice(1), ...,
         collections.Counter("aab"), torch.nn.Parameter(torch.zeros(2)), 10**5000,
     )  # fmt: skip
     return random.choice(values)
@@ -180,8 +182,10 @@ def odd_value(random: Random) -> Any:
 def odd_tensor(random: Random) -> torch.Tensor:
     """Return a small tensor of an odd type, shape or layout."""
     values = (
-        torch.tensor(3), torch.tensor([3]), torch.zeros(0), torch.zeros(2, 3), torch.tensor(float("nan")), torch.tensor(True),
-        torch.tensor([1, 2, 3]), torch.zeros(2, dtype=torch.complex64), torch.zeros((1,) * 20), torch.zeros(3).to_sparse(),
+        torch.tensor(3), torch.tensor([3]), torch.zeros(0), torch.zeros(2, 3), torch.tensor(float("nan")),
+        torch.tensor(True),
+        torch.tensor([1, 2, 3]), torch.zeros(2, dtype=torch.complex64), torch.zeros((1,) * 20),
+        torch.zeros(3).to_sparse(),
         torch.zeros(1).expand(10**9), torch.empty(2, device="meta"), torch.zeros(2, dtype=torch.float8_e4m3fn),
         torch.zeros(4)[::2], torch.zeros(2, 2).mT,
     )  # fmt: skip
@@ -200,15 +204,23 @@ def odd_version(random: Random, tensor: torch.Tensor) -> torch.Tensor:
         if changed.numel() and changed.dtype.is_floating_point:
             changed[random.randrange(changed.numel())] = random.choice((float("nan"), float("inf"), -1e38, 0.0))
         return changed.reshape(tensor.shape)
-    return random.choice((tensor[None], tensor[:0] if tensor.ndim else tensor[None], tensor.reshape(-1), tensor.T.contiguous()
-                          if tensor.ndim == 2 else tensor.reshape(-1), tensor.expand(3, *tensor.shape)))  # fmt: skip
+    return random.choice(
+        (
+            tensor[None],
+            tensor[:0] if tensor.ndim else tensor[None],
+            tensor.reshape(-1),
+            tensor.transpose(0, -1).contiguous() if tensor.ndim > 1 else tensor[None],
+            tensor.expand(3, *tensor.shape),
+        )
+    )
 
 
 def odd_pickle(random: Random, members: dict[str, bytes]) -> dict[str, bytes]:
     """Return an archive's members with a pickle of other objects, or with changed operations."""
     name = next(name for name in members if name.endswith("data.pkl"))
     made: tuple[Any, ...] = (
-        Call(called, "executed"), Call(print, "x"), Call(eval, "1"), {"version": Call(called, "executed")}, [Call(dict)] * 3,
+        Call(called, "executed"), Call(print, "x"), Call(eval, "1"), {"version": Call(called, "executed")},
+        [Call(dict)] * 3,
         Random, Path("/"), {"version": 3, "weights": Call(bytearray, 10**12)}, 2 * 10**5, "text",
         {"version": 3, "a": Call(torch.zeros, 10**9)},
     )  # fmt: skip
@@ -216,8 +228,10 @@ def odd_pickle(random: Random, members: dict[str, bytes]) -> dict[str, bytes]:
         return members | {name: pickle.dumps(random.choice(made), protocol=random.choice((0, 2, 4)))}
     content = members[name]
     if random.random() < 0.5:
-        loops = (b"\x80\x02" + b"(" * 2 * 10**5 + b".", b"\x80\x02]" + b"2" * 10**5 + b".", b"\x80\x02" + b"]" * 10**5 + b"a" * 99_999 + b".",
-                 b"\x80\x02J\xff\xff\xff\x7f.", b"\x80\xff.", b"\x80\x02\x8b\xff\xff\xff\x7f.", b"", b".", b"\x80\x02N.")  # fmt: skip
+        loops = (b"\x80\x02" + b"(" * 2 * 10**5 + b".", b"\x80\x02]" + b"2" * 10**5 + b".",
+        b"\x80\x02" + b"]" * 10**5 + b"a" * 99_999 + b".",
+                 b"\x80\x02J\xff\xff\xff\x7f.", b"\x80\xff.", b"\x80\x02\x8b\xff\xff\xff\x7f.", b"", b".",
+                 b"\x80\x02N.")  # fmt: skip
         return members | {name: random.choice(loops)}
     return members | {name: damage(random, content, keep=2)}
 

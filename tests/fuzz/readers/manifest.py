@@ -107,7 +107,7 @@ class ManifestReader:
             remove(path)
 
     def _print(self, bundle: Bundle) -> None:
-        """Print what `edge info` prints to a pipe."""
+        """Print as `edge info` does to a pipe."""
         stdout, sys.stdout = sys.stdout, self._output
         try:
             print_bundle(bundle)

@@ -111,7 +111,7 @@ class NpzReader:
         return Bundle(self._bundle.path, dataclasses.replace(manifest, files=files))
 
     def _fit(self, bundle: Bundle) -> None:
-        """Do what `python -m calibration --scores` does."""
+        """Refit as `python -m calibration --scores` does."""
         recorded, split = scores_to_fit(bundle, self._files["scores"], ["fp32"])
         macs = [exit_.macs for exit_ in bundle.manifest.exits]
         for samples in recorded.values():

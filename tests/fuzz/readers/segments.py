@@ -21,10 +21,14 @@ from tests.fuzz.base import Input
 from tests.fuzz.values import BOUNDARIES, FLOATS, TEXTS, damage
 
 OPERATORS = (
-    "Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Einsum", "Expand", "Flatten",
-    "Gather", "GatherND", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "MatMul", "MaxPool", "Mul", "NonZero",
-    "OneHot", "Pad", "QuantizeLinear", "Range", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "RoiAlign", "ScatterND",
-    "Shape", "Sigmoid", "Slice", "Softmax", "Split", "SplitToSequence", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze",
+    "Add", "And", "ArgMax", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Einsum",
+    "Expand", "Flatten",
+    "Gather", "GatherND", "Gemm", "GlobalAveragePool", "Identity", "LayerNormalization", "MatMul", "MaxPool", "Mul",
+    "NonZero",
+    "OneHot", "Pad", "QuantizeLinear", "Range", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Resize", "RoiAlign",
+    "ScatterND",
+    "Shape", "Sigmoid", "Slice", "Softmax", "Split", "SplitToSequence", "Squeeze", "Tile", "TopK", "Transpose",
+    "Unsqueeze",
     "Where", "If", "NoSuchOperator",
 )  # fmt: skip
 TYPES = (0, 1, 2, 3, 6, 7, 8, 9, 10, 11, 12, 14, 16, 17, 21, 99)
