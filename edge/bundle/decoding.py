@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -71,8 +72,10 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     return value
 
 
-def _text(value: str, where: str) -> str:
-    """Check that text can be written to files and terminals."""
+def _text(value: Any, where: str) -> str:
+    """Check that a value is text, which can be written to files and terminals."""
+    if not isinstance(value, str):
+        raise ValueError(f"{where} has the name {shown(value)}, expected text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -80,10 +83,15 @@ def _text(value: str, where: str) -> str:
     return value
 
 
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, where, "an object")
-    hints = typing.get_type_hints(kind)
-    for name in sorted(set(value) - set(hints)):
+    hints = _type_hints(kind)
+    for name in sorted(_text(key, where) for key in value if key not in hints):
         raise ValueError(f"unknown field {where}.{name[:MAX_SHOWN].encode(errors='replace').decode()}")
     for name in sorted(set(hints) - set(value)):
         raise ValueError(f"missing field {where}.{name}")

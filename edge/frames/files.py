@@ -170,6 +170,8 @@ def _read_array(path: Path) -> NDArray[Any]:
             array = np.lib.format.read_array(file, allow_pickle=False)
         if array.dtype.kind not in "biuf":
             raise ValueError(f"its elements are {array.dtype}")
-        return np.asarray(array, dtype=np.float32)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} is no array of numbers ({error}); remove or replace it") from error
+        with np.errstate(over="ignore"):  # infinity is refused when the array is preprocessed
+            return np.asarray(array, dtype=np.float32)
+    except Exception as error:  # a damaged header can raise anything
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise SourceError(f"{path} is no array of numbers ({why}); remove or replace it") from error

@@ -52,6 +52,9 @@ class VideoSource:
         if stream is None:
             self._container.close()
             raise SourceError(f"{self._name} holds no video stream; give a video")
+        if stream.codec_context is None:
+            self._container.close()
+            raise SourceError(f"{self._name} is encoded in a format that FFmpeg does not know; convert it to H.264")
         self._stream = stream
         self.is_live = self._is_network and _is_endless(address, self._container, stream)
         self.frames = None if self.is_live else _estimated_frames(self._container, stream)
@@ -93,7 +96,7 @@ class VideoSource:
         started = monotonic()
         try:
             return call_interruptibly(
-                lambda: self._av.open(address, timeout=timeout, options=options),
+                lambda: self._av.open(address, timeout=timeout, options=options, metadata_errors="replace"),
                 lambda container: container.close(),
                 # Looking up a host name heeds no time limit; opening has two phases with a limit each.
                 None if timeout is None else 2 * timeout + 1,

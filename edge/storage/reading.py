@@ -29,7 +29,8 @@ def read_file(path: Path, max_bytes: int, *, follow_links: bool = True) -> bytes
         OSError: as `open_regular`, or it is larger than `max_bytes`.
     """
     with open_regular(path, follow_links=follow_links) as file:
-        content = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, max_bytes) + 1)  # a read allocates all that it is asked for
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"is larger than {max_bytes >> 20} MiB", str(path))
     return content

@@ -18,7 +18,7 @@ from benchmarks.results import write_result
 from tests.fuzz.base import READERS, make_base
 from tests.fuzz.campaign import fuzz, replay, row, summary
 
-FULL = {"manifest": 500_000, "npz": 250_000, "frames": 140_000, "checkpoints": 100_000, "segments": 10_000}
+FULL = {"manifest": 500_000, "npz": 245_000, "frames": 150_000, "checkpoints": 100_000, "segments": 5_000}
 KILLS = 200
 
 
@@ -74,7 +74,7 @@ def again(arguments: argparse.Namespace) -> int:
 
 
 def conditions() -> dict[str, str]:
-    """Return what the counts depend on."""
+    """Return the versions that the counts depend on."""
     import cv2
     import numpy as np
     import onnxruntime

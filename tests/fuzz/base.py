@@ -30,8 +30,11 @@ class Reader(Protocol):
     def passes_first_step(self, given: Input) -> bool:
         """Check that the first decoding step accepts an input: JSON parses, a zip lists its members, and so on."""
 
+    def prepare(self) -> None:
+        """Do slow work once, before the first `read`."""
+
     def read(self, given: Input) -> None:
-        """Read an input as the project does, and use accepted ones."""
+        """Read an input as the project does, and use the result."""
 
 
 def make_base(folder: Path) -> Path:

@@ -26,7 +26,7 @@ class TooManyCrashesError(Exception):
 
 
 def fuzz(name: str, count: int, *, base: Path, seed: int, failures: Path, first: int = 0) -> Tally:
-    """Read `count` mutated inputs of a reader and return what came of them.
+    """Read `count` mutated inputs of a reader and return their tally.
 
     Args:
         name: One of `tests.fuzz.base.READERS`.
@@ -54,7 +54,7 @@ def fuzz(name: str, count: int, *, base: Path, seed: int, failures: Path, first:
 
 
 def run_worker(work: Range) -> str | None:
-    """Run a worker to its end; return what ended it, or None where it read all of its range."""
+    """Run a worker to its end; return the cause of an early end, else None."""
     command = [sys.executable, "-m", "tests.fuzz.worker", json.dumps(dataclasses.asdict(work))]
     with (Path(work.state) / "stderr").open(
         "w"
@@ -81,12 +81,13 @@ def keep_crash(work: Range, index: int, ending: str) -> None:
 
 
 def replay(file: Path, base: Path) -> str:
-    """Read one kept input in this process, and return what comes of it."""
+    """Read one kept input in this process, and return the outcome."""
     from tests.fuzz.base import Input
 
     name = file.name.split("-")[0]
     with scratch_folder() as scratch:
         reader = reader_named(name, base, scratch)
+        reader.prepare()
         try:
             reader.read(Input(file.suffix[1:], file.read_bytes()))
         except reader.errors as error:

@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz.kill_at N FOLDER MODULE ...`: run a command that is killed before its Nth change below a folder.
+"""`python -m tests.fuzz.kill_at N FOLDER MODULE ...`: run a command, killed before its Nth change below a folder.
 
-Changes are files opened for writing, renames, removals and new folders, as Python's audit events report them. With N = 0
-the command runs to its end, and the events of its changes are written to `FOLDER.changes`, a line each.
+Changes are files opened for writing, renames, removals and new folders, as Python's audit events report them. With
+N = 0 the command runs to its end, and the events of its changes are written to `FOLDER.changes`, a line each.
 """
 
 import os

@@ -28,7 +28,7 @@ FRAMES = 600
 
 
 class Scene:
-    """A command that is killed again and again, with what it writes.
+    """A command that is killed again and again, with its output.
 
     Subclasses prepare a folder, name the command, and check what lies there at any time.
     """
@@ -38,13 +38,13 @@ class Scene:
     """Kills of this command among those of all scenes."""
 
     def __init__(self, base: Path, folder: Path) -> None:
-        """Use a folder of its own; `output` in it is what the command writes."""
+        """Use a folder of its own; the command writes to `output` in it."""
         self.base, self.folder, self.output = base, folder, folder / "output"
         folder.mkdir()
         self.prepare()
 
     def prepare(self) -> None:
-        """Make what the command reads."""
+        """Make the command's inputs."""
 
     def before(self, random: Random) -> None:
         """Bring the folder into the state in which the command has something to do."""
@@ -57,7 +57,7 @@ class Scene:
         """Read everything that is there; called after each kill and after each complete command."""
 
     def leftovers(self) -> list[str]:
-        """Return what a complete command should have removed."""
+        """Return files that a complete command should have removed."""
         return [name for name in sorted(os.listdir(self.folder)) if name.endswith((".partial", ".retired"))]
 
 
@@ -186,7 +186,7 @@ SCENES: tuple[type[Scene], ...] = (Train, Compile, Replace, Build, Calibrate, Ru
 
 
 def run_kills(base: Path, count: int, seed: int, only: str | None = None) -> tuple[dict[str, int], list[str]]:
-    """Kill commands `count` times; return the kills of each command and what went wrong."""
+    """Kill commands `count` times; return the kills of each command and the failures."""
     scenes = [scene for scene in SCENES if only in (None, scene.name)]
     total = sum(scene.share for scene in scenes)
     kills: Counter[str] = Counter()
@@ -215,7 +215,7 @@ class Campaign:
         self._changes = Path(f"{scene.folder}.changes").read_text().splitlines()
 
     def run(self, count: int) -> list[str]:
-        """Kill the command `count` times and return what went wrong."""
+        """Kill the command `count` times and return the failures."""
         failures, kills, attempts = [], 0, 0
         while kills < count:
             attempts += 1
@@ -235,7 +235,7 @@ class Campaign:
         return failures
 
     def _choose_change(self) -> int | None:
-        """Return the number of a change to kill before; renames and removals are as likely as the many files written."""
+        """Return the number of a change to kill before; renames are as likely as the many files written."""
         if not self._changes:
             return None
         event = self._random.choice(sorted(set(self._changes)))
@@ -255,7 +255,7 @@ class Campaign:
             self._orphans = process
 
     def _complete(self, which: str, *, counting: bool = False) -> None:
-        """Run the command to its end, and check what it leaves."""
+        """Run the command to its end, and check its output."""
         process = self._start(0 if counting else None)
         messages = process.communicate(timeout=TIMEOUT_S)[1]
         self._end_group(process)

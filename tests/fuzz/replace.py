@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz.replace SOURCE OUTPUT`: write a copy of a bundle over another one, as `python -m compile` does."""
+"""`python -m tests.fuzz.replace SOURCE OUTPUT`: write a bundle over another one, as `python -m compile` does."""
 
 import shutil
 import sys

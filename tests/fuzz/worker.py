@@ -27,8 +27,8 @@ from tests.fuzz.coverage import ROOT, LineCoverage
 HANG_S = 10
 MEMORY = 2 << 30
 """Address space that reading may add to that of the imported libraries."""
-TRACED = 400
-"""Inputs of a range whose executed lines are recorded; tracing is slow."""
+TRACED_SHARE, MAX_TRACED = 0.1, 1000
+"""Share of a range's inputs, its first, whose executed lines are recorded; tracing is slow."""
 FILE_SIZE = 256 << 20
 """Largest file that the worker may write, its stderr included: SIGXFSZ ends one that writes for ever."""
 MAX_MESSAGE = 2000
@@ -91,17 +91,17 @@ def run(work: Range) -> None:
     """Read the range's inputs."""
     state = Path(work.state)
     tally = Tally.read(state) if (state / TALLY).exists() else Tally(next=work.start)
-    # Pid and all would end in file names, and names in messages: the folder's length is always the same.
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch, open(state / INDEX, "r+b") as file:
         reader = reader_named(work.reader, Path(work.base), Path(scratch))
         coverage = LineCoverage(reader.rooms)
         with mmap.mmap(file.fileno(), 8) as place:
+            reader.prepare()
             limit_memory()
             for index in range(tally.next, work.stop):
                 if index not in work.skip:
                     place[:] = index.to_bytes(8, "little")
                     given = reader.generate(random_for(work, index))
-                    traced = work.trace and tally.inputs < TRACED
+                    traced = work.trace and tally.inputs < min(MAX_TRACED, TRACED_SHARE * (work.stop - work.start))
                     with coverage.measured() if traced else contextlib.nullcontext():
                         read(reader, given, tally, Path(work.failures) / f"{work.reader}-{work.seed}-{index}")
                 tally.next = index + 1
@@ -112,7 +112,7 @@ def run(work: Range) -> None:
 
 
 def read(reader: Reader, given: Input, tally: Tally, kept: Path) -> None:
-    """Read one input and count what came of it."""
+    """Read one input and count the outcome."""
     tally.inputs += 1
     tally.failed_first_step += not reader.passes_first_step(given)
     started = time.perf_counter()

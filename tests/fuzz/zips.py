@@ -15,7 +15,8 @@ from tests.fuzz.values import BOUNDARIES, TEXTS
 
 DTYPES = (
     "|V0", "|V1", "|V16", "<U0", "<U1", "<U4096", "|S0", "|S1", "|O", "<f2", "<f4", ">f4", "<f8", "<f16", "<c8", "<c16",
-    "|b1", "|i1", "<i2", ">i4", "<i8", "|u1", "<u4", "<u8", "<M8[ns]", "<m8[D]", "<M8", "<T8", "T", "float32", "f", "4f4",
+    "|b1", "|i1", "<i2", ">i4", "<i8", "|u1", "<u4", "<u8", "<M8[ns]", "<m8[D]", "<M8", "<T8", "T", "float32", "f",
+    "4f4",
     "(2,3)f4", "(0,)f4", "(100000,)f4", "V1000000000", "U2147483647", "i4,f4", "", " ", "é", "<", "3", "|V2147483648",
 )  # fmt: skip
 NAMES = ("a", "../x.npy", "/x.npy", "x", ".npy", "logits", "frames.npy.npy", "\x00.npy", "a" * 300, "..\\x", "é.npy")
@@ -31,11 +32,12 @@ def array_file(array: np.ndarray) -> bytes:
 
 
 def odd_shape(random: Random) -> Any:
-    """Return what may stand for a shape in a header."""
+    """Return a value in the place of a header's shape."""
     size = lambda: random.choice(BOUNDARIES)  # noqa: E731
     return random.choice(
         (
-            (), (0,), (1,), (size(),), (size(), size()), (2**62, 4), (0, 2**63), (2**31, 2**31, 2**31), (1,) * 65, (1,) * 32,
+            (), (0,), (1,), (size(),), (size(), size()), (2**62, 4), (0, 2**63), (2**31, 2**31, 2**31), (1,) * 65,
+            (1,) * 32,
             (-1,), (True,), (1.5,), ("3",), None, 3, [3], (3, None), {}, ((3,),), (10**400,), (2**40,),
         )
     )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from edge.bundle.manifest import InputSpec
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.frames.files import read_frame
+from edge.frames.files import read_frame, silence_opencv
 from edge.frames.open import open_frame, open_source
 from edge.frames.preprocess import preprocess_for
 from tests.fuzz.base import Input
@@ -38,6 +38,7 @@ class FrameReader:
     rooms = ("edge.frames",)
 
     def __init__(self, base: Path, scratch: Path) -> None:
+        silence_opencv()
         self._scratch = scratch
         numbers = np.random.default_rng(0)
         smooth = cv2.resize(numbers.integers(0, 256, (4, 5, 3), dtype=np.uint8), (30, 24))
@@ -86,6 +87,9 @@ class FrameReader:
 
     def passes_first_step(self, given: Input) -> bool:
         return any(given.content.startswith(magic) for magic in MAGIC.values())
+
+    def prepare(self) -> None:
+        pass
 
     def read(self, given: Input) -> None:
         if given.kind == "memory":

@@ -89,6 +89,9 @@ class ManifestReader:
             return False
         return True
 
+    def prepare(self) -> None:
+        pass
+
     def read(self, given: Input) -> None:
         path = self._bundle / MANIFEST
         place(path, given)
@@ -104,7 +107,7 @@ class ManifestReader:
             remove(path)
 
     def _print(self, bundle: Bundle) -> None:
-        """Print what `edge info` prints to a pipe."""
+        """Print as `edge info` does to a pipe."""
         stdout, sys.stdout = sys.stdout, self._output
         try:
             print_bundle(bundle)

@@ -1,5 +1,6 @@
 """Fuzzer of recorded scores, sample digests and reference samples, through calibration and `edge verify`."""
 
+import dataclasses
 import io
 import shutil
 import zipfile
@@ -7,9 +8,9 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from calibration.origin import scores_to_fit
 
 from calibration.budget import fit_to_macs
+from calibration.recorded_scores import scores_to_fit
 from calibration.temperature import fit_temperatures
 from edge.bundle.bundle import Bundle
 from edge.bundle.scores import LabelledScores, write_scores
@@ -17,6 +18,7 @@ from edge.decision import Scores
 from edge.engines import backend_named
 from edge.errors import BundleError, SourceError, ThresholdError
 from edge.parity.compare import verify
+from edge.storage import sha256_of
 from tests.fuzz.base import Input
 from tests.fuzz.values import damage
 from tests.fuzz.zips import array_file, bomb, join_header, odd_array, odd_header, odd_zip, zip_of
@@ -30,7 +32,7 @@ class NpzReader:
     """A bundle with small files of arrays."""
 
     errors = (BundleError, ThresholdError, SourceError)
-    rooms = ("edge.bundle.scores", "edge.bundle.bundle", "edge.bundle.sample_ids", "calibration.origin")
+    rooms = ("edge.bundle.scores", "edge.bundle.bundle", "edge.bundle.sample_ids", "calibration.recorded_scores")
 
     def __init__(self, base: Path, scratch: Path) -> None:
         shutil.copytree(base / "bundle", scratch / "bundle")
@@ -86,21 +88,32 @@ class NpzReader:
         except Exception:  # a damaged archive can raise anything
             return False
 
+    def prepare(self) -> None:
+        pass
+
     def read(self, given: Input) -> None:
         path = self._files[given.kind]
         path.write_bytes(given.content)
         try:
+            bundle = self._bundle_as_it_is()
             if given.kind == "reference":
-                verify(self._bundle, "fp32", [self._backend])
+                verify(bundle, "fp32", [self._backend])
             else:
-                self._fit()
+                self._fit(bundle)
         finally:
             path.write_bytes(self._valid[given.kind])
 
-    def _fit(self) -> None:
-        """Do what `python -m calibration --scores` does."""
-        recorded, split = scores_to_fit(self._bundle, self._files["scores"], "fp32")
-        macs = [exit_.macs for exit_ in self._bundle.manifest.exits]
+    def _bundle_as_it_is(self) -> Bundle:
+        """Return the bundle with the hashes of its present files: the fuzzer does not stop at them."""
+        manifest = self._bundle.manifest
+        names = (manifest.reference, manifest.samples)
+        files = manifest.files | {name: sha256_of(self._bundle.path / name) for name in names}
+        return Bundle(self._bundle.path, dataclasses.replace(manifest, files=files))
+
+    def _fit(self, bundle: Bundle) -> None:
+        """Refit as `python -m calibration --scores` does."""
+        recorded, split = scores_to_fit(bundle, self._files["scores"], ["fp32"])
+        macs = [exit_.macs for exit_ in bundle.manifest.exits]
         for samples in recorded.values():
             fit_to_macs(samples.scores, samples.truth, macs, BUDGET, split)
             fit_temperatures(samples.logits, samples.truth)
