@@ -153,6 +153,8 @@ def shallow(value: Any) -> Any:
 
 def saved(tree: Any, *, legacy: bool = False) -> bytes:
     file = io.BytesIO()
+    if legacy and isinstance(tree, dict):  # this format names tensors by their addresses, which no seed repeats
+        tree = {name: value for name, value in tree.items() if name != "weights"}
     torch.save(tree, file, _use_new_zipfile_serialization=not legacy)
     return file.getvalue()
 
