@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge.bundle.chain import ChainSpec
 from edge.decision import Prediction, Predictions, validate_thresholds
 from edge.engines.base import DeviceKind
-from edge.errors import EngineError
+from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, FrameSource
 from edge.frames.open import open_frame, open_source
 from edge.frames.preprocess import preprocess_batch
@@ -114,6 +114,8 @@ class Classifier:
             SourceError: an image cannot be read or has a shape or type that the network does not read.
             EngineError: there are no such engines.
         """
+        if isinstance(images, str | Path):
+            raise SourceError(f"{images} is one image; give a list of images, or call `predict`")
         unread, thresholds = iter(images), self._thresholds
         predictions: list[Prediction] = []
         while part := list(islice(unread, MAX_BATCH)):
@@ -194,4 +196,4 @@ class Classifier:
 
     def _named(self, predictions: Predictions) -> Iterator[Prediction]:
         for label, probability, exit_index, confidence in zip(*(array.tolist() for array in predictions), strict=True):
-            yield Prediction(self.chain.labels[label], label, probability, exit_index, confidence)
+            yield Prediction(self.chain.label(label), label, probability, exit_index, confidence)

@@ -233,3 +233,23 @@ def test_a_classifier_without_engines_for_batches_says_so() -> None:
     alone = Classifier(chain.classifier.chain, chain.engines, FITTED)
     with pytest.raises(EngineError, match="no engines for batches"):
         alone.predict_batch([number(0)])
+
+
+@pytest.mark.parametrize("label", [-1, 30])
+def test_a_label_that_the_bundle_does_not_have_is_an_error(label: int) -> None:
+    chain = FakeChain()
+    compute = chain.engines[0].compute
+
+    def compute_other_label(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        outputs = compute(tensors)
+        return outputs | {"label_0": np.full_like(outputs["label_0"], label)}
+
+    chain.engines[0].compute = compute_other_label  # type: ignore[method-assign]
+    for predict in (chain.classifier.predict, lambda image: chain.classifier.predict_batch([image])):
+        with pytest.raises(EngineError, match=f"predicts class {label} of 30"):
+            predict(number(0))
+
+
+def test_a_batch_of_one_file_name_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"picture\.png is one image"):
+        FakeChain().classifier.predict_batch("picture.png")
