@@ -48,7 +48,7 @@ def test_a_checkpoint_of_another_version_is_refused(trained: Path, tmp_path: Pat
         ({"input.height": 10**9}, "which no network reads"),
         ({"input.width": 0}, "which no network reads"),
         ({"input.mean": torch.ones(3)}, "expected a list"),
-        ({"classes": ["a"] * 10**6}, "tell no 1000000 classes apart"),
+        ({"classes": ["a"] * 10**6}, "do not fit its 1000000 classes"),
         ({"settings.epochs": torch.ones(2)}, "expected of type int"),
     ],
     ids=str,
