@@ -1,0 +1,127 @@
+"""Interface of an output, and the bounded queue that keeps a slow one from slowing the pipeline."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from edge.errors import one_line
+from edge.live.messages import Message, Observation
+
+MAX_QUEUED = 256
+"""Messages that wait for an output; further ones replace the oldest, which are counted as dropped."""
+MAX_QUEUED_FRAMES = 4
+"""The same for outputs that receive frames, which are large."""
+MIN_INTERVAL_S = 0.02
+"""Least time between two calls: an output of thousands of messages a second writes them in blocks."""
+CLOSE_LIMIT_S = 0.5
+"""Longest wait at the end for an output that hangs."""
+
+log = logging.getLogger(__name__)
+
+
+class Output(Protocol):
+    """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline."""
+
+    name: str
+    """Name in the log and in metrics."""
+    wants_frames: bool
+    """True to receive a copy of every frame with its observation."""
+
+    def open(self) -> None:
+        """Open files or connections that must be there from the start. Called before the first message.
+
+        Raises:
+            EdgeError: it cannot be used as configured; the run does not start.
+        """
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Write messages, in their order. What it raises is logged once per kind, and the run goes on."""
+
+    def close(self) -> None:
+        """Write the rest and release everything. Idempotent; takes no longer than `CLOSE_LIMIT_S`."""
+
+
+class OutputQueue:
+    """An output with its thread and its bounded queue."""
+
+    def __init__(self, output: Output) -> None:
+        """Open the output and start its thread.
+
+        Raises:
+            EdgeError: the output cannot be used as configured.
+        """
+        self.output = output
+        self.dropped = 0
+        """Messages dropped, since the output was late."""
+        self.failed = 0
+        """Calls of the output that raised an exception."""
+        self._max_queued = MAX_QUEUED_FRAMES if output.wants_frames else MAX_QUEUED
+        self._queued: deque[Message] = deque()
+        self._changed, self._closing = threading.Condition(), False
+        self._last_error = ""
+        output.open()
+        self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def has_room(self) -> bool:
+        """True while a frame would not replace another, so that it is worth a copy."""
+        return len(self._queued) < self._max_queued
+
+    def put(self, message: Message) -> None:
+        """Queue a message, without waiting. In a full queue it replaces the oldest observation."""
+        with self._changed:
+            if len(self._queued) >= self._max_queued:
+                self.dropped += 1
+                self._drop_oldest()
+            self._queued.append(message)
+            if len(self._queued) == 1:
+                self._changed.notify()
+
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """Write the queued messages and close the output; one that hangs is left behind. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(limit_s)
+        if self._thread.is_alive():
+            log.warning("output %s hangs; %d messages are lost", self.output.name, len(self._queued))
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest observation, or the oldest message where all are events."""
+        for index, message in enumerate(self._queued):
+            if isinstance(message, Observation):
+                del self._queued[index]
+                return
+        self._queued.popleft()
+
+    def _work(self) -> None:
+        written_at = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queued or self._closing)
+                if not self._closing:
+                    self._changed.wait_for(lambda: self._closing, written_at + MIN_INTERVAL_S - monotonic())
+                messages, closing = list(self._queued), self._closing
+                self._queued.clear()
+            if messages:
+                self._call(partial(self.output.write, messages))
+            if closing:
+                self._call(self.output.close)
+                return
+            written_at = monotonic()
+
+    def _call(self, work: Callable[[], object]) -> None:
+        """Call the output; an exception is counted, and logged where it differs from the last."""
+        try:
+            work()
+        except Exception as error:
+            self.failed += 1
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self._last_error:
+                log.warning("output %s failed (%s); the run goes on", self.output.name, one_line(reason))
+            self._last_error = reason
