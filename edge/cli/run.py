@@ -123,7 +123,7 @@ class Summary:
 
     def __init__(self, exits: int) -> None:
         """Count from zero."""
-        self.frames = self.dropped = self.skipped = 0
+        self.frames = self.dropped = self.skipped = self.damaged = 0
         self._exits = np.zeros(exits, dtype=np.int64)
         self._times: dict[str, deque[float]] = {name: deque(maxlen=MAX_SUMMARY_FRAMES) for name in STAGES}
         self._started = perf_counter()
@@ -131,7 +131,7 @@ class Summary:
     def add(self, result: Result) -> None:
         """Count a frame."""
         self.frames += 1
-        self.dropped, self.skipped = result.dropped, result.skipped
+        self.dropped, self.skipped, self.damaged = result.dropped, result.skipped, result.damaged
         self._exits[result.exit_index] += 1
         for name, times in self._times.items():
             times.append(getattr(result, f"{name}_ms"))
@@ -142,7 +142,8 @@ class Summary:
             return
         seconds = perf_counter() - self._started
         shares = ", ".join(f"exit {k} {share:.1%}" for k, share in enumerate(self._exits / self.frames))
-        counts = f"{self.dropped} dropped" + (f", {self.skipped} damaged" if self.skipped else "")
+        counts = f"{self.dropped} dropped"
+        counts += "".join(f", {count} {name}" for name in ("skipped", "damaged") if (count := getattr(self, name)))
         title = f"{self.frames} frames, {self.frames / seconds:.0f} a second, {counts}; {shares}"
         rows = [(name, *latency_cells(latency_from_ms(times))) for name, times in self._times.items()]
         print_table(f"{task}: {title}", ("stage", *LATENCY_COLUMNS), rows)
@@ -196,6 +197,7 @@ def _record(result: Result, source: str) -> dict[str, Any]:
         "infer_ms": round(result.infer_ms, 4),
         "dropped": result.dropped,
         "skipped": result.skipped,
+        "damaged": result.damaged,
     }
 
 

@@ -69,7 +69,8 @@ def frame_from_array(pixels: NDArray[Any], kind: Literal["image", "array"]) -> F
 class FrameSource(Protocol):
     """A sequence of frames.
 
-    A source that leaves damaged frames or files out counts them in an attribute `skipped`.
+    Sources that leave frames out count them: damaged frames and files in an attribute `damaged`, frames that a trigger
+    leaves out in `skipped`.
     """
 
     is_live: bool

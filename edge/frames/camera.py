@@ -20,7 +20,7 @@ class CameraSource:
 
     is_live = True
     frames: int | None = None
-    skipped = 0
+    damaged = 0
 
     def __init__(self, camera: str) -> None:
         """Open it by its index (`0`) or device (`/dev/video0`).

@@ -41,10 +41,10 @@ class FileSource:
         Args:
             paths: Files.
             name: The folder, or the single file.
-            skip_bad: Leave files out that cannot be read, with a warning each, and count them in `skipped`.
+            skip_bad: Leave files out that cannot be read, with a warning each, and count them in `damaged`.
         """
         self.frames: int | None = len(paths)
-        self.skipped = 0
+        self.damaged = 0
         self._folder, self._skip_bad = Path(name), skip_bad
         self._next = iter(paths)
 
@@ -60,12 +60,12 @@ class FileSource:
             except SourceError as error:
                 if not self._skip_bad:
                     raise
-                self.skipped += 1
+                self.damaged += 1
                 log.warning("left out: %s", error)
                 continue
             position = path.name if path == self._folder else path.relative_to(self._folder).as_posix()
             return Frame(frame.pixels, frame.format, position)
-        if self.skipped == self.frames:
+        if self.damaged == self.frames:
             raise SourceError(f"none of the {self.frames} files of {self._folder} can be read; give healthy images")
         return None
 

@@ -40,7 +40,7 @@ class GStreamerSource:
     """A GStreamer pipeline that ends in `appsink`. Frames pass through unconverted, including NV12."""
 
     frames: int | None = None
-    skipped = 0
+    damaged = 0
 
     def __init__(self, pipeline: str) -> None:
         """Start it.

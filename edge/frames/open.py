@@ -29,7 +29,7 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
             (`... ! appsink`), a video file or pipe (`/dev/stdin`), or a folder of images (or of `.npy` arrays, for
             networks that read arrays).
         skip_bad: Leave damaged images of a folder and damaged frames of a video out, and count them in the source's
-            `skipped`, instead of ending at the first. Live sources always do.
+            `damaged`, instead of ending at the first. Live sources always do.
 
     Raises:
         SourceError: it does not exist or gives no frames.

@@ -4,7 +4,7 @@ Damage is known where the container or the decoder reports it: packets cut short
 cannot be decoded, and a file that is shorter than its container's headers say. The announced length of a video is an
 estimate and proves nothing. A finite source ends in an error at the first damaged frame, or leaves damaged frames out
 with `skip_bad`; a live one always leaves them out. Frames that follow a damaged one are left out up to the next key
-frame, since they are decoded from it. `skipped` counts all of them.
+frame, since they are decoded from it. `damaged` counts all of them.
 """
 
 import threading
@@ -65,7 +65,7 @@ class VideoSource:
         self._first_pts = stream.start_time or 0
         # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
         self._trusts_packets = self._container.format.name != "mpegts"
-        self.skipped = 0
+        self.damaged = 0
         self._frames_read, self._last_good = 0, monotonic()
         self._awaits_key_frame = False
         self._decoded = self._decode()
@@ -181,7 +181,7 @@ class VideoSource:
                 f"{self._name} is damaged or was cut off after {self._frames_read} frames; "
                 "repair it, or leave damaged frames out (--skip-bad)"
             )
-        self.skipped += 1
+        self.damaged += 1
         self._awaits_key_frame = True
         if self.is_live and monotonic() - self._last_good > TIMEOUT_S:
             raise self._stopped(f"only damaged frames for {TIMEOUT_S:.0f} s")

@@ -48,7 +48,7 @@ class InFlightFrame:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A prediction with its frame's index, origin, durations in milliseconds, and drops."""
+    """A prediction with its frame's index, origin, durations in milliseconds, and counts of frames left out."""
 
     prediction: Prediction
     frame_index: int
@@ -62,6 +62,8 @@ class Result:
     dropped: int
     """Frames dropped so far, since inference was late."""
     skipped: int
+    """Frames so far that the source's trigger left out."""
+    damaged: int
     """Damaged frames or files left out so far."""
     time: datetime
     """Moment at which the frame was captured, in UTC."""
@@ -199,6 +201,7 @@ class Pipeline:
             infer_ms=(decided_ns - started_ns) / 1e6,
             dropped=self.dropped,
             skipped=getattr(self._source, "skipped", 0),
+            damaged=getattr(self._source, "damaged", 0),
             time=datetime.fromtimestamp(in_flight.captured_at_s, timezone.utc),
             position=None if in_flight.frame is None else in_flight.frame.position,
             _in_flight=in_flight,

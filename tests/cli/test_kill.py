@@ -402,7 +402,7 @@ class StandingSource:
 
     is_live = True
     frames = None
-    skipped = 0
+    damaged = 0
 
     def __init__(self, count: int) -> None:
         self.may_end = threading.Event()

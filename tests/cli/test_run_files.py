@@ -192,7 +192,7 @@ def test_skip_bad_skips_and_counts(bundle: Path, tmp_path: Path) -> None:
     assert "1.png" in result.stderr
     lines = json_lines(result.stdout)
     assert [line["file"] for line in lines] == ["0.png", "2.png", "3.png", "5.png"]
-    assert lines[-1]["skipped"] == 2
+    assert (lines[-1]["damaged"], lines[-1]["skipped"]) == (2, 0)
     labels = [line["label"] for line in lines]
     assert labels == [line["label"] for index, line in enumerate(whole) if index not in (1, 4)]
 

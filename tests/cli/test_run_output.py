@@ -21,7 +21,7 @@ from tests.support.commands import TIMEOUT_S, call, json_lines, random_frames, s
 KEYS = {
     "time", "source",
     "frame", "label", "label_index", "confidence", "probability", "exit_index", "latency_ms", "capture_ms", "load_ms",
-    "infer_ms", "dropped", "skipped",
+    "infer_ms", "dropped", "skipped", "damaged",
 }  # fmt: skip
 
 

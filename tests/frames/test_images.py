@@ -300,6 +300,6 @@ def test_damaged_images_are_left_out_and_counted_on_request(
     source = open_source(damaged_folder, skip_bad=True)
     frames = list(iter(lambda: source.read(None), None))
     assert [frame.position for frame in frames] == ["0.png", "sub/2.png"]
-    assert (source.skipped, source.frames) == (1, 3)
+    assert (source.damaged, source.frames) == (1, 3)
     assert "left out: " in caplog.text
     assert "1.png cannot be read as an image" in caplog.text

@@ -88,14 +88,14 @@ def test_a_video_over_http_is_finite_and_complete(name: str, host: str) -> None:
     source.close()
 
 
-@pytest.mark.parametrize(("name", "skipped"), [("live", 0), ("live-damaged", 1)])
-def test_a_live_stream_that_ends_is_lost_and_leaves_damaged_frames_out(name: str, skipped: int, host: str) -> None:
+@pytest.mark.parametrize(("name", "damaged"), [("live", 0), ("live-damaged", 1)])
+def test_a_live_stream_that_ends_is_lost_and_leaves_damaged_frames_out(name: str, damaged: int, host: str) -> None:
     source = open_source(f"http://{host}/{name}")
     assert (source.is_live, source.frames) == (True, None)
-    frames = [source.read(None) for _ in range(20 - skipped)]
+    frames = [source.read(None) for _ in range(20 - damaged)]
     assert {frame.position for frame in frames if frame} == {None}
-    assert source.skipped == skipped
-    with pytest.raises(SourceLostError, match=rf"live\S* stopped after {20 - skipped} frames .*; check the camera"):
+    assert source.damaged == damaged
+    with pytest.raises(SourceLostError, match=rf"live\S* stopped after {20 - damaged} frames .*; check the camera"):
         source.read(None)
     source.close()
 

@@ -146,7 +146,7 @@ def test_a_damaged_jpeg_in_a_video_is_an_error_or_left_out_on_request(tmp_path: 
         read_frames(path)
     source = open_source(path, skip_bad=True)
     assert len(list(iter(lambda: source.read(None), None))) == 8
-    assert source.skipped == 2
+    assert source.damaged == 2
 
 
 def test_frames_between_damage_and_the_next_key_frame_are_left_out(tmp_path: Path) -> None:

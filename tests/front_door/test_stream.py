@@ -52,15 +52,15 @@ def test_a_result_identifies_its_frame(
     times = [result.time for result in results]
     assert before <= times[0] <= times[-1] <= datetime.now(timezone.utc)
     assert times == sorted(times)
-    assert {result.skipped for result in results} == {0}
+    assert {(result.skipped, result.damaged) for result in results} == {(0, 0)}
 
 
-def test_skipped_files_are_counted_in_later_results(classifier: edge.Classifier, folder: Path) -> None:
+def test_damaged_files_are_counted_in_later_results(classifier: edge.Classifier, folder: Path) -> None:
     (folder / "03.png").write_bytes(b"no image")
     results = list(classifier.stream(edge.open_source(folder, skip_bad=True)))
     assert [result.frame_index for result in results] == list(range(29))
     assert [result.position for result in results][2:4] == ["02.png", "04.png"]
-    assert results[-1].skipped == 1
+    assert (results[-1].damaged, results[-1].skipped) == (1, 0)
 
 
 def test_a_single_image_is_a_stream_of_one_result(classifier: edge.Classifier, folder: Path) -> None:
