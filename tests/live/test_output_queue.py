@@ -15,8 +15,8 @@ from edge.live.outputs.base import MAX_QUEUED, OutputQueue
 def observation(index: int) -> Observation:
     return Observation(
         source="test://", time=datetime(2026, 1, 1, tzinfo=timezone.utc), position=None, frame_index=index,
-        prediction=Prediction("7", 7, 0.9, 0, 0.8), age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5, infer_ms=1.0,
-        dropped=0, skipped=0, damaged=0,
+        prediction=Prediction("7", 7, 0.9, 0, 0.8), age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5,
+        infer_ms=1.0, dropped=0, skipped=0, damaged=0,
     )  # fmt: skip
 
 
