@@ -14,7 +14,7 @@ from edge.live.messages import Message, Observation
 MAX_QUEUED = 256
 """Messages that wait for an output; further ones replace the oldest, which are counted as dropped."""
 MAX_QUEUED_FRAMES = 4
-"""The same for outputs that receive frames, which are large."""
+"""Frames that wait for an output, which are large; further ones are not copied, and are counted as dropped."""
 MIN_INTERVAL_S = 0.02
 """Least time between two calls: an output of thousands of messages a second writes them in blocks."""
 CLOSE_LIMIT_S = 0.5
@@ -24,12 +24,16 @@ log = logging.getLogger(__name__)
 
 
 class Output(Protocol):
-    """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline."""
+    """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline.
+
+    An output that needs few frames also has a method `chooses(observation) -> bool`, which the pipeline calls for every
+    observation before it copies the frame.
+    """
 
     name: str
     """Name in the log and in metrics."""
     wants_frames: bool
-    """True to receive a copy of every frame with its observation."""
+    """True to receive a copy of the frame with every observation, or with those it chooses."""
 
     def open(self) -> None:
         """Open files or connections that must be there from the start. Called before the first message.
@@ -59,26 +63,32 @@ class OutputQueue:
         """Messages dropped, since the output was late."""
         self.failed = 0
         """Calls of the output that raised an exception."""
-        self._max_queued = MAX_QUEUED_FRAMES if output.wants_frames else MAX_QUEUED
+        self._chooses: Callable[[Observation], bool] = getattr(output, "chooses", lambda observation: True)
         self._queued: deque[Message] = deque()
+        self._queued_frames = 0
         self._changed, self._closing = threading.Condition(), False
         self._last_error = ""
         output.open()
         self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
         self._thread.start()
 
-    @property
-    def has_room(self) -> bool:
-        """True while a frame would not replace another, so that it is worth a copy."""
-        return len(self._queued) < self._max_queued
+    def wants_frame(self, observation: Observation) -> bool:
+        """Check that the output needs the frame of an observation, and has room: else it is counted as dropped."""
+        if not self.output.wants_frames or not self._chooses(observation):
+            return False
+        with self._changed:
+            has_room = self._queued_frames < MAX_QUEUED_FRAMES
+            self.dropped += not has_room
+        return has_room
 
     def put(self, message: Message) -> None:
         """Queue a message, without waiting. In a full queue it replaces the oldest observation."""
         with self._changed:
-            if len(self._queued) >= self._max_queued:
+            if len(self._queued) >= MAX_QUEUED:
                 self.dropped += 1
                 self._drop_oldest()
             self._queued.append(message)
+            self._queued_frames += _has_frame(message)
             if len(self._queued) == 1:
                 self._changed.notify()
 
@@ -95,6 +105,7 @@ class OutputQueue:
         """Drop the oldest observation, or the oldest message where all are events."""
         for index, message in enumerate(self._queued):
             if isinstance(message, Observation):
+                self._queued_frames -= _has_frame(message)
                 del self._queued[index]
                 return
         self._queued.popleft()
@@ -108,6 +119,7 @@ class OutputQueue:
                     self._changed.wait_for(lambda: self._closing, written_at + MIN_INTERVAL_S - monotonic())
                 messages, closing = list(self._queued), self._closing
                 self._queued.clear()
+                self._queued_frames = 0
             if messages:
                 self._call(partial(self.output.write, messages))
             if closing:
@@ -125,3 +137,7 @@ class OutputQueue:
             if reason != self._last_error:
                 log.warning("output %s failed (%s); the run goes on", self.output.name, one_line(reason))
             self._last_error = reason
+
+
+def _has_frame(message: Message) -> bool:
+    return isinstance(message, Observation) and message.frame is not None
