@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from queue import Empty, SimpleQueue
-from time import perf_counter_ns, time
+from time import monotonic_ns, time
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -77,6 +77,8 @@ class Result:
     """Damaged frames or files left out so far."""
     time: datetime
     """Moment at which the frame was captured, in UTC."""
+    captured_s: float
+    """The same moment on the monotonic clock."""
     position: str | float | None
     """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
     _in_flight: InFlightFrame = field(repr=False, compare=False)
@@ -180,12 +182,12 @@ class Pipeline:
         capture.start()
         try:
             while (in_flight := self._next_captured()) is not None:
-                inference_ns = perf_counter_ns()
+                inference_ns = monotonic_ns()
                 if not in_flight.is_started:
                     self._start(in_flight)
-                started_ns = perf_counter_ns()
+                started_ns = monotonic_ns()
                 prediction = in_flight.slot.result()
-                decided_ns = perf_counter_ns()
+                decided_ns = monotonic_ns()
                 try:
                     yield self._result(in_flight, prediction, inference_ns, started_ns, decided_ns)
                 finally:
@@ -210,9 +212,9 @@ class Pipeline:
     def _start(self, in_flight: InFlightFrame) -> None:
         """Preprocess a frame, and on a GPU start its inference."""
         assert in_flight.frame is not None, "captured without a frame"  # noqa: S101 - `_capture` set it
-        started_ns = perf_counter_ns()
+        started_ns = monotonic_ns()
         in_flight.slot.start(in_flight.frame, self._thresholds())
-        in_flight.load_ns = perf_counter_ns() - started_ns
+        in_flight.load_ns = monotonic_ns() - started_ns
         in_flight.is_started = True
 
     def _result(
@@ -230,6 +232,7 @@ class Pipeline:
             skipped=getattr(self._source, "skipped", 0),
             damaged=getattr(self._source, "damaged", 0),
             time=datetime.fromtimestamp(in_flight.captured_at_s, timezone.utc),
+            captured_s=in_flight.captured_ns / 1e9,
             position=None if in_flight.frame is None else in_flight.frame.position,
             _in_flight=in_flight,
         )
@@ -246,12 +249,12 @@ class Pipeline:
     def _capture(self) -> None:
         frame_index = 0
         while (in_flight := self._free.get()) is not None and not self._stopping:
-            started_ns = perf_counter_ns()
+            started_ns = monotonic_ns()
             frame = self._source.read(in_flight.slot.buffer or in_flight.frame)
             if frame is None:
                 return
             in_flight.frame, in_flight.is_started = frame, False
-            in_flight.captured_ns, in_flight.captured_at_s = perf_counter_ns(), time()
+            in_flight.captured_ns, in_flight.captured_at_s = monotonic_ns(), time()
             in_flight.capture_ns = in_flight.captured_ns - started_ns
             in_flight.frame_index = frame_index
             if frame_index == 0 and frame.pixels.nbytes <= SMALL_BYTES:

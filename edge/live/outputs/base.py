@@ -17,6 +17,8 @@ MAX_QUEUED_FRAMES = 4
 """Frames that wait for an output, which are large; further ones are not copied, and are counted as dropped."""
 MIN_INTERVAL_S = 0.02
 """Least time between two calls: an output of thousands of messages a second writes them in blocks."""
+STUCK_S = 10.0
+"""Longest wait for room in a lossless queue; after it, the output is stuck and messages are dropped."""
 CLOSE_LIMIT_S = 0.5
 """Longest wait at the end for an output that hangs."""
 
@@ -63,6 +65,8 @@ class OutputQueue:
         """Messages dropped, since the output was late."""
         self.failed = 0
         """Calls of the output that raised an exception."""
+        self.lossless = False
+        """True to wait for room instead of dropping messages, as long as the output is not stuck."""
         self._chooses: Callable[[Observation], bool] = getattr(output, "chooses", lambda observation: True)
         self._queued: deque[Message] = deque()
         self._queued_frames = 0
@@ -82,21 +86,27 @@ class OutputQueue:
         return has_room
 
     def put(self, message: Message) -> None:
-        """Queue a message, without waiting. In a full queue it replaces the oldest observation."""
+        """Queue a message. In a full queue it replaces the oldest observation, or waits if the queue is lossless."""
         with self._changed:
+            if len(self._queued) >= MAX_QUEUED and self.lossless:
+                self.lossless = self._changed.wait_for(lambda: len(self._queued) < MAX_QUEUED, STUCK_S)
             if len(self._queued) >= MAX_QUEUED:
                 self.dropped += 1
                 self._drop_oldest()
             self._queued.append(message)
             self._queued_frames += _has_frame(message)
-            if len(self._queued) == 1:
-                self._changed.notify()
+            if len(self._queued) in (1, MAX_QUEUED):
+                self._changed.notify_all()
 
-    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Write the queued messages and close the output; one that hangs is left behind. Idempotent."""
+    def end(self) -> None:
+        """Let the output write the queued messages and close, without waiting. Idempotent."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """End the output and wait for it; if it hangs, it is left behind. Idempotent."""
+        self.end()
         self._thread.join(limit_s)
         if self._thread.is_alive():
             log.warning("output %s hangs; %d messages are lost", self.output.name, len(self._queued))
@@ -110,16 +120,19 @@ class OutputQueue:
                 return
         self._queued.popleft()
 
+    def _is_due(self) -> bool:
+        return self._closing or len(self._queued) >= MAX_QUEUED
+
     def _work(self) -> None:
         written_at = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queued or self._closing)
-                if not self._closing:
-                    self._changed.wait_for(lambda: self._closing, written_at + MIN_INTERVAL_S - monotonic())
+                self._changed.wait_for(self._is_due, written_at + MIN_INTERVAL_S - monotonic())
                 messages, closing = list(self._queued), self._closing
                 self._queued.clear()
                 self._queued_frames = 0
+                self._changed.notify_all()
             if messages:
                 self._call(partial(self.output.write, messages))
             if closing:
