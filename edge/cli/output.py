@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.errors import OutputError
@@ -13,49 +12,6 @@ from edge.errors import OutputError
 STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 NULL_DEVICE = os.makedev(1, 3)
 MAX_LINE_BYTES = 1 << 16
-
-
-class LinesFile:
-    """JSON lines at the end of a file. Each is written whole or not at all, even if the process is killed."""
-
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        """Open a file that `check_lines` accepted; `overwrite` empties it.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        self._path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._is_regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        if self._is_regular and overwrite:
-            os.ftruncate(self._descriptor, 0)
-        elif self._is_regular and not _ends_line(path):  # the system stopped in the middle of a line
-            self.write("\n")
-
-    def write(self, line: str) -> None:
-        """Write a line.
-
-        Raises:
-            OSError: it does not fit, or a pipe's reader went away.
-        """
-        data = line.encode()
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as error:
-            if self._is_regular and (written := len(data) - len(rest)):
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            error.filename = str(self._path)  # the error of a full disk does not name the file
-            raise
-
-    def __enter__(self) -> "LinesFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
 
 
 def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
@@ -134,14 +90,6 @@ def _holds_json_lines(path: Path) -> bool:
         return not (first or newline) or (bool(newline) and isinstance(json.loads(first), dict))
     except (ValueError, RecursionError):
         return False
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precision
-from edge.cli.output import STDOUT_PATHS, LinesFile, check_lines
+from edge.cli.output import STDOUT_PATHS, check_lines
 from edge.console import PASSED, ProgressDisplay, at_least, print_table
 from edge.engines import backend_named
 from edge.entry import STDOUT
@@ -24,6 +24,7 @@ from edge.frames.address import public_address
 from edge.frames.open import open_source
 from edge.inference.load import default_precision, load_classifier
 from edge.inference.pipeline import Result
+from edge.live.outputs.lines_file import LinesFile
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells, latency_from_ms
 from edge.progress import Progress
 
@@ -166,7 +167,7 @@ class Lines:
             sys.stdout.write(line)
             sys.stdout.flush()
         if self._file is not None:
-            self._file.write(line)
+            self._file.write([line.encode()])
 
 
 @contextmanager

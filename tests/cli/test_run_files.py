@@ -11,7 +11,6 @@ import pytest
 
 from compile.__main__ import main as compile_main
 from edge.cli.main import main
-from edge.cli.output import LinesFile
 from tests.support.commands import (
     Result,
     call,
@@ -130,15 +129,6 @@ def test_devices_and_pipes_take_lines(bundle: Path, video: Path, tmp_path: Path)
     assert run(bundle, video, tmp_path / "pipe").code == 0
     reader.join()
     assert len(json_lines(received[0])) == 12
-
-
-def test_a_file_emptied_meanwhile_has_no_hole(tmp_path: Path) -> None:
-    """As by logrotate's `copytruncate`."""
-    with LinesFile(tmp_path / "lines") as lines:
-        lines.write(LINE)
-        os.truncate(tmp_path / "lines", 0)
-        lines.write(LINE)
-    assert (tmp_path / "lines").read_text() == LINE
 
 
 def test_a_full_disk_leaves_whole_lines(bundle: Path, video: Path, tmp_path: Path) -> None:
