@@ -6,6 +6,7 @@ leaves it alone. The state is in the names, so that another run goes on with the
 every file that was ever collected.
 """
 
+import glob
 import json
 import logging
 import os
@@ -88,12 +89,14 @@ class Reservoir:
             self._shrink()
 
     def add(self, margin: float, name: str, content: bytes, line: Mapping[str, Any]) -> None:
-        """Write a file and its line in the index, unless the disk is nearly full; then remove what is too much.
+        """Write a file and its line in the index, then remove what is too much.
+
+        Nothing is written where the disk is nearly full, and no copy of a file: `python -m calibration` refuses copies.
 
         Raises:
             OSError: it cannot be written; nothing is left behind.
         """
-        if margin >= self.limit or not self._has_space():
+        if margin >= self.limit or self._holds(name, content) or not self._has_space():
             return
         write_file(self._folder / name, content)
         with (self._folder / INDEX).open("a") as index:
@@ -122,6 +125,15 @@ class Reservoir:
                 with suppress(FileNotFoundError):  # just moved
                     files.append(Unsorted(float(match["margin"]), Path(entry.path), entry.stat().st_size))
         return sorted(files)
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        """Check for the same content under the same label and margin, sorted or not."""
+        alike = f"{glob.escape(name.rpartition('_')[0])}_*"
+        for path in self._folder.rglob(alike):
+            with suppress(FileNotFoundError):  # just moved
+                if path.stat().st_size == len(content) and path.read_bytes() == content:
+                    return True
+        return False
 
     def _has_space(self) -> bool:
         is_full = shutil.disk_usage(self._folder).free < MIN_FREE_BYTES

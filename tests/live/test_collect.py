@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,6 +154,18 @@ def test_sorted_frames_stay_and_leave_room_for_others(tmp_path: Path, monkeypatc
     collector.close()
     assert len(margins(tmp_path / "7")) == 2
     assert margins(tmp_path) == ["0.1700", "0.1800"]
+
+
+def test_copies_of_a_frame_are_kept_once_also_when_it_was_sorted(tmp_path: Path) -> None:
+    [still, other] = every_minute([0.85, 0.81], label="[7]*")
+    again = replace(still, captured_s=200.0, time=other.time)
+    collect(tmp_path, [still, again, other])
+    assert margins(tmp_path) == ["0.0100", "0.0500"]
+    (tmp_path / "7").mkdir()
+    for path in tmp_path.glob("*.png"):
+        shutil.move(path, tmp_path / "7")
+    collect(tmp_path, [again])
+    assert margins(tmp_path) == []
 
 
 def test_the_index_describes_every_frame(tmp_path: Path) -> None:
