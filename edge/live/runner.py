@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
+from edge.frames.address import public_address
 from edge.frames.base import FrameSource
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
@@ -13,8 +14,8 @@ from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message
 from edge.live.outputs.base import Output
-from edge.live.sources import open_live, public_name
-from edge.live.triggers import Trigger
+from edge.live.reconnect import OnChange, open_live
+from edge.live.triggers import Trigger, Triggered
 from edge.live.worker import OnMessage, RunState, SourceWorker
 
 STOP_LIMIT_S = 0.4
@@ -65,14 +66,15 @@ def run(
     stop = stop or threading.Event()
     hub = Hub(outputs)
     state = RunState(hub, stop, on_message, frames)
-    workers = [SourceWorker(public_name(source), classifier, policy, state) for source in sources]
+    workers = [SourceWorker(_public_name(source), classifier, policy, state) for source in sources]
     with hub, ExitStack() as opened:
         for source, worker in zip(sources, workers, strict=True):
-            live = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
+            live = _open(source, stop, worker.report, give_up_s=give_up_s, skip_bad=skip_bad)
             opened.callback(live.close)
             if policy == "all" or not (policy or live.is_live):
                 hub.wait_for_late_outputs()
-            worker.start(live, None if new_debouncer is None else new_debouncer())
+            triggered = live if new_trigger is None else Triggered(live, new_trigger())
+            worker.start(triggered, None if new_debouncer is None else new_debouncer())
         try:
             for worker in workers:
                 worker.join()
@@ -84,3 +86,20 @@ def run(
     for worker in workers:
         if worker.error is not None:
             raise worker.error
+
+
+def _public_name(source: str | int | Path | FrameSource) -> str:
+    return public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
+
+
+def _open(
+    source: str | int | Path | FrameSource,
+    stop: threading.Event,
+    on_change: OnChange,
+    *,
+    give_up_s: float | None,
+    skip_bad: bool,
+) -> FrameSource:
+    if not isinstance(source, str | int | Path):
+        return source
+    return open_live(str(source), stop=stop, on_change=on_change, give_up_s=give_up_s, skip_bad=skip_bad)

@@ -57,6 +57,8 @@ class SourceWorker:
         self.error: BaseException | None = None
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
         self._debouncer: Debouncer | None = None
+        self._status: SourceStatus | None = None
+        self._connections = 0
 
     def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
         """Start to classify a source, which is closed at the end; without a debouncer there are no events."""
@@ -68,9 +70,12 @@ class SourceWorker:
         """Wait for the end of the source."""
         self._thread.join(timeout_s)
 
-    def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
+    def report(self, status: SourceStatus, reason: str) -> None:
         """Publish a change of the source."""
-        self._state.publish(SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects))
+        self._connections += status == "connected" and self._status not in ("connected", "frozen")
+        self._status = status
+        now = datetime.now(timezone.utc)
+        self._state.publish(SourceChange(self._name, now, status, reason, max(0, self._connections - 1)))
 
     def _work(self, source: FrameSource) -> None:
         try:
