@@ -129,3 +129,20 @@ def test_an_output_without_frames_asks_for_none() -> None:
     assert not queue.wants_frame(observation(0))
     assert queue.dropped == 0
     queue.close()
+
+
+def test_a_lossless_queue_waits_for_room_for_frames() -> None:
+    recorder = Recorder()
+    recorder.wants_frames = True
+    recorder.gate.clear()
+    queue = OutputQueue(recorder)
+    queue.lossless = True
+    queue.put(event("first"))
+    frame, total = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY), 10 * MAX_QUEUED_FRAMES
+    threading.Timer(0.05, recorder.gate.set).start()
+    for index in range(total):
+        assert queue.wants_frame(observation(index))
+        queue.put(replace(observation(index), frame=frame))
+    queue.close()
+    assert queue.dropped == 0
+    assert sum(isinstance(message, Observation) for message in recorder.messages) == total

@@ -77,11 +77,16 @@ class OutputQueue:
         self._thread.start()
 
     def wants_frame(self, observation: Observation) -> bool:
-        """Check that the output needs the frame of an observation, and has room: else it is counted as dropped."""
+        """Check that the output needs the frame of an observation, and has room.
+
+        Without room the frame is counted as dropped; a lossless queue waits for room.
+        """
         if not self.output.wants_frames or not self._chooses(observation):
             return False
         with self._changed:
-            has_room = self._queued_frames < MAX_QUEUED_FRAMES
+            if not self._has_room_for_frame() and self.lossless:
+                self.lossless = self._changed.wait_for(self._has_room_for_frame, STUCK_S)
+            has_room = self._has_room_for_frame()
             self.dropped += not has_room
         return has_room
 
@@ -95,7 +100,7 @@ class OutputQueue:
                 self._drop_oldest()
             self._queued.append(message)
             self._queued_frames += _has_frame(message)
-            if len(self._queued) in (1, MAX_QUEUED):
+            if len(self._queued) == 1 or self._is_due():
                 self._changed.notify_all()
 
     def end(self) -> None:
@@ -120,8 +125,11 @@ class OutputQueue:
                 return
         self._queued.popleft()
 
+    def _has_room_for_frame(self) -> bool:
+        return self._queued_frames < MAX_QUEUED_FRAMES
+
     def _is_due(self) -> bool:
-        return self._closing or len(self._queued) >= MAX_QUEUED
+        return self._closing or len(self._queued) >= MAX_QUEUED or not self._has_room_for_frame()
 
     def _work(self) -> None:
         written_at = 0.0
