@@ -87,7 +87,7 @@ class OnMotion:
         return now_s < self._hold_until_s
 
 
-class OnMessage:
+class OnRequest:
     """Fires for the next frame after each message.
 
     Attributes:
@@ -144,14 +144,14 @@ class Triggered:
         self._source.close()
 
 
-def parse_trigger(text: str) -> Every | OnMotion | OnMessage:
+def parse_trigger(text: str) -> Every | OnMotion | OnRequest:
     """Return a new trigger by its description on the command line.
 
     Raises:
         SourceError: there is no such trigger, or its number is out of range.
     """
     if text == "message":
-        return OnMessage()
+        return OnRequest()
     if (match := EVERY.fullmatch(text)) and (period_s := float(match[1]) * SECONDS[match[2]]) > 0:
         return Every(period_s)
     if match := MOTION.fullmatch(text):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.live.triggers import HOLD_S, LEARN_FRAMES, Every, OnMessage, OnMotion, Trigger, Triggered, parse_trigger
+from edge.live.triggers import HOLD_S, LEARN_FRAMES, Every, OnRequest, OnMotion, Trigger, Triggered, parse_trigger
 
 HEIGHT, WIDTH = 240, 320
 RATE = 30
@@ -96,7 +96,7 @@ def test_every_fires_at_once_and_then_keeps_in_step() -> None:
 
 
 def test_a_message_fires_once() -> None:
-    message = OnMessage()
+    message = OnRequest()
     assert not message.fires(BLANK, 0)
     message.requested.set()
     assert [message.fires(BLANK, now_s) for now_s in (1, 2)] == [True, False]
@@ -186,7 +186,7 @@ def test_closing_ends_a_read_whose_trigger_never_fires() -> None:
         ("every:1.5m", Every),
         ("motion", OnMotion),
         ("motion:2.5%", OnMotion),
-        ("message", OnMessage),
+        ("message", OnRequest),
     ],
 )
 def test_triggers_are_described_in_words(text: str, kind: type) -> None:
