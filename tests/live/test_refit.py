@@ -11,12 +11,9 @@ from sklearn.datasets import load_digits
 
 import edge
 from edge.bundle.bundle import Bundle
-from edge.live.messages import Observation
-from edge.live.outputs import base
-from edge.live.outputs.base import OutputQueue
+from edge.live import run
 from edge.live.outputs.collect import Collector
 from tests.support.commands import NO_GUARANTEE, run_command
-from tests.support.observations import observation
 
 MAX_VIEWS, MAX_FILES = 600, 250
 
@@ -32,20 +29,6 @@ def write_views(folder: Path) -> None:
         cv2.imwrite(str(folder / f"{label}-{index:04}.png"), np.clip(noisy, 0, 255).astype(np.uint8))
 
 
-def watch(classifier: edge.Classifier, source: Path, collected: Path) -> list[Observation]:
-    """Classify a source and collect frames, as a live run does."""
-    queue = OutputQueue(Collector(collected, lambda: classifier.thresholds, max_files=MAX_FILES))
-    seen = []
-    for result in classifier.stream(source):
-        each = observation(0.0, position=result.position, time=result.time, prediction=result.prediction)
-        frame = result.copy_frame() if queue.wants_frame(each) else None
-        seen.append(each)
-        queue.put(each if frame is None else observation(
-            0.0, position=result.position, time=result.time, prediction=result.prediction, frame=frame))  # fmt: skip
-    queue.close(limit_s=60)
-    return seen
-
-
 def command(*words: object) -> str:
     done = run_command(*words, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -53,18 +36,14 @@ def command(*words: object) -> str:
 
 
 @pytest.mark.slow
-def test_collected_frames_refit_and_retrain_once_they_are_sorted(
-    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base, "MAX_QUEUED_FRAMES", MAX_VIEWS)  # files come faster than they can be written
-    monkeypatch.setattr(base, "MAX_QUEUED", MAX_VIEWS)
+def test_collected_frames_refit_and_retrain_once_they_are_sorted(digits_bundle: Bundle, tmp_path: Path) -> None:
     bundle, views, collected = tmp_path / "bundle", tmp_path / "views", tmp_path / "collected"
     shutil.copytree(digits_bundle.path, bundle)
     write_views(views)
     with edge.load(bundle, backend="onnxruntime", precision="int8") as classifier:
         before = classifier.thresholds
-        seen = watch(classifier, views, collected)
-    assert len(list(collected.glob("*.png"))) == MAX_FILES < len(seen)
+        run(classifier, [views], [Collector(collected, lambda: classifier.thresholds, max_files=MAX_FILES)])
+    assert len(list(collected.glob("*.png"))) == MAX_FILES
 
     for line in (collected / "index.jsonl").read_text().splitlines():  # the human
         entry = json.loads(line)
