@@ -17,7 +17,7 @@ from benchmarks.results import add_output, command_line, write_result
 from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from edge.bundle.bundle import Bundle
-from edge.cli.run import STAGES
+from edge.cli.run_summary import STAGES
 from edge.console import PASSED, print_table, track
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions

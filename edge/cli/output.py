@@ -49,6 +49,15 @@ def check_replaceable(
         raise OutputError(f"{path} exists and is no {kind}; give another file, or remove it")
 
 
+def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
+    """Check that a folder to write to is neither an input nor inside one.
+
+    Raises:
+        OutputError: it is.
+    """
+    _check_is_no_input(folder, inputs, bundle, may_be_inside=False)
+
+
 def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None, *, may_be_inside: bool) -> None:
     """Refuse inputs, also under another name, and unless `may_be_inside` paths in folders that are inputs."""
     folders = Path(os.path.realpath(path)).parents

@@ -98,6 +98,17 @@ def parse_address(text: str) -> SourceAddress:
     return SourceAddress(kind, location, options, public)
 
 
+def with_option(text: str, name: str, value: str) -> str:
+    """Return an address with a further option.
+
+    Raises:
+        AddressError: a pipeline has no options.
+    """
+    if " ! " in text:
+        raise AddressError(f"a GStreamer pipeline has no option {name}={value}; add an element such as videocrop to it")
+    return f"{text}{'&' if '?' in text else '?'}{name}={value}"
+
+
 def public_address(text: str) -> str:
     """Return an address for messages, without the parts that may hold a secret.
 

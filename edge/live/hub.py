@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from time import monotonic
-from types import TracebackType
 
 from edge.frames.base import Frame
 from edge.live.messages import Message, Observation
-from edge.live.outputs.base import CLOSE_LIMIT_S, Output, OutputQueue
+from edge.live.outputs.base import Output, OutputQueue
 
 
 class Hub:
@@ -26,9 +25,12 @@ class Hub:
                 self.queues.append(OutputQueue(output))
                 opened.callback(self.queues[-1].close)
             opened.pop_all()
+        for output in outputs:
+            if hasattr(output, "watch"):
+                output.watch(self.queues)
 
-    def wait_for_late_outputs(self) -> None:
-        """Wait for late outputs from now on, instead of dropping messages, as long as they are not stuck."""
+    def require_all(self) -> None:
+        """Lose no message from now on: late outputs are waited for, as long as they are not stuck."""
         for queue in self.queues:
             queue.lossless = True
 
@@ -47,18 +49,17 @@ class Hub:
             with_frame = with_frame or replace(observation, frame=copy_frame())
             queue.put(with_frame)
 
-    def close(self) -> None:
-        """Write the queued messages and close all outputs; those that hang are left behind. Idempotent."""
+    def close(self, limit_s: float) -> None:
+        """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent.
+
+        Raises:
+            Exception: an output failed that must not lose messages.
+        """
         for queue in self.queues:
             queue.end()
-        deadline = monotonic() + CLOSE_LIMIT_S
+        deadline = monotonic() + limit_s
         for queue in self.queues:
             queue.close(max(0.0, deadline - monotonic()))
-
-    def __enter__(self) -> "Hub":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        for queue in self.queues:
+            if queue.error is not None:
+                raise queue.error

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
@@ -13,10 +12,11 @@ from edge.inference.pipeline import Policy
 from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message
-from edge.live.outputs.base import Output
+from edge.live.outputs.base import CLOSE_LIMIT_S, STUCK_S, Output
 from edge.live.reconnect import OnChange, open_live
 from edge.live.triggers import Trigger, Triggered
 from edge.live.worker import OnMessage, RunState, SourceWorker
+from edge.progress import OnProgress, ignore_progress
 
 STOP_LIMIT_S = 0.4
 """Longest wait at the end for sources that hang in a read."""
@@ -39,6 +39,7 @@ def run(
     skip_bad: bool = False,
     stop: threading.Event | None = None,
     on_message: OnMessage = ignore_message,
+    on_progress: OnProgress = ignore_progress,
 ) -> None:
     """Classify the frames of all sources until they end, or until `stop` is set.
 
@@ -58,6 +59,7 @@ def run(
         skip_bad: Leave damaged images and video frames out, as for `edge.open_source`.
         stop: Ends the run from another thread, within about a second.
         on_message: Receives every message before the outputs do, in the thread of its source.
+        on_progress: Receives the progress of each source, some times a second.
 
     Raises:
         SourceError: a source cannot be opened or failed; raised when the others have ended.
@@ -65,24 +67,25 @@ def run(
     """
     stop = stop or threading.Event()
     hub = Hub(outputs)
-    state = RunState(hub, stop, on_message, frames)
+    state = RunState(hub, stop, on_message, on_progress, frames)
     workers = [SourceWorker(_public_name(source), classifier, policy, state) for source in sources]
-    with hub, ExitStack() as opened:
+    limit_s = CLOSE_LIMIT_S
+    try:
         for source, worker in zip(sources, workers, strict=True):
-            live = _open(source, stop, worker.report, give_up_s=give_up_s, skip_bad=skip_bad)
-            opened.callback(live.close)
-            if policy == "all" or not (policy or live.is_live):
-                hub.wait_for_late_outputs()
-            triggered = live if new_trigger is None else Triggered(live, new_trigger())
+            opened = _open(source, stop, worker.report, give_up_s=give_up_s, skip_bad=skip_bad)
+            if policy == "all" or not (policy or opened.is_live):
+                hub.require_all()
+            triggered = opened if new_trigger is None else Triggered(opened, new_trigger())
             worker.start(triggered, None if new_debouncer is None else new_debouncer())
-        try:
-            for worker in workers:
-                worker.join()
-        finally:
-            stop.set()
-            deadline = monotonic() + STOP_LIMIT_S
-            for worker in workers:
-                worker.join(max(0.0, deadline - monotonic()))
+        for worker in workers:
+            worker.join()
+        limit_s = STUCK_S
+    finally:
+        stop.set()
+        deadline = monotonic() + STOP_LIMIT_S
+        for worker in workers:
+            worker.join(max(0.0, deadline - monotonic()))
+        hub.close(limit_s)
     for worker in workers:
         if worker.error is not None:
             raise worker.error

@@ -11,6 +11,10 @@ from edge.inference.pipeline import Policy, Result
 from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message, Observation, SourceChange, SourceStatus
+from edge.progress import OnProgress, Progress
+
+REPORT_INTERVAL_S = 0.1
+"""Seconds between two reports of progress."""
 
 OnMessage = Callable[[Message], None]
 
@@ -18,9 +22,16 @@ OnMessage = Callable[[Message], None]
 class RunState:
     """State that the sources of a run share."""
 
-    def __init__(self, hub: Hub, stop: threading.Event, on_message: OnMessage, frames: int | None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        stop: threading.Event,
+        on_message: OnMessage,
+        on_progress: OnProgress,
+        frames: int | None,
+    ) -> None:
         """Allow `frames` observations, or any number if None."""
-        self.stop = stop
+        self.stop, self.on_progress, self.frames = stop, on_progress, frames
         self._hub, self._on_message = hub, on_message
         self._frames_left, self._lock = frames, threading.Lock()
 
@@ -59,6 +70,7 @@ class SourceWorker:
         self._debouncer: Debouncer | None = None
         self._status: SourceStatus | None = None
         self._connections = 0
+        self._thread: threading.Thread | None = None
 
     def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
         """Start to classify a source, which is closed at the end; without a debouncer there are no events."""
@@ -67,8 +79,9 @@ class SourceWorker:
         self._thread.start()
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the end of the source."""
-        self._thread.join(timeout_s)
+        """Wait for the end of the source, if it was started."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def report(self, status: SourceStatus, reason: str) -> None:
         """Publish a change of the source."""
@@ -91,9 +104,14 @@ class SourceWorker:
                     self._state.publish(event)
 
     def _classify(self, source: FrameSource) -> None:
-        for result in self._classifier.stream(source, policy=self._policy):
+        total, next_report_s = self._state.frames or source.frames, 0.0
+        for count, result in enumerate(self._classifier.stream(source, policy=self._policy), start=1):
             observation = self._observation(result)
             self._state.publish_frame(observation, result.copy_frame)
+            if observation.captured_s >= next_report_s:
+                next_report_s = observation.captured_s + REPORT_INTERVAL_S
+                note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
+                self._state.on_progress(Progress(self._name, count, total, note))
             if self._debouncer is not None:
                 for event in self._debouncer.add(observation):
                     self._state.publish(event)

@@ -20,8 +20,8 @@ from tests.support.commands import TIMEOUT_S, call, json_lines, random_frames, s
 
 KEYS = {
     "time", "source",
-    "frame", "label", "label_index", "confidence", "probability", "exit_index", "latency_ms", "capture_ms", "load_ms",
-    "infer_ms", "dropped", "skipped", "damaged",
+    "frame", "label", "label_index", "confidence", "probability", "exit_index", "age_ms", "latency_ms", "capture_ms",
+    "load_ms", "infer_ms", "dropped", "skipped", "damaged",
 }  # fmt: skip
 
 

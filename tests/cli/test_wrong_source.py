@@ -1,6 +1,7 @@
 """`edge run` on wrong input: sources without frames, invalid options, and outputs that cannot be written."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -14,7 +15,9 @@ import pytest
 
 from calibration.__main__ import main as calibration
 from edge.cli.main import main as edge
+from edge.console import SOURCE_LOST, TERMINATED
 from tests.support.commands import (
+    TIMEOUT_S,
     Result,
     call,
     contents,
@@ -99,9 +102,10 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
     assert result.stdout == ""
 
 
-def test_a_missing_camera_is_refused_by_its_number(bundle: Path) -> None:
-    done = run_command("edge", "run", bundle, "--source", "99")
-    assert only_error_line(done).startswith("camera 99 cannot be opened: /dev/video99: No such file or directory; ")
+def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
+    done = run_command("edge", "run", bundle, "--source", "99", "--give-up", 1)
+    expected = "camera 99 gave no frame for 1 s and is given up: cannot be opened: /dev/video99: No such file"
+    assert error_line(done, SOURCE_LOST).startswith(expected)
 
 
 @pytest.fixture
@@ -112,17 +116,24 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_stream_without_a_server_fails_soon(bundle: Path, closed_port: int) -> None:
+def test_a_stream_without_a_server_is_given_up_in_time(bundle: Path, closed_port: int) -> None:
     address = f"rtsp://127.0.0.1:{closed_port}/stream"
     started = time.monotonic()
-    done = run_command("edge", "run", bundle, "--source", address)
+    done = run_command("edge", "run", bundle, "--source", address, "--give-up", 1)
     assert time.monotonic() - started < 20
-    assert address in error_line(done)
+    message = error_line(done, SOURCE_LOST)
+    assert address in message
+    assert "Connection refused" in message
+    assert "is it a video?" not in message
 
 
-def test_a_stream_without_a_server_prints_one_error(bundle: Path, closed_port: int) -> None:
-    done = run_command("edge", "run", bundle, "--source", f"rtsp://127.0.0.1:{closed_port}/stream")
-    assert "is it a video?" not in only_error_line(done)
+def test_a_source_that_is_absent_is_waited_for(bundle: Path, closed_port: int) -> None:
+    address = f"rtsp://127.0.0.1:{closed_port}/stream"
+    with start_command("edge", "run", bundle, "--source", address, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert "is lost: cannot be opened: Connection refused" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == TERMINATED
 
 
 # Options

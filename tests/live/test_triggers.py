@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.live.triggers import HOLD_S, LEARN_FRAMES, Every, OnRequest, OnMotion, Trigger, Triggered, parse_trigger
+from edge.live.triggers import HOLD_S, LEARN_FRAMES, Every, OnMotion, OnRequest, Trigger, Triggered, parse_trigger
 
 HEIGHT, WIDTH = 240, 320
 RATE = 30

@@ -45,7 +45,7 @@ class Output(Protocol):
         """
 
     def write(self, messages: Sequence[Message]) -> None:
-        """Write messages, in their order. What it raises is logged once per kind, and the run goes on."""
+        """Write messages, in their order. An exception is logged, and the run goes on; a lossless run ends."""
 
     def close(self) -> None:
         """Write the rest and release everything. Idempotent; takes no longer than `CLOSE_LIMIT_S`."""
@@ -66,7 +66,9 @@ class OutputQueue:
         self.failed = 0
         """Calls of the output that raised an exception."""
         self.lossless = False
-        """True to wait for room instead of dropping messages, as long as the output is not stuck."""
+        """True if no message may be lost: wait for room as long as the output is not stuck, and keep its error."""
+        self.error: Exception | None = None
+        """First exception of a lossless queue."""
         self._chooses: Callable[[Observation], bool] = getattr(output, "chooses", lambda observation: True)
         self._queued: deque[Message] = deque()
         self._queued_frames = 0
@@ -91,7 +93,13 @@ class OutputQueue:
         return has_room
 
     def put(self, message: Message) -> None:
-        """Queue a message. In a full queue it replaces the oldest observation, or waits if the queue is lossless."""
+        """Queue a message. In a full queue it replaces the oldest observation, or waits if the queue is lossless.
+
+        Raises:
+            Exception: the queue is lossless, and the output failed.
+        """
+        if self.error is not None:
+            raise self.error
         with self._changed:
             if len(self._queued) >= MAX_QUEUED and self.lossless:
                 self.lossless = self._changed.wait_for(lambda: len(self._queued) < MAX_QUEUED, STUCK_S)
@@ -149,11 +157,14 @@ class OutputQueue:
             written_at = monotonic()
 
     def _call(self, work: Callable[[], object]) -> None:
-        """Call the output; an exception is counted, and logged where it differs from the last."""
+        """Call the output; an exception is counted, and kept or logged where it differs from the last."""
         try:
             work()
         except Exception as error:
             self.failed += 1
+            if self.lossless:
+                self.error = self.error or error
+                return
             reason = f"{type(error).__name__}: {error}"
             if reason != self._last_error:
                 log.warning("output %s failed (%s); the run goes on", self.output.name, one_line(reason))
