@@ -20,6 +20,9 @@ REPORTS = {
         "accuracy and agreement of trained networks in each precision", "benchmarks.quantisation"
     ),
     "risk": SubcommandSpec("coverage of risk guarantees, in a simulation", "benchmarks.risk"),
+    "live": SubcommandSpec(
+        "live classification: freshness, throughput, outputs, cameras, recovery", "benchmarks.live.report"
+    ),
     "cuda-chain": SubcommandSpec(
         "exits decided on the GPU against exits decided by the host; needs a GPU", "benchmarks.cuda_chain"
     ),

@@ -68,7 +68,7 @@ def run(
     stop = stop or threading.Event()
     hub = Hub(outputs)
     state = RunState(hub, stop, on_message, on_progress, frames)
-    workers = [SourceWorker(_public_name(source), classifier, policy, state) for source in sources]
+    workers = [SourceWorker(name, classifier, policy, state) for name in _public_names(sources)]
     limit_s = CLOSE_LIMIT_S
     try:
         for source, worker in zip(sources, workers, strict=True):
@@ -91,8 +91,14 @@ def run(
             raise worker.error
 
 
-def _public_name(source: str | int | Path | FrameSource) -> str:
-    return public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
+def _public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]:
+    """Return the names of sources in messages; those that differ only in what is secret get a number."""
+    names: list[str] = []
+    for source in sources:
+        name = public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
 
 
 def _open(

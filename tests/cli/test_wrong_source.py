@@ -104,7 +104,7 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
 
 def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
     done = run_command("edge", "run", bundle, "--source", "99", "--give-up", 1)
-    expected = "camera 99 gave no frame for 1 s and is given up: cannot be opened: /dev/video99: No such file"
+    expected = "99 gave no frame for 1 s and is given up: camera 99 cannot be opened: /dev/video99: No such file"
     assert error_line(done, SOURCE_LOST).startswith(expected)
 
 
