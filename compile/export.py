@@ -48,7 +48,9 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
             program.model = onnx_ir.from_proto(_fold_resizes(program.model_proto))
             program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
-        raise CheckpointError(f"this network cannot be exported to ONNX opset {OPSET}: {error}") from error
+        raise CheckpointError(
+            f"this network cannot be exported to ONNX opset {OPSET} ({error}); train another backbone"
+        ) from error
     model: ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     _check_batch_is_symbolic(model)

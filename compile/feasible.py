@@ -9,11 +9,11 @@ from edge.bundle.manifest import SplitSpec
 LIMITS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Limits of the risk to try, in this order."""
 MARGIN = 2
-"""Multiple of the samples needed; with just these, early exits may not lose a single prediction."""
+"""Multiple of the samples needed; with fewer, early exits could hardly lose a prediction."""
 
 
 def feasible_options(splits: Mapping[str, SplitSpec], *, has_early_exits: bool) -> list[str]:
-    """Return the options with which a checkpoint compiles; none if the defaults do.
+    """Return the options with which a checkpoint compiles; empty if the defaults are enough.
 
     Args:
         splits: Splits of the checkpoint.
@@ -24,7 +24,7 @@ def feasible_options(splits: Mapping[str, SplitSpec], *, has_early_exits: bool) 
 
 
 def _guarantee_options(samples: int) -> list[str]:
-    """Return the options of the default guarantee, else of the lowest expected risk, else of none."""
+    """Return the options of the strongest guarantee: the default, else one on average, else none."""
     if _is_feasible(RiskGuarantee(), samples):
         return []
     for limit in LIMITS:

@@ -54,7 +54,7 @@ class TrainedModel:
         return self.images.labels[self.sample_indices(split, max_samples)]
 
     def digests(self, split: str) -> Digests:
-        """Return digests of a split's samples, shape (samples,): of their files, or of inputs without files."""
+        """Return digests of a split's samples, shape (samples,): of their files, if any, else of their inputs."""
         if self.images.from_files:
             return short_digests(self.images.digests[int(index)] for index in self.splits[split])
         digest = InputDigest(self.checkpoint.input)

@@ -35,7 +35,7 @@ def full_grid(seeds: Sequence[int] = (0, 1, 2)) -> list[Settings]:
 
 
 def quick_grid() -> list[Settings]:
-    """Return a few runs of few epochs with one seed: the same tables in minutes, with large errors."""
+    """Return a few runs of few epochs with one seed: the same tables in minutes, with large uncertainty."""
     short = (replace(FASHION, epochs=1), replace(PINES, epochs=12), replace(SMALL, epochs=12))
     return [
         run

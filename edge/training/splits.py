@@ -14,7 +14,7 @@ MAX_SAMPLES = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validat
 MIN_PER_CLASS = 10
 PURPOSES = (*SHARES, "train")
 UNASSIGNED = len(PURPOSES)
-"""Index of samples that are in no fixed split, beside those of `PURPOSES`."""
+"""Stands for samples that are in no fixed split; the others have the index of theirs in `PURPOSES`."""
 
 Splits = dict[str, NDArray[np.intp]]
 """Indices of the samples for `train`, `validation`, `calibration` (INT8), `thresholds` and `test`."""
