@@ -14,7 +14,7 @@ from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
 SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
-"""Thresholds shared by all exits, from the smallest saving to the largest; fixed before any sample was seen."""
+"""Thresholds shared by all exits, from the smallest saving to the largest; they do not depend on samples."""
 
 Candidates = NDArray[np.float32]
 """A fixed sequence of thresholds, shape (candidates, exits - 1), from exits never taken to the first always taken."""
@@ -32,7 +32,7 @@ class RiskGuarantee:
     confidence_level: float = 0.95
     """Probability with which the limit holds, for the first two methods."""
     shared: bool = False
-    """One threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
+    """Use one threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
     half certifies them; shared candidates need no tuning, so all samples certify."""
 
     @property
@@ -169,8 +169,8 @@ def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guar
     if guarantee.shared:
         grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
         return np.repeat(grid[:, None], len(costs) - 1, axis=1)
-    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates cost no
-    # accuracy: a prediction that early exits seem to correct may be chance.
+    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates lose no
+    # accuracy: the predictions that early exits seem to correct may be chance.
     tunes_accuracy = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
     target = truth if tunes_accuracy else scores.label[-1].astype(np.int64)
     return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)
@@ -185,20 +185,24 @@ def _losses(scores: Scores, truth: NDArray[np.int64], candidates: Candidates, gu
 def _check_guarantee(guarantee: RiskGuarantee) -> None:
     if not 0 <= guarantee.limit < 1 or (guarantee.limit == 0 and guarantee.method != "none"):
         raise ThresholdError(
-            f"the risk to allow is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
+            f"the limit of the risk is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
         )
     if not 0.5 <= guarantee.confidence_level < 1:
         raise ThresholdError(
-            f"the confidence level is {guarantee.confidence_level}; give one from 0.5 up to 1, such as 0.95"
+            f"the confidence level is {guarantee.confidence_level}; give a fraction from 0.5 up to 1, such as 0.95"
         )
 
 
-def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
+def samples_needed(guarantee: RiskGuarantee) -> int | None:
+    """Return the smallest number of samples with which a guarantee can be given; None if it is above a million."""
     certification = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
     if certification is None:
-        needed = f"more than {MAX_SEARCHED_SAMPLES}"
-    else:
-        needed = str(certification if guarantee.shared else 2 * certification - 1)
+        return None
+    return certification if guarantee.shared else 2 * certification - 1
+
+
+def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
+    needed = samples_needed(guarantee) or f"more than {MAX_SEARCHED_SAMPLES}"
     weaker = "none" if guarantee.method == "expectation" else "expectation or none"
     return (
         f"{samples} samples are too few to guarantee a risk of at most {guarantee.limit:g} with the method "

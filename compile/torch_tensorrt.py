@@ -1,8 +1,8 @@
 """`python -m compile.torch_tensorrt`: segments from torch to TensorRT engines with Torch-TensorRT, without ONNX.
 
 For a desktop GPU with Torch-TensorRT, in fp32 or fp16. Bundles use ONNX, which every TensorRT reads and which can be
-checked on a machine without a GPU. An engine has the tensors of a bundle's segment and loads as such: with
-`edge.engines.tensorrt.engine.load_engine`.
+verified on a machine without a GPU. An engine has the same tensors as a bundle's segment, so that
+`edge.engines.tensorrt.engine.load_engine` loads it.
 """
 
 import argparse
@@ -50,8 +50,8 @@ class SegmentModule(nn.Module):
         """Return the cut, logits, attention, confidence, label and exit flag.
 
         Args:
-            inputs: The cut before, in segment 0 the image; then the threshold. The last segment has no threshold, and
-                returns neither cut nor exit flag.
+            inputs: The previous segment's cut, or the image in segment 0, and the threshold. The last segment has no
+                threshold, and returns neither cut nor exit flag.
         """
         cut_in, threshold = (inputs, None) if self.is_last else (inputs[:-1], inputs[-1])
         features = self.stage(*(tensor.to(self.dtype) for tensor in cut_in))
@@ -67,9 +67,9 @@ class TorchSegment(NamedTuple):
 
     module: SegmentModule
     inputs: tuple[Tensor, ...]
-    """One per input of the specification, on the network's device."""
+    """Example of each input of the specification, on the network's device."""
     spec: SegmentSpec
-    """As in a bundle but for the batch, which is 1; tensors in the module's order."""
+    """As in a bundle, except that the batch is 1; tensors are in the module's order."""
 
 
 def torch_segments(network: MultiExitNetwork, spec: InputSpec) -> Iterator[TorchSegment]:
@@ -94,7 +94,7 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
 
     Args:
         network: The network; it is moved to the GPU and converted in place.
-        spec: Its input.
+        spec: Input of the network.
         half: Build in fp16 instead of fp32.
 
     Raises:
@@ -173,7 +173,7 @@ def _converter() -> Callable[..., bytes]:
     except ImportError as error:
         raise EngineError(f"Torch-TensorRT is not installed ({error}); {INSTALL}") from error
     convert: Callable[..., bytes] = library.dynamo.convert_exported_program_to_serialized_trt_engine
-    if "output_binding_names" not in inspect.signature(convert).parameters:  # it would ignore them silently
+    if "output_binding_names" not in inspect.signature(convert).parameters:  # older versions ignore unknown options
         raise EngineError(f"Torch-TensorRT {library.__version__} cannot name an engine's tensors; {INSTALL}")
     return convert
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +32,8 @@ PASSED, FAILED, WRONG_INPUT, SOURCE_LOST, UNAVAILABLE, INTERRUPTED, TERMINATED =
 """Exit codes of every command; errors name theirs."""
 
 WIDTH_WITHOUT_TERMINAL = 150
+LINE_INTERVAL_S = 30.0
+"""Time between lines of progress without a terminal."""
 MAX_WHOLE_NUMBER = 2**31 - 1
 """Libraries count in 32 bits."""
 
@@ -123,7 +126,7 @@ def _reason(error: OSError) -> str:
 
 
 class ProgressDisplay:
-    """Progress bars on stderr, one per task, shown only on a terminal.
+    """Progress of tasks on stderr: a bar for each on a terminal, else lines at intervals.
 
     Used as a context manager. The display itself is an `edge.progress.OnProgress`.
     """
@@ -141,9 +144,13 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+        self._lines = None if stderr.is_terminal else ProgressLines()
 
     def __call__(self, progress: Progress) -> None:
         """Draw the state of a task; a task that is done disappears."""
+        if self._lines is not None:
+            self._lines.update(progress)
+            return
         with self._lock:
             if progress.task not in self._tasks:
                 self._tasks[progress.task] = self._bars.add_task(progress.task, total=progress.total, note="")
@@ -154,12 +161,50 @@ class ProgressDisplay:
 
     def __enter__(self) -> "ProgressDisplay":
         self._bars.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._lines is not None:
+            self._lines.stop()
         self._bars.stop()
+
+
+class ProgressLines:
+    """Lines on stderr with the state of the running tasks, every half minute; endless tasks print none."""
+
+    def __init__(self) -> None:
+        """Start without tasks."""
+        self._tasks: dict[str, tuple[float, Progress]] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._print_at_intervals, daemon=True)
+
+    def start(self) -> None:
+        """Start printing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop printing."""
+        self._stopped.set()
+        self._thread.join()
+
+    def update(self, progress: Progress) -> None:
+        """Store the state of a task; a task that is done is removed."""
+        is_endless = progress.total is None and progress.done > 0
+        if progress.done == progress.total or is_endless:
+            self._tasks.pop(progress.task, None)
+        else:
+            started, _ = self._tasks.get(progress.task, (monotonic(), progress))
+            self._tasks[progress.task] = started, progress
+
+    def _print_at_intervals(self) -> None:
+        while not self._stopped.wait(LINE_INTERVAL_S):
+            for started, (task, done, total, note) in list(self._tasks.values()):
+                parts = [task, "" if total is None else f"{done} of {total}", note, f"{monotonic() - started:.0f} s"]
+                log(", ".join(part for part in parts if part))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

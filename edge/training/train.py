@@ -1,4 +1,4 @@
-"""Images to checkpoint."""
+"""Training runs: images to checkpoint."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ VALIDATION_BATCH = 500
 
 
 class Prepared(NamedTuple):
-    """Everything a training needs."""
+    """Inputs of a training run."""
 
     images: LabelledImages
     splits: Splits
@@ -50,7 +50,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepared:
-    """Load and split the images, measure them, and build the network.
+    """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
         DataError: the dataset cannot be used with these settings.
@@ -204,8 +204,8 @@ def _size_remedy(size: int, native: int | None, reason: str) -> str:
     if native is None:
         return "choose a larger --image-size"
     if size < native:
-        return f"choose a larger --image-size, such as {native}, for which the model was made"
-    return f"choose --image-size {native}, for which the model was made"
+        return f"choose a larger --image-size, such as {native}, the model's native size"
+    return f"choose --image-size {native}, the model's native size"
 
 
 def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
@@ -221,7 +221,7 @@ def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) 
         return None
     if checkpoint.settings != settings or checkpoint.splits != splits:
         raise CheckpointError(
-            f"{path} is a finished run of other settings or other images; choose another --output, or delete it"
+            f"{path} is a finished run with other settings or other images; choose another --output, or delete it"
         )
-    log(f"{path} is the finished run of these settings; delete it to train again")
+    log(f"{path} is a finished run with these settings; delete it to train again")
     return checkpoint

@@ -77,7 +77,7 @@ def test_cuda_chain_times_every_executor_by_both_clocks(
         assert np.isfinite(ratios).all()
     assert result["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in result["rows"])
     assert result["conditions"]["gpu"]["gpu"] == "Orin"
-    assert result["users"].startswith("not run: torch ")
+    assert result["user_code"].startswith("not run: torch ")
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -235,7 +235,7 @@ def test_rows_are_kept_if_the_networks_in_torch_fail(
         chain.run_chain(tmp_path / "chain.json")
     result = json.loads((tmp_path / "chain.json").read_text())
     assert [row["segment_us"] for row in result["rows"]] == [20, 50]
-    assert "users" not in result
+    assert "user_code" not in result
 
 
 @pytest.mark.parametrize("wrong", MODES)
@@ -243,7 +243,7 @@ def test_a_chain_that_takes_other_exits_than_drawn_is_an_error(wrong: str, world
     from benchmarks.gpu.chain import compare_executors
 
     series = {name: series_of(us, [0, 1, 1, 2] if name == wrong else TAKEN) for name, us in TIMES_US.items()}
-    with pytest.raises(EngineError, match=f"^{wrong} took exits that differ from those of the frames"):
+    with pytest.raises(EngineError, match=f"^in {wrong} mode, frames took other exits than they must"):
         compare_executors(series, np.array(TAKEN))
 
 
@@ -258,16 +258,16 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
     json.dumps(result)
     [(name, figures)] = result["networks"].items()
     assert name == "cnn-small 16x16"
-    assert result["what"].endswith("on Orin, no TensorRT")
-    ways = figures["ways"]
-    assert list(ways) == ["torch loop", "torch whole graph", "graph", "stepwise"]
+    assert result["workload"].endswith("on Orin, no TensorRT")
+    predictors = figures["predictors"]
+    assert list(predictors) == ["torch loop", "torch whole graph", "graph", "stepwise"]
     for mode in MODES:
-        assert (ways[mode]["same_exit_as_loop"], ways[mode]["same_label_there"]) == (1, 1)
-        np.testing.assert_allclose(ways[mode]["exit_shares"], SHARES, atol=0.12)
-    assert ways["torch whole graph"]["exit_shares"] == [0, 0, 1]
-    assert ways["torch whole graph"]["same_label_there"] == 1
-    assert figures["waits_a_frame"]["graph"] == 1
-    assert figures["waits_a_frame"]["stepwise"] > 1.2
+        assert (predictors[mode]["same_exit_as_loop"], predictors[mode]["same_label_there"]) == (1, 1)
+        np.testing.assert_allclose(predictors[mode]["exit_shares"], SHARES, atol=0.12)
+    assert predictors["torch whole graph"]["exit_shares"] == [0, 0, 1]
+    assert predictors["torch whole graph"]["same_label_there"] == 1
+    assert figures["waits_per_frame"]["graph"] == 1
+    assert figures["waits_per_frame"]["stepwise"] > 1.2
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -275,17 +275,21 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
 def test_predictors_are_compared_with_the_graphs_times_and_the_loops_predictions(world: World) -> None:
     from benchmarks.gpu.networks import LOOP, WHOLE, compare_predictors
 
-    ways = compare_predictors(
+    predictors = compare_predictors(
         {
             LOOP: series_of([30, 50, 40, 40], [0, 1, 2, 2], [3, 4, 5, 6]),
             WHOLE: series_of([40, 40, 40, 80], [2, 2, 2, 2], [3, 4, 5, 7]),
             "graph": series_of([10, 30, 20, 20], [0, 0, 2, 2], [3, 4, 5, 6]),
         }
     )
-    assert [way["mean_over_graph"] for way in ways.values()] == pytest.approx([2, 2.5, 1])
-    assert [way["exit_shares"] for way in ways.values()] == [[0.25, 0.25, 0.5], [0, 0, 1], [0.5, 0, 0.5]]
-    assert [way["same_exit_as_loop"] for way in ways.values()] == [1, 0.5, 0.75]
-    assert [way["same_label_there"] for way in ways.values()] == [1, 0.5, 1]
+    assert [predictor["mean_over_graph"] for predictor in predictors.values()] == pytest.approx([2, 2.5, 1])
+    assert [predictor["exit_shares"] for predictor in predictors.values()] == [
+        [0.25, 0.25, 0.5],
+        [0, 0, 1],
+        [0.5, 0, 0.5],
+    ]
+    assert [predictor["same_exit_as_loop"] for predictor in predictors.values()] == [1, 0.5, 0.75]
+    assert [predictor["same_label_there"] for predictor in predictors.values()] == [1, 0.5, 1]
 
 
 @pytest.mark.parametrize("thresholds", [(0.296, 0.2665), (0.0, 2.0), (2.0, 2.0)])
@@ -332,10 +336,10 @@ def test_cuda_pipeline_keeps_the_order_of_frames(
     monkeypatch.setattr(pipeline, "FRAMES", 60)
     pipeline.run_pipeline(tmp_path / "pipeline.json")
     result = json.loads((tmp_path / "pipeline.json").read_text())
-    assert result["level"] == "graph"
+    assert result["mode"] == "graph"
     timed = result["timed_kernels"]
     assert timed["speed_up"] == pytest.approx(timed["frames_per_s"] / timed["one_slot_frames_per_s"])
-    assert (timed["same_exits"], timed["waits_a_frame"]) == (1, 1)
+    assert (timed["same_exits"], timed["waits_per_frame"]) == (1, 1)
     assert result["torch_network"].startswith("not run: torch ")
 
 
@@ -346,8 +350,8 @@ def test_cuda_pipeline_runs_a_network_in_torch(
 
     monkeypatch.setattr(pipeline, "FRAMES", 60)
     figures = pipeline.measure_torch_network(edge.cuda.get_runtime())
-    assert figures["what"].startswith("cnn-small 16x16: random weights, kernels of torch ")
-    assert (figures["same_exits"], figures["waits_a_frame"]) == (1, 1)
+    assert figures["workload"].startswith("cnn-small 16x16: random weights, kernels of torch ")
+    assert (figures["same_exits"], figures["waits_per_frame"]) == (1, 1)
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -362,7 +366,7 @@ def pipeline_with_exits(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> tu
         arguments.append((frames, interval_s))
         return {"frames_per_s": 2000.0, "latency_ms": {"p50": 2.0, "p99": 3.0}, "exits": [1, 0] + [2] * 98}
 
-    single = {"frames_per_s": 500.0, "exits": exits, "waits_a_frame": 1.0}
+    single = {"frames_per_s": 500.0, "exits": exits, "waits_per_frame": 1.0}
     monkeypatch.setattr(pipeline, "run_pipelined", run_pipelined)
     monkeypatch.setattr(pipeline, "run_single", lambda *_: single)
     return pipeline, arguments
@@ -374,7 +378,7 @@ def test_latency_is_measured_on_one_exits_frames_at_a_share_of_the_throughput(
     pipeline, arguments = pipeline_with_exits([1, 0] + [2] * 97 + [1], monkeypatch)
     frames = ["one", "zero"] + ["two"] * 98
     assert pipeline.measure(None, None, frames) == {
-        "waits_a_frame": 1,
+        "waits_per_frame": 1,
         "one_slot_frames_per_s": 500,
         "frames_per_s": 2000,
         "speed_up": 4,
@@ -389,7 +393,7 @@ def test_a_pipeline_that_takes_other_exits_than_one_slot_is_an_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, _ = pipeline_with_exits([1, 0] + [2] * 96 + [1, 1], monkeypatch)
-    with pytest.raises(EngineError, match=r"only 98\.0% of the pipeline's exits are those of one slot"):
+    with pytest.raises(EngineError, match=r"only 98\.0% of the frames take the same exit as with one slot"):
         pipeline.measure(None, None, ["any"] * 100)
 
 

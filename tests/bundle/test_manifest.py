@@ -65,7 +65,7 @@ def small_manifest() -> Manifest:
                 whole=SegmentSpec("fp32/whole.onnx", (IMAGE,), outputs_of(1), 0.0, 1, cuts_in=(), cuts_out=()),
                 thresholds=Thresholds((0.9,), "accuracy_gap", 0.01, "betting", 0.95, 50, "0123"),
                 temperatures=(1.5, 0.8),
-                notes=("conv_0 stays float: it reads the image",),
+                notes=("convolution stays fp32 (stages.0): it reads the image",),
                 scores="fp32/scores.npz",
             )
         },

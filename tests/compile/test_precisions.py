@@ -11,7 +11,7 @@ from compile.check import assert_chain_equals_whole
 from compile.evaluate import compute_logits
 from compile.fp16 import to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph, int8_macs_share
-from compile.quantise import float_convolutions, quantise_int8
+from compile.quantise import fp32_convolutions, quantise_int8
 from compile.sensitivity import measure_sensitivity
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -125,11 +125,11 @@ def test_the_two_calibration_methods_choose_different_ranges() -> None:
 
 
 @each_network
-def test_each_convolution_that_stays_float_has_its_reason(name: str) -> None:
+def test_each_convolution_that_stays_fp32_has_its_reason(name: str) -> None:
     fp32, quantised = multi_exit_graph(name, "fp32"), IndexedGraph(multi_exit_graph(name, "int8").model)
-    reasons = float_convolutions(fp32)
-    in_float = {node.name for node in quantised.nodes if node.op_type == "Conv" and not quantised.is_int8(node)}
-    assert in_float == set(reasons)
+    reasons = fp32_convolutions(fp32)
+    in_fp32 = {node.name for node in quantised.nodes if node.op_type == "Conv" and not quantised.is_int8(node)}
+    assert in_fp32 == set(reasons)
     assert all(reasons.values())
 
 
@@ -230,7 +230,7 @@ def test_a_segment_that_overflows_in_fp16_is_fp32_and_its_note_gives_the_reason(
 @pytest.mark.parametrize("name", ["tiny cnn", "two tensors", "five exits"])  # an Add is quantised with its neighbour
 def test_the_sensitivity_of_a_convolution_equals_that_of_quantising_it_alone(name: str) -> None:
     fp32, int8 = multi_exit_graph(name, "fp32"), multi_exit_graph(name, "int8")
-    nodes, float_names = IndexedGraph(fp32.model).nodes, float_convolutions(fp32)
+    nodes, float_names = IndexedGraph(fp32.model).nodes, fp32_convolutions(fp32)
     expected = compute_logits(fp32, IMAGES)
     measured = {layer.layer: layer for layer in measure_sensitivity(fp32, int8, IMAGES)}
     convolutions = [node for node in nodes if node.op_type == "Conv" and node.name not in float_names]
@@ -240,7 +240,7 @@ def test_the_sensitivity_of_a_convolution_equals_that_of_quantising_it_alone(nam
         alone = compute_logits(quantise_int8(fp32, SAMPLES, method="max", exclude=others), IMAGES)
         layer = measured[node.input[1].removeprefix("network.")]
         assert layer.logit_change == pytest.approx(float(np.abs(alone - expected).mean()), rel=0.02, abs=1e-5)
-        assert layer.changed_answers == pytest.approx(changed(alone, expected).tolist(), abs=1 / 64 + 1e-9)
+        assert layer.changed_predictions == pytest.approx(changed(alone, expected).tolist(), abs=1 / 64 + 1e-9)
 
 
 def test_the_most_sensitive_convolution_comes_first_and_shares_sum_to_the_int8_share() -> None:

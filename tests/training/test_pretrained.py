@@ -166,7 +166,7 @@ def test_a_missing_weights_file_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02}q\x00.", bytes(1000)])
 def test_a_file_without_weights_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert_refused(tmp_path / name, "cannot be read as weights|holds 0% of the backbone's parameters")
+    assert_refused(tmp_path / name, r"cannot be read as weights .*; choose a|holds 0% of the backbone's parameters")
 
 
 @pytest.mark.parametrize("left", [0.1, 0.5, 0.99])

@@ -286,14 +286,16 @@ def test_published_weights_of_another_model_are_refused(published: Any) -> None:
 
 @pytest.mark.parametrize("stages", ["2", "2,1", "1,1", "1,x", "1,", ",", "-3,-1", "1.5,2", "1, 2", "1,\u00b2", "0:1"])
 def test_stages_that_are_not_rising_numbers_are_refused_with_an_example(stages: str) -> None:
-    with pytest.raises(CheckpointError, match=r"two or more in rising order, as in timm:resnet18:1,2,4"):
+    with pytest.raises(CheckpointError, match=r"list two or more stages in ascending order, as in timm:resnet18:1,2,4"):
         build_network(f"timm:resnet18:{stages}", 3, CLASSES)
 
 
 @pytest.mark.parametrize("backbone", ["timm:resnet18", EFFICIENTNET, CONVNEXT])
 def test_missing_stages_are_refused_with_a_way_to_list_them(backbone: str) -> None:
     name = backbone.split(":")[1]
-    with pytest.raises(CheckpointError, match=rf"timm's {name} has no features of stages \[1, 9\].*feature_info"):
+    with pytest.raises(
+        CheckpointError, match=rf"timm's {name} does not have the feature stages \[1, 9\].*feature_info"
+    ):
         build_network(f"{backbone}:1,9", 3, CLASSES)
 
 
@@ -323,14 +325,16 @@ def test_an_image_too_small_for_a_model_is_refused_before_training(backbone: str
 
 def test_an_image_larger_than_a_model_accepts_gets_the_size_that_fits(tmp_path: Path) -> None:
     settings = Settings(dataset="digits", image_size=240, backbone="timm:deit_tiny_patch16_224", epochs=1)
-    with pytest.raises(DataError, match=r"cannot read inputs of 240x240 pixels .*choose --image-size 224, for which"):
+    with pytest.raises(
+        DataError, match=r"cannot read inputs of 240x240 pixels .*choose --image-size 224, the model's native size"
+    ):
         train(settings, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
-        ("cnn", "nobody publishes weights for 'cnn'"),
+        ("cnn", "timm publishes no weights for 'cnn'"),
         (MOBILENET, r"cannot be loaded .*huggingface\.co: check the network"),
     ],
 )

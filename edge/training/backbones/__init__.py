@@ -16,7 +16,7 @@ BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {
     "resnet18-cifar": build_resnet18_cifar,
     "mobilenet": build_mobilenet,
 }
-"""Builders, from the number of input channels and of classes to a network."""
+"""Builders by name; each takes the numbers of input channels and classes."""
 
 
 def build_network(backbone: str, channels: int, classes: int, truncated_at: int | None = None) -> MultiExitNetwork:
