@@ -59,7 +59,7 @@ def run_chain(output: Path) -> None:
     result: dict[str, Any] = {
         "command": command_line(),
         "conditions": conditions() | {"gpu": gpu},
-        "workload": f"timed kernels on {gpu['gpu']}, no TensorRT",
+        "what": f"timed kernels on {gpu['gpu']}, no TensorRT",
         "shares": SHARES,
         "frames": FRAMES,
         "rows": rows,
@@ -67,11 +67,11 @@ def run_chain(output: Path) -> None:
     result |= worst_figures(rows)
     write_result(output, result)  # kept even if torch fails in this process
     if reason := torch_unavailable_reason():
-        result["user_code"] = f"not run: {reason}"
+        result["users"] = f"not run: {reason}"
     else:
         from benchmarks.gpu.networks import compare_with_user_code
 
-        result["user_code"] = compare_with_user_code(runtime, SHARES, FRAMES, WARM_UP)
+        result["users"] = compare_with_user_code(runtime, SHARES, FRAMES, WARM_UP)
     write_result(output, result)
     log(f"wrote {output}")
 

@@ -209,7 +209,7 @@ def compare_with_user_code(runtime: Runtime, shares: Sequence[float], frames: in
         log(f"{backbone} {size}x{size} in torch")
         network = example(backbone, size, shares)
         results[f"{backbone} {size}x{size}"] = _measure(runtime, network, network.frames(warm_up + frames), warm_up)
-    return {"workload": torch_description(), "networks": results}
+    return {"what": torch_description(), "networks": results}
 
 
 def _measure(runtime: Runtime, network: Example, frames: Sequence[Frame], warm_up: int) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _measure(runtime: Runtime, network: Example, frames: Sequence[Frame], warm_u
             stack.callback(slot.close)
         series = run_interleaved(predictors, frames, warm_up)
     waits = {mode: slot.syncs / len(frames) for mode, slot in slots.items()}
-    return {"thresholds": network.thresholds, "waits_per_frame": waits, "predictors": compare_predictors(series)}
+    return {"thresholds": network.thresholds, "waits_a_frame": waits, "ways": compare_predictors(series)}
 
 
 def compare_predictors(series: Mapping[str, Series]) -> dict[str, Any]:

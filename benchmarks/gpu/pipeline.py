@@ -62,7 +62,7 @@ def run_pipeline(output: Path) -> None:
     result: dict[str, Any] = {
         "command": command_line(),
         "conditions": conditions() | {"gpu": device_facts()},
-        "mode": runtime.mode,
+        "level": runtime.mode,
         "slots": MIN_SLOTS,
         "timed_kernels": measure_timed_kernels(runtime),
     }
@@ -79,7 +79,7 @@ def measure_timed_kernels(runtime: Runtime) -> dict[str, Any]:
     workload = timed_workload(timed_engines(runtime, (DURATIONS_US[0],) * exits))
     drawn = np.random.default_rng(0).choice(exits, size=FRAMES, p=SHARES)
     figures = measure(runtime, workload, [frame_for(int(k), exits) for k in drawn])
-    return {"workload": f"timed kernels of {DURATIONS_US[0]} us, no TensorRT"} | figures
+    return {"what": f"timed kernels of {DURATIONS_US[0]} us, no TensorRT"} | figures
 
 
 def measure_torch_network(runtime: Runtime) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def measure_torch_network(runtime: Runtime) -> dict[str, Any]:
     backbone, size = next(iter(NETWORKS.items()))
     network = example(backbone, size, SHARES)
     figures = measure(runtime, torch_workload(network), network.frames(FRAMES))
-    return {"workload": f"{backbone} {size}x{size}: {torch_description()}"} | figures
+    return {"what": f"{backbone} {size}x{size}: {torch_description()}"} | figures
 
 
 def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[s
     speed_up = several["frames_per_s"] / single["frames_per_s"]
     log(f"{MIN_SLOTS} slots take {speed_up:.2f} times as many frames per second as one")
     return {
-        "waits_per_frame": single["waits_per_frame"],
+        "waits_a_frame": single["waits_a_frame"],
         "one_slot_frames_per_s": single["frames_per_s"],
         "frames_per_s": several["frames_per_s"],
         "speed_up": speed_up,
@@ -125,7 +125,7 @@ def run_single(runtime: Runtime, workload: Workload, frames: Sequence[Frame]) ->
         exits = [predict(frame).exit_index for frame in frames]
         seconds = perf_counter() - started
         waits = (slot.syncs - syncs) / len(frames)
-    return {"frames_per_s": len(frames) / seconds, "exits": exits, "waits_per_frame": waits}
+    return {"frames_per_s": len(frames) / seconds, "exits": exits, "waits_a_frame": waits}
 
 
 def run_pipelined(

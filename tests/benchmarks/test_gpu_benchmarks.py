@@ -77,7 +77,7 @@ def test_cuda_chain_times_every_executor_by_both_clocks(
         assert np.isfinite(ratios).all()
     assert result["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in result["rows"])
     assert result["conditions"]["gpu"]["gpu"] == "Orin"
-    assert result["user_code"].startswith("not run: torch ")
+    assert result["users"].startswith("not run: torch ")
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -235,7 +235,7 @@ def test_rows_are_kept_if_the_networks_in_torch_fail(
         chain.run_chain(tmp_path / "chain.json")
     result = json.loads((tmp_path / "chain.json").read_text())
     assert [row["segment_us"] for row in result["rows"]] == [20, 50]
-    assert "user_code" not in result
+    assert "users" not in result
 
 
 @pytest.mark.parametrize("wrong", MODES)
@@ -258,16 +258,16 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
     json.dumps(result)
     [(name, figures)] = result["networks"].items()
     assert name == "cnn-small 16x16"
-    assert result["workload"].endswith("on Orin, no TensorRT")
-    predictors = figures["predictors"]
+    assert result["what"].endswith("on Orin, no TensorRT")
+    predictors = figures["ways"]
     assert list(predictors) == ["torch loop", "torch whole graph", "graph", "stepwise"]
     for mode in MODES:
         assert (predictors[mode]["same_exit_as_loop"], predictors[mode]["same_label_there"]) == (1, 1)
         np.testing.assert_allclose(predictors[mode]["exit_shares"], SHARES, atol=0.12)
     assert predictors["torch whole graph"]["exit_shares"] == [0, 0, 1]
     assert predictors["torch whole graph"]["same_label_there"] == 1
-    assert figures["waits_per_frame"]["graph"] == 1
-    assert figures["waits_per_frame"]["stepwise"] > 1.2
+    assert figures["waits_a_frame"]["graph"] == 1
+    assert figures["waits_a_frame"]["stepwise"] > 1.2
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -336,10 +336,10 @@ def test_cuda_pipeline_keeps_the_order_of_frames(
     monkeypatch.setattr(pipeline, "FRAMES", 60)
     pipeline.run_pipeline(tmp_path / "pipeline.json")
     result = json.loads((tmp_path / "pipeline.json").read_text())
-    assert result["mode"] == "graph"
+    assert result["level"] == "graph"
     timed = result["timed_kernels"]
     assert timed["speed_up"] == pytest.approx(timed["frames_per_s"] / timed["one_slot_frames_per_s"])
-    assert (timed["same_exits"], timed["waits_per_frame"]) == (1, 1)
+    assert (timed["same_exits"], timed["waits_a_frame"]) == (1, 1)
     assert result["torch_network"].startswith("not run: torch ")
 
 
@@ -350,8 +350,8 @@ def test_cuda_pipeline_runs_a_network_in_torch(
 
     monkeypatch.setattr(pipeline, "FRAMES", 60)
     figures = pipeline.measure_torch_network(edge.cuda.get_runtime())
-    assert figures["workload"].startswith("cnn-small 16x16: random weights, kernels of torch ")
-    assert (figures["same_exits"], figures["waits_per_frame"]) == (1, 1)
+    assert figures["what"].startswith("cnn-small 16x16: random weights, kernels of torch ")
+    assert (figures["same_exits"], figures["waits_a_frame"]) == (1, 1)
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -366,7 +366,7 @@ def pipeline_with_exits(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> tu
         arguments.append((frames, interval_s))
         return {"frames_per_s": 2000.0, "latency_ms": {"p50": 2.0, "p99": 3.0}, "exits": [1, 0] + [2] * 98}
 
-    single = {"frames_per_s": 500.0, "exits": exits, "waits_per_frame": 1.0}
+    single = {"frames_per_s": 500.0, "exits": exits, "waits_a_frame": 1.0}
     monkeypatch.setattr(pipeline, "run_pipelined", run_pipelined)
     monkeypatch.setattr(pipeline, "run_single", lambda *_: single)
     return pipeline, arguments
@@ -378,7 +378,7 @@ def test_latency_is_measured_on_one_exits_frames_at_a_share_of_the_throughput(
     pipeline, arguments = pipeline_with_exits([1, 0] + [2] * 97 + [1], monkeypatch)
     frames = ["one", "zero"] + ["two"] * 98
     assert pipeline.measure(None, None, frames) == {
-        "waits_per_frame": 1,
+        "waits_a_frame": 1,
         "one_slot_frames_per_s": 500,
         "frames_per_s": 2000,
         "speed_up": 4,

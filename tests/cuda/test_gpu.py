@@ -328,7 +328,7 @@ def test_torch_modules_in_overlapping_slots_predict_as_in_one(runtime: "Runtime"
     workload, frames = torch_workload(network), network.frames(5000)
     single = run_single(runtime, workload, frames)
     assert run_pipelined(runtime, workload, frames)["exits"] == single["exits"]
-    assert runtime.mode == "stepwise" or single["waits_per_frame"] == 1
+    assert runtime.mode == "stepwise" or single["waits_a_frame"] == 1
 
 
 @with_torch
@@ -337,9 +337,9 @@ def test_user_code_predicts_as_the_chain(runtime: "Runtime", monkeypatch: pytest
 
     monkeypatch.setattr(networks, "NETWORKS", {"cnn-small": 32})
     [figures] = networks.compare_with_user_code(runtime, SHARES, 500, 20)["networks"].values()
-    for predictor in figures["predictors"].values():
+    for predictor in figures["ways"].values():
         assert predictor["same_label_there"] > 0.99
-    assert all(figures["predictors"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))
+    assert all(figures["ways"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))
 
 
 def test_a_released_context_cannot_be_activated(runtime: "Runtime") -> None:
