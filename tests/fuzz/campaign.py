@@ -126,17 +126,14 @@ def row(tally: Tally) -> dict[str, Any]:
     }
 
 
-def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each reader, and one for each place of failure."""
-    lines = []
-    for name, counts in rows.items():
-        lines.append(
-            f"{name}: {counts['inputs']} inputs, {counts['accepted']} accepted, {counts['messages']} kinds of messages,"
-            f" {counts['failed_first_step']:.1%} fail the first step, {counts['failures']} failures,"
-            f" slowest {counts['slowest_s']} s, {counts['inputs_per_s']} a second"
-        )
-        lines += [f"  {count} x {place}" for place, count in counts["failures_by_place"].items()]
-    return "\n".join(lines)
+def summary(counts: Mapping[str, Any]) -> str:
+    """Return a line for a row, and one for each place of failure."""
+    line = (
+        f"{counts['reader']}: {counts['inputs']} inputs, {counts['accepted']} accepted, {counts['messages']} kinds of"
+        f" messages, {counts['failed_first_step']:.1%} fail the first step, {counts['failures']} failures,"
+        f" slowest {counts['slowest_s']} s, {counts['inputs_per_s']} a second"
+    )
+    return "\n  ".join([line, *(f"{count} x {place}" for place, count in counts["failures_by_place"].items())])
 
 
 __all__ = ["Tally", "describe", "fuzz", "read", "replay", "row", "summary"]

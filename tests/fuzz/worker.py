@@ -27,7 +27,7 @@ from tests.fuzz.coverage import ROOT, LineCoverage
 HANG_S = 10
 MEMORY = 2 << 30
 """Address space that reading may add to that of the imported libraries."""
-TRACED_SHARE, MAX_TRACED = 0.1, 1000
+TRACED_SHARE, MAX_TRACED = 0.1, 3000
 """Share of a range's inputs, its first, whose executed lines are recorded; tracing is slow."""
 FILE_SIZE = 256 << 20
 """Largest file that the worker may write, its stderr included: SIGXFSZ ends one that writes for ever."""
