@@ -53,7 +53,7 @@ class SegmentReader:
     """A bundle with a segment of one of its precisions replaced."""
 
     errors = (BundleError, EngineError)
-    rooms = ("edge.engines.onnxruntime", "edge.engines.cache", "edge.inference.load", "edge.inference.host")
+    rooms = ("edge.bundle.external_data", "edge.engines.onnxruntime", "edge.engines.cache", "edge.inference.host")
 
     def __init__(self, base: Path, scratch: Path) -> None:
         shutil.copytree(base / "bundle", scratch / "bundle")
