@@ -54,6 +54,11 @@ def command_line() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the checkout, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """Return the commit of the checkout, marked where other files than results differ from it."""
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changes else "")
+
+
+def git(*arguments: str) -> str:
+    """Return the output of a git command in the checkout."""
+    return subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
