@@ -92,6 +92,19 @@ def test_nested_blocks_share_one_build_process(
     assert not build_processes()
 
 
+@pytest.mark.parametrize("part", ["bundle", "cache"])
+def test_a_path_that_is_not_utf8_is_named_as_the_reason(
+    part: str, folder: Path, specs: tuple[SegmentSpec, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff")
+    if part == "bundle":
+        folder = folder.rename(odd)
+    else:
+        monkeypatch.setenv("EDGE_CACHE", str(odd))
+    with pytest.raises(EngineError, match=r"is not UTF-8, which ONNX Runtime cannot open; rename the folder, or set"):
+        load_engines(folder, specs, OnnxRuntime())
+
+
 def changed(spec: SegmentSpec, **fields: Any) -> SegmentSpec:
     """Return a segment whose first output has other fields."""
     first, *others = spec.outputs
