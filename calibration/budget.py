@@ -13,6 +13,10 @@ from calibration.thresholds import check_scores
 from edge.bundle.manifest import Thresholds
 from edge.decision import Scores
 from edge.errors import ThresholdError
+from edge.storage import read_file
+
+MAX_BENCH_BYTES = 16 << 20
+WRITE_BENCH = "write it with `edge bench BUNDLE --json`"
 
 
 def fit_to_macs(
@@ -89,17 +93,19 @@ def segment_latencies_ms(bench: Path | None, precision: str, exits: int, segment
 def _read_bench(bench: Path, precision: str, exits: int) -> tuple[list[float], str]:
     """Return the mean latency of each exit in milliseconds, and the digest of the segments measured."""
     try:
-        output = json.loads(bench.read_text())
+        output = json.loads(read_file(bench, MAX_BENCH_BYTES))
         per_exit, segments = output["precisions"][precision]["per_exit"], output["segments"][precision]
-        latencies_ms = [float(measurement["latency_ms"]["mean"]) for measurement in per_exit]
-        if len(latencies_ms) != exits:
-            raise ValueError(f"it has {len(latencies_ms)} exits")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        means = [measurement["latency_ms"]["mean"] for measurement in per_exit]
+        if len(means) != exits or any(type(mean) not in (int, float) for mean in means):
+            raise ValueError(f"its means are {means}")
+        return [float(mean) for mean in means], segments
+    except OSError as error:
+        raise ThresholdError(f"{bench} cannot be read ({error.strerror}); {WRITE_BENCH}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         raise ThresholdError(
-            f"{bench} lacks the latency of one of the {exits} exits of {precision} ({error!r}); "
-            "write it with `edge bench BUNDLE --json`"
+            f"{bench} lacks the latency of one of the {exits} exits of {precision} ({reason}); {WRITE_BENCH}"
         ) from error
-    return latencies_ms, segments
 
 
 def _check_budget(budget: float) -> None:

@@ -14,7 +14,9 @@ from typing import Protocol
 
 import pytest
 
-from edge.storage import atomic_dir, atomic_file, exchange, locked_dir, read_file, sha256_of, write_file
+from edge.bundle.bundle import Bundle
+from edge.errors import BundleError
+from edge.storage import atomic_dir, atomic_file, exchange, find_retired, locked_dir, read_file, sha256_of, write_file
 from tests.support.commands import ROOT, TIMEOUT_S, contents, full_disk
 
 OLD, NEW = b"old content", b"new content, longer"
@@ -243,7 +245,7 @@ def test_the_old_folder_stays_if_the_new_one_cannot_be_renamed(tmp_path: Path) -
 
 
 KILLED_AT = """
-import os, signal, sys
+import errno, os, signal, sys
 from pathlib import Path
 from edge.storage import atomic_dir, exchange
 
@@ -254,6 +256,9 @@ if "{moment}" == "before the exchange":
     exchange._renameat2 = killed
 if "{moment}" == "after the exchange":
     exchange.fsync = lambda path: killed() if path == Path(sys.argv[1]).parent else None
+if "{moment}" == "between renames":  # where the file system has no exchange
+    exchange._renameat2, rename = lambda *names: errno.EINVAL, os.rename
+    exchange.os.rename = lambda *names: killed() if Path(names[1]) == Path(sys.argv[1]) else rename(*names)
 with atomic_dir(Path(sys.argv[1])) as partial:
     (partial / "file").write_bytes(b"new content, longer")
 """
@@ -265,11 +270,30 @@ with atomic_dir(Path(sys.argv[1])) as partial:
 def test_a_writer_killed_around_the_rename_leaves_one_whole_folder(moment: str, content: bytes, tmp_path: Path) -> None:
     target = tmp_path / "target"
     put(target, atomic_dir, OLD)
-    done = subprocess.run([sys.executable, "-c", KILLED_AT.format(moment=moment), str(target)], cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
+    kill_writer(target, moment)
     assert read(target) == content
     put(target, atomic_dir, NEW)
     assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+def test_a_bundle_whose_writer_was_killed_between_renames_is_found_by_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    put(target, atomic_dir, OLD)
+    kill_writer(target, "between renames")
+    former = find_retired(target)
+    assert former is not None
+    assert read(former) == OLD
+    with pytest.raises(BundleError, match=f"there is no bundle at {target}: .* rename {former} to {target}, or make"):
+        Bundle.open(target)
+    former.rename(target)
+    put(target, atomic_dir, NEW)
+    assert contents(tmp_path) == {"target": None, "target/file": NEW}
+
+
+def kill_writer(target: Path, moment: str) -> None:
+    """Replace a folder in a process that is killed at a moment."""
+    done = subprocess.run([sys.executable, "-c", KILLED_AT.format(moment=moment), str(target)], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
 
 
 @pytest.mark.usefixtures("renames")

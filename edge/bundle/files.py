@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from edge.bundle.external_data import NEEDLE, has_external_data
 from edge.bundle.manifest import Manifest
 from edge.errors import BundleError
-from edge.storage import open_regular, read_file, sha256_of
+from edge.storage import find_retired, open_regular, read_file, sha256_of
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
@@ -25,7 +25,7 @@ def read_manifest(path: Path) -> str:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise BundleError(f"there is no bundle at {path}; make one with `python -m compile`") from None
+        raise BundleError(f"there is no bundle at {path}{_how_to_get(path)}") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
     if not path.is_dir():
@@ -88,6 +88,14 @@ def file_hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file in a bundle's folder except the manifest."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def _how_to_get(path: Path) -> str:
+    """Return the remedy for a missing bundle."""
+    former = find_retired(path)
+    if former is None:
+        return "; make one with `python -m compile`"
+    return f": a writer was killed while it replaced it; rename {former} to {path}, or make a new one"
 
 
 def _is_inside(name: str) -> bool:

@@ -70,7 +70,7 @@ class OnnxRuntimeBuild:
         options = _options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, threads=1)
         if self.order.batch is not None:
             options.add_free_dimension_override_by_name("batch", self.order.batch)
-        options.optimized_model_filepath = str(self.order.engine)
+        options.optimized_model_filepath = _utf8(self.order.engine)
         try:
             _session(self.order.segment, options)
         except EngineError:
@@ -190,12 +190,29 @@ def _engine_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions, name: Path | None = None) -> onnxruntime.InferenceSession:
+    file = _utf8(path)
     try:
         open_regular(path).close()  # ONNX Runtime takes a missing permission for a damaged file
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no narrower base
         why = " ".join(str(error).split())
         raise EngineError(f"ONNX Runtime {onnxruntime.__version__} refuses {name or path}: {why}") from error
+
+
+def _utf8(path: Path) -> str:
+    """Return a path as ONNX Runtime takes it.
+
+    Raises:
+        EngineError: it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise EngineError(
+            f"the path {path} is not UTF-8, which ONNX Runtime cannot open; rename the folder, or set EDGE_CACHE "
+            "to another one where it is the engine cache"
+        ) from error
+    return str(path)
 
 
 def _zeros(tensor: Any) -> NDArray[Any]:

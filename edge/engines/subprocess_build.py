@@ -57,7 +57,13 @@ class Build(Protocol):
 
 @contextmanager
 def shared_process() -> Iterator[None]:
-    """Let the builds in this block, on this thread, share a process, which the first of them starts."""
+    """Let the builds in this block, on this thread, share a process, which the first of them starts.
+
+    A block inside another one uses the outer block's process.
+    """
+    if _shared.get() is not None:
+        yield
+        return
     process = BuildProcess()
     token = _shared.set(process)
     try:

@@ -78,6 +78,17 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
                 _remove_if_stale(folder / leftover)
 
 
+def find_retired(path: Path) -> Path | None:
+    """Return the former content of a missing `path`, left beside it by a writer killed between two renames.
+
+    Anyone who may write to the folder can put it there: name it to the user, never use it.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.retired", re.DOTALL)
+    with suppress(OSError, ValueError):
+        return next((path.parent / name for name in os.listdir(path.parent) if pattern.fullmatch(name)), None)
+    return None
+
+
 @contextmanager
 def _partial(path: Path, *, is_folder: bool, mode: int = 0o777) -> Iterator[Path]:
     """Yield a new locked file or folder beside `path`; its name is free again when the block ends."""

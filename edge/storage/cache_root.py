@@ -6,6 +6,8 @@ from pathlib import Path
 
 from edge.errors import EngineError, UnavailableError
 
+OWN_FOLDER = "set EDGE_CACHE to a folder of your own"
+
 
 def cache_root() -> Path:
     """Return the folder for engines and kernels: `$EDGE_CACHE`, else `early-exit/engines` in this user's cache.
@@ -31,17 +33,16 @@ def private_cache_root(root: Path | None = None) -> Path:
         root: By default `cache_root`.
 
     Raises:
-        EngineError: it belongs to another user, or others may write to it.
-        OSError: it cannot be created.
+        EngineError: it cannot be created, belongs to another user, or others may write to it.
     """
     root = root or cache_root()
-    if not root.exists():
+    if not root.is_dir():
         try:
             root.parent.mkdir(parents=True, exist_ok=True)
             root.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            error.filename = str(root)
-            raise
+            reason = error.strerror or error
+            raise EngineError(f"engine cache {root} cannot be created ({reason}); {OWN_FOLDER}") from error
     check_private(root, root)
     return root
 
@@ -55,7 +56,7 @@ def check_private(path: Path, root: Path) -> None:
     """
     status = path.stat() if path == root else path.lstat()
     if path == root:
-        name, remedy = f"engine cache {root}", "set EDGE_CACHE to a folder of your own"
+        name, remedy = f"engine cache {root}", OWN_FOLDER
     else:
         name, remedy = f"{path} in the engine cache", f"remove it or {root}, and build again"
     if status.st_uid != os.getuid():

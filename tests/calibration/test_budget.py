@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -225,13 +226,30 @@ def test_a_bench_without_a_latency_for_each_exit_is_refused(means: list[object],
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"text", bytes(range(256)), b"null", b"[]", b'"precisions"', b'{"precisions": []}', b"[" * 100_000],
-    ids=["empty", "cut off", "text", "binary", "null", "list", "string", "no precisions", "deep"],
+    [
+        b"",
+        b"{",
+        b"text",
+        bytes(range(256)),
+        b"null",
+        b"[]",
+        b'"precisions"',
+        b'{"precisions": []}',
+        b"[" * 100_000,
+        bytes([255]) * 100_000,
+    ],
+    ids=["empty", "cut off", "text", "binary", "null", "list", "string", "no precisions", "deep", "large"],
 )
 def test_a_file_that_is_not_a_bench_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_bytes(content)
-    with pytest.raises(
-        ThresholdError,
-        match=r"bench\.json lacks the latency of one of the 3 exits of fp32 .*write it with `edge bench",
-    ):
+    expected = r"bench\.json lacks the latency of one of the 3 exits of fp32 .*write it with `edge bench"
+    with pytest.raises(ThresholdError, match=expected) as error:
         segment_latencies_ms(tmp_path / "bench.json", "fp32", exits=3, segments="ours")
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_bench_that_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, reason in ((tmp_path / "pipe", "is no regular file"), (Path("/dev/zero"), "is no regular file")):
+        with pytest.raises(ThresholdError, match=rf"{path} cannot be read \({reason}\); write it with `edge bench"):
+            segment_latencies_ms(path, "fp32", exits=3, segments="ours")

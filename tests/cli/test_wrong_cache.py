@@ -22,14 +22,17 @@ def test_a_disk_that_fills_up_while_an_engine_is_built_leaves_no_engine(
     assert call(edge, *words).code == 0
 
 
-@pytest.mark.parametrize("place", ["below a file", "/proc"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "/proc"])
 def test_a_cache_that_cannot_be_written_is_an_error(
     place: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = {"below a file": bundle / MANIFEST / "cache", "/proc": Path("/proc/cache")}[place]
+    file = bundle / MANIFEST
+    root = {"a file": file, "below a file": file / "cache", "/proc": Path("/proc/cache")}[place]
     monkeypatch.setenv("EDGE_CACHE", str(root))
     before = contents(tmp_path)
-    assert str(root) in only_error_line(call(edge, "build", bundle, "--precision", "fp32"))
+    message = only_error_line(call(edge, "build", bundle, "--precision", "fp32"))
+    assert f"engine cache {root} cannot be created (" in message
+    assert message.endswith("; set EDGE_CACHE to a folder of your own")
     assert contents(tmp_path) == before
 
 

@@ -17,6 +17,7 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import SegmentSpec
 from edge.engines.cache import EngineCache, load_engines
 from edge.engines.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
+from edge.engines.subprocess_build import shared_process
 from edge.errors import EngineError
 from edge.inference.host import allocate_tensors
 from tests.support.commands import build_processes, full_disk, without_privileges
@@ -77,6 +78,31 @@ def test_a_segment_that_cannot_be_run_is_an_error_of_this_process(
     assert "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
     assert not build_processes()
+
+
+def test_nested_blocks_share_one_build_process(
+    folder: Path, specs: tuple[SegmentSpec, ...], cache: EngineCache
+) -> None:
+    with shared_process():
+        load_engines(folder, specs, OnnxRuntime())
+        processes = build_processes()
+        load_engines(folder, specs, OnnxRuntime(), batch=None)
+        assert build_processes() == processes
+    assert len(processes) == 1
+    assert not build_processes()
+
+
+@pytest.mark.parametrize("part", ["bundle", "cache"])
+def test_a_path_that_is_not_utf8_is_named_as_the_reason(
+    part: str, folder: Path, specs: tuple[SegmentSpec, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff")
+    if part == "bundle":
+        folder = folder.rename(odd)
+    else:
+        monkeypatch.setenv("EDGE_CACHE", str(odd))
+    with pytest.raises(EngineError, match=r"is not UTF-8, which ONNX Runtime cannot open; rename the folder, or set"):
+        load_engines(folder, specs, OnnxRuntime())
 
 
 def changed(spec: SegmentSpec, **fields: Any) -> SegmentSpec:

@@ -4,44 +4,38 @@ python -m tests.fuzz                              a million inputs
 python -m tests.fuzz --inputs manifest=1000       some of one reader
 python -m tests.fuzz replay runs/fuzz/failures/manifest-0-17.json
 python -m tests.fuzz kills                        200 kills
+
+Set TMPDIR to a folder in memory, such as /dev/shm: most of the time goes into small files.
 """
 
 import argparse
-import json
-import platform
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-from benchmarks.results import write_result
 from tests.fuzz.base import READERS, make_base
 from tests.fuzz.campaign import fuzz, replay, row, summary
+from tests.fuzz.record import add_rows
 
-FULL = {"manifest": 500_000, "npz": 245_000, "frames": 150_000, "checkpoints": 100_000, "segments": 5_000}
+FULL = {"frames": 400_000, "manifest": 400_000, "npz": 130_000, "checkpoints": 45_000, "segments": 25_000}
 KILLS = 200
 
 
 def campaign(arguments: argparse.Namespace) -> int:
     """Read mutated inputs; exit code 1 where one fails."""
     base = make_base(arguments.base)
-    rows: dict[str, Any] = {}
-    started = perf_counter()
+    failures = 0
     for name, count in (dict(arguments.inputs) if arguments.inputs else FULL).items():
+        started = perf_counter()
         tally = fuzz(name, count, base=base, seed=arguments.seed, failures=arguments.failures, first=arguments.first)
-        rows[name] = row(tally)
-        print(summary({name: rows[name]}), flush=True)
+        where = {"reader": name, "seed": arguments.seed, "first": arguments.first, "minutes": minutes(started)}
+        counts = where | row(tally)
+        print(summary(counts), flush=True)
         for message, times in (tally.messages + tally.untidy).most_common(arguments.messages):
             print(f"    {times} x {message}")
-    failures = sum(counts["failures"] for counts in rows.values())
-    result = {
-        "fuzz_inputs": sum(counts["inputs"] for counts in rows.values()),
-        "failures": failures,
-        "readers": rows,
-        "fuzz_conditions": {**conditions(), "seed": arguments.seed, "minutes": round((perf_counter() - started) / 60)},
-    }
-    if arguments.output:
-        merge(arguments.output, result)
+        if arguments.output:
+            add_rows(arguments.output, "readers", [counts])
+        failures += counts["failures"]
     return 1 if failures else 0
 
 
@@ -49,19 +43,15 @@ def kills(arguments: argparse.Namespace) -> int:
     """Kill commands at random moments; exit code 1 where one leaves something broken."""
     from tests.fuzz.kills import run_kills
 
-    started = perf_counter()
-    counts, failures = run_kills(make_base(arguments.base), arguments.count, arguments.seed, only=arguments.only)
-    print(f"{sum(counts.values())} kills, {len(failures)} failures: {counts}")
-    for failure in failures:
-        print(f"  {failure}")
-    result = {
-        "kills": sum(counts.values()),
-        "kill_failures": failures,
-        "kills_by_command": counts,
-        "kill_conditions": {**conditions(), "seed": arguments.seed, "minutes": round((perf_counter() - started) / 60)},
-    }
-    if arguments.output:
-        merge(arguments.output, result)
+    failures = 0
+    for name, (count, reasons) in run_kills(
+        make_base(arguments.base), arguments.count, arguments.seed, only=arguments.only
+    ):
+        print(f"{name}: {count} kills, {len(reasons)} failures", *reasons, sep="\n  ", flush=True)
+        failures += len(reasons)
+        if arguments.output:
+            counts = {"command": name, "seed": arguments.seed, "kills": count, "failures": reasons}
+            add_rows(arguments.output, "commands", [counts])
     return 1 if failures else 0
 
 
@@ -73,25 +63,9 @@ def again(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def conditions() -> dict[str, str]:
-    """Return the versions that the counts depend on."""
-    import cv2
-    import numpy as np
-    import onnxruntime
-
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
-
-
-def merge(path: Path, result: dict[str, Any]) -> None:
-    """Replace a result's keys in a file of results, and keep the others."""
-    before = json.loads(path.read_text()) if path.exists() else {}
-    write_result(path, before | result)
+def minutes(started: float) -> float:
+    """Return the minutes since a reading of the performance counter."""
+    return round((perf_counter() - started) / 60, 1)
 
 
 def counted(text: str) -> tuple[str, int]:
@@ -107,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--base", type=Path, default=Path("runs/fuzz/base"), help="folder of the valid material")
     shared.add_argument("--seed", type=int, default=0)
-    shared.add_argument("--output", type=Path, help="JSON file whose counts are replaced")
+    shared.add_argument("--output", type=Path, help="JSON file of results, whose rows of the same inputs are replaced")
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, parents=[shared])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(verb=campaign)

@@ -17,6 +17,7 @@ from tests.fuzz.base import reader_named
 from tests.fuzz.coverage import ROOT
 from tests.fuzz.worker import INDEX, Range, Tally, describe, keep, random_for, read
 
+HANG = "hang"
 MAX_CRASHES = 200
 """Inputs that may end the worker before a reader's campaign is given up."""
 
@@ -38,16 +39,21 @@ def fuzz(name: str, count: int, *, base: Path, seed: int, failures: Path, first:
     """
     with tempfile.TemporaryDirectory(prefix="fuzz-state-") as state:
         (Path(state) / INDEX).write_bytes(bytes(8))
-        work = Range(name, str(base), seed, first, first + count, state, str(failures), trace=True)
+        work = Range(name, str(base), seed, first, first + count, state, str(failures))
         crashes: dict[int, str] = {}
+        slow: set[int] = set()
         while (ending := run_worker(work)) is not None:
             index = int.from_bytes((Path(state) / INDEX).read_bytes(), "little")
+            if ending == HANG and index not in slow:
+                slow.add(index)
+                continue
             if index in crashes or len(crashes) == MAX_CRASHES:
                 raise TooManyCrashesError(f"{name}, input {index} of seed {seed}: {ending}; before: {crashes}")
             crashes[index] = ending
             keep_crash(work, index, ending)
             work = dataclasses.replace(work, skip=(*work.skip, index))
         tally = Tally.read(Path(state))
+    tally.stalls = len(slow - crashes.keys())
     tally.inputs += len(crashes)
     tally.failures.update(crashes.values())
     return tally
@@ -69,7 +75,7 @@ def run_worker(work: Range) -> str | None:
         return None
     if process.returncode < 0:
         number = signal.Signals(-process.returncode)
-        return "hang" if number is signal.SIGALRM else f"crash by {number.name}"
+        return HANG if number is signal.SIGALRM else f"crash by {number.name}"
     raise RuntimeError(f"the fuzzer itself failed:\n{(Path(work.state) / 'stderr').read_text(errors='replace')}")
 
 
@@ -120,23 +126,21 @@ def row(tally: Tally) -> dict[str, Any]:
         "failures_by_place": dict(tally.failures.most_common()),
         "messages": len(tally.messages),
         "untidy_messages": sum(tally.untidy.values()),
+        "stalls": tally.stalls,
         "slowest_s": round(tally.slowest_s, 3),
         "inputs_per_s": round(tally.inputs / tally.seconds) if tally.seconds else None,
         "lines_executed": tally.lines,
     }
 
 
-def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each reader, and one for each place of failure."""
-    lines = []
-    for name, counts in rows.items():
-        lines.append(
-            f"{name}: {counts['inputs']} inputs, {counts['accepted']} accepted, {counts['messages']} kinds of messages,"
-            f" {counts['failed_first_step']:.1%} fail the first step, {counts['failures']} failures,"
-            f" slowest {counts['slowest_s']} s, {counts['inputs_per_s']} a second"
-        )
-        lines += [f"  {count} x {place}" for place, count in counts["failures_by_place"].items()]
-    return "\n".join(lines)
+def summary(counts: Mapping[str, Any]) -> str:
+    """Return a line for a row, and one for each place of failure."""
+    line = (
+        f"{counts['reader']}: {counts['inputs']} inputs, {counts['accepted']} accepted, {counts['messages']} kinds of"
+        f" messages, {counts['failed_first_step']:.1%} fail the first step, {counts['failures']} failures,"
+        f" slowest {counts['slowest_s']} s, {counts['inputs_per_s']} a second"
+    )
+    return "\n  ".join([line, *(f"{count} x {place}" for place, count in counts["failures_by_place"].items())])
 
 
 __all__ = ["Tally", "describe", "fuzz", "read", "replay", "row", "summary"]

@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from time import perf_counter, sleep
@@ -185,22 +184,18 @@ class Record(Scene):
 SCENES: tuple[type[Scene], ...] = (Train, Compile, Replace, Build, Calibrate, Run, Record)
 
 
-def run_kills(base: Path, count: int, seed: int, only: str | None = None) -> tuple[dict[str, int], list[str]]:
-    """Kill commands `count` times; return the kills of each command and the failures."""
+def run_kills(
+    base: Path, count: int, seed: int, only: str | None = None
+) -> Iterator[tuple[str, tuple[int, list[str]]]]:
+    """Kill commands `count` times; yield each command with its kills and their failures."""
     scenes = [scene for scene in SCENES if only in (None, scene.name)]
-    total = sum(scene.share for scene in scenes)
-    kills: Counter[str] = Counter()
-    failures: list[str] = []
+    total, done = sum(scene.share for scene in scenes), 0
     for kind in scenes:
-        wanted = max(1, round(count * kind.share / total))
-        if kind is scenes[-1]:
-            wanted = max(1, count - sum(kills.values()))
+        wanted = max(1, count - done if kind is scenes[-1] else round(count * kind.share / total))
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            for failure in Campaign(kind(base.resolve(), Path(folder) / "scene"), seed).run(wanted):
-                failures.append(f"{kind.name}: {failure}")
-        kills[kind.name] = wanted
-        print(f"{kind.name}: {wanted} kills", flush=True)
-    return dict(kills), failures
+            failures = Campaign(kind(base.resolve(), Path(folder) / "scene"), seed).run(wanted)
+        done += wanted
+        yield kind.name, (wanted, failures)
 
 
 class Campaign:

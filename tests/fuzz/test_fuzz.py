@@ -1,5 +1,6 @@
 """The short form of the campaigns; `python -m tests.fuzz` is the long one."""
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -8,6 +9,7 @@ import pytest
 from tests.fuzz.base import READERS, reader_named
 from tests.fuzz.campaign import fuzz
 from tests.fuzz.kills import run_kills
+from tests.fuzz.record import add_rows
 
 MAX_FAILED_FIRST_STEP = 0.2
 SHORT = {"manifest": 600, "npz": 600, "frames": 1200, "checkpoints": 150, "segments": 6}
@@ -34,6 +36,15 @@ def test_inputs_depend_on_the_seed_only_and_mostly_pass_the_first_step(name: str
 
 @pytest.mark.parametrize("name", ["replace", "calibrate"])
 def test_a_killed_command_loses_nothing_and_the_next_one_works(name: str, base: Path) -> None:
-    kills, failures = run_kills(base, 3, seed=2, only=name)
-    assert not failures
-    assert kills == {name: 3}
+    assert dict(run_kills(base, 3, seed=2, only=name)) == {name: (3, [])}
+
+
+def test_a_record_counts_each_range_of_inputs_once(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    for first, inputs, failures in ((0, 10, 2), (10, 5, 1), (0, 10, 0)):  # the first range, mended and read again
+        row = {"reader": "npz", "seed": 0, "first": first, "inputs": inputs, "failures": failures}
+        add_rows(record, "readers", [row])
+    add_rows(record, "commands", [{"command": "run", "seed": 0, "kills": 3, "failures": ["killed after 1 s"]}])
+    counts = json.loads(record.read_text())
+    assert (counts["fuzz_inputs"], counts["kills"], counts["failures"]) == (15, 3, 2)
+    assert [row["first"] for row in counts["readers"]] == [0, 10]

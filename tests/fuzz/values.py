@@ -94,8 +94,8 @@ def near(random: Random, value: Any, odd: Callable[[Random], Any]) -> Any:
     if isinstance(value, bool) or value is None:
         return random.choice((True, False, None, 0, "null"))
     if isinstance(value, int):
-        return random.choice((value + 1, value - 1, -value, float(value) if abs(value) < 2**99 else 0.5, str(value),
-                              odd_number(random)))  # fmt: skip
+        small = value if abs(value) < 2**99 else 0
+        return random.choice((value + 1, value - 1, -value, float(small), str(small), odd_number(random)))
     if isinstance(value, float):
         return random.choice(
             (random.choice(FLOATS), value * 1e6, -value, odd_number(random), random.choice(BOUNDARIES))

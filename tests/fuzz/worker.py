@@ -27,7 +27,7 @@ from tests.fuzz.coverage import ROOT, LineCoverage
 HANG_S = 10
 MEMORY = 2 << 30
 """Address space that reading may add to that of the imported libraries."""
-TRACED_SHARE, MAX_TRACED = 0.1, 1000
+TRACED_SHARE, MAX_TRACED = 0.1, 3000
 """Share of a range's inputs, its first, whose executed lines are recorded; tracing is slow."""
 FILE_SIZE = 256 << 20
 """Largest file that the worker may write, its stderr included: SIGXFSZ ends one that writes for ever."""
@@ -51,7 +51,6 @@ class Range:
     failures: str
     """Folder for inputs that fail."""
     skip: tuple[int, ...] = ()
-    trace: bool = False
 
 
 @dataclasses.dataclass
@@ -68,6 +67,8 @@ class Tally:
     untidy: Counter[str] = dataclasses.field(default_factory=Counter)
     """Messages of several lines, with control characters, or longer than `MAX_MESSAGE`."""
     failures: Counter[str] = dataclasses.field(default_factory=Counter)
+    stalls: int = 0
+    """Inputs that took longer than `HANG_S` once and not again, as on a busy machine."""
     lines: dict[str, float] = dataclasses.field(default_factory=dict)
     """Share of each module's executed lines, over the traced inputs."""
 
@@ -77,7 +78,11 @@ class Tally:
         counters = {name: Counter(data.pop(name)) for name in ("messages", "untidy", "failures")}
         return Tally(**data, **counters)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, coverage: LineCoverage | None) -> None:
+        """Write the counts, with the lines that this worker or one before it executed."""
+        if coverage is not None:
+            shares = coverage.shares()
+            self.lines = {name: max(share, self.lines.get(name, 0.0)) for name, share in shares.items()}
         (folder / f"{TALLY}.new").write_text(json.dumps(vars(self)))
         (folder / f"{TALLY}.new").replace(folder / TALLY)
 
@@ -98,17 +103,16 @@ def run(work: Range) -> None:
             reader.prepare()
             limit_memory()
             for index in range(tally.next, work.stop):
+                traced = tally.inputs < min(MAX_TRACED, TRACED_SHARE * (work.stop - work.start))
                 if index not in work.skip:
                     place[:] = index.to_bytes(8, "little")
                     given = reader.generate(random_for(work, index))
-                    traced = work.trace and tally.inputs < min(MAX_TRACED, TRACED_SHARE * (work.stop - work.start))
                     with coverage.measured() if traced else contextlib.nullcontext():
                         read(reader, given, tally, Path(work.failures) / f"{work.reader}-{work.seed}-{index}")
                 tally.next = index + 1
                 if tally.inputs % 100 == 0:
-                    tally.write(state)
-        tally.lines = coverage.shares() if work.trace else {}
-        tally.write(state)
+                    tally.write(state, coverage if traced else None)
+        tally.write(state, coverage)
 
 
 def read(reader: Reader, given: Input, tally: Tally, kept: Path) -> None:

@@ -32,7 +32,7 @@ class NpzReader:
     """A bundle with small files of arrays."""
 
     errors = (BundleError, ThresholdError, SourceError)
-    rooms = ("edge.bundle.scores", "edge.bundle.bundle", "edge.bundle.sample_ids", "calibration.recorded_scores")
+    rooms = ("edge.bundle.npz", "edge.bundle.scores", "edge.bundle.reference", "calibration.recorded_scores")
 
     def __init__(self, base: Path, scratch: Path) -> None:
         shutil.copytree(base / "bundle", scratch / "bundle")
