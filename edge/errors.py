@@ -8,6 +8,7 @@ EdgeError                  user-correctable error; command lines print it and ex
 │   └── UnavailableError   this machine lacks a GPU, library or permission
 ├── OutputError            the output would destroy an input or another file
 ├── SourceError            the source gives no frames, or a frame cannot be used
+│   ├── AddressError       the source can never work as it is addressed
 │   └── SourceLostError    the source worked and stopped
 └── ThresholdError         the thresholds are invalid or cannot be fitted
 
@@ -59,6 +60,10 @@ class OutputError(EdgeError):
 
 class SourceError(EdgeError):
     """The source gives no frames, or a frame cannot be used."""
+
+
+class AddressError(SourceError):
+    """The source can never work as it is addressed: an unknown scheme or option, a crop outside of its frames."""
 
 
 class SourceLostError(SourceError):

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import cv2
 
-from edge.errors import SourceError, SourceLostError, UnavailableError
+from edge.errors import AddressError, SourceError, SourceLostError, UnavailableError
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.files import silence_opencv
+from edge.frames.options import DEFAULTS, SourceOptions
 
 MAX_INDEX_DIGITS = 9
 """OpenCV's indices have 32 bits."""
+FOURCC = cv2.VideoWriter.fourcc(*"MJPG")
+"""Code of the only compressed format that OpenCV decodes itself."""
+MAX_RATE_DIFFERENCE = 0.05
+"""Tolerated share of a frame rate: cameras give 29.97 for 30."""
 
 
 class CameraSource:
@@ -22,10 +27,11 @@ class CameraSource:
     frames: int | None = None
     damaged = 0
 
-    def __init__(self, camera: str) -> None:
+    def __init__(self, camera: str, options: SourceOptions = DEFAULTS) -> None:
         """Open it by its index (`0`) or device (`/dev/video0`).
 
         Raises:
+            AddressError: it has no mode of the size, rate or codec in the options.
             SourceError: there is no such camera, or another program uses it.
             UnavailableError: this user may not read it.
         """
@@ -39,6 +45,11 @@ class CameraSource:
         self._frames_read = 0
         if not self._capture.isOpened():
             raise self._refusal(device)
+        try:
+            self._select(options)
+        except AddressError:
+            self._capture.release()
+            raise
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, BGR.
@@ -60,6 +71,27 @@ class CameraSource:
         if self._reading.acquire(timeout=1):
             self._capture.release()
             self._reading.release()
+
+    def _select(self, options: SourceOptions) -> None:
+        """Select the mode; drivers choose another one silently where they have none such."""
+        width, height = options.size or (None, None)
+        wanted: dict[str, tuple[int, float | None]] = {
+            "codec": (cv2.CAP_PROP_FOURCC, FOURCC if options.codec else None),
+            "width": (cv2.CAP_PROP_FRAME_WIDTH, width),
+            "height": (cv2.CAP_PROP_FRAME_HEIGHT, height),
+            "rate": (cv2.CAP_PROP_FPS, options.rate),
+        }
+        selected = {name: (key, value) for name, (key, value) in wanted.items() if value is not None}
+        for key, value in selected.values():
+            self._capture.set(key, value)
+        for name, (key, value) in selected.items():
+            actual = self._capture.get(key)
+            if abs(actual - value) > MAX_RATE_DIFFERENCE * value * (name == "rate"):
+                shown = ("mjpeg", "another") if name == "codec" else (f"{value:g}", f"{actual:g}")
+                raise AddressError(
+                    f"{self._name} has no mode of {name} {shown[0]} (it selects {shown[1]}); choose one of those that "
+                    "`v4l2-ctl --list-formats-ext` lists"
+                )
 
     def _refusal(self, device: Path) -> Exception:
         """Return the error of a device that OpenCV cannot open, with the system's reason."""

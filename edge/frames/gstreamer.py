@@ -16,7 +16,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.files import silence_opencv
 
-NAME = "the GStreamer pipeline"
+DEFAULT_NAME = "the GStreamer pipeline"
 CAPS_FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
 """A pixel format in the caps of a pipeline; the last one counts."""
 FORMATS = {
@@ -42,21 +42,22 @@ class GStreamerSource:
     frames: int | None = None
     damaged = 0
 
-    def __init__(self, pipeline: str) -> None:
-        """Start it.
+    def __init__(self, pipeline: str, name: str = DEFAULT_NAME) -> None:
+        """Start it; `name` stands for it in messages.
 
         Raises:
             SourceError: it does not start, or its last caps name an unsupported format.
             UnavailableError: OpenCV has no GStreamer.
         """
+        self._name = name
         pipeline, self._format = with_fixed_format(pipeline)
         if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
             raise UnavailableError(
-                f"{NAME} cannot be opened; this OpenCV was built without GStreamer; the python3-opencv of JetPack and "
+                f"{name} cannot be opened; this OpenCV was built without GStreamer; the python3-opencv of JetPack and "
                 "Debian has it"
             )
         silence_opencv()
-        self._capture = _start(pipeline)
+        self._capture = _start(pipeline, name)
         self._reading = threading.Lock()
         self._frames_read = 0
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -77,12 +78,12 @@ class GStreamerSource:
             return Frame(pixels, self._format)
         if self.is_live or not self._frames_read:
             kind = SourceLostError if self._frames_read else SourceError
-            raise kind(f"{NAME} stopped giving frames after {self._frames_read}; check the cable or the stream")
+            raise kind(f"{self._name} stopped giving frames after {self._frames_read}; check the cable or the stream")
         played = self._frames_read / self.frames if self.frames else self._played_fraction()
         if played < MIN_ANNOUNCED_FRACTION:
             log.warning(
                 "%s ended after %d frames, at %.0f %% of its announced length; is the file complete?",
-                NAME, self._frames_read, 100 * played,
+                self._name, self._frames_read, 100 * played,
             )  # fmt: skip
         return None
 
@@ -97,16 +98,16 @@ class GStreamerSource:
         return float(self._capture.get(cv2.CAP_PROP_POS_AVI_RATIO))
 
 
-def _start(pipeline: str) -> cv2.VideoCapture:
+def _start(pipeline: str, name: str) -> cv2.VideoCapture:
     check = "does it run with gst-launch-1.0, and does it give video/x-raw frames to appsink?"
     try:
         capture = call_interruptibly(
             lambda: cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), cv2.VideoCapture.release, START_TIMEOUT_S
         )
     except TimeoutError:
-        raise SourceError(f"{NAME} cannot be opened: it has not started in {START_TIMEOUT_S:.0f} s; {check}") from None
+        raise SourceError(f"{name} cannot be opened: it has not started in {START_TIMEOUT_S:.0f} s; {check}") from None
     if not capture.isOpened():
-        raise SourceError(f"{NAME} cannot be opened; {check}")
+        raise SourceError(f"{name} cannot be opened; {check}")
     return capture
 
 
@@ -128,5 +129,5 @@ def with_fixed_format(pipeline: str) -> tuple[str, PixelFormat]:
     conversion = "" if named else "! videoconvert "
     fixed, links = APPSINK.subn(f"{conversion}! capsfilter caps=video/x-raw,format={name} !", pipeline, count=1)
     if not links:
-        raise SourceError(f"{NAME} has no appsink; end it in ! appsink")
+        raise SourceError(f"{DEFAULT_NAME} has no appsink; end it in ! appsink")
     return fixed, FORMATS[name]

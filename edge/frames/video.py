@@ -10,18 +10,18 @@ frame, since they are decoded from it. `damaged` counts all of them.
 import threading
 from collections.abc import Generator, Iterator
 from functools import cache
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from edge.errors import SourceError, SourceLostError, UnavailableError
-from edge.frames.address import public_address
+from edge.errors import AddressError, SourceError, SourceLostError, UnavailableError
+from edge.frames.address import RTSP_SCHEMES, SourceAddress
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
+from edge.frames.options import Codec
 
 TIMEOUT_S = 8.0
 """Seconds to wait for a server to answer, and for a stream to send more."""
@@ -30,22 +30,27 @@ PLAYLISTS = ("hls", "dash", "applehttp")
 """Containers whose own size says nothing about the video's."""
 SAFE_TO_EXPLODE = ("mjpeg", "png")
 """Codecs whose frames stand alone, and whose decoders hide damage by default."""
+CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "h265", "mjpeg": "mjpeg"}
+"""Our names of codecs, by FFmpeg's."""
+MAX_STREAM_PIXELS = 1 << 26
+"""Larger frames of a stream are left out as damaged: 8K has half as many, and each takes 200 MB and more."""
 
 
 class VideoSource:
     """A video file, pipe or network stream."""
 
-    def __init__(self, address: str, *, skip_bad: bool = False) -> None:
-        """Open it. The address is a path or has a scheme (`rtsp://`).
+    def __init__(self, address: SourceAddress, *, skip_bad: bool = False) -> None:
+        """Open it: a file, pipe or server. Rotation and crop are left to others.
 
         Raises:
+            AddressError: the scheme is unknown, user or password is wrong, or the codec is another one.
             SourceError: it cannot be opened or holds no video; the message has the system's reason.
             UnavailableError: PyAV is not installed.
         """
         self._av = _import_av()
-        self._name, self._skip_bad = public_address(address), skip_bad
-        self._is_network = "://" in address
-        self._path = None if self._is_network else Path(address)
+        self._name, self._skip_bad = address.public, skip_bad
+        self._path, self._is_network = address.path, address.kind == "network"
+        self._timeout_s = address.options.timeout_s or TIMEOUT_S
         self._container = self._open(address)
         self._reading = threading.Lock()
         stream: Any = self._container.streams.best("video")
@@ -56,12 +61,15 @@ class VideoSource:
             self._container.close()
             raise SourceError(f"{self._name} is encoded in a format that FFmpeg does not know; convert it to H.264")
         self._stream = stream
-        self.is_live = self._is_network and _is_endless(address, self._container, stream)
+        self._check_codec(address.options.codec)
+        self.is_live = self._is_network and _is_endless(address.scheme, self._container, stream)
         self.frames = None if self.is_live else _estimated_frames(self._container, stream)
         # Threads that decode a frame each would delay a live stream by as many frames.
         stream.thread_type = "SLICE" if self.is_live else "AUTO"
+        options = {"max_pixels": str(MAX_STREAM_PIXELS)} if self.is_live else {}
         if stream.codec_context.name in SAFE_TO_EXPLODE:
-            stream.codec_context.options = {"err_detect": "explode"}
+            options["err_detect"] = "explode"
+        stream.codec_context.options = options
         self._first_pts = stream.start_time or 0
         # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
         self._trusts_packets = self._container.format.name != "mpegts"
@@ -69,6 +77,21 @@ class VideoSource:
         self._frames_read, self._last_good = 0, monotonic()
         self._awaits_key_frame = False
         self._decoded = self._decode()
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec, where it has a name among our options."""
+        return CODECS.get(self._stream.codec_context.name)
+
+    @property
+    def pixel_format(self) -> str | None:
+        """FFmpeg's name of the decoder's pixel format, where it is known."""
+        return self._stream.codec_context.pix_fmt
+
+    def first_rotation(self) -> int:
+        """Return the rotation that the metadata of the next frame ask for, and leave the frame out."""
+        frame = next(self._decoded, None)
+        return 0 if frame is None else int(frame.rotation)
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, BGR, of its own size; None at the end of a finite source.
@@ -88,32 +111,42 @@ class VideoSource:
             self._container.close()
             self._reading.release()
 
-    def _open(self, address: str) -> Any:
-        if self._path is not None:
-            address = f"file:{self._path}"  # a colon in the name starts no scheme
-        timeout = TIMEOUT_S if self._is_network else None
-        options = {"rtsp_flags": "prefer_tcp"} if address.startswith("rtsp") else {}
+    def _open(self, address: SourceAddress) -> Any:
+        # A colon in the name of a file starts no scheme.
+        location = address.location if self._path is None else f"file:{self._path}"
+        timeout = self._timeout_s if self._is_network else None
+        options = _rtsp_options(address) if address.scheme in RTSP_SCHEMES else {}
         started = monotonic()
         try:
             return call_interruptibly(
-                lambda: self._av.open(address, timeout=timeout, options=options, metadata_errors="replace"),
+                lambda: self._av.open(location, timeout=timeout, options=options, metadata_errors="replace"),
                 lambda container: container.close(),
                 # Looking up a host name heeds no time limit; opening has two phases with a limit each.
                 None if timeout is None else 2 * timeout + 1,
             )
         except (self._av.FFmpegError, TimeoutError, MemoryError) as error:
-            waited = self._is_network and monotonic() - started >= TIMEOUT_S
-            why = f"no answer within {TIMEOUT_S:.0f} s" if waited else _reason(error)
-            remedy = self._remedy(error)
+            waited = self._is_network and monotonic() - started >= self._timeout_s
+            why = f"no answer within {self._timeout_s:g} s" if waited else _reason(error)
+            kind, remedy = self._kind_and_remedy(error)
         # Not chained: FFmpeg's error holds the whole address, with the password.
-        raise SourceError(f"{self._name} cannot be opened: {why}; {remedy}") from None
+        raise kind(f"{self._name} cannot be opened: {why}; {remedy}") from None
 
-    def _remedy(self, error: BaseException) -> str:
+    def _kind_and_remedy(self, error: BaseException) -> tuple[type[SourceError], str]:
         if not self._is_network:
-            return "change its permissions" if isinstance(error, PermissionError) else "is it a video?"
-        if isinstance(error, self._av.error.HTTPUnauthorizedError | self._av.error.HTTPForbiddenError):
-            return "are user name and password right (scheme://user:password@host/…)?"
-        return "is the address right, and is the server sending?"
+            return SourceError, "change its permissions" if isinstance(error, PermissionError) else "is it a video?"
+        errors = self._av.error
+        if isinstance(error, errors.HTTPUnauthorizedError | errors.HTTPForbiddenError):
+            return AddressError, "are user name and password right (scheme://user:password@host/…)?"
+        if isinstance(error, errors.ProtocolNotFoundError):
+            return AddressError, "is its scheme right (rtsp://, http://, …)?"
+        return SourceError, "is the address right, and is the server sending?"
+
+    def _check_codec(self, codec: Codec | None) -> None:
+        if codec is not None and codec != self.codec:
+            self._container.close()
+            raise AddressError(
+                f"{self._name} is encoded in {self._stream.codec_context.name}, not in {codec}; leave codec out"
+            )
 
     def _decode(self) -> Generator[Any, None, None]:
         """Yield good frames; raise at the end of a live source and at damage."""
@@ -122,7 +155,11 @@ class VideoSource:
                 yield from self._good_frames(packet)
         except self._av.FFmpegError as error:
             yield from self._drain()
-            why = _reason(error) if monotonic() - self._last_good < TIMEOUT_S else f"nothing for {TIMEOUT_S:.0f} s"
+            why = (
+                _reason(error)
+                if monotonic() - self._last_good < self._timeout_s
+                else f"nothing for {self._timeout_s:g} s"
+            )
             raise self._stopped(why) from None
         if self.is_live:
             raise self._stopped("the server ended the stream")
@@ -183,8 +220,8 @@ class VideoSource:
             )
         self.damaged += 1
         self._awaits_key_frame = True
-        if self.is_live and monotonic() - self._last_good > TIMEOUT_S:
-            raise self._stopped(f"only damaged frames for {TIMEOUT_S:.0f} s")
+        if self.is_live and monotonic() - self._last_good > self._timeout_s:
+            raise self._stopped(f"only damaged frames for {self._timeout_s:g} s")
 
     def _stopped(self, why: str) -> SourceError:
         kind = SourceLostError if self._is_network and self._frames_read else SourceError
@@ -227,9 +264,14 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
-def _is_endless(address: str, container: Any, stream: Any) -> bool:
+def _rtsp_options(address: SourceAddress) -> dict[str, str]:
+    transport = address.options.transport
+    return {"rtsp_transport": transport} if transport else {"rtsp_flags": "prefer_tcp"}
+
+
+def _is_endless(scheme: str, container: Any, stream: Any) -> bool:
     """Check for a network stream without an end: a live protocol, or neither a duration nor a size."""
-    if address.partition("://")[0].lower() in LIVE_SCHEMES:
+    if scheme in LIVE_SCHEMES:
         return True
     has_size = container.size > 0 and container.format.name.split(",")[0] not in PLAYLISTS
     return not (has_size or container.duration is not None or stream.duration is not None)
