@@ -49,7 +49,7 @@ class GuardedSource:
         start_s: float = START_LIMIT_S,
         stop: threading.Event | None = None,
     ) -> None:
-        """Open a source.
+        """Prepare a source.
 
         Args:
             open_source: Opens it.
@@ -57,10 +57,6 @@ class GuardedSource:
             stall_s: Longest wait for a frame.
             start_s: Longest wait for the source to open, and for its first frame.
             stop: Ends every wait; the source then has no more frames.
-
-        Raises:
-            StalledError: it has not opened in time.
-            EdgeError: it cannot be opened.
         """
         self.is_live, self.frames = True, cast("int | None", None)
         self._name, self._stall_s, self._start_s = name, stall_s, start_s
@@ -72,8 +68,16 @@ class GuardedSource:
         self._frames_read = 0
         self._spare: Frame | None = None
         self._thread = threading.Thread(target=self._work, args=(open_source,), name=BLOCKING_CALL, daemon=True)
+
+    def open(self) -> None:
+        """Open the source.
+
+        Raises:
+            StalledError: it has not opened in time.
+            EdgeError: it cannot be opened.
+        """
         self._thread.start()
-        self._source = self._reply(start_s, "it has not opened")
+        self._source = self._reply(self._start_s, "has not opened")
         if self._source is not None:
             self.is_live, self.frames = self._source.is_live, self._source.frames
 
@@ -101,7 +105,7 @@ class GuardedSource:
         self._spare = None
         self._requests.put(spare)
         limit_s = self._stall_s if self._frames_read else max(self._stall_s, self._start_s)
-        frame = self._reply(limit_s if self.is_live else None, "no frame came")
+        frame = self._reply(limit_s if self.is_live else None, "gave no frame")
         if frame is None:
             return None
         self._frames_read += 1
@@ -131,7 +135,9 @@ class GuardedSource:
             except Empty:
                 if limit_s is not None and monotonic() - started >= limit_s:
                     self.close()
-                    raise StalledError(f"{self._name} stalled: {event} within {limit_s:g} s; check it") from None
+                    raise StalledError(
+                        f"{self._name} {event} within {limit_s:g} s; check the camera and the network"
+                    ) from None
                 continue
             if isinstance(reply, BaseException):
                 self._ended = True

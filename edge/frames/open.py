@@ -47,7 +47,9 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
     timeout_s = address.options.timeout_s
     if timeout_s is None or address.kind == "network":  # whose own time limit it is
         return open_address(address, skip_bad=skip_bad)
-    return GuardedSource(partial(open_address, address), address.public, timeout_s)
+    camera = GuardedSource(partial(open_address, address), address.public, timeout_s)
+    camera.open()
+    return camera
 
 
 def open_address(address: SourceAddress, *, skip_bad: bool = False) -> FrameSource:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator
 from functools import cache
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class VideoSource:
     @property
     def pixel_format(self) -> str | None:
         """FFmpeg's name of the decoder's pixel format, where it is known."""
-        return self._stream.codec_context.pix_fmt
+        return cast("str | None", self._stream.codec_context.pix_fmt)
 
     def first_rotation(self) -> int:
         """Return the rotation that the metadata of the next frame ask for, and leave the frame out."""
