@@ -12,7 +12,7 @@ from edge.frames.address import parse_address
 from edge.frames.base import Frame, FrameSource
 from edge.frames.guarded import START_LIMIT_S, STOP_POLL_S, GuardedSource, StalledError
 from edge.frames.open import open_address
-from edge.live.freeze import FROZEN_S, FreezeDetector
+from edge.live.freeze import FreezeDetector
 from edge.live.messages import SourceStatus
 
 STALL_S = 5.0
@@ -21,6 +21,9 @@ MIN_DELAY_S, MAX_DELAY_S = 0.1, 1.0
 """Seconds between two attempts: the first, and the most in the first minute of an outage."""
 PATIENCE_S, MAX_LATE_DELAY_S = 60.0, 30.0
 """Seconds after which an outage is a long one, and the most between two of its attempts."""
+FROZEN_S = 30.0
+"""Seconds with the same pixels until a picture counts as frozen. A still scene has noise; a video encoder may repeat
+the picture of one without noise up to the next key frame, which comes every few seconds."""
 MAX_HANGING = 4
 """Connections that may hang in a library at the same time; further attempts wait for these to end."""
 
@@ -122,7 +125,7 @@ class ReconnectingSource:
         self._stall_s, self._start_s = min(stall_s, self._give_up_s), min(START_LIMIT_S, self._give_up_s)
         self._source: GuardedSource | None = None
         self._left_behind: list[GuardedSource] = []
-        self._backoff, self._freeze = Backoff(), FreezeDetector()
+        self._backoff, self._freeze = Backoff(), FreezeDetector(FROZEN_S)
         self._is_over = self._has_worked = False
         self._change: tuple[SourceStatus | None, str] = (None, "")
         self._works_since = float("inf")
@@ -201,10 +204,10 @@ class ReconnectingSource:
             if self._has_worked:
                 self.reconnects += 1
                 log.warning("%s is back after %.1f s (reconnect %d)", self._name, now - started, self.reconnects)
-            self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector()
+            self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector(FROZEN_S)
             self._report("connected", "")
         if self.is_live and self._freeze.is_frozen(frame, now):
-            self._report("frozen", f"the same picture for {FROZEN_S:.0f} s")
+            self._report("frozen", f"the same picture for {FROZEN_S:g} s")
         else:
             self._report("connected", "")
 
