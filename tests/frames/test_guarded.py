@@ -118,6 +118,25 @@ def test_a_read_that_hangs_ends_in_an_error_and_its_thread_closes_the_source_lat
     assert camera.is_closed.wait(TIMEOUT_S)
 
 
+def test_memory_that_a_hanging_thread_may_still_fill_is_never_used_again() -> None:
+    camera, other = Camera(), Camera()
+    source = guarded(camera, 0.1)
+    frame = source.read(None)
+    assert frame is not None
+    camera.gate.clear()
+    with pytest.raises(StalledError):
+        source.read(frame)
+    second = guarded(other)
+    later = second.read(frame)
+    assert later is not None
+    assert later.pixels is not frame.pixels
+    camera.gate.set()
+    assert camera.is_closed.wait(TIMEOUT_S)
+    assert (frame.pixels == 2).all()
+    assert (later.pixels == 1).all()
+    second.close()
+
+
 def test_the_first_frame_may_take_longer() -> None:
     camera = Camera()
     camera.gate.clear()
@@ -180,9 +199,9 @@ def test_a_slow_file_is_not_limited() -> None:
 
 
 def test_memory_is_not_kept_once_nobody_holds_a_frame() -> None:
-    source = guarded(Camera())
+    source, before = guarded(Camera()), len(GuardedSource._lent)
     for _ in range(100):
         source.read(None)
     gc.collect()
-    assert len(GuardedSource._lent) <= 2
+    assert len(GuardedSource._lent) <= before + 2
     source.close()

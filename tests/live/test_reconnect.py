@@ -16,7 +16,8 @@ from edge.errors import AddressError, SourceError, SourceLostError, UnavailableE
 from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.live import freeze, reconnect
 from edge.live.messages import SourceStatus
-from edge.live.reconnect import Backoff, ReconnectingSource, open_live
+from edge.live.reconnect import Backoff, ReconnectingSource, ignore_change
+from edge.live.sources import open_live
 
 TIMEOUT_S = 20.0
 Factory = Callable[..., ReconnectingSource]
@@ -69,8 +70,14 @@ class Connection:
 
 
 class Changes(list[tuple[SourceStatus, str]]):
-    def __call__(self, status: SourceStatus, reason: str) -> None:
+    """The changes that a source reported, with the numbers of reconnects apart."""
+
+    def __init__(self) -> None:
+        self.reconnects: list[int] = []
+
+    def __call__(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         self.append((status, reason))
+        self.reconnects.append(reconnects)
 
     @property
     def statuses(self) -> list[SourceStatus]:
@@ -109,6 +116,10 @@ def source_at(stop: threading.Event, changes: Changes) -> Iterator[Factory]:
         source.close()
 
 
+def open_plainly(name: str, stop: threading.Event) -> FrameSource:
+    return open_live(name, stop, ignore_change, None, give_up_s=None, skip_bad=False)
+
+
 def values(source: FrameSource, count: int) -> list[int]:
     """Return the brightness of so many frames."""
     frames = [source.read(None) for _ in range(count)]
@@ -120,6 +131,7 @@ def test_a_source_that_dies_comes_back(changes: Changes, caplog: pytest.LogCaptu
     source = source_at(site)
     assert values(source, 6) == [1, 2, 3, 4, 5, 6]
     assert source.reconnects == 2
+    assert changes.reconnects == [0, 0, 1, 1, 2]
     lost = ("lost", "stopped after its frames; check the cable")
     assert changes == [("connected", ""), lost, ("connected", ""), lost, ("connected", "")]
     messages = [record.message for record in caplog.records]
@@ -138,7 +150,7 @@ def test_a_source_may_be_absent_at_start_and_its_reason_is_logged_once(
     absent = SourceError("camera cannot be opened: No such file or directory; is it plugged in?")
     site = Site(absent, absent, absent, [1])
     source = source_at(site)
-    source.connect()
+    source.connect(TIMEOUT_S)
     assert values(source, 1) == [1]
     assert source.reconnects == 0
     assert changes.statuses == ["lost", "connected"]
@@ -210,7 +222,7 @@ def test_what_can_never_work_is_raised_at_once_at_the_start_and_retried_later(
     site = Site(error)
     source = source_at(site)
     with pytest.raises(type(error)):
-        source.connect()
+        source.connect(TIMEOUT_S)
     assert len(site.opened) == 1
     assert source.read(None) is None
     site = Site([1], error, error, [2])
@@ -265,7 +277,7 @@ def test_a_frozen_picture_is_reported_and_so_is_its_end(
 
 
 def test_a_live_source_may_end(changes: Changes, stop: threading.Event) -> None:
-    source = open_live("test://?size=64x48&rate=200&frames=3", stop=stop, on_change=changes)
+    source = open_live("test://?size=64x48&rate=200&frames=3", stop, changes, None, give_up_s=None, skip_bad=False)
     assert source.is_live
     assert len(list(iter(lambda: source.read(None), None))) == 3
     assert source.read(None) is None
@@ -275,26 +287,26 @@ def test_a_live_source_may_end(changes: Changes, stop: threading.Event) -> None:
 def test_finite_sources_are_read_as_they_are(tmp_path: Path, stop: threading.Event) -> None:
     for index in range(2):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((8, 8, 3), dtype=np.uint8))
-    source = open_live(str(tmp_path), stop=stop)
+    source = open_plainly(str(tmp_path), stop)
     assert (source.is_live, source.frames) == (False, 2)
     assert [frame.position for frame in iter(lambda: source.read(None), None)] == ["0.png", "1.png"]
     (tmp_path / "1.png").write_bytes(b"no image")
-    damaged = open_live(str(tmp_path), stop=stop)
+    damaged = open_plainly(str(tmp_path), stop)
     damaged.read(None)
     with pytest.raises(SourceError, match="cannot be read as an image"):
         damaged.read(None)
     with pytest.raises(SourceError, match="there is no video or folder"):
-        open_live(str(tmp_path / "nowhere.mp4"), stop=stop)
+        open_plainly(str(tmp_path / "nowhere.mp4"), stop)
 
 
 @pytest.mark.parametrize("name", ["nosuch://host/x", "0?rotate=45", "csi://0"])
 def test_an_address_that_can_never_work_is_refused_at_once(name: str, stop: threading.Event) -> None:
     with pytest.raises((AddressError, UnavailableError)):
-        open_live(name, stop=stop)
+        open_plainly(name, stop)
 
 
 def test_a_stream_without_a_server_is_waited_for(stop: threading.Event) -> None:
-    source = open_live("rtsp://127.0.0.1:1/x", stop=stop)
+    source = open_plainly("rtsp://127.0.0.1:1/x", stop)
     assert source.is_live
     threading.Timer(0.3, stop.set).start()
     assert source.read(None) is None
