@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.demo import stage
-from benchmarks.real_size import moving_pictures, write_pictures
+from benchmarks.real_size import moving_images, write_images
 from benchmarks.video import write_video
 from edge.bundle.bundle import Bundle
 from edge.training.datasets import fashion_mnist
@@ -49,7 +49,7 @@ def large_workload(folder: Path) -> Workload:
     """Return a ResNet-18 at 64x64 on a synthetic video; its accuracy is meaningless."""
     path = folder / "large"
     if not (path / "bundle").exists():
-        write_pictures(path / "pictures")
+        write_images(path / "pictures")
         stage("edge.training", "--dataset", "folder", "--data", path / "pictures", "--image-size", 64, "--backbone",
               "resnet18", "--epochs", 1, "--batch-size", 16, "--output", path / "training")  # fmt: skip
         stage(
@@ -65,5 +65,5 @@ def large_workload(folder: Path) -> Workload:
     height, width = VIDEO_SIZE
     video = path / "test.avi"
     if not video.exists():
-        write_video(video, moving_pictures(VIDEO_FRAMES, height=height, width=width))
+        write_video(video, moving_images(VIDEO_FRAMES, height=height, width=width))
     return Workload("ResNet-18 64x64", Bundle.open(path / "bundle"), video, VIDEO_FRAMES)

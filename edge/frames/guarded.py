@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, ClassVar, cast
@@ -25,8 +26,9 @@ class StalledError(SourceLostError):
     """No frame came in time; the source itself reported nothing."""
 
 
-class _Close:
-    """Request to close the source."""
+class _Signal(Enum):
+    CLOSE = "request to close the source"
+    NO_REPLY = "no reply in time"
 
 
 class GuardedSource:
@@ -39,6 +41,8 @@ class GuardedSource:
 
     _lent: ClassVar[WeakValueDictionary[int, NDArray[Any]]] = WeakValueDictionary()
     """Pixels of frames that were handed over, by identity: memory that threads may fill when it comes back."""
+    _lost: ClassVar[WeakValueDictionary[int, NDArray[Any]]] = WeakValueDictionary()
+    """Pixels that a thread may still fill after it was left behind; nobody else may use them."""
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class GuardedSource:
         start_s: float = START_LIMIT_S,
         stop: threading.Event | None = None,
     ) -> None:
-        """Prepare a source.
+        """Prepare a source; `open` or the first read opens it.
 
         Args:
             open_source: Opens it.
@@ -67,19 +71,10 @@ class GuardedSource:
         self._ended = False
         self._frames_read = 0
         self._spare: Frame | None = None
+        self._requested: Frame | None = None
         self._thread = threading.Thread(target=self._work, args=(open_source,), name=BLOCKING_CALL, daemon=True)
-
-    def open(self) -> None:
-        """Open the source.
-
-        Raises:
-            StalledError: it has not opened in time.
-            EdgeError: it cannot be opened.
-        """
         self._thread.start()
-        self._source = self._reply(self._start_s, "has not opened")
-        if self._source is not None:
-            self.is_live, self.frames = self._source.is_live, self._source.frames
+        self._started_at = monotonic()
 
     @property
     def damaged(self) -> int:
@@ -91,6 +86,22 @@ class GuardedSource:
         """True while the thread of a closed source still runs."""
         return self._ended and self._thread.is_alive()
 
+    def open(self, wait_s: float = float("inf")) -> None:
+        """Wait until the source is open, or has been stopped. After `wait_s` seconds it goes on opening.
+
+        Raises:
+            StalledError: it has not opened in its time.
+            EdgeError: it cannot be opened.
+        """
+        left_s = self._started_at + self._start_s - monotonic()
+        reply = self._reply(min(left_s, wait_s))
+        if reply is _Signal.NO_REPLY:
+            if left_s <= wait_s:
+                raise self._stalled(f"has not opened within {self._start_s:g} s")
+        elif reply is not None:
+            self._source = reply
+            self.is_live, self.frames = reply.is_live, reply.frames
+
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame; None at the end, or once the source is stopped or closed.
 
@@ -98,24 +109,39 @@ class GuardedSource:
             StalledError: none came in time.
             SourceError: the source failed.
         """
+        if self._source is None:
+            self.open()
         if self._ended or self._stop.is_set():
             return None
-        is_ours = out is not None and self._lent.get(id(out.pixels)) is out.pixels
-        spare = out if is_ours else self._spare
-        self._spare = None
-        self._requests.put(spare)
+        recycled, out = self._recycled(out)
+        self._requested, self._spare = recycled or self._spare, None
+        self._requests.put(self._requested)
         limit_s = self._stall_s if self._frames_read else max(self._stall_s, self._start_s)
-        frame = self._reply(limit_s if self.is_live else None, "gave no frame")
+        frame = self._reply(limit_s if self.is_live else float("inf"))
+        if frame is _Signal.NO_REPLY:
+            raise self._stalled(f"gave no frame within {limit_s:g} s")
         if frame is None:
             return None
+        self._requested = None
         self._frames_read += 1
-        return self._handed_over(frame, None if is_ours else out)
+        return self._handed_over(frame, out)
 
     def close(self) -> None:
         """Have the thread close the source; one that hangs does so when its call returns. Idempotent."""
         if not self._ended:
             self._ended = True
-            self._requests.put(_Close)
+            if self._requested is not None:
+                self._lost[id(self._requested.pixels)] = self._requested.pixels
+            self._requests.put(_Signal.CLOSE)
+
+    def _recycled(self, out: Frame | None) -> tuple[Frame | None, Frame | None]:
+        """Return a frame that the thread may fill, and one of the caller's own memory."""
+        if out is None or self._lost.get(id(out.pixels)) is out.pixels:
+            return None, None
+        if self._lent.get(id(out.pixels)) is not out.pixels:
+            return None, out
+        del self._lent[id(out.pixels)]
+        return out, None
 
     def _handed_over(self, frame: Frame, out: Frame | None) -> Frame:
         """Return a frame in the caller's memory, where it fits, else in ours."""
@@ -126,26 +152,26 @@ class GuardedSource:
         self._lent[id(frame.pixels)] = frame.pixels
         return frame
 
-    def _reply(self, limit_s: float | None, event: str) -> Any:
-        """Return the thread's reply; None if the source is stopped or closed meanwhile."""
-        started = monotonic()
+    def _reply(self, limit_s: float) -> Any:
+        """Return the thread's reply; None at the end, or once the source is stopped or closed."""
+        until = monotonic() + limit_s
         while not (self._ended or self._stop.is_set()):
             try:
-                reply = self._replies.get(timeout=STOP_POLL_S)
+                reply = self._replies.get(timeout=max(0.0, min(STOP_POLL_S, until - monotonic())))
             except Empty:
-                if limit_s is not None and monotonic() - started >= limit_s:
-                    self.close()
-                    raise StalledError(
-                        f"{self._name} {event} within {limit_s:g} s; check the camera and the network"
-                    ) from None
+                if monotonic() >= until:
+                    return _Signal.NO_REPLY
                 continue
+            self._ended = reply is None or isinstance(reply, BaseException)
             if isinstance(reply, BaseException):
-                self._ended = True
                 raise reply
-            self._ended = reply is None
             return reply
         self.close()
         return None
+
+    def _stalled(self, event: str) -> StalledError:
+        self.close()
+        return StalledError(f"{self._name} {event}; check the camera and the network")
 
     def _work(self, open_source: Callable[[], FrameSource]) -> None:
         try:
@@ -155,7 +181,7 @@ class GuardedSource:
             return
         self._replies.put(source)
         try:
-            while (request := self._requests.get()) is not _Close:
+            while (request := self._requests.get()) is not _Signal.CLOSE:
                 frame = source.read(request)
                 self._replies.put(frame)
                 if frame is None:

@@ -6,9 +6,6 @@ import numpy as np
 
 from edge.frames.base import Frame
 
-FROZEN_S = 30.0
-"""Seconds with the same pixels until a picture counts as frozen. A still scene has noise; a video encoder may repeat
-the picture of one without noise up to the next key frame, which comes every few seconds."""
 INTERVAL_S = 0.5
 """Seconds between two looks at the pixels."""
 SAMPLES = 512
@@ -18,8 +15,8 @@ SAMPLES = 512
 class FreezeDetector:
     """Checks a source's frames, twice a second, for pixels that never change."""
 
-    def __init__(self, frozen_s: float = FROZEN_S) -> None:
-        """Wait for a first frame."""
+    def __init__(self, frozen_s: float) -> None:
+        """Wait for a first frame; a picture is frozen after so many seconds."""
         self._frozen_s = frozen_s
         self._looked_at = self._changed_at = float("-inf")
         self._sample, self._digest = b"", 0

@@ -3,16 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable
-from functools import partial
 from random import uniform
 from time import monotonic
 
 from edge.errors import AddressError, EdgeError, SourceLostError, UnavailableError, one_line
-from edge.frames.address import parse_address
 from edge.frames.base import Frame, FrameSource
 from edge.frames.guarded import START_LIMIT_S, STOP_POLL_S, GuardedSource, StalledError
-from edge.frames.open import open_address
-from edge.live.freeze import FROZEN_S, FreezeDetector
+from edge.live.freeze import FreezeDetector
 from edge.live.messages import SourceStatus
 
 STALL_S = 5.0
@@ -21,50 +18,20 @@ MIN_DELAY_S, MAX_DELAY_S = 0.1, 1.0
 """Seconds between two attempts: the first, and the most in the first minute of an outage."""
 PATIENCE_S, MAX_LATE_DELAY_S = 60.0, 30.0
 """Seconds after which an outage is a long one, and the most between two of its attempts."""
+FROZEN_S = 30.0
+"""Seconds with the same pixels until a picture counts as frozen. A still scene has noise; a video encoder may repeat
+the picture of one without noise up to the next key frame, which comes every few seconds."""
 MAX_HANGING = 4
 """Connections that may hang in a library at the same time; further attempts wait for these to end."""
 
-OnChange = Callable[[SourceStatus, str], object]
+OnChange = Callable[[SourceStatus, str, int], None]
+"""Receives the new status of a source, the reason, and the number of its reconnects."""
 
 log = logging.getLogger(__name__)
 
 
-def ignore_change(status: SourceStatus, reason: str) -> None:
+def ignore_change(status: SourceStatus, reason: str, reconnects: int) -> None:
     """Do nothing about a change."""
-
-
-def open_live(
-    name: str,
-    *,
-    stop: threading.Event,
-    on_change: OnChange = ignore_change,
-    give_up_s: float | None = None,
-    skip_bad: bool = False,
-) -> FrameSource:
-    """Open a source that comes back after faults; files and other finite sources are opened as they are.
-
-    Args:
-        name: Address of the source.
-        stop: Ends a read that waits, within 50 ms; the source then has no more frames.
-        on_change: Called with the status and its reason when the source comes, goes or freezes.
-        give_up_s: Seconds without a frame after which the source is lost for good; None waits for ever.
-        skip_bad: Leave damaged files and frames of finite sources out.
-
-    Raises:
-        AddressError: the source can never work as it is addressed.
-        UnavailableError: a library or a permission is missing.
-        SourceError: a finite source cannot be opened.
-    """
-    address = parse_address(name)
-    opened = partial(open_address, address, skip_bad=skip_bad)
-    if address.is_finite:
-        return opened()
-    stall_s = address.options.timeout_s or STALL_S
-    source = ReconnectingSource(
-        opened, address.public, stop=stop, stall_s=stall_s, give_up_s=give_up_s, on_change=on_change
-    )
-    source.connect()
-    return source
 
 
 class Backoff:
@@ -112,7 +79,7 @@ class ReconnectingSource:
             stop: Ends a read that waits, within 50 ms; the source then has no more frames.
             stall_s: Seconds without a frame after which it counts as stalled.
             give_up_s: Seconds without a frame after which it is lost for good; None waits for ever.
-            on_change: Called with the status and its reason when these change, by the thread that reads.
+            on_change: Called when the status or its reason changes, by the thread that reads.
         """
         self.is_live, self.frames = True, None
         self.reconnects = 0
@@ -122,7 +89,7 @@ class ReconnectingSource:
         self._stall_s, self._start_s = min(stall_s, self._give_up_s), min(START_LIMIT_S, self._give_up_s)
         self._source: GuardedSource | None = None
         self._left_behind: list[GuardedSource] = []
-        self._backoff, self._freeze = Backoff(), FreezeDetector()
+        self._backoff, self._freeze = Backoff(), FreezeDetector(FROZEN_S)
         self._is_over = self._has_worked = False
         self._change: tuple[SourceStatus | None, str] = (None, "")
         self._works_since = float("inf")
@@ -133,15 +100,20 @@ class ReconnectingSource:
         """Damaged frames left out so far, of all connections."""
         return self._damaged_before + (self._source.damaged if self._source else 0)
 
-    def connect(self) -> None:
-        """Try once to open the source.
+    def connect(self, wait_s: float) -> None:
+        """Begin to open the source, and wait so long for the outcome of the first attempt.
 
         Raises:
             AddressError: it can never work as it is addressed.
             UnavailableError: a library or a permission is missing.
             SourceLostError: it is given up.
         """
-        self._connect(monotonic())
+        source = self._connect()
+        try:
+            source.open(wait_s)
+        except Exception as error:
+            self._lose(source, error, monotonic())
+        self.is_live, self.frames = source.is_live, source.frames
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, however long it takes; None once the source is stopped, closed or at its end.
@@ -152,8 +124,7 @@ class ReconnectingSource:
         """
         started = monotonic()
         while not (self._is_over or self._stop.is_set()):
-            source = self._source or self._connect(started)
-            frame = self._read_once(source, out, started) if source else None
+            frame = self._read_once(self._source or self._connect(), out, started)
             if frame is not None:
                 self._note(frame, started)
                 return frame
@@ -166,28 +137,23 @@ class ReconnectingSource:
         if self._source is not None:
             self._source.close()
 
-    def _connect(self, started: float) -> GuardedSource | None:
-        """Open the source; after a failure, return None when it is time for another attempt."""
-        self._left_behind = [source for source in self._left_behind if source.hangs]
-        if len(self._left_behind) >= MAX_HANGING:
-            self._wait(MAX_DELAY_S)
-            return None
-        source = GuardedSource(self._open_source, self._name, self._stall_s, start_s=self._start_s, stop=self._stop)
-        self._source, self._works_since = source, float("inf")
-        try:
-            source.open()
-        except Exception as error:
-            self._lose(error, started)
-            return None
-        self.is_live, self.frames = source.is_live, source.frames
-        return source
+    def _connect(self) -> GuardedSource:
+        """Begin to open the source, once so few connections hang that another one is safe."""
+        while len(self._left_behind) >= MAX_HANGING and not (self._is_over or self._stop.is_set()):
+            self._wait(STOP_POLL_S)
+            self._left_behind = [source for source in self._left_behind if source.hangs]
+        self._works_since = float("inf")
+        self._source = GuardedSource(
+            self._open_source, self._name, self._stall_s, start_s=self._start_s, stop=self._stop
+        )
+        return self._source
 
     def _read_once(self, source: GuardedSource, out: Frame | None, started: float) -> Frame | None:
         """Read from the connection; None after a failure, and at the end."""
         try:
             frame = source.read(out)
         except Exception as error:
-            self._lose(error, started)
+            self._lose(source, error, started)
             return None
         if frame is None and not (self._is_over or self._stop.is_set()):
             self._is_over = True
@@ -201,27 +167,26 @@ class ReconnectingSource:
             if self._has_worked:
                 self.reconnects += 1
                 log.warning("%s is back after %.1f s (reconnect %d)", self._name, now - started, self.reconnects)
-            self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector()
+            self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector(FROZEN_S)
             self._report("connected", "")
         if self.is_live and self._freeze.is_frozen(frame, now):
-            self._report("frozen", f"the same picture for {FROZEN_S:.0f} s")
+            self._report("frozen", f"the same picture for {FROZEN_S:g} s")
         else:
             self._report("connected", "")
 
-    def _lose(self, error: Exception, started: float) -> None:
+    def _lose(self, source: GuardedSource, error: Exception, started: float) -> None:
         """Leave a failed connection behind, and wait until another attempt is due.
 
         Raises:
             Exception: the error itself, where no attempt can succeed.
             SourceLostError: the source is given up.
         """
-        source, self._source = self._source, None
-        if source is not None:
-            self._damaged_before += source.damaged
-            source.close()
-            self._left_behind.append(source)
+        self._source = None
+        self._damaged_before += source.damaged
+        source.close()
+        self._left_behind = [*(earlier for earlier in self._left_behind if earlier.hangs), source]
         can_recover = isinstance(error, EdgeError) and not isinstance(error, AddressError | UnavailableError)
-        if not self.is_live or not (can_recover or self._has_worked):
+        if not source.is_live or not (can_recover or self._has_worked):
             self._is_over = True
             raise error
         reason = str(error) if isinstance(error, EdgeError) else f"{type(error).__name__}: {error}"
@@ -242,7 +207,7 @@ class ReconnectingSource:
         self._change = status, reason
         if reason:
             log.warning("%s is %s: %s", self._name, status, reason)
-        self._on_change(status, reason)
+        self._on_change(status, reason, self.reconnects)
 
     def _wait(self, delay_s: float) -> None:
         """Wait, unless the source is stopped or closed."""

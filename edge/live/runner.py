@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
-from edge.frames.address import public_address
 from edge.frames.base import FrameSource
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
@@ -13,8 +12,8 @@ from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message
 from edge.live.outputs.base import CLOSE_LIMIT_S, STUCK_S, Output
-from edge.live.reconnect import OnChange, open_live
-from edge.live.triggers import Trigger, Triggered
+from edge.live.sources import open_live, public_names
+from edge.live.triggers import Trigger
 from edge.live.worker import OnMessage, RunState, SourceWorker
 from edge.progress import OnProgress, ignore_progress
 
@@ -68,15 +67,14 @@ def run(
     stop = stop or threading.Event()
     hub = Hub(outputs)
     state = RunState(hub, stop, on_message, on_progress, frames)
-    workers = [SourceWorker(name, classifier, policy, state) for name in _public_names(sources)]
+    workers = [SourceWorker(name, classifier, policy, state) for name in public_names(sources)]
     limit_s = CLOSE_LIMIT_S
     try:
         for source, worker in zip(sources, workers, strict=True):
-            opened = _open(source, stop, worker.report, give_up_s=give_up_s, skip_bad=skip_bad)
+            opened = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
             if policy == "all" or not (policy or opened.is_live):
                 hub.require_all()
-            triggered = opened if new_trigger is None else Triggered(opened, new_trigger())
-            worker.start(triggered, None if new_debouncer is None else new_debouncer())
+            worker.start(opened, None if new_debouncer is None else new_debouncer())
         for worker in workers:
             worker.join()
         limit_s = STUCK_S
@@ -89,26 +87,3 @@ def run(
     for worker in workers:
         if worker.error is not None:
             raise worker.error
-
-
-def _public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]:
-    """Return the names of sources in messages; those that differ only in what is secret get a number."""
-    names: list[str] = []
-    for source in sources:
-        name = public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
-        same = sum(other == name or other.startswith(f"{name} (") for other in names)
-        names.append(f"{name} ({same + 1})" if same else name)
-    return names
-
-
-def _open(
-    source: str | int | Path | FrameSource,
-    stop: threading.Event,
-    on_change: OnChange,
-    *,
-    give_up_s: float | None,
-    skip_bad: bool,
-) -> FrameSource:
-    if not isinstance(source, str | int | Path):
-        return source
-    return open_live(str(source), stop=stop, on_change=on_change, give_up_s=give_up_s, skip_bad=skip_bad)

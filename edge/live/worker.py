@@ -68,8 +68,6 @@ class SourceWorker:
         self.error: BaseException | None = None
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
         self._debouncer: Debouncer | None = None
-        self._status: SourceStatus | None = None
-        self._connections = 0
         self._thread: threading.Thread | None = None
 
     def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
@@ -83,12 +81,9 @@ class SourceWorker:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def report(self, status: SourceStatus, reason: str) -> None:
+    def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
-        self._connections += status == "connected" and self._status not in ("connected", "frozen")
-        self._status = status
-        now = datetime.now(timezone.utc)
-        self._state.publish(SourceChange(self._name, now, status, reason, max(0, self._connections - 1)))
+        self._state.publish(SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects))
 
     def _work(self, source: FrameSource) -> None:
         try:
