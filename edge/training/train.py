@@ -33,6 +33,7 @@ from edge.training.settings import Settings
 from edge.training.splits import Splits, draw_splits, split_specs
 from edge.training.state import StateFile
 from edge.training.summary import class_report, describe_images
+from edge.training.threads import fitting_threads, macs_per_image
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
@@ -92,6 +93,7 @@ def train(
     spec, network = _prepared(settings, images, splits, specs)[-2:]
     if before_training is not None and is_first_process():
         before_training(network, spec)
+    macs_per_batch = settings.batch_size * macs_per_image(network, spec)
     run = TrainingRun(
         network,
         settings,
@@ -103,7 +105,8 @@ def train(
         workers,
     )
     validation = batches(PreprocessedImages(images, splits["validation"], spec), VALIDATION_BATCH, workers)
-    history = _fit(run, validation, output)
+    with fitting_threads(macs_per_batch):
+        history = _fit(run, validation, output)
     weights = {name: tensor.cpu() for name, tensor in run.network.state_dict().items()}
     checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, weights)
     if run.fabric.is_global_zero:

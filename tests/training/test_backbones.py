@@ -14,6 +14,7 @@ from tests.support.networks import built_in_graph, decided_and_cut, random_image
 SHAPES = {
     "cnn": (1, 28, 28),
     "cnn-small": (1, 28, 28),
+    "cnn-deep": (1, 28, 28),
     "resnet18": (3, 96, 96),
     "resnet18-cifar": (3, 32, 32),
     "mobilenet": (3, 64, 64),
@@ -117,7 +118,7 @@ def test_a_missing_exit_is_refused_with_the_range_of_exits(backbone: str, exit_i
 
 def test_an_unknown_backbone_is_refused_with_the_names_of_all_backbones() -> None:
     with pytest.raises(
-        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, resnet18, .*mobilenet and timm:NAME"
+        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, cnn-deep, resnet18, .*mobilenet and timm:NAME"
     ):
         build_network("vgg", 3, CLASSES)
 
