@@ -30,7 +30,7 @@ from edge.progress import Progress
 
 STAGES = ("capture", "load", "infer", "latency")
 MAX_SUMMARY_FRAMES = 10_000
-"""Percentiles cover the last frames only, so that memory does not grow with a camera that runs for weeks."""
+"""Number of last frames that percentiles cover, so that memory does not grow during weeks of a camera."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         required=True,
-        help="camera index, video file, folder of images, rtsp:// address, or GStreamer pipeline (... ! appsink)",
+        help="camera index or device, video file, image, folder of images, stream address, or GStreamer pipeline "
+        "(... ! appsink)",
     )
     add_precision(parser, "run")
     parser.add_argument(
@@ -47,17 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         action="append",
         metavar="T",
-        help="confidence at which an early exit answers, one for each early exit, in order; 0: always, above 1: never "
-        "(default: the fitted ones)",
+        help="thresholds of the early exits, one for each, in order; 0 always exits, 2 never (default: the fitted "
+        "thresholds)",
     )
     parser.add_argument(
         "--policy",
         choices=("latest", "all"),
-        help="latest: drop frames when late; all: drop none (default: latest for cameras, all for files)",
+        help="latest drops late frames, all drops none (default: latest for cameras and streams, all for files)",
     )
     parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
     parser.add_argument("--output", type=Path, metavar="FILE", help="append one JSON line per frame to FILE")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output instead")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE instead of appending to it")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
     )
@@ -69,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     Raises:
         OutputError: `--output` is an input or another file that exists.
-        SourceError: the source cannot be opened or fails; predictions before that are written.
+        SourceError: the source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = Bundle.open(arguments.bundle)
@@ -90,7 +91,7 @@ def main(arguments: argparse.Namespace) -> int:
             closing(classifier.stream(source, policy=arguments.policy)) as results,
         ):
             for result in results:
-                summary.add(result)  # first: a signal may come between the two
+                summary.add(result)  # before the line, since a signal may come between both
                 lines.write(result)
                 note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
                 display(Progress(task, summary.frames, total, note))
@@ -103,24 +104,32 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def lines_on_stdout(arguments: argparse.Namespace) -> bool:
-    """Check whether JSON lines go to stdout, in place of the summary."""
+    """Check that JSON lines are printed to stdout instead of the summary."""
     return arguments.json or str(arguments.output) in STDOUT_PATHS
 
 
 def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    """Refuse impossible arguments before engines are built, which takes minutes."""
+    """Check arguments before engines are built, which takes minutes.
+
+    Raises:
+        SourceError: the bundle reads arrays, and the source is not a folder.
+        OutputError: the output is an input or another existing file.
+    """
     source = Path(arguments.source)
     if bundle.manifest.input.kind == "array" and not source.is_dir():
-        raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")
+        raise SourceError(
+            f"{public_address(arguments.source)} is not a folder, and this bundle reads arrays, not images; give "
+            "a folder of .npy files"
+        )
     if arguments.output is None:
         if arguments.overwrite:
-            raise OutputError("--overwrite has no file to replace; add --output FILE, or leave it out")
+            raise OutputError("--overwrite was given without a file; add --output FILE, or remove --overwrite")
     elif str(arguments.output) not in STDOUT_PATHS:
         check_lines(arguments.output, [source], bundle, overwrite=arguments.overwrite)
 
 
 class Summary:
-    """Counts and times of a run."""
+    """Summary of a run: frames, exits and times."""
 
     def __init__(self, exits: int) -> None:
         """Count from zero."""
@@ -151,10 +160,10 @@ class Summary:
 
 
 class Lines:
-    """JSON lines of a run, on stdout, in a file, or both. Readers see every frame at once."""
+    """JSON lines of a run, on stdout, in a file, or both. Readers receive each frame immediately."""
 
     def __init__(self, source: str, file: LinesFile | None, *, to_stdout: bool) -> None:
-        """Write to an opened file, and to stdout."""
+        """Write to an open file, to stdout, or both."""
         self.to_stdout = to_stdout
         self._source, self._file = public_address(source), file
 

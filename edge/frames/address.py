@@ -1,5 +1,6 @@
-"""Addresses of sources as they may be shown: without user names, passwords and tokens."""
+"""Addresses of sources for messages: without user names, passwords and tokens."""
 
+import os
 import re
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -7,21 +8,22 @@ ELISION = "…"
 
 
 def public_address(address: str) -> str:
-    """Return an address for messages, without the parts that may hold a secret.
+    """Return an address for messages, without the parts that may hold a secret. Paths of existing files are unchanged.
 
-    User and password go, however they are written, and so does everything from the first parameter on: cameras take
-    passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under names without number. Properties
-    of pipelines hold them too, so that nothing of a pipeline is shown.
+    The user, the password and everything from the first parameter on are left out: cameras accept passwords in queries
+    (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under many names. Any property of a pipeline may hold a
+    password, so no part of a pipeline is shown.
     """
     if " ! " in address:
         return "GStreamer pipeline"
+    if os.path.lexists(address):
+        return address
     scheme = SCHEME.match(address)
-    if scheme is None:
-        user, at, host = address.rpartition("@")
-        return f"{ELISION}@{host}" if at and ":" in user.partition("/")[0] else address
-    rest = address[scheme.end() :]
+    start = scheme.group() if scheme else ""
+    rest = address[len(start) :]
     user, at, host = rest.rpartition("@")
-    if at and ("@" in re.split(r"[/?#]", rest)[0] or ":" in user):  # a password may contain any of "/?#@"
-        rest = host
+    is_user = ":" in user or (scheme is not None and "@" in re.split(r"[/?#]", rest)[0])
+    if at and is_user:  # a password may contain any of "/?#@"
+        start, rest = start or f"{ELISION}@", host
     shown = re.split(r"[?#=]", rest)[0]
-    return f"{scheme.group()}{shown}{'' if shown == rest else ELISION}"
+    return f"{start}{shown}{'' if shown == rest else ELISION}"

@@ -1,4 +1,4 @@
-"""Sources by name, and single frames from whatever holds an image."""
+"""Sources by name, and single frames from files, arrays and PIL images."""
 
 import os
 import stat
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.address import public_address
-from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
+from edge.frames.base import CHANNEL_FORMATS, Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.camera import CameraSource
-from edge.frames.files import IMAGE_SUFFIXES, FileSource, open_folder, read_frame
+from edge.frames.files import FileSource, open_folder, read_frame
 from edge.frames.gstreamer import GStreamerSource
-from edge.frames.images import flatten, upper_bits
+from edge.frames.images import IMAGE_SUFFIXES, flatten, upper_bits
 from edge.frames.video import VideoSource
 
 if TYPE_CHECKING:
@@ -28,13 +28,18 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
         name: A camera's index (`0`) or device (`/dev/video0`), a stream (`rtsp://...`), a GStreamer pipeline
             (`... ! appsink`), a video file or pipe (`/dev/stdin`), or a folder of images (or of `.npy` arrays, for
             networks that read arrays).
-        skip_bad: Leave damaged images of a folder and damaged frames of a video out, and count them in the source's
-            `damaged`, instead of ending at the first. Live sources always do.
+        skip_bad: Leave out damaged images of a folder and damaged frames of a video, and count them in the source's
+            `damaged`, instead of failing at the first. Live sources always leave them out.
 
     Raises:
-        SourceError: it does not exist or gives no frames.
+        SourceError: the source does not exist or gives no frames.
         UnavailableError: a library or a permission is missing.
     """
+    if not isinstance(name, str | int | Path):
+        raise SourceError(
+            f"{type(name).__name__} is not a source; give a name or number, or an object with `read`, `close`, "
+            "`is_live` and `frames`"
+        )
     name = str(name)
     if name.isascii() and name.isdigit():
         return CameraSource(name)
@@ -60,8 +65,16 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
     return FileSource([path], name, skip_bad=skip_bad) if is_image else VideoSource(name, skip_bad=skip_bad)
 
 
+def is_single_image(images: object, kind: Literal["image", "array"]) -> bool:
+    """Check for an iterable that is a single image, for networks that read images or arrays."""
+    if not isinstance(images, np.ndarray):
+        return isinstance(images, str)
+    is_colour = images.ndim == 3 and (kind == "array" or images.shape[2] in CHANNEL_FORMATS)
+    return images.ndim < 3 or is_colour
+
+
 def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal["image", "array"]) -> Frame:
-    """Return a frame of a file, an array, a frame or a PIL image, for networks that read images or arrays.
+    """Return a file, an array, a frame or a PIL image as a frame, for networks that read images or arrays.
 
     Raises:
         SourceError: the file cannot be read, or the image has an unsupported shape or type.
@@ -74,14 +87,16 @@ def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal
         return _read_file(Path(image))
     if hasattr(image, "convert"):
         return _frame_from_pil(image)
+    if image is None:
+        raise SourceError("None is not an image: OpenCV returns it for files that it cannot read; check the path")
     raise SourceError(
-        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image "
-        "(OpenCV returns None for files that it cannot read)"
+        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image (convert a torch tensor to "
+        "an array: uint8, height x width x channels, BGR)"
     )
 
 
 def _frame_from_pil(image: "Image") -> Frame:
-    """Return a PIL image as BGR, upright and on white, as files are read."""
+    """Return a PIL image as upright BGR on white, like an image file."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -100,6 +115,8 @@ def _read_file(path: Path) -> Frame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(f"there is no image {path} ({reason}); give an image file or an array") from error
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder; give an image file, or classify the folder with `Classifier.stream`")
     if not is_file:
-        raise SourceError(f"there is no image {path} (it is no file); give an image file or an array")
+        raise SourceError(f"{path} is not a file; give an image file, or classify a device with `Classifier.stream`")
     return read_frame(path)

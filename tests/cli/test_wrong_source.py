@@ -1,5 +1,7 @@
 """`edge run` on wrong input: sources without frames, invalid options, and outputs that cannot be written."""
 
+import argparse
+import dataclasses
 import os
 import socket
 import subprocess
@@ -13,7 +15,10 @@ import numpy as np
 import pytest
 
 from calibration.__main__ import main as calibration
+from edge.bundle.bundle import Bundle
 from edge.cli.main import main as edge
+from edge.cli.run import _check_arguments
+from edge.errors import SourceError
 from tests.support.commands import (
     Result,
     call,
@@ -80,8 +85,8 @@ def test_a_truncated_photo_is_refused(bundle: Path, tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "holds no images"),
         (lambda path: path.mkdir() or (path / "notes.txt").write_text("x"), "holds no images"),
-        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; is it a video?"),
-        (lambda path: path.write_bytes(b""), "found when processing input; is it a video?"),
+        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; give a video"),
+        (lambda path: path.write_bytes(b""), "found when processing input; give a video"),
         (lambda path: None, "there is no video or folder"),
         (
             lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
@@ -104,6 +109,15 @@ def test_a_missing_camera_is_refused_by_its_number(bundle: Path) -> None:
     assert only_error_line(done).startswith("camera 99 cannot be opened: /dev/video99: No such file or directory; ")
 
 
+def test_a_source_is_named_without_its_password_where_a_bundle_reads_arrays(digits_bundle: Bundle) -> None:
+    manifest, secret = digits_bundle.manifest, "hunter" + "2"
+    array = dataclasses.replace(manifest.input, kind="array", colour=None)
+    bundle = Bundle(digits_bundle.path, dataclasses.replace(manifest, input=array))
+    arguments = argparse.Namespace(source=f"rtsp://admin:{secret}@camera/live", output=None, overwrite=False)
+    with pytest.raises(SourceError, match=r"^rtsp://camera/live is not a folder, and this bundle reads arrays"):
+        _check_arguments(arguments, bundle)
+
+
 @pytest.fixture
 def closed_port() -> int:
     """Return a port of this machine that is not open."""
@@ -122,7 +136,7 @@ def test_a_stream_without_a_server_fails_soon(bundle: Path, closed_port: int) ->
 
 def test_a_stream_without_a_server_prints_one_error(bundle: Path, closed_port: int) -> None:
     done = run_command("edge", "run", bundle, "--source", f"rtsp://127.0.0.1:{closed_port}/stream")
-    assert "is it a video?" not in only_error_line(done)
+    assert "give a video" not in only_error_line(done)
 
 
 # Options
@@ -173,7 +187,7 @@ def test_an_unknown_precision_is_refused_with_the_available_ones(
 ) -> None:
     before = contents(bundle)
     message = only_error_line(call(main, *words[:1], bundle, *words[1:], "--precision", "fp4"))
-    assert "no precision 'fp4'; it has fp32, int8" in message
+    assert "no precision 'fp4'; choose one of fp32, int8" in message
     assert contents(bundle) == before
 
 
