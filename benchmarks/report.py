@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from calibration.operating_points import describe, operating_points
+from calibration.operating_points import operating_point_of, operating_points
 from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
 from edge.cli.bench import ONNXRUNTIME_NOTE
@@ -81,9 +81,11 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     truth = np.array(labels)
     recorded = bundle.scores(precision)
     fitted = operating_points(recorded.scores, recorded.truth, macs)
-    curve = [describe(scores, truth, macs, validate_thresholds(point.thresholds, len(macs))) for point in fitted]
+    curve = [
+        operating_point_of(scores, truth, macs, validate_thresholds(point.thresholds, len(macs))) for point in fitted
+    ]
     curve.sort(key=lambda point: point.cost_ratio)
-    chosen = describe(scores, truth, macs, validate_thresholds(report["thresholds"], len(macs)))
+    chosen = operating_point_of(scores, truth, macs, validate_thresholds(report["thresholds"], len(macs)))
     cost = np.cumsum(macs) / np.sum(macs)
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import add_output, command_line, write_result
-from calibration.operating_points import describe
+from calibration.operating_points import operating_point_of
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.bundle.bundle import Bundle
 from edge.console import PASSED, log, print_table, track
@@ -92,7 +92,7 @@ def fit_resample(
     resample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
     thresholds = np.array(fit_thresholds(resample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
     risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
-    return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
+    return float(risk), operating_point_of(scores, truth, macs, thresholds).cost_ratio
 
 
 def result_row(guarantee: RiskGuarantee, certified: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:

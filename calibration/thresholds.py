@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.operating_points import describe, operating_points, threshold_for_count
+from calibration.operating_points import operating_point_of, operating_points, threshold_for_count
 from edge.bundle.manifest import Thresholds
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
@@ -100,7 +100,7 @@ def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Can
         tuned: Scores of that precision.
         other: Scores of the other precision, for the same samples.
     """
-    ranked = -np.sort(-np.nan_to_num(other.confidence, nan=-1.0), axis=1)
+    ranked = -np.sort(-other.confidence, axis=1)
     matched = np.empty_like(candidates)
     for matched_thresholds, thresholds in zip(matched, candidates, strict=True):
         counts = (tuned.confidence[:-1] >= thresholds[:, None]).sum(axis=1)
@@ -109,10 +109,10 @@ def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Can
 
 
 def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float]) -> None:
-    """Check that scores, labels and costs have matching shapes.
+    """Check that scores, labels and costs have matching shapes, and that all confidences are valid.
 
     Raises:
-        ThresholdError: the shapes differ, or there are no samples.
+        ThresholdError: the shapes differ, there are no samples, or a confidence is NaN or out of range.
     """
     if scores.confidence.shape != (len(costs), len(truth)) or scores.label.shape != (len(costs), len(truth)):
         raise ThresholdError(
@@ -121,6 +121,13 @@ def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float
         )
     if not len(truth):
         raise ThresholdError("there are no samples to fit thresholds to; record scores of labelled images first")
+    invalid = ~((scores.confidence >= 0) & (scores.confidence < NEVER))
+    for exit_index, sample in np.argwhere(invalid)[:1]:
+        raise ThresholdError(
+            f"{invalid.any(axis=0).sum()} of {len(truth)} samples have invalid confidences, the first of them "
+            f"{scores.confidence[exit_index, sample]} at exit {exit_index}: the network computes NaN or infinity; use "
+            "another precision, or train the network again"
+        )
 
 
 def _certified_values(
@@ -144,7 +151,7 @@ def _certified_values(
         certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
     if not certified.any():
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
-    points = {index: describe(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
+    points = {index: operating_point_of(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
     best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
     return {name: tuple(thresholds[best].tolist()) for name, thresholds in matched.items()}
 

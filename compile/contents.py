@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from calibration.operating_points import describe, operating_points
+from calibration.operating_points import operating_point_of, operating_points
 from compile.cut import Segment
 from compile.export import MAX_IR_VERSION, OPSET
 from compile.graph import IndexedGraph, int8_macs_share
@@ -92,7 +92,7 @@ def draw_trade_offs(path: Path, recorded: LabelledScores, macs: Sequence[int], c
 
     scores, truth = recorded.scores, recorded.truth
     points = sorted(operating_points(scores, truth, macs), key=lambda point: point.cost_ratio)
-    chosen_point = describe(scores, truth, macs, validate_thresholds(chosen.values, len(macs)))
+    chosen_point = operating_point_of(scores, truth, macs, validate_thresholds(chosen.values, len(macs)))
     exit_accuracies = (scores.label == truth).mean(axis=1)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

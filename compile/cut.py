@@ -63,7 +63,7 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
 def whole_network(graph: MultiExitGraph) -> Segment:
     """Return the network without its early exits: from the image to the last exit's decision."""
     last = graph.exits - 1
-    outputs = tensors.answers(last, is_last=True)
+    outputs = tensors.exit_outputs(last, is_last=True)
     return Segment(_slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network"), last)
 
 

@@ -40,7 +40,7 @@ class MultiExitGraph:
     def exit_outputs(self, exit_index: int) -> tuple[str, ...]:
         """Return the names of an exit's outputs, in the order of the model: logits, attention map, decision."""
         is_last = exit_index == self.exits - 1
-        names = {*tensors.answers(exit_index, is_last=is_last), tensors.attention(exit_index)}
+        names = {*tensors.exit_outputs(exit_index, is_last=is_last), tensors.attention(exit_index)}
         return tuple(output.name for output in self.model.graph.output if output.name in names)
 
     def copy(self) -> "MultiExitGraph":

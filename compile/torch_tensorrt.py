@@ -154,7 +154,7 @@ def _segment_spec(
 
 def _answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
     """Return the names of a segment's outputs after the cut, in the order of `SegmentModule`."""
-    logits, *decision = tensors.answers(exit_index, is_last=is_last)
+    logits, *decision = tensors.exit_outputs(exit_index, is_last=is_last)
     return (logits, tensors.attention(exit_index), *decision)
 
 

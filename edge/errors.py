@@ -1,7 +1,7 @@
 """The error tree: every exception this project raises on purpose.
 
 EdgeError                  user-correctable error; command lines print it and exit with its exit code
-├── BundleError            the bundle is missing, damaged, of another version or cannot be written
+├── BundleError            the bundle is missing, damaged, of another version, or cannot be written
 ├── CheckpointError        the checkpoint cannot be read or does not fit
 ├── DataError              the labelled images cannot be used as requested
 ├── EngineError            the engine cannot be built, loaded or run on this machine
@@ -25,10 +25,10 @@ class EdgeError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 2
-    """Exit code of a command that ends in this error."""
+    """Exit code of a command that fails with this error."""
 
     def __str__(self) -> str:
-        """Return the message in one line: libraries, whose messages it may quote, use several lines and colours."""
+        """Return the message in one line; quoted messages of libraries may have several lines and colours."""
         return one_line(super().__str__())
 
 
@@ -77,6 +77,6 @@ class ThresholdError(EdgeError):
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line without colour codes and control characters."""
+    """Return text as a single line without colour codes and control characters."""
     parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", text)))
     return " ".join(part for part in parts if part)

@@ -121,7 +121,7 @@ class TimedEngine:
         k = self._index
         [cut] = tensors.cut(k, 1)
         optional = [addresses.get(name, 0) for name in (tensors.threshold(k), cut)]
-        outputs = [addresses[name] for name in tensors.answers(k, is_last=True)]
+        outputs = [addresses[name] for name in tensors.exit_outputs(k, is_last=True)]
         arguments = [addresses[tensors.IMAGE], *optional, *outputs, addresses.get(tensors.exit_flag(k), 0)]
         config, runs = LaunchConfig(grid=1, block=32), self._counter.addresses["runs"]
 

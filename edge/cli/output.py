@@ -1,4 +1,4 @@
-"""Outputs of subcommands: never an input, and never another file that exists."""
+"""Checks that outputs of subcommands overwrite neither an input nor another existing file."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite
 def check_replaceable(
     path: Path, inputs: Iterable[Path], bundle: Bundle | None = None, *, start: bytes, kind: str
 ) -> None:
-    """Check that a path is free, or holds a former output of its kind, which begins with `start`.
+    """Check that a path does not exist, or is a previous output of this kind, which begins with `start`.
 
     Raises:
         OutputError: the path is an input or part of one, or a file of another kind.
@@ -46,7 +46,7 @@ def check_replaceable(
     if not stat.S_ISREG(mode):
         raise OutputError(f"{path} is a {_kind(mode)}; give a file")
     if _head(path, len(start)) not in (start, b""):
-        raise OutputError(f"{path} exists and is no {kind}; give another file, or remove it")
+        raise OutputError(f"{path} exists and is not a {kind}; give another file, or remove it")
 
 
 def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
@@ -59,7 +59,7 @@ def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
 
 
 def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None, *, may_be_inside: bool) -> None:
-    """Refuse inputs, also under another name, and unless `may_be_inside` paths in folders that are inputs."""
+    """Check that a path is not an input, also under another name, nor inside an input folder unless it may be."""
     folders = Path(os.path.realpath(path)).parents
     if bundle is not None:
         if Path(os.path.realpath(bundle.path)) in folders:
@@ -67,9 +67,9 @@ def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None
         inputs = [*inputs, *(bundle.path / name for name in (MANIFEST, *bundle.manifest.files))]
     for source in inputs:
         if _is_same(path, source):
-            raise OutputError(f"{path} is {source}, which is read as input; give another file")
+            raise OutputError(f"{path} is the same file as {source}, which is read; give another file")
         if not may_be_inside and Path(os.path.realpath(source)) in folders:
-            raise OutputError(f"{path} belongs to {source}, which is read as input; give a file outside")
+            raise OutputError(f"{path} is inside {source}, which is read; give a file outside")
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -93,7 +93,7 @@ def _kind(mode: int) -> str:
 
 
 def _holds_json_lines(path: Path) -> bool:
-    """Check that a file is empty or begins with a JSON object on a line of its own."""
+    """Check that a file is empty or that its first line is a JSON object."""
     first, newline, _ = _head(path, MAX_LINE_BYTES).partition(b"\n")
     try:
         return not (first or newline) or (bool(newline) and isinstance(json.loads(first), dict))

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         action="append",
         metavar="T",
-        help="threshold of one early exit; repeat for each early exit, in order; 0 always exits, above 1 never "
-        "(default: the fitted thresholds)",
+        help="thresholds of the early exits, one for each, in order; 0 always exits, 2 never (default: the fitted "
+        "thresholds)",
     )
     parser.add_argument(
         "--policy",
@@ -159,7 +159,10 @@ def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
     for address in map(parse_address, sources):
         is_folder = address.path is not None and address.path.is_dir()
         if bundle.manifest.input.kind == "array" and not is_folder:
-            raise SourceError(f"this bundle reads arrays, not images; {address.public} must be a folder of .npy files")
+            raise SourceError(
+                f"{address.public} is not a folder, and this bundle reads arrays, not images; give a folder of .npy "
+                "files"
+            )
     return sources
 
 

@@ -112,16 +112,18 @@ def with_option(text: str, name: str, value: str) -> str:
 def public_address(text: str) -> str:
     """Return an address for messages, without the parts that may hold a secret.
 
-    User and password go, however they are written, and so does everything from the first parameter on, our own options
-    aside: cameras take passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under names without
-    number. Properties of pipelines hold them too, so that nothing of a pipeline is shown.
+    The user, the password and everything from the first parameter on, except our own options, are left out: cameras
+    accept passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under many names. Any property of
+    a pipeline may hold a password, so no part of a pipeline is shown. Paths of existing files are unchanged.
     """
     if " ! " in text:
         return "GStreamer pipeline"
+    if os.path.lexists(text):
+        return text
     scheme = SCHEME.match(text)
     if scheme is None:
         user, at, host = text.rpartition("@")
-        return f"{ELISION}@{host}" if at and ":" in user.partition("/")[0] else text
+        return f"{ELISION}@{host}" if at and ":" in user else text
     if scheme.group()[:-3].lower() in SCHEMES:
         return text
     location, query = _server_and_options(text)

@@ -21,14 +21,14 @@ MAX_RATE_DIFFERENCE = 0.05
 
 
 class CameraSource:
-    """A camera by its index or device."""
+    """A local camera."""
 
     is_live = True
     frames: int | None = None
     damaged = 0
 
     def __init__(self, camera: str, options: SourceOptions = DEFAULTS) -> None:
-        """Open it by its index (`0`) or device (`/dev/video0`).
+        """Open a camera by its index (`0`) or device (`/dev/video0`).
 
         Raises:
             AddressError: it has no mode of the size, rate or codec in the options.
@@ -67,7 +67,7 @@ class CameraSource:
         raise kind(f"{self._name} stopped giving frames after {self._frames_read}; check the cable")
 
     def close(self) -> None:
-        """Release the device. A read that hangs keeps it until the process ends."""
+        """Release the device; if a read hangs, the process keeps it until it ends."""
         if self._reading.acquire(timeout=1):
             self._capture.release()
             self._reading.release()
@@ -104,9 +104,10 @@ class CameraSource:
             )
         except OSError as error:
             return SourceError(
-                f"{self._name} cannot be opened: {device}: {error.strerror}; is it plugged in, and is another program "
-                "using it? `edge doctor` lists cameras"
+                f"{self._name} cannot be opened: {device}: {error.strerror}; check that it is plugged in and that no "
+                "other program uses it; `edge doctor` lists the cameras"
             )
         return SourceError(
-            f"{self._name} cannot be opened: {device} is no camera that OpenCV reads; `edge doctor` lists cameras"
+            f"{self._name} cannot be opened: {device} is not a camera that OpenCV can read; `edge doctor` lists the "
+            "cameras"
         )

@@ -1,4 +1,4 @@
-"""Sources by name, and single frames from whatever holds an image."""
+"""Sources by name, and single frames from files, arrays and PIL images."""
 
 import os
 import stat
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.address import SourceAddress, parse_address
-from edge.frames.base import Frame, FrameSource, PixelFormat, frame_from_array
+from edge.frames.base import CHANNEL_FORMATS, Frame, FrameSource, PixelFormat, frame_from_array
 from edge.frames.camera import CameraSource
 from edge.frames.elements import check_available
-from edge.frames.files import IMAGE_SUFFIXES, FileSource, open_folder, read_frame
+from edge.frames.files import FileSource, open_folder, read_frame
 from edge.frames.gstreamer import GStreamerSource
 from edge.frames.guarded import GuardedSource
-from edge.frames.images import flatten, upper_bits
+from edge.frames.images import IMAGE_SUFFIXES, flatten, upper_bits
 from edge.frames.jetson import csi_pipeline, decodable_codec, file_pipeline, stream_pipeline
 from edge.frames.pattern import PatternSource
 from edge.frames.transformed import Transformed
@@ -43,6 +43,11 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
         SourceError: it does not exist or gives no frames.
         UnavailableError: a library or a permission is missing.
     """
+    if not isinstance(name, str | int | Path):
+        raise SourceError(
+            f"{type(name).__name__} is not a source; give a name or number, or an object with `read`, `close`, "
+            "`is_live` and `frames`"
+        )
     address = parse_address(str(name))
     timeout_s = address.options.timeout_s
     if timeout_s is None or address.kind == "network":  # whose own time limit it is
@@ -118,8 +123,16 @@ def _transformed(source: FrameSource, address: SourceAddress, *, is_rotated: boo
     return Transformed(source, rotate, crop, address.public) if rotate or crop else source
 
 
+def is_single_image(images: object, kind: Literal["image", "array"]) -> bool:
+    """Check for an iterable that is a single image, for networks that read images or arrays."""
+    if not isinstance(images, np.ndarray):
+        return isinstance(images, str)
+    is_colour = images.ndim == 3 and (kind == "array" or images.shape[2] in CHANNEL_FORMATS)
+    return images.ndim < 3 or is_colour
+
+
 def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal["image", "array"]) -> Frame:
-    """Return a frame of a file, an array, a frame or a PIL image, for networks that read images or arrays.
+    """Return a file, an array, a frame or a PIL image as a frame, for networks that read images or arrays.
 
     Raises:
         SourceError: the file cannot be read, or the image has an unsupported shape or type.
@@ -132,14 +145,16 @@ def open_frame(image: "str | Path | NDArray[Any] | Frame | Image", kind: Literal
         return _read_file(Path(image))
     if hasattr(image, "convert"):
         return _frame_from_pil(image)
+    if image is None:
+        raise SourceError("None is not an image: OpenCV returns it for files that it cannot read; check the path")
     raise SourceError(
-        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image "
-        "(OpenCV returns None for files that it cannot read)"
+        f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL image (convert a torch tensor to "
+        "an array: uint8, height x width x channels, BGR)"
     )
 
 
 def _frame_from_pil(image: "Image") -> Frame:
-    """Return a PIL image as BGR, upright and on white, as files are read."""
+    """Return a PIL image as upright BGR on white, like an image file."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
@@ -158,6 +173,8 @@ def _read_file(path: Path) -> Frame:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(f"there is no image {path} ({reason}); give an image file or an array") from error
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder; give an image file, or classify the folder with `Classifier.stream`")
     if not is_file:
-        raise SourceError(f"there is no image {path} (it is no file); give an image file or an array")
+        raise SourceError(f"{path} is not a file; give an image file, or classify a device with `Classifier.stream`")
     return read_frame(path)

@@ -1,10 +1,10 @@
 """Frames from video files, pipes and network streams, through PyAV.
 
-Damage is known where the container or the decoder reports it: packets cut short, frames marked as corrupt, data that
-cannot be decoded, and a file that is shorter than its container's headers say. The announced length of a video is an
-estimate and proves nothing. A finite source ends in an error at the first damaged frame, or leaves damaged frames out
-with `skip_bad`; a live one always leaves them out. Frames that follow a damaged one are left out up to the next key
-frame, since they are decoded from it. `damaged` counts all of them.
+Damage is detected if the container or the decoder reports it: truncated packets, frames marked as corrupt, data that
+cannot be decoded, and a file that is shorter than its container's headers announce. The announced number of frames is
+an estimate and is not used. A finite source fails at the first damaged frame, or leaves out damaged frames with
+`skip_bad`; a live source always leaves them out. The frames after a damaged frame up to the next key frame are left
+out, too, since they are decoded from it. `damaged` counts all of them.
 """
 
 import threading
@@ -24,12 +24,12 @@ from edge.frames.images import flatten
 from edge.frames.options import Codec
 
 TIMEOUT_S = 8.0
-"""Seconds to wait for a server to answer, and for a stream to send more."""
+"""Seconds to wait for a server's reply, and for the next data of a stream."""
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "udplite", "srt", "rtmp", "rtmps", "rtmpt", "mms", "mmsh", "mmst")
 PLAYLISTS = ("hls", "dash", "applehttp")
-"""Containers whose own size says nothing about the video's."""
+"""Containers whose file size is not the video's."""
 SAFE_TO_EXPLODE = ("mjpeg", "png")
-"""Codecs whose frames stand alone, and whose decoders hide damage by default."""
+"""Codecs without dependencies between frames, whose decoders hide damage by default."""
 CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "h265", "mjpeg": "mjpeg"}
 """Our names of codecs, by FFmpeg's."""
 MAX_STREAM_PIXELS = 1 << 26
@@ -40,11 +40,11 @@ class VideoSource:
     """A video file, pipe or network stream."""
 
     def __init__(self, address: SourceAddress, *, skip_bad: bool = False) -> None:
-        """Open it: a file, pipe or server. Rotation and crop are left to others.
+        """Open a file, a pipe or a server's stream. Rotation and crop are left to others.
 
         Raises:
             AddressError: the scheme is unknown, user or password is wrong, or the codec is another one.
-            SourceError: it cannot be opened or holds no video; the message has the system's reason.
+            SourceError: the source cannot be opened or holds no video; the message has the system's reason.
             UnavailableError: PyAV is not installed.
         """
         self._av = _import_av()
@@ -94,7 +94,7 @@ class VideoSource:
         return 0 if frame is None else int(frame.rotation)
 
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame, BGR, of its own size; None at the end of a finite source.
+        """Return the next frame, BGR, whose size may differ; None at the end of a finite source.
 
         Raises:
             SourceError: the source is damaged.
@@ -105,7 +105,7 @@ class VideoSource:
         return None if frame is None else self._as_bgr(frame)
 
     def close(self) -> None:
-        """Release the file or connection. A read that hangs keeps it until it times out or the process ends."""
+        """Release the file or connection; if a read hangs, it stays open until the read or the process ends."""
         if self._reading.acquire(timeout=1):
             self._decoded.close()
             self._container.close()
@@ -121,25 +121,26 @@ class VideoSource:
             return call_interruptibly(
                 lambda: self._av.open(location, timeout=timeout, options=options, metadata_errors="replace"),
                 lambda container: container.close(),
-                # Looking up a host name heeds no time limit; opening has two phases with a limit each.
+                # Resolving a host name has no time limit; opening has two phases with a limit each.
                 None if timeout is None else 2 * timeout + 1,
             )
         except (self._av.FFmpegError, TimeoutError, MemoryError) as error:
             waited = self._is_network and monotonic() - started >= self._timeout_s
-            why = f"no answer within {self._timeout_s:g} s" if waited else _reason(error)
+            why = f"no reply within {self._timeout_s:g} s" if waited else _reason(error)
             kind, remedy = self._kind_and_remedy(error)
         # Not chained: FFmpeg's error holds the whole address, with the password.
         raise kind(f"{self._name} cannot be opened: {why}; {remedy}") from None
 
     def _kind_and_remedy(self, error: BaseException) -> tuple[type[SourceError], str]:
         if not self._is_network:
-            return SourceError, "change its permissions" if isinstance(error, PermissionError) else "is it a video?"
+            is_denied = isinstance(error, PermissionError)
+            return SourceError, "change its permissions" if is_denied else "give a video, image or folder"
         errors = self._av.error
         if isinstance(error, errors.HTTPUnauthorizedError | errors.HTTPForbiddenError):
-            return AddressError, "are user name and password right (scheme://user:password@host/…)?"
+            return AddressError, "check user name and password (scheme://user:password@host/…)"
         if isinstance(error, errors.ProtocolNotFoundError):
-            return AddressError, "is its scheme right (rtsp://, http://, …)?"
-        return SourceError, "is the address right, and is the server sending?"
+            return AddressError, "check its scheme (rtsp://, http://, …)"
+        return SourceError, "check the address, and that the server is sending"
 
     def _check_codec(self, codec: Codec | None) -> None:
         if codec is not None and codec != self.codec:
@@ -164,7 +165,7 @@ class VideoSource:
         if self.is_live:
             raise self._stopped("the server ended the stream")
         if not self._frames_read:
-            raise SourceError(f"{self._name} holds no frame that can be decoded; is it damaged?")
+            raise SourceError(f"{self._name} holds no frame that can be decoded; give an undamaged video")
         if self._path is not None and (missing := missing_bytes(self._path)):
             raise SourceError(
                 f"{self._name} was cut off after {self._frames_read} frames: the last {missing} bytes are missing; "
@@ -210,13 +211,13 @@ class VideoSource:
         """Count a damaged frame.
 
         Raises:
-            SourceError: the source is finite, and damaged frames are not to be left out.
-            SourceLostError: a live source has sent nothing else for a while.
+            SourceError: the source is finite, and damaged frames are not left out.
+            SourceLostError: a live source sent only damaged frames for `TIMEOUT_S`.
         """
         if not (self.is_live or self._skip_bad):
             raise SourceError(
                 f"{self._name} is damaged or was cut off after {self._frames_read} frames; "
-                "repair it, or leave damaged frames out (--skip-bad)"
+                "repair it, or leave out damaged frames (--skip-bad)"
             )
         self.damaged += 1
         self._awaits_key_frame = True
@@ -235,7 +236,7 @@ class VideoSource:
             pixels = flatten(frame.to_ndarray(format="bgra"))
         else:
             pixels = frame.to_ndarray(format="bgr24")
-        if frame.rotation % 360:  # as the phone was held
+        if frame.rotation % 360:  # orientation of the camera
             pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
         return Frame(pixels, PixelFormat.BGR, self._position(frame))
 
@@ -258,7 +259,7 @@ def _import_av() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the system's reason for an error, without the address that it came with."""
+    """Return the system's reason for an error, without the address."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return str(getattr(error, "strerror", None) or type(error).__name__)
@@ -278,7 +279,7 @@ def _is_endless(scheme: str, container: Any, stream: Any) -> bool:
 
 
 def _estimated_frames(container: Any, stream: Any) -> int | None:
-    """Return the number of frames that duration and rate amount to, for progress; None where they are unknown."""
+    """Estimate the number of frames from duration and rate, for progress; None if they are unknown."""
     seconds = None
     if stream.duration is not None and stream.time_base:
         seconds = float(stream.duration * stream.time_base)

@@ -5,9 +5,8 @@
                  └────────── free slots ◀─────────┘
 
 Each in-flight frame owns a slot with its buffers and bindings. With the policy `all`, capture waits for a free slot,
-and preprocesses a frame itself unless the caller waits for it: whichever thread has time does that work. With `latest`,
-a newer frame replaces one that still waits, which is counted as dropped, and frames are preprocessed just before their
-inference, so that they are as fresh as can be.
+and preprocesses a frame itself unless the caller is waiting for it. With `latest`, a newer frame replaces a waiting
+frame, which is counted as dropped, and frames are preprocessed just before their inference, so that they are recent.
 """
 
 import threading
@@ -33,18 +32,18 @@ POLICIES = get_args(Policy)
 MIN_SLOTS = 4
 """Slots for capture, for inference, and for frames that wait between them."""
 MAX_SLOTS = 32
-"""Slots for small frames: where a frame takes microseconds, threads that seldom wait for each other are faster."""
+"""Slots for small frames: if a frame takes microseconds, threads that seldom wait for each other are faster."""
 SMALL_BYTES = 1 << 16
-"""Largest frame, and largest network input, that is small."""
+"""Largest size of a small frame, and of a small network input."""
 STUCK_READ_S = 1.0
-"""Seconds to wait at the end for a source that hangs in a read, such as a stream that went silent."""
+"""Seconds to wait at the end for a source that hangs in a read, such as a silent stream."""
 
 
 class InFlightFrame:
     """A slot with the frame in it, and the frame's times."""
 
     def __init__(self, slot: Slot) -> None:
-        """Start with an empty slot."""
+        """Use a slot without a frame."""
         self.slot = slot
         self.frame: Frame | None = None
         self.frame_index = -1
@@ -64,23 +63,23 @@ class Result:
     age_ms: float
     """Age of the frame when its inference started."""
     latency_ms: float
-    """From the frame's capture to its prediction."""
+    """Time from the frame's capture to its prediction."""
     capture_ms: float
-    """Waiting for the source and decoding; not part of the latency."""
+    """Time of waiting for the source and decoding; not part of the latency."""
     load_ms: float
     infer_ms: float
     dropped: int
-    """Frames dropped so far, since inference was late."""
+    """Frames dropped so far because inference was late."""
     skipped: int
-    """Frames so far that the source's trigger left out."""
+    """Frames left out by the source's trigger so far."""
     damaged: int
     """Damaged frames or files left out so far."""
     time: datetime
-    """Moment at which the frame was captured, in UTC."""
+    """Time of capture, in UTC."""
     captured_s: float
-    """The same moment on the monotonic clock."""
+    """Time of capture on the monotonic clock, in seconds."""
     position: str | float | None
-    """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
+    """Position in the source: a file's path in its folder, or seconds from a video's start; None for live sources."""
     _in_flight: InFlightFrame = field(repr=False, compare=False)
 
     @property
@@ -105,33 +104,33 @@ class Result:
 
     @property
     def exit_index(self) -> int:
-        """The exit that answered."""
+        """Index of the exit that answered."""
         return self.prediction.exit_index
 
     def copy_frame(self) -> Frame:
         """Return a copy of the frame; possible until the next result is requested or the stream is closed.
 
         Raises:
-            SourceError: the memory holds a later frame already.
+            SourceError: the memory was reused.
         """
         frame = self._in_flight.frame
         if frame is None or self._in_flight.frame_index != self.frame_index:
             raise SourceError(
-                f"frame {self.frame_index} is gone: its memory was recycled when the next result was requested or the "
-                "stream was closed; copy it before"
+                f"frame {self.frame_index} is no longer available: its memory was reused when the next result was "
+                "requested or the stream was closed; copy it before"
             )
         return Frame(frame.pixels.copy(), frame.format, frame.position)
 
     def copy_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return copies of the chain's tensors by name, under the same condition. Those not computed are stale.
+        """Return copies of the chain's tensors by name, on the same condition. Tensors not computed are stale.
 
         Raises:
-            SourceError: the memory holds a later frame already.
+            SourceError: the memory was reused.
         """
         if self._in_flight.frame_index != self.frame_index:
             raise SourceError(
-                f"tensors of frame {self.frame_index} are gone; copy them before the next result is requested or the "
-                "stream is closed"
+                f"the tensors of frame {self.frame_index} are no longer available; copy them before the next result is "
+                "requested or the stream is closed"
             )
         return {name: np.array(tensor) for name, tensor in self._in_flight.slot.tensors().items()}
 
@@ -149,13 +148,16 @@ class Pipeline:
         """Connect a source with at least `MIN_SLOTS` slots; the caller closes both.
 
         Args:
-            source: Source of the frames.
-            slots: Slots that process them; those beyond `MIN_SLOTS` serve small frames only.
-            policy: Treatment of frames that arrive while inference is late.
+            source: Source of frames.
+            slots: Slots that process them; slots beyond `MIN_SLOTS` are used for small frames only.
+            policy: Policy for late frames.
             thresholds: Returns the thresholds for the next frame.
+
+        Raises:
+            SourceError: the policy is unknown.
         """
         if policy not in POLICIES:
-            raise ValueError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
+            raise SourceError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
         if len(slots) < MIN_SLOTS:
             raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(slots)}")
         self.dropped = 0

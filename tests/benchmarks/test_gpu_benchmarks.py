@@ -24,7 +24,7 @@ from edge.system import pip_install
 from tests.support.commands import call, error_line
 from tests.support.cuda_networks import ModuleEngine, predict
 from tests.support.cuda_stand_in import DriverError, Node, World
-from tests.support.networks import NETWORKS, random_images, settled
+from tests.support.networks import NETWORKS, random_images, seeded_network
 
 PACKAGE = Path(benchmarks.__file__).parent
 MODES = ("graph", "stepwise")
@@ -298,7 +298,7 @@ def test_the_eager_loop_takes_the_exits_of_the_reference(
 ) -> None:
     from benchmarks.gpu.networks import eager_loop
 
-    network, images = settled(NETWORKS["tiny cnn"]), random_images(60)
+    network, images = seeded_network(NETWORKS["tiny cnn"]), random_images(60)
     with torch.no_grad():
         by_image = [network(torch.from_numpy(image)[None]) for image in images]
     logits = np.stack([[out.logits[0].numpy() for out in outs] for outs in by_image], axis=1)

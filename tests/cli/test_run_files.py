@@ -61,13 +61,13 @@ def test_lines_are_appended(
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (lambda folder: folder / "video.avi", "which is read as input"),
-        (lambda folder: link(folder / "link.jsonl", folder / "video.avi"), "which is read as input"),
-        (lambda folder: hard_link(folder / "hard.jsonl", folder / "video.avi"), "which is read as input"),
+        (lambda folder: folder / "video.avi", "is the same file as"),
+        (lambda folder: link(folder / "link.jsonl", folder / "video.avi"), "is the same file as"),
+        (lambda folder: hard_link(folder / "hard.jsonl", folder / "video.avi"), "is the same file as"),
         (lambda folder: folder / "bundle" / "manifest.json", "is inside the bundle"),
         (lambda folder: folder / "bundle" / "new.jsonl", "is inside the bundle"),
         (lambda folder: folder / "bundle" / ".." / "bundle" / "fp32" / "segment_0.onnx", "is inside the bundle"),
-        (lambda folder: hard_link(folder / "hard.jsonl", folder / "bundle" / "manifest.json"), "read as input"),
+        (lambda folder: hard_link(folder / "hard.jsonl", folder / "bundle" / "manifest.json"), "which is read"),
         (lambda folder: folder / "bundle" / "fp32", "is inside the bundle"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: Path("/dev/full"), "is a device"),
@@ -113,7 +113,7 @@ def folder_of_images(folder: Path, count: int = 6) -> Path:
 def test_an_image_of_the_source_is_not_overwritten(bundle: Path, tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     before = contents(images)
-    assert "belongs to" in only_error_line(run(bundle, images, images / "0.png", "--overwrite"))
+    assert "is inside" in only_error_line(run(bundle, images, images / "0.png", "--overwrite"))
     assert contents(images) == before
     assert run(bundle, images, images / "lines.jsonl").code == 0  # beside the images, as a file of its own
 
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_whole_lines(bundle: Path, video: Path, tmp_path: Pat
 
 def test_overwrite_needs_a_file(bundle: Path, video: Path) -> None:
     result = call(main, "run", bundle, "--source", video, "--overwrite")
-    assert "--overwrite has no file to replace" in only_error_line(result)
+    assert "--overwrite was given without a file" in only_error_line(result)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_other_outputs_destroy_nothing_either(words: tuple[str, ...], bundle: Pa
     for output in (bundle / "manifest.json", bundle / "new", tmp_path / "notes", tmp_path):
         assert str(output) in only_error_line(call(main, *command, output))
     if words[0] == "record":
-        assert "belongs to" in only_error_line(call(main, *command, images / "0.png"))
+        assert "is inside" in only_error_line(call(main, *command, images / "0.png"))
     assert contents(tmp_path) == before
 
 
 def test_compile_does_not_write_references_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     before = contents(tmp_path)
     words = (checkpoint, "--output", tmp_path / "new", "--references", checkpoint)
-    assert "which is read as input" in only_error_line(call(compile_main, *words))
+    assert "is the same file as" in only_error_line(call(compile_main, *words))
     assert contents(tmp_path) == before
 
 

@@ -162,7 +162,7 @@ def test_an_output_that_is_not_a_bundle_is_not_overwritten(kind: str, checkpoint
         (output / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     message = error_line(compile_fp32(checkpoint, output))
-    assert f"{output} exists and is no bundle; choose another output or move it away" in message
+    assert f"{output} exists and is not a bundle; choose another output, or move it" in message
     assert contents(tmp_path) == before
 
 

@@ -37,13 +37,16 @@ def record(bundle: Path, images: Path, output: Path) -> Result:
     [
         (
             lambda folder: (folder / "0").rename(folder / "zero"),
-            "zero is not named like a label of the bundle; labels: 0, 1",
+            "zero is not named like a label; rename it to one of 0, 1",
         ),
         (
             lambda folder: truncate(folder / "1" / "1.png"),
             "1.png cannot be read as an image: it is damaged",
         ),
-        (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "has no images in subfolders"),
+        (
+            lambda folder: [path.unlink() for path in folder.rglob("*.png")],
+            "has no images; add some in subfolders named 0, 1",
+        ),
         (shutil.rmtree, "there is no folder"),
         (lambda folder: shutil.rmtree(folder) or folder.write_bytes(b""), "there is no folder"),
     ],

@@ -1,5 +1,7 @@
 """`edge run` on wrong input: sources without frames, invalid options, and outputs that cannot be written."""
 
+import argparse
+import dataclasses
 import os
 import signal
 import socket
@@ -14,8 +16,11 @@ import numpy as np
 import pytest
 
 from calibration.__main__ import main as calibration
+from edge.bundle.bundle import Bundle
 from edge.cli.main import main as edge
+from edge.cli.run import _sources
 from edge.console import SOURCE_LOST, TERMINATED
+from edge.errors import SourceError
 from tests.support.commands import (
     TIMEOUT_S,
     Result,
@@ -83,8 +88,8 @@ def test_a_truncated_photo_is_refused(bundle: Path, tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "holds no images"),
         (lambda path: path.mkdir() or (path / "notes.txt").write_text("x"), "holds no images"),
-        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; is it a video?"),
-        (lambda path: path.write_bytes(b""), "found when processing input; is it a video?"),
+        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; give a video"),
+        (lambda path: path.write_bytes(b""), "found when processing input; give a video"),
         (lambda path: None, "there is no video or folder"),
         (
             lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
@@ -108,6 +113,15 @@ def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
     assert error_line(done, SOURCE_LOST).startswith(expected)
 
 
+def test_a_source_is_named_without_its_password_where_a_bundle_reads_arrays(digits_bundle: Bundle) -> None:
+    manifest, secret = digits_bundle.manifest, "hunter" + "2"
+    array = dataclasses.replace(manifest.input, kind="array", colour=None)
+    bundle = Bundle(digits_bundle.path, dataclasses.replace(manifest, input=array))
+    arguments = argparse.Namespace(source=[f"rtsp://admin:{secret}@camera/live"], crop=None)
+    with pytest.raises(SourceError, match=r"^rtsp://camera/live is not a folder, and this bundle reads arrays"):
+        _sources(arguments, bundle)
+
+
 @pytest.fixture
 def closed_port() -> int:
     """Return a port of this machine that is not open."""
@@ -124,7 +138,7 @@ def test_a_stream_without_a_server_is_given_up_in_time(bundle: Path, closed_port
     message = error_line(done, SOURCE_LOST)
     assert address in message
     assert "Connection refused" in message
-    assert "is it a video?" not in message
+    assert "give a video" not in message
 
 
 def test_a_source_that_is_absent_is_waited_for(bundle: Path, closed_port: int) -> None:
@@ -184,7 +198,7 @@ def test_an_unknown_precision_is_refused_with_the_available_ones(
 ) -> None:
     before = contents(bundle)
     message = only_error_line(call(main, *words[:1], bundle, *words[1:], "--precision", "fp4"))
-    assert "no precision 'fp4'; it has fp32, int8" in message
+    assert "no precision 'fp4'; choose one of fp32, int8" in message
     assert contents(bundle) == before
 
 

@@ -30,11 +30,11 @@ from tests.support.networks import (
     PRECISIONS,
     WIDTH,
     built_in_graph,
+    compile_graph,
     compiled,
-    decided_and_cut,
     multi_exit_graph,
     random_images,
-    settled,
+    seeded_network,
     tiny_cnn,
 )
 
@@ -193,7 +193,7 @@ def test_the_network_without_early_exits_has_the_outputs_of_the_last_exit(precis
 
 
 def test_a_network_with_one_exit_is_one_segment() -> None:
-    whole, segments = decided_and_cut(export_onnx(settled(tiny_cnn).truncated(1), INPUT))
+    whole, segments = compile_graph(export_onnx(seeded_network(tiny_cnn).truncated(1), INPUT))
     assert [(segment.inputs, sorted(segment.outputs)) for segment in segments] == [
         (("image",), ["attention_0", "confidence_0", "label_0", "logits_0"])
     ]
@@ -249,7 +249,7 @@ def test_a_stage_that_bypasses_the_cut_before_it_is_refused(
     heads = [AttentionHead(WIDTH, 4), AttentionHead(WIDTH, 4)]
     network = MultiExitNetwork(Stages([memory, Recalling(memory)]), heads).eval()
     with pytest.raises(CheckpointError, match=message):
-        decided_and_cut(export_onnx(network, INPUT))
+        compile_graph(export_onnx(network, INPUT))
 
 
 class Dense(nn.Module):
@@ -271,7 +271,7 @@ def test_a_stage_that_returns_one_of_its_inputs_is_refused() -> None:
         return MultiExitNetwork(Stages(stages), [AttentionHead(WIDTH, 4) for _ in stages])
 
     with pytest.raises(CheckpointError, match=r"bypass(ing the|es a| a later) cut"):
-        decided_and_cut(export_onnx(settled(build), INPUT))
+        compile_graph(export_onnx(seeded_network(build), INPUT))
 
 
 class UnreadOutput(nn.Module):
@@ -303,7 +303,7 @@ def test_a_cut_that_no_later_stage_reads_is_refused() -> None:
         return MultiExitNetwork(Stages([UnreadOutput(), FirstInputOnly()]), [AttentionHead(WIDTH, 4) for _ in range(2)])
 
     with pytest.raises(CheckpointError, match=r"node \S+ computes a cut that no later stage reads"):
-        decided_and_cut(export_onnx(settled(build), INPUT))
+        compile_graph(export_onnx(seeded_network(build), INPUT))
 
 
 @pytest.mark.parametrize("name", ["tiny cnn", "residual", "five exits"])
@@ -386,7 +386,7 @@ hand_made (float[batch, 2, 3, 3] image)
 )
 def test_a_cut_before_its_quantiser_is_passed_on_in_int8_if_no_node_reads_it_in_float(summand: str, dtype: str) -> None:
     model = onnx.parser.parse_model(HAND_MADE % summand)
-    whole, segments = decided_and_cut(MultiExitGraph(model, cuts=(("cut_0",),)))
+    whole, segments = compile_graph(MultiExitGraph(model, cuts=(("cut_0",),)))
     assert IndexedGraph(segments[1].model).spec("cut_0").dtype == dtype
     assert int8_convolutions(segments[1].model) == {"conv_1"}
     assert_chain_equals_whole(whole, segments, random_images(4, shape=(2, 3, 3)))
@@ -396,7 +396,7 @@ def test_a_cut_before_its_quantiser_is_passed_on_in_int8_if_no_node_reads_it_in_
 def test_nine_tenths_of_each_segments_convolutions_run_in_int8_in_built_in_networks(
     backbone: str, shape: tuple[int, int, int]
 ) -> None:
-    whole, segments = decided_and_cut(built_in_graph(backbone, shape, "int8"))
+    whole, segments = compile_graph(built_in_graph(backbone, shape, "int8"))
     assert all(int8_macs_share(segment.model) >= 0.9 for segment in segments)
     assert_chain_equals_whole(whole, segments, random_images(1, shape=shape))
 
@@ -405,6 +405,6 @@ def test_nine_tenths_of_each_segments_convolutions_run_in_int8_in_built_in_netwo
 def test_no_segment_of_built_in_networks_has_more_than_three_fifths_of_the_macs(
     backbone: str, shape: tuple[int, int, int]
 ) -> None:
-    segments = decided_and_cut(built_in_graph(backbone, shape, "fp32")).segments
+    segments = compile_graph(built_in_graph(backbone, shape, "fp32")).segments
     macs = [total_macs(segment.model) for segment in segments]
     assert max(macs) <= 0.6 * sum(macs)

@@ -16,7 +16,7 @@ from compile.sensitivity import measure_sensitivity
 from edge.bundle import tensors
 from edge.errors import CheckpointError
 from edge.parity.compare import TOLERANCES, Tolerance
-from tests.support.networks import decided_and_cut, multi_exit_graph, random_images
+from tests.support.networks import compile_graph, multi_exit_graph, random_images
 
 NAMES = ("tiny cnn", "residual", "two tensors", "five exits")
 IMAGES = random_images(64)
@@ -48,7 +48,7 @@ def test_fp16_equals_fp32_up_to_rounding(name: str) -> None:
 
 @each_network
 def test_cuts_of_fp16_segments_are_fp16_and_their_decisions_fp32(name: str) -> None:
-    whole, segments = decided_and_cut(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES))
+    whole, segments = compile_graph(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES))
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     for k, segment in enumerate(segments):
         indexed = IndexedGraph(segment.model)
@@ -60,7 +60,7 @@ def test_cuts_of_fp16_segments_are_fp16_and_their_decisions_fp32(name: str) -> N
 
 @each_network
 def test_every_convolution_of_an_fp16_segment_has_fp16_weights(name: str) -> None:
-    for segment in decided_and_cut(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES)).segments:
+    for segment in compile_graph(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES)).segments:
         indexed = IndexedGraph(segment.model)
         convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
         assert convolutions
@@ -162,7 +162,7 @@ def test_auto_is_the_next_wider_precision_where_int8_changes_every_exit(
     bound = float(fp16_error) if allowed == "fp16" else 0.0
     tolerate(monkeypatch, NO_LIMITS._replace(max_abs_logit_error=bound))
     mixed, reasons = fastest_per_segment(fp32, selection(name))
-    whole, segments = decided_and_cut(mixed)
+    whole, segments = compile_graph(mixed)
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     assert int8_macs_share(mixed.model) == 0
     assert all(f": {allowed}, " in reason and "at exit" in reason for reason in reasons)
@@ -208,7 +208,7 @@ def test_only_segments_that_change_predictions_are_not_int8(name: str, monkeypat
     assert not all(is_int8[:2])
     assert all(is_int8[2:])
     assert changed(compute_logits(mixed, IMAGES), expected).max() <= 0.03
-    whole, segments = decided_and_cut(mixed)
+    whole, segments = compile_graph(mixed)
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     assert [int8_macs_share(segment.model) > 0.5 for segment in segments] == is_int8
 

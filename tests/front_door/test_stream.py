@@ -78,9 +78,9 @@ def test_a_result_gives_its_frame_while_it_is_current_and_refuses_afterwards(
     for result, frame, pixels in zip(results, copies, digits[:30], strict=True):
         assert frame.format is edge.PixelFormat.GRAY
         assert (frame.pixels == pixels).all()
-        with pytest.raises(SourceError, match=f"frame {result.frame_index} is gone"):
+        with pytest.raises(SourceError, match=f"frame {result.frame_index} is no longer"):
             result.copy_frame()
-        with pytest.raises(SourceError, match=f"tensors of frame {result.frame_index} are gone"):
+        with pytest.raises(SourceError, match=f"tensors of frame {result.frame_index} are no longer"):
             result.copy_tensors()
 
 
@@ -121,7 +121,7 @@ def test_the_end_of_a_stream_closes_source_slots_and_threads_and_the_last_result
     assert len(slots.made) == MAX_SLOTS  # the network and its frames are small
     assert slots.closed == slots.made
     assert set(threading.enumerate()) <= before
-    with pytest.raises(SourceError, match=f"frame {last.frame_index} is gone"):
+    with pytest.raises(SourceError, match=f"frame {last.frame_index} is no longer"):
         last.copy_frame()
 
 
@@ -154,6 +154,24 @@ def test_new_thresholds_apply_to_later_frames_of_a_stream(digits_bundle: Bundle,
 def test_a_missing_source_is_refused_when_the_stream_starts(classifier: edge.Classifier) -> None:
     with pytest.raises(SourceError, match=r"there is no video or folder nowhere\.avi"):
         next(classifier.stream("nowhere.avi"))
+
+
+@pytest.mark.parametrize("source", [None, ["a.png"], 1.5, object()])
+def test_an_object_that_is_not_a_source_is_refused(source: Any, classifier: edge.Classifier) -> None:
+    message = f"{type(source).__name__} is not a source; give a name or number, or an object with `read`, `close`"
+    with pytest.raises(SourceError, match=message):
+        next(classifier.stream(source))
+    with pytest.raises(SourceError, match=message):
+        edge.open_source(source)
+
+
+def test_an_unknown_policy_is_refused_and_the_source_closed(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    source, policy = ArraySource(digits), "newest"
+    with pytest.raises(edge.EdgeError, match="unknown policy 'newest'; choose latest or all"):
+        next(classifier.stream(source, policy=policy))  # type: ignore[arg-type]
+    assert source.is_closed
 
 
 def test_two_streams_of_one_classifier_run_at_the_same_time(

@@ -352,9 +352,9 @@ def test_copies_of_a_frame_are_not_overwritten_by_later_frames() -> None:
 def test_a_result_whose_frame_was_recycled_refuses_to_copy_it() -> None:
     results = list(pipeline_of(Source(12), slots(), "all"))
     for result in results:
-        with pytest.raises(SourceError, match=f"frame {result.frame_index} is gone"):
+        with pytest.raises(SourceError, match=f"frame {result.frame_index} is no longer"):
             result.copy_frame()
-        with pytest.raises(SourceError, match=f"tensors of frame {result.frame_index} are gone"):
+        with pytest.raises(SourceError, match=f"tensors of frame {result.frame_index} are no longer"):
             result.copy_tensors()
 
 

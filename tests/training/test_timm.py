@@ -28,7 +28,7 @@ from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import PUBLISHED, load_pretrained
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT, train
-from tests.support.networks import decided_and_cut, random_images, settled
+from tests.support.networks import compile_graph, random_images, seeded_network
 
 SHAPE, CLASSES = (1, 32, 32), 10
 MOBILENET, RESNET, CONVNEXT = "timm:mobilenetv3_small_100", "timm:resnet18:1,2,4", "timm:test_convnext"
@@ -91,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def network_of(backbone: str) -> MultiExitNetwork:
-    return settled(lambda: build_network(backbone, SHAPE[0], CLASSES), SHAPE)
+    return seeded_network(lambda: build_network(backbone, SHAPE[0], CLASSES), SHAPE)
 
 
 def sample_images(count: int = 2) -> torch.Tensor:
@@ -171,7 +171,7 @@ def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
 
 @each_trained
 def test_chained_segments_of_a_trained_network_equal_the_whole_network(backbone: str, trained: Any) -> None:
-    whole, segments = decided_and_cut(trained(backbone).graph)
+    whole, segments = compile_graph(trained(backbone).graph)
     assert [list(segment.inputs) for segment in segments] == [
         ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
     ]  # fmt: skip
@@ -180,7 +180,7 @@ def test_chained_segments_of_a_trained_network_equal_the_whole_network(backbone:
 
 def test_nine_tenths_of_the_convolutions_run_in_int8_with_hard_swish_and_squeeze_excitation(trained: Any) -> None:
     graph = trained(MOBILENET).graph
-    whole, segments = decided_and_cut(quantise_int8(graph, random_images(2, shape=SHAPE), method="max"))
+    whole, segments = compile_graph(quantise_int8(graph, random_images(2, shape=SHAPE), method="max"))
     assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9
     assert_chain_equals_whole(whole, segments, random_images(2, shape=SHAPE))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge.errors import DataError
-from edge.frames.files import IMAGE_SUFFIXES
+from edge.frames.images import IMAGE_SUFFIXES
 from edge.frames.labelled import class_folders
 
 LAYOUT = "give --data a folder with a subfolder of images for each class"
