@@ -53,9 +53,9 @@ def check_outputs(arguments: argparse.Namespace, bundle: Bundle) -> None:
     files = [path for name in arguments.output if (path := output_path(name)) is not None]
     inputs = [path for source in arguments.source if (path := _path(source)) is not None]
     if arguments.overwrite and not files:
-        raise OutputError("--overwrite has no file to replace; add --output FILE, or leave it out")
+        raise OutputError("--overwrite was given without a file; add --output FILE, or remove --overwrite")
     if arguments.rotate_lines and not files:
-        raise OutputError("--rotate-lines has no file to rotate; add --output FILE, or leave it out")
+        raise OutputError("--rotate-lines was given without a file; add --output FILE, or remove --rotate-lines")
     if len(set(arguments.output)) < len(arguments.output):
         raise OutputError("an --output is given twice; give each once")
     if arguments.collect is not None:

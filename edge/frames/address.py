@@ -118,25 +118,26 @@ def public_address(text: str) -> str:
     """
     if " ! " in text:
         return "GStreamer pipeline"
-    if os.path.lexists(text):
-        return text
     scheme = SCHEME.match(text)
-    if scheme is None:
-        user, at, host = text.rpartition("@")
-        return f"{ELISION}@{host}" if at and ":" in user else text
-    if scheme.group()[:-3].lower() in SCHEMES:
+    if os.path.lexists(text) or (scheme and scheme.group()[:-3].lower() in SCHEMES):
         return text
-    location, query = _server_and_options(text)
-    rest = _without_user(location[scheme.end() :])
+    location, query = _server_and_options(text) if scheme else _split_query(text, is_path=True)
+    start = scheme.group() if scheme else ""
+    rest = _without_user(location[len(start) :], has_scheme=scheme is not None)
+    if not scheme and rest != location:
+        start = f"{ELISION}@"
     shown = re.split(r"[?#=]", rest)[0]
-    options = "&".join(parameter for parameter in query.split("&") if is_valid(parameter))
-    return f"{scheme.group()}{shown}{'' if shown == rest else ELISION}{'?' if options else ''}{options}"
+    parameters = query.split("&") if query else []
+    options = [parameter for parameter in parameters if is_valid(parameter)]
+    is_whole = shown == rest and options == parameters
+    return f"{start}{shown}{'' if is_whole else ELISION}{'?' if options else ''}{'&'.join(options)}"
 
 
-def _without_user(rest: str) -> str:
-    """Return the part of an address after `scheme://user:password@`; a password may contain any of "/?#@"."""
+def _without_user(rest: str, *, has_scheme: bool = True) -> str:
+    """Return the part of an address after `user:password@`; a password may contain any of "/?#@"."""
     user, at, host = rest.rpartition("@")
-    return host if at and ("@" in re.split(r"[/?#]", rest)[0] or ":" in user) else rest
+    is_user = ":" in user or (has_scheme and "@" in re.split(r"[/?#]", rest)[0])
+    return host if at and is_user else rest
 
 
 def _server_and_options(text: str) -> tuple[str, str]:

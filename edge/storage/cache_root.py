@@ -34,7 +34,7 @@ def private_cache_root(root: Path | None = None) -> Path:
 
     Raises:
             EngineError: it cannot be created, belongs to another user, or others may write to it.
-        """
+    """
     root = root or cache_root()
     if not root.is_dir():
         try:

@@ -109,7 +109,7 @@ def test_a_file_may_have_a_name_that_looks_like_options(tmp_path: Path) -> None:
         ("rtsp://a:b@camera/live?rotate=90&transport=udp", "rtsp://camera/live?rotate=90&transport=udp"),
         ("rtsp://a:b@camera/live?key=hunter2&crop=0,0,8,8", "rtsp://camera/live…?crop=0,0,8,8"),
         ("http://camera/live?rate=12345&size=1x1", "http://camera/live…"),
-        ("rtsp://camera/live?timeout=hunter2", "rtsp://camera/live"),
+        ("rtsp://camera/live?timeout=hunter2", "rtsp://camera/live…"),
         ("test://?rate=5", "test://?rate=5"),
     ],
 )

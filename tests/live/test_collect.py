@@ -129,7 +129,7 @@ def test_intervals_of_a_video_are_seconds_of_the_video(tmp_path: Path) -> None:
 
 def test_nobody_reads_a_frame_before_it_is_sorted(tmp_path: Path) -> None:
     collect(tmp_path, every_minute([0.81, 0.82, 0.83, 0.84]))
-    with pytest.raises(DataError, match="no images in subfolders"):
+    with pytest.raises(DataError, match="has no images; add some in subfolders"):
         labelled_files(tmp_path, LABELS)
     with pytest.raises(DataError, match="no subfolders"):
         images_by_split(tmp_path)
