@@ -53,6 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("latest", "all"),
         help="latest drops late frames; all drops none (default: latest for cameras and streams, all for files)",
     )
+    _add_live_arguments(parser)
+    add_output_arguments(parser)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
+    )
+    add_backend(parser)
+
+
+def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that select frames, report states and end the run."""
     parser.add_argument(
         "--trigger", metavar="WHEN", help="classify only some frames: every:5s, motion, motion:2%%, message"
     )
@@ -73,11 +83,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="end with exit code 3 after so long without a frame (default: wait for ever)",
     )
-    add_output_arguments(parser)
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
-    )
-    add_backend(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
