@@ -26,6 +26,7 @@ from edge.frames.options import Codec
 TIMEOUT_S = 8.0
 """Seconds to wait for a server's reply, and for the next data of a stream."""
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "udplite", "srt", "rtmp", "rtmps", "rtmpt", "mms", "mmsh", "mmst")
+SMALL_PIXELS = 1 << 12
 PLAYLISTS = ("hls", "dash", "applehttp")
 """Containers whose file size is not the video's."""
 SAFE_TO_EXPLODE = ("mjpeg", "png")
@@ -64,8 +65,7 @@ class VideoSource:
         self._check_codec(address.options.codec)
         self.is_live = self._is_network and _is_endless(address.scheme, self._container, stream)
         self.frames = None if self.is_live else _estimated_frames(self._container, stream)
-        # Threads that decode a frame each would delay a live stream by as many frames.
-        stream.thread_type = "SLICE" if self.is_live else "AUTO"
+        stream.thread_type = _thread_type(stream, is_live=self.is_live)
         options = {"max_pixels": str(MAX_STREAM_PIXELS)} if self.is_live else {}
         if stream.codec_context.name in SAFE_TO_EXPLODE:
             options["err_detect"] = "explode"
@@ -276,6 +276,13 @@ def _is_endless(scheme: str, container: Any, stream: Any) -> bool:
         return True
     has_size = container.size > 0 and container.format.name.split(",")[0] not in PLAYLISTS
     return not (has_size or container.duration is not None or stream.duration is not None)
+
+
+def _thread_type(stream: Any, *, is_live: bool) -> str:
+    """Return FFmpeg's kind of threads: decoding a small frame is less work than passing it between threads."""
+    if stream.codec_context.width * stream.codec_context.height <= SMALL_PIXELS:
+        return "NONE"
+    return "SLICE" if is_live else "AUTO"  # threads that decode a frame each would delay a live stream by as many
 
 
 def _estimated_frames(container: Any, stream: Any) -> int | None:
