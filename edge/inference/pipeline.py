@@ -169,7 +169,7 @@ class Pipeline:
         self._captured: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         for slot in slots[:MIN_SLOTS]:
             self._free.put(InFlightFrame(slot))
-        self._caller_waits = self._stopping = False
+        self._stopping = False
         self._starting = threading.Lock()
         """Held while the capture thread uses a slot."""
         self._error: BaseException | None = None
@@ -183,7 +183,7 @@ class Pipeline:
         capture = threading.Thread(target=self._capture_guarded, name="capture", daemon=True)
         capture.start()
         try:
-            while (in_flight := self._next_captured()) is not None:
+            while (in_flight := self._captured.get()) is not None:
                 inference_ns = monotonic_ns()
                 if not in_flight.is_started:
                     self._start(in_flight)
@@ -203,13 +203,6 @@ class Pipeline:
                 pass
         if self._error is not None:
             raise self._error
-
-    def _next_captured(self) -> InFlightFrame | None:
-        try:
-            return self._captured.get_nowait()
-        except Empty:
-            self._caller_waits = True
-            return self._captured.get()
 
     def _start(self, in_flight: InFlightFrame) -> None:
         """Preprocess a frame, and on a GPU start its inference."""
@@ -272,9 +265,7 @@ class Pipeline:
         """Pass a frame on to the caller's thread; with `latest`, it replaces those that wait."""
         if self._is_latest:
             self._drop_waiting()
-        elif self._caller_waits:
-            self._caller_waits = False
-        else:
+        elif self._free.empty():
             with self._starting:
                 if self._stopping:
                     return

@@ -279,8 +279,9 @@ def test_with_policy_all_later_frames_are_preprocessed_during_an_inference() -> 
     started = [threading.Event() for _ in range(frames)]
 
     def finish(index: int) -> None:
-        """Wait for the frame after the next at the latest: the next may have been passed to a caller that waited."""
-        assert all(event.wait(WAIT) for event in started[index + 2 : index + 3]), "no later frame is preprocessed"
+        """Wait for the frame with which the last free slot is taken."""
+        last = index + MIN_SLOTS - 1
+        assert all(event.wait(WAIT) for event in started[last : last + 1]), "no later frame is preprocessed"
 
     hooks: dict[str, Hook] = {"before_start": lambda index: started[index].set(), "before_result": finish}
     results: list[Result] = []
