@@ -5,8 +5,9 @@
                  └────────── free slots ◀─────────┘
 
 Each in-flight frame owns a slot with its buffers and bindings. With the policy `all`, capture waits for a free slot,
-and preprocesses a frame itself unless the caller is waiting for it. With `latest`, a newer frame replaces a waiting
-frame, which is counted as dropped, and frames are preprocessed just before their inference, so that they are recent.
+and preprocesses a frame itself if it has to wait for the next slot: the thread that has time does that work. With
+`latest`, a newer frame replaces a waiting frame, which is counted as dropped, and frames are preprocessed just before
+their inference, so that they are recent.
 """
 
 import threading
