@@ -8,10 +8,23 @@ from pathlib import Path
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.errors import OutputError
+from edge.live.outputs.open import is_video_name, output_path
 
-STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 NULL_DEVICE = os.makedev(1, 3)
 MAX_LINE_BYTES = 1 << 16
+
+
+def check_output(name: str, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Check that an output of `edge run` destroys nothing.
+
+    Raises:
+        OutputError: its file is an input, inside the bundle, or another file that exists.
+    """
+    path = output_path(name)
+    if path is not None and is_video_name(name):  # which never replaces a file
+        _check_is_no_input(path, (), bundle, may_be_inside=True)
+    elif path is not None:
+        check_lines(path, inputs, bundle, overwrite=overwrite)
 
 
 def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:

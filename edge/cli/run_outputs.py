@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge.bundle.bundle import Bundle
-from edge.cli.output import check_lines, check_outside
+from edge.cli.output import check_output, check_outside
 from edge.console import log
 from edge.errors import OutputError, SourceError
 from edge.frames.address import parse_address
@@ -15,7 +15,7 @@ from edge.live.outputs.base import Output
 from edge.live.outputs.collect import Collector
 from edge.live.outputs.heartbeat import Heartbeat
 from edge.live.outputs.lines_file import parse_rotation
-from edge.live.outputs.open import STDOUT_NAMES, open_output, output_path
+from edge.live.outputs.open import STDOUT_NAMES, is_video_name, open_output, output_path
 from edge.live.outputs.systemd import systemd_from
 from edge.live.outputs.terminal import Terminal
 
@@ -50,18 +50,18 @@ def check_outputs(arguments: argparse.Namespace, bundle: Bundle) -> None:
     Raises:
         OutputError: an output is an input or another file that exists, or an argument has no effect.
     """
-    files = [path for name in arguments.output if (path := output_path(name)) is not None]
+    has_lines = any(output_path(name) is not None and not is_video_name(name) for name in arguments.output)
     inputs = [path for source in arguments.source if (path := _path(source)) is not None]
-    if arguments.overwrite and not files:
+    if arguments.overwrite and not has_lines:
         raise OutputError("--overwrite was given without a file; add --output FILE, or remove --overwrite")
-    if arguments.rotate_lines and not files:
+    if arguments.rotate_lines and not has_lines:
         raise OutputError("--rotate-lines was given without a file; add --output FILE, or remove --rotate-lines")
     if len(set(arguments.output)) < len(arguments.output):
         raise OutputError("an --output is given twice; give each once")
     if arguments.collect is not None:
         check_outside(arguments.collect, inputs, bundle)
-    for path in files:
-        check_lines(path, inputs, bundle, overwrite=arguments.overwrite)
+    for name in arguments.output:
+        check_output(name, inputs, bundle, overwrite=arguments.overwrite)
 
 
 def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_request: Callable[[], None]) -> list[Output]:

@@ -93,6 +93,18 @@ def test_another_file_is_not_appended_to(content: str, bundle: Path, video: Path
     assert output.read_text() == content
 
 
+def test_a_video_is_recorded_beside_that_of_yesterday(bundle: Path, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("from yesterday")
+    assert run(bundle, video, tmp_path / "out.mp4", "--output", tmp_path / "lines.jsonl").code == 0
+    assert (tmp_path / "out.mp4").read_text() == "from yesterday"
+    assert (tmp_path / "out-2.mp4").read_bytes()[4:8] == b"ftyp"
+    assert len(json_lines((tmp_path / "lines.jsonl").read_text())) == 12
+    assert "is inside the bundle" in only_error_line(run(bundle, video, bundle / "out.mp4"))
+    assert "--overwrite was given without a file" in only_error_line(
+        run(bundle, video, tmp_path / "out.mp4", "--overwrite")
+    )
+
+
 def link(path: Path, target: Path) -> Path:
     path.symlink_to(target)
     return path

@@ -19,7 +19,7 @@ import aiomqtt
 
 from edge.errors import OutputError, one_line
 from edge.frames.address import public_address
-from edge.live.messages import Message
+from edge.live.messages import Message, Observation
 from edge.live.outputs.mqtt_topics import OFFLINE, ONLINE, PREDICTION_INTERVAL_S, Outbox, Publication
 from edge.system import BLOCKING_CALL
 
@@ -29,10 +29,12 @@ KEEPALIVE_S = 15
 """A broker that does not answer for this long is lost; it publishes the last will after half as long again."""
 REPLY_S = 5.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
-STOP_S = 0.3
-"""Longest time for the last publications; a broker that does not answer gets the rest of them never."""
+STOP_S, DISCONNECT_S = 0.3, 0.1
+"""Longest times at the end for the last publications, and for the disconnection."""
 
 log = logging.getLogger(__name__)
+CLIENT_LOG = logging.getLogger(f"{__name__}.client")
+CLIENT_LOG.setLevel(logging.CRITICAL)  # it reports errors that it raises as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class Mqtt:
         self.name = f"{scheme}://{broker.host}:{broker.port}/{broker.base}"
         self._broker, self._outbox, self._on_request = broker, Outbox(broker.base), on_request
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name=self.name, daemon=True)
-        self._started = threading.Event()
+        self._started, self._lock = threading.Event(), threading.Lock()
+        self._newest: dict[str, Message] = {}
         self._last_error = ""
 
     def open(self) -> None:
@@ -97,8 +100,11 @@ class Mqtt:
         self._started.wait()
 
     def write(self, messages: Sequence[Message]) -> None:
-        """Hand messages to the thread of the connection."""
-        self._call(lambda: self._outbox.add(messages))
+        """Hand messages to the thread of the connection, which fetches observations itself once a second."""
+        with self._lock:
+            self._newest |= {message.source: message for message in messages if isinstance(message, Observation)}
+        if others := [message for message in messages if not isinstance(message, Observation)]:
+            self._call(lambda: self._outbox.add(others))
 
     def close(self) -> None:
         """Publish the rest, go offline and disconnect. Idempotent."""
@@ -123,6 +129,8 @@ class Mqtt:
         serving = asyncio.create_task(self._serve())
         await self._closing.wait()
         await asyncio.wait({serving}, timeout=STOP_S)
+        serving.cancel()
+        await asyncio.wait({serving}, timeout=DISCONNECT_S)
 
     async def _serve(self) -> None:
         """Publish over one connection after the other."""
@@ -150,6 +158,7 @@ class Mqtt:
             tls_context=ssl.create_default_context() if broker.uses_tls else None,
             keepalive=KEEPALIVE_S,
             timeout=REPLY_S,
+            logger=CLIENT_LOG,
         )
 
     async def _publish(self, client: aiomqtt.Client) -> None:
@@ -166,12 +175,20 @@ class Mqtt:
             while True:
                 is_closing = self._closing.is_set()
                 self._changed.clear()
+                with self._lock:
+                    newest, self._newest = self._newest, {}
+                self._outbox.add(list(newest.values()))
                 for publication in self._outbox.due(monotonic()):
                     await _send(client, publication)
                 if is_closing:
                     await _send(client, Publication(availability, OFFLINE, retain=True))
                     return
                 await self._wait(lost)
+        except asyncio.CancelledError:  # the broker does not answer; it reads this later, instead of the last will
+            offline = asyncio.create_task(_send(client, Publication(availability, OFFLINE, retain=True)))
+            await asyncio.sleep(0)
+            offline.cancel()
+            raise
         finally:
             lost.cancel()
             await asyncio.gather(lost, return_exceptions=True)

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from edge.errors import OutputError, UnavailableError
 from edge.frames.address import SCHEME, public_address
+from edge.system import import_remedy
 
 if TYPE_CHECKING:
     from edge.live.outputs.base import Output
@@ -21,6 +22,11 @@ USAGE = "give a file for JSON lines, - for standard output, VIDEO.mp4, mqtt://HO
 def output_path(name: str) -> Path | None:
     """Return the file that an output would write; None where it writes none."""
     return None if name in STDOUT_NAMES or SCHEME.match(name) else Path(name)
+
+
+def is_video_name(name: str) -> bool:
+    """Check for the name of a video's file."""
+    return name.lower().endswith(VIDEO_SUFFIX)
 
 
 def open_output(
@@ -53,14 +59,13 @@ def open_output(
             from edge.live.outputs.lines import StdoutLines
 
             return StdoutLines()
-        if name.lower().endswith(VIDEO_SUFFIX):
+        if is_video_name(name):
             from edge.live.outputs.video import Video
 
             return Video(Path(name))
     except ImportError as error:
-        raise UnavailableError(
-            f"the output {public_address(name)} needs {error.name}; pip install 'early-exit[live]'"
-        ) from error
+        message = f"{public_address(name)} needs a library ({error}); {import_remedy(error)}"
+        raise UnavailableError(message) from error
     from edge.live.outputs.lines import Lines
 
     return Lines(Path(name), overwrite=overwrite, rotation=rotation)
