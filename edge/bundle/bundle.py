@@ -91,7 +91,7 @@ class Bundle:
         """Return the recorded scores of one precision on the threshold-fitting split.
 
         Raises:
-            BundleError: the file holds something else, or the bundle does not have the precision.
+            BundleError: the file has other contents, or the bundle does not have the precision.
         """
         name = self.precision(precision).scores
         recorded = read_scores(self.path / name, self._content(name))
@@ -116,7 +116,7 @@ class Bundle:
         """Return the sample digests of the splits that thresholds must not be fitted to.
 
         Raises:
-            BundleError: the file holds something else.
+            BundleError: the file has other contents.
         """
         name = self.manifest.samples
         members = dict.fromkeys((split for split in self.manifest.splits if split != "thresholds"), SAMPLE_DIGESTS)

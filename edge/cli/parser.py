@@ -35,7 +35,10 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and exit; if a positional argument is missing, name the words that options took as values."""
         if self._read_as_values and "required" in message:
-            taken = "; ".join(f"{' '.join(words)} after {option}" for option, words in self._read_as_values.items())
+            taken = "; ".join(
+                f"{' '.join(map(public_address, words))} after {option}"
+                for option, words in self._read_as_values.items()
+            )
             message += f" (read as values: {taken}; give positional arguments first)"
         super().error(message)
 

@@ -81,7 +81,7 @@ def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
         "--give-up",
         type=at_least(1),
         metavar="SECONDS",
-        help="end with exit code 3 after so long without a frame (default: wait for ever)",
+        help="end with exit code 3 after SECONDS without a frame (default: wait forever)",
     )
 
 
@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     Raises:
         OutputError: an output is an input or another file that exists, or cannot be opened.
-        SourceError: a source cannot be opened or fails; predictions before that are written.
+        SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = Bundle.open(arguments.bundle)
@@ -157,7 +157,7 @@ class Triggers:
 
 
 def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
-    """Return the addresses of all sources; refuse impossible ones before engines are built, which takes minutes."""
+    """Return the addresses of all sources, checked before engines are built, which takes minutes."""
     sources: list[str] = arguments.source
     if arguments.crop is not None:
         sources = [with_option(source, "crop", arguments.crop) for source in sources]
@@ -174,17 +174,19 @@ def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
 def _new_debouncer(arguments: argparse.Namespace, chain: ChainSpec) -> Callable[[], Debouncer] | None:
     if arguments.events is None:
         if arguments.ignore:
-            raise SourceError("--ignore names labels that are no states, but there are no events; add --events 3/5")
+            raise SourceError("--ignore was given without --events; add --events 3/5")
         return None
     k, n = arguments.events
     for label in arguments.ignore:
         if label not in chain.labels:
-            raise SourceError(f"--ignore {label}: the bundle has no such label; choose of {', '.join(chain.labels)}")
+            raise SourceError(
+                f"--ignore {label}: the bundle has no such label; choose one of {', '.join(chain.labels)}"
+            )
     return partial(Debouncer, k, n, ignore=arguments.ignore)
 
 
 def _source(text: str) -> str:
-    """Parse a source, for argparse; a bundle is refused, as it is meant for the positional argument."""
+    """Parse a source, for argparse; a bundle is refused, since it is meant as the positional argument."""
     if (Path(text) / MANIFEST).is_file():
         raise argparse.ArgumentTypeError(f"{text} is a bundle, not a source; give positional arguments first")
     return text
@@ -194,5 +196,7 @@ def _agreement(text: str) -> tuple[int, int]:
     match = AGREEMENT.fullmatch(text)
     k, n = (int(match[1]), int(match[2])) if match else (0, 0)
     if not n / 2 < k <= n:
-        raise argparse.ArgumentTypeError(f"{text!r} is no agreement; give K/N with K more than half of N, such as 3/5")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an agreement; give K/N with K more than half of N, such as 3/5"
+        )
     return k, n

@@ -1,4 +1,4 @@
-"""Outputs of `edge run`, by its command line."""
+"""Outputs of `edge run`, from its command line."""
 
 import argparse
 from collections.abc import Callable
@@ -40,12 +40,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def writes_stdout(arguments: argparse.Namespace) -> bool:
-    """Check that JSON lines go to stdout, in place of the summary."""
+    """Check that JSON lines are printed to stdout instead of the summary."""
     return arguments.json or any(name in STDOUT_NAMES for name in arguments.output)
 
 
 def check_outputs(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    """Refuse outputs that would destroy something.
+    """Check that outputs destroy neither an input nor another file.
 
     Raises:
         OutputError: an output is an input or another file that exists, or an argument has no effect.

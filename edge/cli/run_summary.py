@@ -12,7 +12,7 @@ from edge.measure.latency import LATENCY_COLUMNS, latency_cells, latency_from_ms
 
 STAGES = ("capture", "load", "infer", "age", "latency")
 MAX_SUMMARY_FRAMES = 10_000
-"""Percentiles cover the last frames only, so that memory does not grow with a camera that runs for weeks."""
+"""Number of last frames that percentiles cover, so that memory does not grow while a camera runs for weeks."""
 
 
 class Summary:

@@ -92,7 +92,7 @@ class BuildProcess:
     """A subprocess that builds the orders sent to it. It ends when this process ends, killed or not."""
 
     def __init__(self) -> None:
-        """Wait with the start until the first build."""
+        """Start no process yet; the first build starts it."""
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 

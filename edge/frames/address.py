@@ -7,7 +7,7 @@
     test://                              a moving test pattern
     ... ! appsink                        a GStreamer pipeline
 
-Options are query parameters (`edge.frames.options`). Those of a server that are none of ours are left to it.
+Options are query parameters (`edge.frames.options`). A server receives the parameters that are not options.
 """
 
 import os
@@ -41,9 +41,9 @@ HTTP_SCHEMES = ("http", "https")
 RTSP_SCHEMES = ("rtsp", "rtsps")
 RTSP_OPTIONS = (*OPTIONS["network"], "transport")
 RESERVED = ("size", "rate", "rotate", "crop", "codec", "transport", "timeout")
-"""Parameters that are ours in the address of a server."""
+"""Parameters that are options in the address of a server."""
 LEFT_TO_HTTP = ("size", "rate")
-"""Those that are the server's over HTTP, where cameras have parameters of these names."""
+"""Parameters that HTTP servers receive, since cameras have parameters of these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _without_user(rest: str, *, has_scheme: bool = True) -> str:
 
 
 def _server_and_options(text: str) -> tuple[str, str]:
-    """Return an address without our options, and these."""
+    """Return an address without its options, and the options."""
     scheme = text.partition("://")[0].lower()
     ours = set(RESERVED) - set(LEFT_TO_HTTP if scheme in HTTP_SCHEMES else ())
     rest = _without_user(text.partition("://")[2])
@@ -183,20 +183,22 @@ def _file(body: str, public: str) -> tuple[Kind, str]:
 def _device(body: str, public: str) -> tuple[Kind, str]:
     path = body[len("v4l2://") :]
     if not path.startswith("/dev/"):
-        raise AddressError(f"{public} names no device; write v4l2:///dev/video0, or the camera's index alone (0)")
+        raise AddressError(
+            f"{public} does not name a device; write v4l2:///dev/video0, or the camera's index alone (0)"
+        )
     return "camera", path
 
 
 def _sensor(body: str, public: str) -> tuple[Kind, str]:
     number = body[len("csi://") :]
     if not re.fullmatch(r"[0-9]{1,2}", number):
-        raise AddressError(f"{public} names no sensor; write csi://0 for the first")
+        raise AddressError(f"{public} does not name a sensor; write csi://0 for the first")
     return "csi", number
 
 
 def _pattern(body: str, public: str) -> tuple[Kind, str]:
     if body.lower() != "test://":
-        raise AddressError(f"{public} is no test pattern; write test:// with options, such as test://?size=640x480")
+        raise AddressError(f"{public} is not a test pattern; write test:// with options, such as test://?size=640x480")
     return "test", body
 
 

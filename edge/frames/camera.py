@@ -67,7 +67,7 @@ class CameraSource:
         raise kind(f"{self._name} stopped giving frames after {self._frames_read}; check the cable")
 
     def close(self) -> None:
-        """Release the device; if a read hangs, the process keeps it until it ends."""
+        """Release the device; a hanging read keeps it open until the process ends."""
         if self._reading.acquire(timeout=1):
             self._capture.release()
             self._reading.release()

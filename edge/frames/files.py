@@ -1,7 +1,7 @@
 """Frames from files: images and arrays. `edge.frames.images` documents the supported images.
 
 A folder contains all images and arrays below it. Links to folders are followed, each folder is read once, and hidden
-files and folders are skipped. A warning counts the files of other kinds, such as GIF and HEIC.
+files and folders are ignored. A warning counts the files of other kinds, such as GIF and HEIC.
 """
 
 import logging
@@ -47,7 +47,7 @@ class FileSource:
         """Return the next image, BGR, or array; None after the last one.
 
         Raises:
-            SourceError: a file cannot be read, or none of them.
+            SourceError: a file cannot be read; with `skip_bad`, none of the files can.
         """
         for path in self._next:
             try:
@@ -98,7 +98,7 @@ def open_folder(folder: Path, name: str, *, skip_bad: bool) -> FileSource:
 
 def _warn(folder: Path, others: Counter[str]) -> None:
     if others:
-        log.warning("%s: these files are not images or arrays and are skipped: %s", folder, counts(others))
+        log.warning("%s: these files are not images or arrays and are ignored: %s", folder, counts(others))
 
 
 def counts(kinds: Counter[str]) -> str:

@@ -88,7 +88,7 @@ class GStreamerSource:
         return None
 
     def close(self) -> None:
-        """Stop the pipeline; if a read hangs, it runs until the process ends."""
+        """Stop the pipeline; a hanging read keeps it running until the process ends."""
         if self._reading.acquire(timeout=1):
             self._capture.release()
             self._reading.release()

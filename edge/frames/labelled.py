@@ -31,7 +31,7 @@ class InputDigest:
 def class_folders(folder: Path) -> dict[str, list[Path]]:
     """Return the images and arrays in and below each class's subfolder, sorted.
 
-    Hidden folders are skipped.
+    Hidden folders are ignored.
 
     Raises:
         DataError: the folder is missing.

@@ -105,7 +105,7 @@ class VideoSource:
         return None if frame is None else self._as_bgr(frame)
 
     def close(self) -> None:
-        """Release the file or connection; if a read hangs, it stays open until the read or the process ends."""
+        """Release the file or connection; a hanging read keeps it open until it times out or the process ends."""
         if self._reading.acquire(timeout=1):
             self._decoded.close()
             self._container.close()

@@ -177,7 +177,7 @@ class Classifier:
         self.close()
 
     def _slots_in_flight(self) -> int:
-        """Return the slots of a stream: more for networks so small that handing over a frame takes as long as they."""
+        """Return the slots of a stream; small networks have more: passing a frame on takes as long as inference."""
         is_small = 4 * prod(self.chain.input.shape) <= SMALL_BYTES
         return MAX_SLOTS if self._device == "cpu" and is_small else MIN_SLOTS
 

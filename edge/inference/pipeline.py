@@ -263,7 +263,7 @@ class Pipeline:
             self._free.put(in_flight)
 
     def _publish(self, in_flight: InFlightFrame) -> None:
-        """Pass a frame on to the caller's thread; with `latest`, it replaces those that wait."""
+        """Pass a frame on to the caller's thread; with `latest`, it replaces waiting frames."""
         if self._is_latest:
             self._drop_waiting()
         elif self._free.empty():

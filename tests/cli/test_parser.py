@@ -78,12 +78,16 @@ def test_a_positional_argument_is_not_swallowed_silently(
 
 def test_the_usage_of_the_subcommand_is_printed_for_unknown_arguments_without_secrets(bundle: Path) -> None:
     secret = "hunter" + "2"
-    for words in (("--thresholds", "0.9"), (f"rtsp://admin:{secret}@camera/live",)):
+    address = f"rtsp://admin:{secret}@camera/live"
+    for words in (("--thresholds", "0.9"), ("--policy", "all", address)):
         result = edge_run(bundle, *words)
         assert result.code == 2
         assert result.stderr.startswith("usage: edge run ")
         assert "unrecognized arguments: " in result.stderr
         assert secret not in result.stderr
+    result = call(main, "run", "--source", address, address)
+    assert "(read as values: rtsp://camera/live after --source; give positional" in " ".join(result.stderr.split())
+    assert secret not in result.stderr
 
 
 def edge_run(bundle: Path, *words: object) -> Result:

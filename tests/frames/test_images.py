@@ -247,7 +247,7 @@ def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pyt
     (tmp_path / "d.jfif").write_bytes(JPEG)
     with caplog.at_level(logging.WARNING):
         assert files_in(tmp_path) == [tmp_path / "d.jfif"]
-    assert re.search(r"are not images or arrays and are skipped: 2 \.gif, 1 ", caplog.text)
+    assert re.search(r"are not images or arrays and are ignored: 2 \.gif, 1 ", caplog.text)
     for kind in ("1 .heic", "1 no suffix", "1 broken links"):
         assert kind in caplog.text
 
