@@ -74,6 +74,11 @@ class CameraSource:
 
     def _select(self, options: SourceOptions) -> None:
         """Select the mode; drivers choose another one silently where they have none such."""
+        if options.codec not in (None, "mjpeg"):
+            raise AddressError(
+                f"{self._name} cannot be read in {options.codec}; choose codec=mjpeg, or a GStreamer pipeline with "
+                "v4l2src and a decoder"
+            )
         width, height = options.size or (None, None)
         wanted: dict[str, tuple[int, float | None]] = {
             "codec": (cv2.CAP_PROP_FOURCC, FOURCC if options.codec else None),

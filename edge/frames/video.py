@@ -115,7 +115,7 @@ class VideoSource:
         # A colon in the name of a file starts no scheme.
         location = address.location if self._path is None else f"file:{self._path}"
         timeout = self._timeout_s if self._is_network else None
-        options = _rtsp_options(address) if address.scheme in RTSP_SCHEMES else {}
+        options = _stream_options(address)
         started = monotonic()
         try:
             return call_interruptibly(
@@ -265,9 +265,14 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
-def _rtsp_options(address: SourceAddress) -> dict[str, str]:
-    transport = address.options.transport
-    return {"rtsp_transport": transport} if transport else {"rtsp_flags": "prefer_tcp"}
+def _stream_options(address: SourceAddress) -> dict[str, str]:
+    if address.scheme not in LIVE_SCHEMES:
+        return {}
+    options = {"fpsprobesize": "0"}  # nobody asks for the rate of a live stream, which takes a second to find out
+    if address.scheme in RTSP_SCHEMES:
+        transport = address.options.transport
+        options |= {"rtsp_transport": transport} if transport else {"rtsp_flags": "prefer_tcp"}
+    return options
 
 
 def _is_endless(scheme: str, container: Any, stream: Any) -> bool:
