@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_version_is_refused(trained: Path, tmp_path: Pat
         ({"version": float(CHECKPOINT_VERSION)}, "has checkpoint version"),
         ({"input.channels": 10**9}, "read no input of 1000000000 channels"),
         ({"input.height": 10**9}, "which no network reads"),
-        ({"input.width": 0}, "which no network reads"),
+        ({"input.width": 0}, "sizes must be 1 or more"),
         ({"input.mean": torch.ones(3)}, "expected a list"),
         ({"classes": ["a"] * 10**6}, "do not fit its 1000000 classes"),
         ({"settings.epochs": torch.ones(2)}, "expected of type int"),
