@@ -69,6 +69,8 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
         _text(value, where)
     elif type(value) is int:
         _expect(abs(value) <= MAX_INTEGER, value, where, f"at most {MAX_INTEGER}")
+    else:
+        _expect(value is None or type(value) in (bool, float), value, where, "a number, text, list or object")
     return value
 
 

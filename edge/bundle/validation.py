@@ -1,7 +1,8 @@
 """Consistency of a manifest's fields with one another."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
@@ -13,6 +14,8 @@ PRECISIONS = ("fp32", "fp16", "int8", "auto")
 MAX_EXITS = 64
 MAX_SAMPLE_BYTES = 1 << 30
 """Largest tensor for one image."""
+MAX_NORMALIZED = 1e30
+"""Largest pixel after normalization; float32 ends at 3e38."""
 
 
 def validation_errors(manifest: Manifest) -> Iterator[str]:
@@ -20,12 +23,14 @@ def validation_errors(manifest: Manifest) -> Iterator[str]:
     if not manifest.precisions or not manifest.exits or not manifest.labels:
         yield "a manifest needs at least one precision, one exit and one label"
         return
+    for name in _repeated(manifest.labels):
+        yield f"several labels are {name!r}"
     if "thresholds" not in manifest.splits:
         yield "splits lacks 'thresholds', the samples that thresholds were fitted to"
     if len(manifest.exits) > MAX_EXITS:
         yield f"a manifest has at most {MAX_EXITS} exits, this one has {len(manifest.exits)}"
         return
-    yield from _input_errors(manifest.input)
+    yield from input_errors(manifest.input)
     for k, exit_ in enumerate(manifest.exits):
         if not (exit_.macs > 0 and exit_.parameters >= 0 and min(exit_.attention or (1, 1)) > 0):
             yield f"exit {k} has {exit_.macs} MACs, {exit_.parameters} parameters and attention {exit_.attention}"
@@ -36,7 +41,8 @@ def validation_errors(manifest: Manifest) -> Iterator[str]:
         yield from _precision_errors(manifest, name, precision)
 
 
-def _input_errors(spec: InputSpec) -> Iterator[str]:
+def input_errors(spec: InputSpec) -> Iterator[str]:
+    """Yield each consistency error of an input and its preprocessing."""
     if min(spec.shape) < 1:
         yield f"input has shape {spec.shape}, sizes must be 1 or more"
     if (spec.kind == "image") != (spec.colour is not None):
@@ -45,8 +51,10 @@ def _input_errors(spec: InputSpec) -> Iterator[str]:
         yield f"input of colour {spec.colour!r} has {spec.channels} channels"
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels:
         yield f"input needs a mean and a std for each of its {spec.channels} channels"
-    if not all(map(math.isfinite, (*spec.mean, *spec.std))) or not all(std > 0 for std in spec.std):
+    if not all(0 < std < math.inf for std in spec.std) or not all(map(math.isfinite, spec.mean)):
         yield f"input has mean {spec.mean} and std {spec.std}, they must be finite, std above 0"
+    elif any((1 + abs(mean)) / std > MAX_NORMALIZED for mean, std in zip(spec.mean, spec.std, strict=False)):
+        yield f"input has mean {spec.mean} and std {spec.std}, which turn pixels into numbers beyond {MAX_NORMALIZED:g}"
 
 
 def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
@@ -86,8 +94,7 @@ def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:
             yield f"{where} has {spec.name} of shape {spec.shape}, all sizes except the batch must be 1 or more"
         elif spec.sample_nbytes > MAX_SAMPLE_BYTES:
             yield f"{where} has {spec.name} of shape {spec.shape}, more than {MAX_SAMPLE_BYTES >> 30} GiB for one image"
-    names = [spec.name for spec in specs]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+    for name in _repeated(spec.name for spec in specs):
         yield f"{where} has several tensors called {name}"
     if not 0 <= segment.int8_macs_share <= 1:
         yield f"{where} has an int8 share of {segment.int8_macs_share}, expected 0 to 1"
@@ -152,3 +159,7 @@ def _exit_outputs(k: int, labels: int, *, is_last: bool) -> set[TensorSpec]:
         TensorSpec(tensors.confidence(k), "float32", (None,)),
         TensorSpec(tensors.label(k), "int32", (None,)),
     }
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)

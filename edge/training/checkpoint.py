@@ -12,6 +12,7 @@ import torch
 
 from edge.bundle.decoding import decode
 from edge.bundle.manifest import InputSpec, SplitSpec
+from edge.bundle.validation import input_errors
 from edge.errors import CheckpointError
 from edge.storage import write_file
 from edge.training.backbones import build_network
@@ -62,8 +63,10 @@ class Checkpoint:
             )
         if not any(shape[0] == len(self.classes) for shape in shapes):
             raise CheckpointError(f"the checkpoint's weights do not fit its {len(self.classes)} classes; train again")
-        if not (min(spec.shape) > 0 and math.prod(spec.shape) <= MAX_INPUT_VALUES):
-            raise CheckpointError(f"the checkpoint's input shape {spec.shape} is empty or too large; train again")
+        for error in input_errors(spec):
+            raise CheckpointError(f"the checkpoint's {error}; train again")
+        if math.prod(spec.shape) > MAX_INPUT_VALUES:
+            raise CheckpointError(f"the checkpoint's input has shape {spec.shape}, which no network reads; train again")
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

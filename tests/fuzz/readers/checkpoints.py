@@ -2,7 +2,10 @@
 
 import collections
 import copy
+import dataclasses
 import io
+import json
+import math
 import pickle
 import pickletools
 import zipfile
@@ -10,12 +13,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 
 from edge.bundle.manifest import SplitSpec
 from edge.errors import CheckpointError
+from edge.frames.base import Frame, PixelFormat
+from edge.frames.preprocess import preprocess_for
 from edge.training.backbones import build_network
-from edge.training.checkpoint import read_checkpoint
+from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.pretrained import load_pretrained
 from edge.training.settings import Settings
 from edge.training.state import StateFile
@@ -25,6 +31,8 @@ from tests.fuzz.zips import bomb, odd_zip, zip_of
 
 KINDS = ("checkpoint", "checkpoint", "checkpoint", "state", "weights")
 BOMB_SHARE = 0.0005
+MAX_VALUES = 1 << 24
+"""Values of a tensor or an image beyond which the fuzzer takes no memory for it."""
 CALLED: list[str] = []
 """What a pickle of ours called: nothing, as none may be executed."""
 
@@ -128,13 +136,23 @@ class CheckpointReader:
         path.write_bytes(given.content)
         try:
             if given.kind == "checkpoint":
-                read_checkpoint(path).network()
+                use(read_checkpoint(path))
             elif given.kind == "state":
                 self._state.read()
             else:
                 load_pretrained(copy.deepcopy(self._network), path)
         finally:
             assert not CALLED, "a pickle was executed"
+
+
+def use(checkpoint: Checkpoint) -> None:
+    """Use every field as `python -m compile` does."""
+    checkpoint.network()
+    json.dumps({**dataclasses.asdict(checkpoint.settings), **checkpoint.metrics})
+    spec = checkpoint.input
+    if spec.kind == "image" and math.prod(spec.shape) <= MAX_VALUES:
+        frame = Frame(np.zeros((16, 16, 3), np.uint8), PixelFormat.BGR)
+        preprocess_for(spec)(frame, np.empty(spec.shape, np.float32))
 
 
 def plain(value: Any) -> Any:
@@ -196,7 +214,8 @@ def odd_tensor(random: Random) -> torch.Tensor:
 
 def odd_version(random: Random, tensor: torch.Tensor) -> torch.Tensor:
     """Return another tensor in a tensor's place."""
-    if random.random() < 0.2 or tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+    is_odd = tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.numel() > MAX_VALUES
+    if is_odd or random.random() < 0.2:
         return odd_tensor(random)
     types = (torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.bool, torch.complex64, torch.uint8)
     if random.random() < 0.3:
