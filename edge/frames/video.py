@@ -22,13 +22,10 @@ from edge.frames.blocking import call_interruptibly
 from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
 from edge.frames.options import Codec
+from edge.frames.stream_properties import LIVE_SCHEMES, estimated_frames, is_endless, thread_type
 
 TIMEOUT_S = 8.0
 """Seconds to wait for a server's reply, and for the next data of a stream."""
-LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "udplite", "srt", "rtmp", "rtmps", "rtmpt", "mms", "mmsh", "mmst")
-SMALL_PIXELS = 1 << 12
-PLAYLISTS = ("hls", "dash", "applehttp")
-"""Containers whose file size is not the video's."""
 SAFE_TO_EXPLODE = ("mjpeg", "png")
 """Codecs without dependencies between frames, whose decoders hide damage by default."""
 CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "h265", "mjpeg": "mjpeg"}
@@ -63,9 +60,9 @@ class VideoSource:
             raise SourceError(f"{self._name} is encoded in a format that FFmpeg does not know; convert it to H.264")
         self._stream = stream
         self._check_codec(address.options.codec)
-        self.is_live = self._is_network and _is_endless(address.scheme, self._container, stream)
-        self.frames = None if self.is_live else _estimated_frames(self._container, stream)
-        stream.thread_type = _thread_type(stream, is_live=self.is_live)
+        self.is_live = self._is_network and is_endless(address.scheme, self._container, stream)
+        self.frames = None if self.is_live else estimated_frames(self._container, stream)
+        stream.thread_type = thread_type(stream, is_live=self.is_live)
         options = {"max_pixels": str(MAX_STREAM_PIXELS)} if self.is_live else {}
         if stream.codec_context.name in SAFE_TO_EXPLODE:
             options["err_detect"] = "explode"
@@ -273,33 +270,6 @@ def _stream_options(address: SourceAddress) -> dict[str, str]:
         transport = address.options.transport
         options |= {"rtsp_transport": transport} if transport else {"rtsp_flags": "prefer_tcp"}
     return options
-
-
-def _is_endless(scheme: str, container: Any, stream: Any) -> bool:
-    """Check for a network stream without an end: a live protocol, or neither a duration nor a size."""
-    if scheme in LIVE_SCHEMES:
-        return True
-    has_size = container.size > 0 and container.format.name.split(",")[0] not in PLAYLISTS
-    return not (has_size or container.duration is not None or stream.duration is not None)
-
-
-def _thread_type(stream: Any, *, is_live: bool) -> str:
-    """Return FFmpeg's kind of threads: decoding a small frame is less work than passing it between threads."""
-    if stream.codec_context.width * stream.codec_context.height <= SMALL_PIXELS:
-        return "NONE"
-    return "SLICE" if is_live else "AUTO"  # threads that decode a frame each would delay a live stream by as many
-
-
-def _estimated_frames(container: Any, stream: Any) -> int | None:
-    """Estimate the number of frames from duration and rate, for progress; None if they are unknown."""
-    seconds = None
-    if stream.duration is not None and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        seconds = container.duration / 1e6
-    if seconds is None or not stream.average_rate:
-        return int(stream.frames) or None
-    return round(seconds * float(stream.average_rate)) or None
 
 
 @cache

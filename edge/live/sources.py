@@ -9,7 +9,7 @@ from edge.frames.address import SourceAddress, parse_address, public_address
 from edge.frames.base import FrameSource
 from edge.frames.guarded import START_LIMIT_S
 from edge.frames.open import open_address
-from edge.frames.video import LIVE_SCHEMES
+from edge.frames.stream_properties import LIVE_SCHEMES
 from edge.live.reconnect import STALL_S, OnChange, ReconnectingSource
 from edge.live.triggers import Trigger, Triggered
 

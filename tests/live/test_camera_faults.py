@@ -110,9 +110,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[CameraServer]:
     server.kill()
 
 
-def test_a_camera_that_dies_comes_back(
-    server: CameraServer, watch: Watch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_camera_that_dies_comes_back(server: CameraServer, watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     server.start()
     camera = watch(f"{server.address.replace('://', f'://admin:{SECRET}@')}?timeout=3")
     for reconnects in (1, 2):
@@ -241,7 +239,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_frames_never_end_the_pipeline(kind: str, digits_bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_hostile_frames_never_end_the_pipeline(
+    kind: str, digits_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     frames = jpegs(pictures(40))
     content = HOSTILE[kind]()
 

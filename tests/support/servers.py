@@ -91,7 +91,9 @@ class RtspServer(CameraServer):
     def start_frames(self, count: int, size: tuple[int, int]) -> None:
         """Serve so many frames, then end the stream."""
         self._run(
-            self._serving(f"videotestsrc num-buffers={count} is-live=true ! video/x-raw,width={size[0]},height={size[1]}")
+            self._serving(
+                f"videotestsrc num-buffers={count} is-live=true ! video/x-raw,width={size[0]},height={size[1]}"
+            )
         )
 
     def _serving(self, launch: str) -> list[str]:
