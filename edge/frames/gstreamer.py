@@ -28,6 +28,8 @@ FORMATS = {
 }
 APPSINK = re.compile(r"!(?=\s*appsink\b(?!.*!\s*appsink\b))", re.DOTALL)
 """The link to the last `appsink`."""
+LIVE_ELEMENTS = re.compile(r"\b(rtsps?://|rtspsrc|udpsrc|srtsrc|rtmp2?src|v4l2src|nvarguscamerasrc|is-live=true)(?!\w)")
+"""Signs of a live pipeline: OpenCV reports the same for one of unknown length as for one that has just begun."""
 START_TIMEOUT_S = 10.0
 """Seconds for a pipeline to start. OpenCV waits forever if an element does not exist."""
 MIN_ANNOUNCED_FRACTION = 0.9
@@ -62,7 +64,7 @@ class GStreamerSource:
         self._frames_read = 0
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frames = count if count > 0 else None
-        self.is_live = count <= 0 and self._played_fraction() < 0
+        self.is_live = count <= 0 and (self._played_fraction() < 0 or LIVE_ELEMENTS.search(pipeline) is not None)
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame in the format of the pipeline's last caps; None at the end of a finite pipeline.
