@@ -6,14 +6,14 @@ import numpy as np
 
 from edge.frames.base import Frame
 
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 """Seconds between two looks at the pixels."""
 SAMPLES = 512
 """Pixels of a first look; all pixels are compared only where these are unchanged."""
 
 
 class FreezeDetector:
-    """Checks a source's frames, twice a second, for pixels that never change."""
+    """Checks a source's frames, once a second, for pixels that never change."""
 
     def __init__(self, frozen_s: float) -> None:
         """Wait for a first frame; a picture is frozen after so many seconds."""

@@ -202,11 +202,9 @@ def test_hundreds_of_outages_leave_no_thread_no_descriptor_and_no_memory(
         earlier = [resources_after(camera, reconnects) for reconnects in range(40, 80, 4)]
         later = [resources_after(camera, reconnects) for reconnects in range(240, 280, 4)]
         camera.close()
-    for name in ("threads", "descriptors", "memory_mb"):  # that vary from one moment to the next
-        least, most = (
-            reduce(getattr(entry, name) for entry in entries) for reduce, entries in ((min, later), (max, earlier))
-        )
-        assert least <= most + (5 if name == "memory_mb" else 0), name
+    allowed = Resources(threads=0, descriptors=0, memory_mb=5)
+    for before, after, growth in zip(zip(*earlier, strict=True), zip(*later, strict=True), allowed, strict=True):
+        assert min(after) <= max(before) + growth  # each varies from one moment to the next
 
 
 class Resources(NamedTuple):
