@@ -62,7 +62,7 @@ def all_outputs(folder: Path, broker_address: str) -> list[Output]:
     return [
         *(open_output(name, overwrite=True) for name in names),
         Heartbeat(),
-        Terminal(lambda line: None, lambda status: None),
+        Terminal(lambda line: None),
     ]
 
 

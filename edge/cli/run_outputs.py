@@ -88,7 +88,7 @@ def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_reque
     if (systemd := systemd_from()) is not None:
         outputs.append(systemd)
     if arguments.events and not writes_stdout(arguments):
-        outputs.append(Terminal(log, lambda status: None))
+        outputs.append(Terminal(log))
     return [*outputs, Heartbeat()]
 
 

@@ -26,8 +26,7 @@ class Hub:
                 opened.callback(self.queues[-1].close)
             opened.pop_all()
         for output in outputs:
-            if hasattr(output, "watch"):
-                output.watch(self.queues)
+            output.watch(self.queues)
 
     def require_all(self) -> None:
         """Lose no message from now on: late outputs are waited for, as long as they are not stuck."""

@@ -11,7 +11,7 @@ import pytest
 
 from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Event, Message, Observation
-from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, OutputQueue
+from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, Output, OutputQueue
 from tests.support import observations
 
 
@@ -23,7 +23,7 @@ def event(label: str) -> Event:
     return Event("entered", "test://", datetime(2026, 1, 1, tzinfo=timezone.utc), label, 7, None)
 
 
-class Recorder:
+class Recorder(Output):
     """An output that keeps its messages, and waits before each call while `gate` is closed."""
 
     name = "recorder"

@@ -13,6 +13,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.live import run
 from edge.live.events import Debouncer
 from edge.live.messages import Event, Message, Observation
+from edge.live.outputs.base import Output
 from edge.live.triggers import Every
 from tests.support.commands import TIMEOUT_S, wait_until
 
@@ -48,7 +49,7 @@ class EndlessSource(ArraySource):
         return Frame(self._pixels, PixelFormat.GRAY)
 
 
-class Recorder:
+class Recorder(Output):
     """An output that keeps its messages."""
 
     name = "recorder"

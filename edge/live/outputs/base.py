@@ -2,11 +2,11 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Protocol
 
 from edge.errors import one_line
 from edge.live.messages import Message, Observation
@@ -25,29 +25,33 @@ CLOSE_LIMIT_S = 0.5
 log = logging.getLogger(__name__)
 
 
-class Output(Protocol):
-    """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline.
-
-    An output that needs few frames also has a method `chooses(observation) -> bool`, which the pipeline calls for every
-    observation before it copies the frame.
-    """
+class Output(ABC):
+    """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline."""
 
     name: str
     """Name in the log and in metrics."""
-    wants_frames: bool
+    wants_frames = False
     """True to receive a copy of the frame with every observation, or with those it chooses."""
 
-    def open(self) -> None:
+    def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - not abstract: most outputs need it not
+        """Receive the queues of all outputs, to report their drops and failures."""
+
+    def open(self) -> None:  # noqa: B027
         """Open files or connections that must be there from the start. Called before the first message.
 
         Raises:
-            EdgeError: it cannot be used as configured; the run does not start.
+            EdgeError: the output cannot be used as configured; the run does not start.
         """
 
-    def write(self, messages: Sequence[Message]) -> None:
-        """Write messages, in their order. An exception is logged, and the run goes on; a lossless run ends."""
+    def chooses(self, observation: Observation) -> bool:
+        """Check that the frame of an observation is needed. Called by the pipeline, before it copies the frame."""
+        return True
 
-    def close(self) -> None:
+    @abstractmethod
+    def write(self, messages: Sequence[Message]) -> None:
+        """Write messages, in their order. An exception is logged, and the run continues; a lossless run ends."""
+
+    def close(self) -> None:  # noqa: B027
         """Write the rest and release everything. Idempotent; takes no longer than `CLOSE_LIMIT_S`."""
 
 
@@ -69,7 +73,6 @@ class OutputQueue:
         """True if no message may be lost: wait for room as long as the output is not stuck, and keep its error."""
         self.error: Exception | None = None
         """First exception of a lossless queue."""
-        self._chooses: Callable[[Observation], bool] = getattr(output, "chooses", lambda observation: True)
         self._queued: deque[Message] = deque()
         self._queued_frames = 0
         self._changed, self._closing = threading.Condition(), False
@@ -83,7 +86,7 @@ class OutputQueue:
 
         Without room the frame is counted as dropped; a lossless queue waits for room.
         """
-        if not self.output.wants_frames or not self._chooses(observation):
+        if not self.output.wants_frames or not self.output.chooses(observation):
             return False
         with self._changed:
             if not self._has_room_for_frame() and self.lossless:

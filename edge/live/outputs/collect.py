@@ -10,6 +10,7 @@ import numpy as np
 
 from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Message, Observation, iso_time, record
+from edge.live.outputs.base import Output
 from edge.live.reservoir import Reservoir, file_name
 
 MAX_FILES, MAX_BYTES = 500, 1 << 30
@@ -27,7 +28,7 @@ class Candidate:
     since_s: float
 
 
-class Collector:
+class Collector(Output):
     """An output that collects frames in a folder, at most one in each interval of a source.
 
     The nearest frames stay in the folder; of a scene that stands still, it has few.

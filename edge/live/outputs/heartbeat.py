@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from edge.live.messages import Message, Observation, SourceChange
-from edge.live.outputs.base import OutputQueue
+from edge.live.outputs.base import Output, OutputQueue
 
 INTERVAL_S = 60.0
 MAX_AGES = 10_000
@@ -36,10 +36,10 @@ class Totals:
     reconnects: int = 0
 
 
-class Heartbeat:
+class Heartbeat(Output):
     """An output that logs rates, exits, drops, the age of frames and reconnects of each source at fixed intervals."""
 
-    name, wants_frames = "heartbeat", False
+    name = "heartbeat"
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
         """Beat every `interval_s` seconds of the monotonic clock."""

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.live.messages import Message, record
+from edge.live.outputs.base import Output
 from edge.live.outputs.lines_file import LinesFile, Rotation
 
 
-class Lines:
+class Lines(Output):
     """An output of JSON lines at the end of a file or pipe."""
-
-    wants_frames = False
 
     def __init__(self, path: Path, *, overwrite: bool = False, rotation: Rotation | None = None) -> None:
         """Prepare the file; `overwrite` empties it when it is opened."""
@@ -36,21 +35,15 @@ class Lines:
         self._file.close()
 
 
-class StdoutLines:
+class StdoutLines(Output):
     """An output of JSON lines on standard output. Readers see every block at once."""
 
-    name, wants_frames = "stdout", False
-
-    def open(self) -> None:
-        """Nothing to open."""
+    name = "stdout"
 
     def write(self, messages: Sequence[Message]) -> None:
         """Write messages."""
         sys.stdout.write("".join(map(json_line, messages)))
         sys.stdout.flush()
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def json_line(message: Message) -> str:

@@ -15,17 +15,15 @@ from starlette.routing import Route
 
 from edge.live.health import health
 from edge.live.messages import Message
-from edge.live.outputs.base import OutputQueue
+from edge.live.outputs.base import Output, OutputQueue
 from edge.live.statistics import LATENCY_BOUNDS_MS, SourceStatistics, Statistics
 from edge.live.web import WebServer
 
 BOUNDS_S = tuple(str(bound / 1e3) for bound in LATENCY_BOUNDS_MS)
 
 
-class Metrics:
+class Metrics(Output):
     """An output that serves metrics and health over HTTP."""
-
-    wants_frames = False
 
     def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
         """Prepare the server.

@@ -20,6 +20,7 @@ import aiomqtt
 from edge.errors import OutputError, one_line
 from edge.frames.address import public_address
 from edge.live.messages import Message, Observation
+from edge.live.outputs.base import Output
 from edge.live.outputs.mqtt_topics import OFFLINE, ONLINE, PREDICTION_INTERVAL_S, Outbox, Publication
 from edge.system import BLOCKING_CALL
 
@@ -79,10 +80,8 @@ def parse_broker(url: str, environment: Mapping[str, str] = os.environ) -> Broke
     )
 
 
-class Mqtt:
+class Mqtt(Output):
     """An output to an MQTT broker, which may come and go. Retained topics are published again when it is back."""
-
-    wants_frames = False
 
     def __init__(self, broker: Broker, on_request: Callable[[], None] | None = None) -> None:
         """Store the address; `on_request` is called for every message that somebody publishes to `BASE/request`."""

@@ -7,6 +7,7 @@ from time import monotonic
 
 from edge.errors import OutputError, one_line
 from edge.live.messages import Message, Observation
+from edge.live.outputs.base import Output
 from edge.live.outputs.terminal import describe
 
 STATUS_INTERVAL_S = 10.0
@@ -15,10 +16,10 @@ BEATS_PER_TIMEOUT = 4
 MAX_STATUS = 200
 
 
-class Systemd:
+class Systemd(Output):
     """An output that notifies the service manager of a unit of `Type=notify`."""
 
-    name, wants_frames = "systemd", False
+    name = "systemd"
 
     def __init__(self, address: str, watchdog_s: float | None = None) -> None:
         """Store the service manager's socket and the timeout of the unit's watchdog.

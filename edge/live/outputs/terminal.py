@@ -1,39 +1,25 @@
-"""Messages for people: a line for each event and each change of a source, and a status of the newest results."""
+"""Messages for people."""
 
 from collections.abc import Callable, Sequence
 
 from edge.live.messages import Event, Message, Observation, SourceChange, iso_time
+from edge.live.outputs.base import Output
 
 
-class Terminal:
-    """An output for people. It formats; the caller prints."""
+class Terminal(Output):
+    """An output of events for people. It formats; the caller prints. Changes of sources are in the log already."""
 
-    name, wants_frames = "terminal", False
+    name = "terminal"
 
-    def __init__(self, write_line: Callable[[str], None], show_status: Callable[[str], None]) -> None:
-        """Store the functions that print a line, and that replace the status."""
-        self._write_line, self._show_status = write_line, show_status
-        self._newest: dict[str, Observation] = {}
-
-    def open(self) -> None:
-        """Nothing to open."""
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        """Store the function that prints a line."""
+        self._write_line = write_line
 
     def write(self, messages: Sequence[Message]) -> None:
-        """Print lines and the status."""
+        """Print a line for each event."""
         for message in messages:
-            if isinstance(message, Observation):
-                self._newest[message.source] = message
-            else:
+            if isinstance(message, Event):
                 self._write_line(f"{iso_time(message.time)} {message.source}: {describe(message)}")
-        if self._newest:
-            has_several = len(self._newest) > 1
-            self._show_status("; ".join(
-                f"{source}: {describe(newest)}" if has_several else describe(newest)
-                for source, newest in self._newest.items()
-            ))  # fmt: skip
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def describe(message: Message) -> str:

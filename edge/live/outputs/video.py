@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edge.errors import OutputError
 from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Message, Observation
+from edge.live.outputs.base import Output
 from edge.live.outputs.terminal import describe
 
 CODEC = "libx264"
@@ -42,7 +43,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 log = logging.getLogger(__name__)
 
 
-class Video:
+class Video(Output):
     """An output of annotated video: a file for each source, and a new one where the size of its frames changes."""
 
     wants_frames = True
