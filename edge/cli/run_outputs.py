@@ -1,6 +1,7 @@
 """Outputs of `edge run`, from its command line."""
 
 import argparse
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,7 @@ def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_reque
         OutputError: there is no such output.
         UnavailableError: a library for an output is missing.
     """
+    logging.getLogger("edge.live.outputs").setLevel(logging.INFO)  # the heartbeat is no warning
     rotation = parse_rotation(arguments.rotate_lines) if arguments.rotate_lines else None
     names = [*arguments.output]
     if arguments.json and not any(name in STDOUT_NAMES for name in names):
