@@ -33,7 +33,7 @@ def build_small_cnn(channels: int, classes: int) -> MultiExitNetwork:
     return build_cnn(channels, classes, width=16)
 
 
-def build_deep_cnn(channels: int, classes: int, width: int = 20) -> MultiExitNetwork:
+def build_deep_cnn(channels: int, classes: int, width: int = 24) -> MultiExitNetwork:
     """Build a CNN whose exits differ: seven convolutions in three stages, each of which halves the resolution.
 
     An exit sees about twice as much of the image as the one before it. For inputs from about 16 pixels.
