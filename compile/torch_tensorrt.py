@@ -58,8 +58,8 @@ class SegmentModule(nn.Module):
         cut_out = features if isinstance(features, tuple) else (features,)
         logits, attention = (tensor.float() for tensor in self.head(cut_out[0]))
         confidence = logits.softmax(dim=-1).amax(dim=-1)
-        answers = (logits, attention, confidence, logits.argmax(dim=-1).int())
-        return answers if threshold is None else (*cut_out, *answers, confidence >= threshold)
+        exit_outputs = (logits, attention, confidence, logits.argmax(dim=-1).int())
+        return exit_outputs if threshold is None else (*cut_out, *exit_outputs, confidence >= threshold)
 
 
 class TorchSegment(NamedTuple):
@@ -86,7 +86,7 @@ def torch_segments(network: MultiExitNetwork, spec: InputSpec) -> Iterator[Torch
         with torch.no_grad():
             outputs = module(*inputs)
         yield TorchSegment(module, inputs, _segment_spec(module, exit_index, inputs, outputs))
-        cut = outputs[: len(outputs) - len(_answers(exit_index, is_last=module.is_last))]
+        cut = outputs[: len(outputs) - len(_exit_outputs(exit_index, is_last=module.is_last))]
 
 
 def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> dict[str, bytes]:
@@ -137,14 +137,14 @@ def engine_from_segment(segment: TorchSegment, convert: Callable[..., bytes]) ->
 def _segment_spec(
     module: SegmentModule, exit_index: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
 ) -> SegmentSpec:
-    answers = _answers(exit_index, is_last=module.is_last)
+    exit_outputs = _exit_outputs(exit_index, is_last=module.is_last)
     thresholds = () if module.is_last else (tensors.threshold(exit_index),)
     cuts_in = tensors.cut(exit_index - 1, len(inputs) - len(thresholds)) if exit_index else ()
-    cuts_out = () if module.is_last else tensors.cut(exit_index, len(outputs) - len(answers))
+    cuts_out = () if module.is_last else tensors.cut(exit_index, len(outputs) - len(exit_outputs))
     return SegmentSpec(
         file=f"segment_{exit_index}.engine",
         inputs=_tensor_specs((*(cuts_in or (tensors.IMAGE,)), *thresholds), inputs),
-        outputs=_tensor_specs((*cuts_out, *answers), outputs),
+        outputs=_tensor_specs((*cuts_out, *exit_outputs), outputs),
         int8_macs_share=0.0,
         exit_index=exit_index,
         cuts_in=cuts_in,
@@ -152,7 +152,7 @@ def _segment_spec(
     )
 
 
-def _answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
+def _exit_outputs(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
     """Return the names of a segment's outputs after the cut, in the order of `SegmentModule`."""
     logits, *decision = tensors.exit_outputs(exit_index, is_last=is_last)
     return (logits, tensors.attention(exit_index), *decision)

@@ -146,7 +146,9 @@ def test_scores_of_anything_else_are_refused_and_the_bundle_keeps_its_thresholds
 @pytest.mark.parametrize("method", ["none", "betting"])
 def test_a_risk_that_is_not_a_fraction_is_refused(method: str, limit: str, bundle: Path) -> None:
     before = contents(bundle)
-    assert "the limit of the risk is" in only_error_line(call(calibration, bundle, "--method", method, f"--limit={limit}"))
+    assert "the limit of the risk is" in only_error_line(
+        call(calibration, bundle, "--method", method, f"--limit={limit}")
+    )
     assert contents(bundle) == before
 
 
