@@ -35,7 +35,6 @@ def command(*words: object) -> str:
     return str(done.stdout)
 
 
-@pytest.mark.slow
 def test_collected_frames_refit_and_retrain_once_they_are_sorted(digits_bundle: Bundle, tmp_path: Path) -> None:
     bundle, views, collected = tmp_path / "bundle", tmp_path / "views", tmp_path / "collected"
     shutil.copytree(digits_bundle.path, bundle)
