@@ -73,8 +73,8 @@ class Watched:
         return open_live(address, self.stop, self._note, None, give_up_s=give_up_s, skip_bad=False)
 
     def _note(self, status: SourceStatus, reason: str, reconnects: int) -> None:
+        self.reconnects = reconnects  # before the change that a test waits for
         self.changes.append((status, reason))
-        self.reconnects = reconnects
 
     def _read(self) -> None:
         slots: list[Frame | None] = [None] * 4
