@@ -15,13 +15,13 @@ MAX_LINE_BYTES = 1 << 16
 
 
 def check_output(name: str, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
-    """Check that an output of `edge run` destroys nothing.
+    """Check that an output of `edge run` overwrites neither an input nor another file.
 
     Raises:
-        OutputError: its file is an input, inside the bundle, or another file that exists.
+        OutputError: its file is an input, inside the bundle, or another existing file.
     """
     path = output_path(name)
-    if path is not None and is_video_name(name):  # which never replaces a file
+    if path is not None and is_video_name(name):  # videos never replace a file
         _check_is_no_input(path, (), bundle, may_be_inside=True)
     elif path is not None:
         check_lines(path, inputs, bundle, overwrite=overwrite)
@@ -66,7 +66,7 @@ def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
     """Check that a folder to write to is neither an input nor inside one.
 
     Raises:
-        OutputError: it is.
+        OutputError: the folder is an input or inside one.
     """
     _check_is_no_input(folder, inputs, bundle, may_be_inside=False)
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camera (0, /dev/video0, csi://0), stream (rtsp://, http://), video file, folder of images, test://, or "
         "GStreamer pipeline (... ! appsink); repeatable",
     )
-    parser.add_argument("--crop", metavar="X,Y,W,H", help="region of the upright picture to classify, in pixels")
+    parser.add_argument("--crop", metavar="X,Y,W,H", help="region of the upright image to classify, in pixels")
     add_precision(parser, "run")
     parser.add_argument(
         "--threshold",
@@ -135,22 +135,22 @@ class Triggers:
     """The triggers of all sources."""
 
     def __init__(self, description: str | None) -> None:
-        """Check the description, if there is any.
+        """Check the description.
 
         Raises:
-            SourceError: there is no such trigger.
+            SourceError: the trigger is unknown.
         """
         self._description = description or "every:1s"
         self._made: list[Trigger] = []
         parse_trigger(self._description)
 
     def new(self) -> Trigger:
-        """Return the trigger of a further source."""
+        """Return a trigger for another source."""
         self._made.append(parse_trigger(self._description))
         return self._made[-1]
 
     def request(self) -> None:
-        """Request the next frame of every source, where triggers wait for messages."""
+        """Request the next frame of every source whose trigger waits for messages."""
         for trigger in self._made:
             if isinstance(trigger, OnRequest):
                 trigger.requested.set()

@@ -74,7 +74,7 @@ def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_reque
         on_request: Called when a message requests a frame.
 
     Raises:
-        OutputError: there is no such output.
+        OutputError: the output is unknown.
         UnavailableError: a library for an output is missing.
     """
     logging.getLogger("edge.live.outputs").setLevel(logging.INFO)  # the heartbeat is no warning

@@ -200,10 +200,10 @@ def _session(path: Path, options: onnxruntime.SessionOptions, name: Path | None 
 
 
 def _utf8(path: Path) -> str:
-    """Return a path as ONNX Runtime takes it.
+    """Return a path as text for ONNX Runtime.
 
     Raises:
-        EngineError: it is not UTF-8.
+        EngineError: the path is not UTF-8.
     """
     try:
         str(path).encode()

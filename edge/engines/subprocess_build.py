@@ -60,7 +60,7 @@ class Build(Protocol):
 def shared_process() -> Iterator[None]:
     """Share one subprocess between the builds in this block on this thread; the first build starts it.
 
-    A block inside another one uses the outer block's process.
+    Nested blocks use the process of the outer block.
     """
     if _shared.get() is not None:
         yield

@@ -1,7 +1,7 @@
-"""Addresses of sources: their grammar, and how they may be shown.
+"""Addresses of sources: syntax, and addresses without secrets for messages.
 
     0, /dev/video0, v4l2:///dev/video0   a camera
-    csi://0                              a camera on the camera connector of a Jetson
+    csi://0                              a CSI camera of a Jetson
     rtsp://host/path, http://..., ...    a stream or a file of a server
     path, file:///path                   an image, a video, a pipe, or a folder of images or arrays
     test://                              a moving test pattern
@@ -36,7 +36,7 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
     "test": ("size", "rate", "rotate", "crop", "frames"),
     "pipeline": (),
 }
-"""Options that a kind of source can honour."""
+"""Options that each kind of source supports."""
 HTTP_SCHEMES = ("http", "https")
 RTSP_SCHEMES = ("rtsp", "rtsps")
 RTSP_OPTIONS = (*OPTIONS["network"], "transport")
@@ -77,7 +77,7 @@ def parse_address(text: str) -> SourceAddress:
     """Return the address of a source.
 
     Raises:
-        AddressError: it is ill-formed, or has an option that is ill-formed or that the source cannot honour.
+        AddressError: the address or an option is invalid, or the source does not support an option.
     """
     public = public_address(text)
     if " ! " in text:
@@ -94,7 +94,7 @@ def parse_address(text: str) -> SourceAddress:
         supported = OPTIONS[kind]
     options = parse_options(query, supported, public)
     if options.rate == 0 and kind != "test":
-        raise AddressError(f"{public} has the option rate=0; give the frames a second, or leave it out")
+        raise AddressError(f"{public} has the option rate=0; give a number of frames per second, or leave it out")
     return SourceAddress(kind, location, options, public)
 
 
@@ -112,7 +112,7 @@ def with_option(text: str, name: str, value: str) -> str:
 def public_address(text: str) -> str:
     """Return an address for messages, without the parts that may hold a secret.
 
-    The user, the password and everything from the first parameter on, except our own options, are left out: cameras
+    The user, the password and everything from the first parameter on, except valid options, are left out: cameras
     accept passwords in queries (`?user=…&pwd=…`) and in paths (`/user=…_password=…`), under many names. Any property of
     a pipeline may hold a password, so no part of a pipeline is shown. Paths of existing files are unchanged.
     """
@@ -208,4 +208,4 @@ SCHEMES: dict[str, Callable[[str, str], tuple[Kind, str]]] = {
     "csi": _sensor,
     "test": _pattern,
 }
-"""Schemes of this machine's own sources; all others are of servers."""
+"""Schemes of sources on this machine; all others are protocols of servers."""

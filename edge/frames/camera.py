@@ -15,9 +15,9 @@ from edge.frames.options import DEFAULTS, SourceOptions
 MAX_INDEX_DIGITS = 9
 """OpenCV's indices have 32 bits."""
 FOURCC = cv2.VideoWriter.fourcc(*"MJPG")
-"""Code of the only compressed format that OpenCV decodes itself."""
+"""FourCC of the only compressed format that OpenCV decodes itself."""
 MAX_RATE_DIFFERENCE = 0.05
-"""Tolerated share of a frame rate: cameras give 29.97 for 30."""
+"""Tolerated relative difference of the frame rate: cameras report 29.97 for 30."""
 
 
 class CameraSource:
@@ -31,7 +31,7 @@ class CameraSource:
         """Open a camera by its index (`0`) or device (`/dev/video0`).
 
         Raises:
-            AddressError: it has no mode of the size, rate or codec in the options.
+            AddressError: the camera has no mode with the size, rate or codec of the options.
             SourceError: there is no such camera, or another program uses it.
             UnavailableError: this user may not read it.
         """
@@ -73,7 +73,7 @@ class CameraSource:
             self._reading.release()
 
     def _select(self, options: SourceOptions) -> None:
-        """Select the mode; drivers choose another one silently where they have none such."""
+        """Select the mode, and check it: drivers silently choose another mode if they lack it."""
         if options.codec not in (None, "mjpeg"):
             raise AddressError(
                 f"{self._name} cannot be read in {options.codec}; choose codec=mjpeg, or a GStreamer pipeline with "

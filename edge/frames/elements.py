@@ -1,4 +1,4 @@
-"""Elements of GStreamer: which of a pipeline exist on this machine, and the packages that bring the others."""
+"""Checks that a pipeline's GStreamer elements are installed, and the packages that install them."""
 
 import logging
 import subprocess
@@ -20,13 +20,13 @@ PACKAGES = {
 
 DEFAULT_PACKAGE = "gstreamer1.0-tools"
 INSPECT_TIMEOUT_S = 30.0
-"""GStreamer lists all its plugins at its first start, which takes seconds."""
+"""Time limit of a query; at its first start, GStreamer scans all plugins, which takes seconds."""
 
 log = logging.getLogger(__name__)
 
 
 def check_available(pipeline: str, name: str) -> None:
-    """Check that this machine can run a pipeline; `name` stands for it in messages.
+    """Check that this machine can run a pipeline; `name` is used in messages.
 
     Raises:
         UnavailableError: elements are missing; the message names them with the command that installs them.
@@ -37,7 +37,7 @@ def check_available(pipeline: str, name: str) -> None:
 
 
 def is_available(pipeline: str) -> bool:
-    """Check for the elements of a pipeline. On a Jetson, missing ones are logged once."""
+    """Check for the elements of a pipeline; False if this is not a Jetson. Missing elements are logged once."""
     if l4t_release() is None:
         return False
     reason = _unavailable(pipeline)
@@ -68,7 +68,7 @@ def elements_of(pipeline: str) -> list[str]:
 
 @cache
 def has_element(element: str) -> bool:
-    """Check for an element of GStreamer, once per process."""
+    """Check for a GStreamer element, once per process."""
     try:
         done = subprocess.run(["gst-inspect-1.0", "--exists", element], capture_output=True, timeout=INSPECT_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

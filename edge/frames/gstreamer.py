@@ -29,7 +29,7 @@ FORMATS = {
 APPSINK = re.compile(r"!(?=\s*appsink\b(?!.*!\s*appsink\b))", re.DOTALL)
 """The link to the last `appsink`."""
 LIVE_ELEMENTS = re.compile(r"\b(rtsps?://|rtspsrc|udpsrc|srtsrc|rtmp2?src|v4l2src|nvarguscamerasrc|is-live=true)(?!\w)")
-"""Signs of a live pipeline: OpenCV reports the same for one of unknown length as for one that has just begun."""
+"""Elements of live pipelines: OpenCV reports the same for an unknown length as for a pipeline that has just begun."""
 START_TIMEOUT_S = 10.0
 """Seconds for a pipeline to start. OpenCV waits forever if an element does not exist."""
 MIN_ANNOUNCED_FRACTION = 0.9

@@ -1,4 +1,4 @@
-"""A source that is opened, read and closed in a thread of its own, so that a read that hangs can be left behind."""
+"""A source that is opened, read and closed in its own thread, so that a hanging read can be abandoned."""
 
 import threading
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from edge.frames.base import Frame, FrameSource
 from edge.system import BLOCKING_CALL
 
 START_LIMIT_S = 20.0
-"""Seconds to open a source, and again for its first frame: a stream may have to wait for a key frame."""
+"""Seconds to open a source, and again to receive its first frame: a stream may have to wait for a key frame."""
 STOP_POLL_S = 0.025
-"""Seconds between two looks at the stop event during a wait."""
+"""Seconds between checks of the stop event during a wait."""
 
 
 class StalledError(SourceLostError):
-    """No frame came in time; the source itself reported nothing."""
+    """No frame arrived in time, and the source reported no error."""
 
 
 class _Signal(Enum):
@@ -32,17 +32,16 @@ class _Signal(Enum):
 
 
 class GuardedSource:
-    """A source behind a thread.
+    """A source that its own thread reads.
 
-    Frames are handed over in memory that is recycled: a frame of an earlier read that comes back as `out` is filled
-    again by the thread. Other memory, such as that of a slot, never reaches the thread, which may hang and write to it
-    later; frames are copied there.
+    Frames are returned in memory that the thread reuses if a later read passes it as `out`. Other memory, such as that
+    of a slot, is never passed to the thread, which may hang and write to it later; frames are copied there.
     """
 
     _lent: ClassVar[WeakValueDictionary[int, NDArray[Any]]] = WeakValueDictionary()
-    """Pixels of frames that were handed over, by identity: memory that threads may fill when it comes back."""
+    """Pixels of returned frames, by identity: memory that threads may fill again when it is passed as `out`."""
     _lost: ClassVar[WeakValueDictionary[int, NDArray[Any]]] = WeakValueDictionary()
-    """Pixels that a thread may still fill after it was left behind; nobody else may use them."""
+    """Pixels that an abandoned thread may still write to, so that they cannot be used again."""
 
     def __init__(
         self,
@@ -56,8 +55,8 @@ class GuardedSource:
         """Prepare a source; `open` or the first read opens it.
 
         Args:
-            open_source: Opens it.
-            name: The source in messages.
+            open_source: Opens the source.
+            name: The source, for messages.
             stall_s: Longest wait for a frame.
             start_s: Longest wait for the source to open, and for its first frame.
             stop: Ends every wait; the source then has no more frames.
@@ -87,11 +86,11 @@ class GuardedSource:
         return self._ended and self._thread.is_alive()
 
     def open(self, wait_s: float = float("inf")) -> None:
-        """Wait until the source is open, or has been stopped. After `wait_s` seconds it goes on opening.
+        """Wait until the source is open or stopped, for `wait_s` seconds at most; it is then still being opened.
 
         Raises:
-            StalledError: it has not opened in its time.
-            EdgeError: it cannot be opened.
+            StalledError: the source was not opened in time.
+            EdgeError: the source cannot be opened.
         """
         left_s = self._started_at + self._start_s - monotonic()
         reply = self._reply(min(left_s, wait_s))
@@ -106,7 +105,7 @@ class GuardedSource:
         """Return the next frame; None at the end, or once the source is stopped or closed.
 
         Raises:
-            StalledError: none came in time.
+            StalledError: no frame arrived in time.
             SourceError: the source failed.
         """
         if self._source is None:
@@ -124,10 +123,10 @@ class GuardedSource:
             return None
         self._requested = None
         self._frames_read += 1
-        return self._handed_over(frame, out)
+        return self._in_memory(frame, out)
 
     def close(self) -> None:
-        """Have the thread close the source; one that hangs does so when its call returns. Idempotent."""
+        """Request the thread to close the source, which a hanging thread does when its call returns. Idempotent."""
         if not self._ended:
             self._ended = True
             if self._requested is not None:
@@ -135,7 +134,7 @@ class GuardedSource:
             self._requests.put(_Signal.CLOSE)
 
     def _recycled(self, out: Frame | None) -> tuple[Frame | None, Frame | None]:
-        """Return a frame that the thread may fill, and one of the caller's own memory."""
+        """Return `out` as memory that the thread may fill, or as memory of the caller."""
         if out is None or self._lost.get(id(out.pixels)) is out.pixels:
             return None, None
         if self._lent.get(id(out.pixels)) is not out.pixels:
@@ -143,8 +142,8 @@ class GuardedSource:
         del self._lent[id(out.pixels)]
         return out, None
 
-    def _handed_over(self, frame: Frame, out: Frame | None) -> Frame:
-        """Return a frame in the caller's memory, where it fits, else in ours."""
+    def _in_memory(self, frame: Frame, out: Frame | None) -> Frame:
+        """Return a frame in the caller's memory if it fits, else in the thread's memory."""
         if out is not None and (out.format, out.pixels.shape) == (frame.format, frame.pixels.shape):
             np.copyto(out.pixels, frame.pixels)
             self._spare = frame

@@ -1,7 +1,6 @@
 """GStreamer pipelines with the hardware decoders and the image processor of a Jetson.
 
-Frames reach the program as NV12, the decoders' own format. `nvvidconv` rotates them on the way, and crops them where
-the size of the picture is known beforehand.
+Frames are NV12, the decoders' own format. `nvvidconv` rotates them, and crops them if their size is known beforehand.
 """
 
 from fractions import Fraction
@@ -15,11 +14,11 @@ from edge.frames.video import TIMEOUT_S, VideoSource
 from edge.system import l4t_release
 
 CSI_SIZE, CSI_RATE = (1280, 720), 30.0
-"""Defaults of a camera: every sensor with a driver of NVIDIA has this mode or a larger one that is scaled."""
+"""Default mode of a camera: every sensor with an NVIDIA driver has it, or a larger mode, which is scaled."""
 LATENCY_MS = 100
-"""Buffer against jitter of the network."""
+"""Jitter buffer."""
 FLIP_METHODS = {0: 0, 90: 3, 180: 2, 270: 1}
-"""Values of `nvvidconv` by degrees clockwise."""
+"""Values of the `flip-method` of `nvvidconv`, by degrees clockwise."""
 DEPAYLOADERS: dict[Codec, str] = {"h264": "rtph264depay", "h265": "rtph265depay", "mjpeg": "rtpjpegdepay"}
 DECODERS: dict[Codec, str] = {
     "h264": "h264parse ! nvv4l2decoder",
@@ -27,24 +26,24 @@ DECODERS: dict[Codec, str] = {
     "mjpeg": "nvjpegdec ! video/x-raw",
 }
 PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuvj422p")
-"""Pixel formats of FFmpeg that these decode."""
+"""FFmpeg's names of the pixel formats that the decoders read."""
 DEMUXERS = {
     ".mp4": "qtdemux", ".mov": "qtdemux", ".m4v": "qtdemux", ".mkv": "matroskademux", ".webm": "matroskademux",
     ".avi": "avidemux", ".ts": "tsdemux", ".mts": "tsdemux",
 }  # fmt: skip
-"""Elements that read a container, by the suffix of its file."""
+"""Demuxers by the suffix of a file."""
 NEWEST = "appsink drop=true max-buffers=1 sync=false"
 EVERY = "appsink max-buffers=4 sync=false"
 
 _codecs: dict[str, Codec] = {}
-"""Codecs of streams that this process has opened, by their address."""
+"""Codecs of the streams that this process opened, by address."""
 
 
 def csi_pipeline(address: SourceAddress) -> str:
-    """Return the pipeline of a camera at the camera connector.
+    """Return the pipeline of a CSI camera.
 
     Raises:
-        AddressError: the crop does not fit into the picture.
+        AddressError: the crop exceeds the image.
     """
     options = address.options
     width, height = size = options.size or CSI_SIZE
@@ -58,9 +57,9 @@ def csi_pipeline(address: SourceAddress) -> str:
 
 
 def stream_pipeline(address: SourceAddress, codec: Codec | None) -> str | None:
-    """Return the pipeline of an RTSP stream, or of MJPEG over HTTP; None where this machine cannot decode it so.
+    """Return the pipeline of an RTSP stream, or of MJPEG over HTTP; None if this machine cannot decode it in hardware.
 
-    The codec of a stream is remembered: it need not be found out again after an outage.
+    The codec of a stream is kept, so that it is known after an outage.
     """
     codec = codec or _codecs.get(address.location)
     if codec is None or not (address.scheme in RTSP_SCHEMES or (address.scheme in HTTP_SCHEMES and codec == "mjpeg")):
@@ -73,7 +72,7 @@ def stream_pipeline(address: SourceAddress, codec: Codec | None) -> str | None:
 
 
 def file_pipeline(address: SourceAddress) -> str | None:
-    """Return the pipeline of a video file; None where this machine or the decoder cannot read it.
+    """Return the pipeline of a video file; None if this machine or the decoder cannot read it.
 
     Raises:
         SourceError: the file holds no video.
@@ -89,12 +88,12 @@ def file_pipeline(address: SourceAddress) -> str | None:
 
 
 def decodable_codec(video: VideoSource) -> Codec | None:
-    """Return the codec of a video that the hardware decoders can read; None for others."""
+    """Return the codec of a video if the hardware decoders can read it, else None."""
     return video.codec if video.pixel_format in PIXEL_FORMATS else None
 
 
 def stream_text(address: SourceAddress, codec: Codec) -> str:
-    """Return the pipeline of a stream, which gives the newest frame."""
+    """Return the pipeline of a stream, which outputs the newest frame."""
     options = address.options
     timeout_s = options.timeout_s or TIMEOUT_S
     if address.scheme in RTSP_SCHEMES:
@@ -109,13 +108,13 @@ def stream_text(address: SourceAddress, codec: Codec) -> str:
 
 
 def file_text(path: Path, codec: Codec, rotate: int) -> str:
-    """Return the pipeline of a video file, which gives every frame."""
+    """Return the pipeline of a video file, which outputs every frame."""
     demuxer = DEMUXERS[path.suffix.lower()]
     return f"filesrc location={_quoted(str(path))} ! {demuxer} ! {DECODERS[codec]} ! {_conversion(rotate)} ! {EVERY}"
 
 
 def _conversion(rotate: int, crop: Crop | None = None, size: tuple[int, int] = (0, 0), name: str = "") -> str:
-    """Return the elements from a decoder's frames to upright NV12 in memory of the program."""
+    """Return the elements that convert a decoder's frames to upright NV12 in host memory."""
     flip = f"nvvidconv flip-method={FLIP_METHODS[rotate]}" if rotate else "nvvidconv"
     if crop is None:
         return f"{flip} ! video/x-raw,format=NV12"
@@ -127,7 +126,7 @@ def _conversion(rotate: int, crop: Crop | None = None, size: tuple[int, int] = (
 
 
 def _http_source(address: SourceAddress, timeout_s: float) -> str:
-    """Return the element that reads from a server over HTTP, which takes user and password apart from the address."""
+    """Return the element that reads from an HTTP server; user and password are properties of their own."""
     parts = urlsplit(address.location)
     host = parts.netloc.rpartition("@")[2]
     user = f" user-id={_quoted(unquote(parts.username))}" if parts.username else ""
@@ -137,6 +136,6 @@ def _http_source(address: SourceAddress, timeout_s: float) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as the value of a property."""
+    """Return text as the value of a property."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -35,12 +35,12 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
             (`... ! appsink`), a video file or pipe (`/dev/stdin`), a folder of images (or of `.npy` arrays, for
             networks that read arrays), or a test pattern (`test://`). Options follow as query parameters:
             `0?size=1280x720&rotate=180`.
-        skip_bad: Leave damaged images of a folder and damaged frames of a video out, and count them in the source's
-            `damaged`, instead of ending at the first. Live sources always do.
+        skip_bad: Leave out damaged images of a folder and damaged frames of a video, and count them in the source's
+            `damaged`, instead of failing at the first. Live sources always leave them out.
 
     Raises:
-        AddressError: the address or an option is ill-formed, or the source cannot honour the option.
-        SourceError: it does not exist or gives no frames.
+        AddressError: the address or an option is invalid, or the source does not support an option.
+        SourceError: the source does not exist or gives no frames.
         UnavailableError: a library or a permission is missing.
     """
     if not isinstance(name, str | int | Path):
@@ -50,7 +50,7 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
         )
     address = parse_address(str(name))
     timeout_s = address.options.timeout_s
-    if timeout_s is None or address.kind == "network":  # whose own time limit it is
+    if timeout_s is None or address.kind == "network":  # network sources have their own time limit
         return open_address(address, skip_bad=skip_bad)
     camera = GuardedSource(partial(open_address, address), address.public, timeout_s)
     camera.open()
@@ -58,11 +58,11 @@ def open_source(name: str | int | Path, *, skip_bad: bool = False) -> FrameSourc
 
 
 def open_address(address: SourceAddress, *, skip_bad: bool = False) -> FrameSource:
-    """Open the source at an address. A read from a camera that hangs is not limited.
+    """Open the source at an address, without a time limit for hanging reads of cameras.
 
     Raises:
-        AddressError: the source cannot honour an option.
-        SourceError: it does not exist or gives no frames.
+        AddressError: the source does not support an option.
+        SourceError: the source does not exist or gives no frames.
         UnavailableError: a library or a permission is missing.
     """
     options = address.options
@@ -70,7 +70,7 @@ def open_address(address: SourceAddress, *, skip_bad: bool = False) -> FrameSour
     if address.kind == "csi":
         pipeline = csi_pipeline(address)
         check_available(pipeline, address.public)
-        return GStreamerSource(pipeline, address.public)  # which rotates and crops
+        return GStreamerSource(pipeline, address.public)  # the pipeline rotates and crops
     if address.kind == "network":
         return _open_stream(address, skip_bad=skip_bad)
     if address.kind == "camera":
@@ -107,7 +107,7 @@ def _open_path(address: SourceAddress, *, skip_bad: bool) -> FrameSource:
 
 
 def _open_stream(address: SourceAddress, *, skip_bad: bool) -> FrameSource:
-    """Open a stream, or a file on a server, in hardware where this machine can decode it."""
+    """Open a stream, or a file on a server; decode it in hardware if this machine can."""
     pipeline = stream_pipeline(address, address.options.codec)
     if pipeline is None:
         video = VideoSource(address, skip_bad=skip_bad)

@@ -17,7 +17,7 @@ MAX_TIMEOUT_S = 3600.0
 
 
 class Crop(NamedTuple):
-    """Region of interest in pixels of the upright picture."""
+    """Region of interest in pixels of the upright image."""
 
     left: int
     top: int
@@ -28,15 +28,15 @@ class Crop(NamedTuple):
         return ",".join(map(str, self))
 
     def check_inside(self, width: int, height: int, name: str, *, is_nv12: bool) -> None:
-        """Check the region against the upright picture of a source.
+        """Check that the region is inside the upright image of a source.
 
         Raises:
-            AddressError: it reaches beyond the picture, or is odd where colours cover 2x2 pixels.
+            AddressError: the region exceeds the image, or is odd although the colours of NV12 cover 2x2 pixels.
         """
         right, bottom = self.left + self.width, self.top + self.height
         if right > width or bottom > height:
             raise AddressError(
-                f"{name} gives pictures of {width}x{height}, and crop={self} reaches to {right}x{bottom}; choose a "
+                f"{name} gives frames of {width}x{height}, and crop={self} reaches to {right}x{bottom}; choose a "
                 "region inside"
             )
         if is_nv12 and any(value % 2 for value in self):
@@ -49,14 +49,14 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """Options of a source; None where its own value applies."""
+    """Options of a source; None for the source's own value."""
 
     size: tuple[int, int] | None = None
     """Width and height of a camera's frames, before rotation and crop."""
     rate: float | None = None
-    """Frames a second."""
+    """Frames per second."""
     rotate: int = 0
-    """Degrees clockwise from the source's picture to the upright one: 0, 90, 180 or 270."""
+    """Clockwise rotation to the upright image in degrees: 0, 90, 180 or 270."""
     crop: Crop | None = None
     codec: Codec | None = None
     transport: Transport | None = None
@@ -64,7 +64,7 @@ class SourceOptions:
     timeout_s: float | None = None
     """Seconds without a frame after which the source counts as lost."""
     frames: int | None = None
-    """Frames of a test pattern."""
+    """Number of frames of a test pattern."""
 
 
 DEFAULTS = SourceOptions()
@@ -82,12 +82,12 @@ def parse_options(query: str, supported: Sequence[str], name: str) -> SourceOpti
     """Return the options of a source.
 
     Args:
-        query: Parameters as they stand in the address, joined by `&`.
-        supported: Names of the options that this kind of source can honour.
-        name: The source in messages.
+        query: Parameters of the address, joined by `&`.
+        supported: Names of the options that this kind of source supports.
+        name: The source, for messages.
 
     Raises:
-        AddressError: an option is unknown, given twice, ill-formed, or none of this kind of source.
+        AddressError: an option is unknown, given twice, invalid, or unsupported by this kind of source.
     """
     values: dict[str, Any] = {}
     for parameter in query.split("&") if query else ():
@@ -106,7 +106,7 @@ def parse_options(query: str, supported: Sequence[str], name: str) -> SourceOpti
 
 
 def is_valid(parameter: str) -> bool:
-    """Check for a known option with a valid value, which can hold no secret."""
+    """Check for a known option with a valid value, which cannot contain a secret."""
     option, _, text = parameter.partition("=")
     try:
         OPTIONS[option].parse(unquote(text))

@@ -1,4 +1,4 @@
-"""A test pattern: a bright square that moves over a still background, the same on every machine."""
+"""A test pattern: a bright square that moves over a background, identical on every machine."""
 
 from threading import Event
 from time import monotonic
@@ -15,7 +15,7 @@ DEFAULT_RATE = 30.0
 
 
 class PatternSource:
-    """A moving pattern. It is paced as a camera is: a frame that nobody reads in time is lost. Rate 0 is not paced."""
+    """A moving pattern, paced like a camera: frames that are not read in time are lost. A rate of 0 is not paced."""
 
     frames: int | None
 
@@ -48,7 +48,7 @@ class PatternSource:
         self._closed.set()
 
     def _pace(self) -> bool:
-        """Wait for the next frame that is not past yet; return False if the source is closed meanwhile."""
+        """Wait for the time of the next frame; return False if the source is closed meanwhile."""
         passed = int((monotonic() - self._started) * self._rate)
         self._index = max(self._index, passed)
         return not self._closed.wait(self._index / self._rate - (monotonic() - self._started))
@@ -61,14 +61,14 @@ class PatternSource:
 
 
 def _background(width: int, height: int) -> NDArray[Any]:
-    """Return gradients, in blue to the right, in green downwards."""
+    """Return an image with a horizontal gradient in blue and a vertical gradient in green."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[:, :, 0] = np.linspace(0, 191, width).astype(np.uint8)
     pixels[:, :, 1] = np.linspace(0, 127, height).astype(np.uint8)[:, None]
     return pixels
 
 
-def _bounce(distance: int, room: int) -> int:
-    """Return the place after a distance between two walls."""
-    place = distance % (2 * room) if room else 0
-    return min(place, 2 * room - place)
+def _bounce(distance: int, width: int) -> int:
+    """Return the position after a distance travelled to and fro between 0 and `width`."""
+    position = distance % (2 * width) if width else 0
+    return min(position, 2 * width - position)

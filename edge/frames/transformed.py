@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 
 class Transformed:
-    """A source with its frames rotated, then cropped.
+    """A source whose frames are rotated, then cropped.
 
-    Only the pixels that remain are moved, once: into the memory that the caller offers, where it fits.
+    Only the pixels of the crop are copied, once: into the caller's memory if it fits.
     """
 
     def __init__(self, source: FrameSource, rotate: int, crop: Crop | None, name: str) -> None:
-        """Transform the frames of an open source, which is closed with this one.
+        """Transform the frames of an open source, which is closed together with this source.
 
         Args:
-            source: Where frames come from.
+            source: Source of frames.
             rotate: Degrees clockwise: 0, 90, 180 or 270.
-            crop: Region of the rotated picture; None for all of it.
-            name: The source in messages.
+            crop: Region of the rotated image; None for the whole image.
+            name: The source, for messages.
         """
         self.is_live, self.frames = source.is_live, source.frames
         self._source, self._rotate, self._crop, self._name = source, rotate, crop, name
@@ -49,7 +49,7 @@ class Transformed:
         """Return the next frame, rotated and cropped; None at the end.
 
         Raises:
-            AddressError: the crop does not fit into the picture.
+            AddressError: the crop exceeds the image.
             SourceError: the source failed.
         """
         while (frame := self._source.read(self._spare)) is not None:
@@ -86,14 +86,14 @@ class Transformed:
         return Frame(pixels, frame.format, frame.position)
 
     def _crop_of(self, frame: Frame) -> Crop:
-        """Return the crop for a frame, all of it by default, checked against the size of the rotated picture."""
+        """Return the crop of a frame, by default the whole image, checked against the size of the rotated image."""
         height, width = frame.size if self._rotate % 180 == 0 else frame.size[::-1]
         crop = self._crop or Crop(0, 0, width, height)
         crop.check_inside(width, height, self._name, is_nv12=frame.format is PixelFormat.NV12)
         return crop
 
     def _move(self, source: NDArray[Any], target: NDArray[Any], crop: Crop) -> None:
-        """Copy a region of the rotated source; the region is rotated alone."""
+        """Copy a region of the rotated image; only the region is rotated."""
         left, top, width, height = _unrotated(crop, self._rotate, source.shape)
         region = source[top : top + height, left : left + width]
         if self._rotate:
@@ -111,7 +111,7 @@ def _planes(pixels: NDArray[Any], unit: int) -> tuple[NDArray[Any], ...]:
 
 
 def _unrotated(crop: Crop, rotate: int, shape: tuple[int, ...]) -> Crop:
-    """Return a region of the rotated picture as a region of the picture before, which has the given shape."""
+    """Return a region of the rotated image as a region of the original image, which has this shape."""
     height, width = shape[:2]
     right, bottom = crop.left + crop.width, crop.top + crop.height
     if rotate == 90:

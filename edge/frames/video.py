@@ -29,9 +29,9 @@ TIMEOUT_S = 8.0
 SAFE_TO_EXPLODE = ("mjpeg", "png")
 """Codecs without dependencies between frames, whose decoders hide damage by default."""
 CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "h265", "mjpeg": "mjpeg"}
-"""Our names of codecs, by FFmpeg's."""
+"""Names of codecs in options, by FFmpeg's names."""
 MAX_STREAM_PIXELS = 1 << 26
-"""Larger frames of a stream are left out as damaged: 8K has half as many, and each takes 200 MB and more."""
+"""Larger frames of a stream are left out as damaged: each takes more than 200 MB, and 8K has half as many pixels."""
 
 
 class VideoSource:
@@ -77,16 +77,16 @@ class VideoSource:
 
     @property
     def codec(self) -> Codec | None:
-        """The codec, where it has a name among our options."""
+        """Name of the codec in options; None if it has none."""
         return CODECS.get(self._stream.codec_context.name)
 
     @property
     def pixel_format(self) -> str | None:
-        """FFmpeg's name of the decoder's pixel format, where it is known."""
+        """FFmpeg's name of the decoder's pixel format; None if it is unknown."""
         return cast("str | None", self._stream.codec_context.pix_fmt)
 
     def first_rotation(self) -> int:
-        """Return the rotation that the metadata of the next frame ask for, and leave the frame out."""
+        """Return the rotation in the metadata of the next frame, which is discarded."""
         frame = next(self._decoded, None)
         return 0 if frame is None else int(frame.rotation)
 

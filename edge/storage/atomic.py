@@ -79,9 +79,9 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
 
 
 def find_retired(path: Path) -> Path | None:
-    """Return the former content of a missing `path`, left beside it by a writer killed between two renames.
+    """Return the previous content of a missing `path`, left beside it by a writer killed between two renames.
 
-    Anyone who may write to the folder can put it there: name it to the user, never use it.
+    Any process that may write to the folder can create it, so it is shown to the user and never used.
     """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.retired", re.DOTALL)
     with suppress(OSError, ValueError):

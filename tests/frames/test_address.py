@@ -70,7 +70,7 @@ def test_parameters_that_are_not_ours_go_to_the_server_unchanged(text: str, loca
         ("0?size=64\u0660x480", "give WIDTHxHEIGHT"),
         ("0?rate=-1", "give frames a second"),
         ("0?rate=nan", "give frames a second"),
-        ("0?rate=0", "has the option rate=0; give the frames a second"),
+        ("0?rate=0", "has the option rate=0; give a number of frames per second"),
         ("0?rate=1e3", "give frames a second"),
         ("0?crop=1,2,3", "give LEFT,TOP,WIDTH,HEIGHT in pixels"),
         ("0?crop=0,0,0,5", "give LEFT,TOP,WIDTH,HEIGHT in pixels"),

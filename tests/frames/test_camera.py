@@ -86,7 +86,7 @@ def test_a_mode_of_the_camera_is_selected(captures: list[Capture]) -> None:
         ("size=1280x960", "camera 0 has no mode of height 960 (it selects 720)"),
         ("rate=60", "camera 0 has no mode of rate 60 (it selects 30)"),
         ("codec=h264", "camera 0 cannot be read in h264; choose codec=mjpeg, or a GStreamer pipeline"),
-        ("crop=600,0,100,100", "0?crop=600,0,100,100 gives pictures of 640x480, and crop=600,0,100,100 reaches to"),
+        ("crop=600,0,100,100", "0?crop=600,0,100,100 gives frames of 640x480, and crop=600,0,100,100 reaches to"),
     ],
 )
 def test_a_mode_that_the_camera_has_not_is_refused_with_the_one_it_selects(

@@ -52,9 +52,9 @@ def test_a_csi_camera_is_rotated_and_cropped_by_the_image_processor(address: str
     [
         (
             "csi://0?crop=0,0,1280,722",
-            "csi://0.* gives pictures of 1280x720, and crop=0,0,1280,722 reaches to 1280x722",
+            "csi://0.* gives frames of 1280x720, and crop=0,0,1280,722 reaches to 1280x722",
         ),
-        ("csi://0?rotate=90&crop=0,0,722,2", "gives pictures of 720x1280"),
+        ("csi://0?rotate=90&crop=0,0,722,2", "gives frames of 720x1280"),
         ("csi://0?crop=0,0,5,5", "is odd; choose even numbers"),
     ],
 )

@@ -107,9 +107,9 @@ def test_a_frame_stays_while_the_next_ones_are_read() -> None:
 @pytest.mark.parametrize(
     ("pixel_format", "degrees", "crop", "message"),
     [
-        (PixelFormat.BGR, 0, Crop(20, 0, 16, 16), "pictures of 32x20, and crop=20,0,16,16 reaches to 36x16; choose"),
-        (PixelFormat.BGR, 90, Crop(0, 0, 32, 20), "pictures of 20x32, and crop=0,0,32,20 reaches to 32x20; choose"),
-        (PixelFormat.NV12, 0, Crop(0, 0, 16, 22), "pictures of 32x20, and crop=0,0,16,22 reaches to 16x22; choose"),
+        (PixelFormat.BGR, 0, Crop(20, 0, 16, 16), "frames of 32x20, and crop=20,0,16,16 reaches to 36x16; choose"),
+        (PixelFormat.BGR, 90, Crop(0, 0, 32, 20), "frames of 20x32, and crop=0,0,32,20 reaches to 32x20; choose"),
+        (PixelFormat.NV12, 0, Crop(0, 0, 16, 22), "frames of 32x20, and crop=0,0,16,22 reaches to 16x22; choose"),
         (PixelFormat.NV12, 0, Crop(1, 3, 6, 7), "crop=1,3,6,7 is odd; choose even numbers, such as crop=0,2,6,8"),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_live_source_that_shrinks_for_a_moment_goes_on(caplog: pytest.LogCaptu
     read = [source.read(None), source.read(None)]
     assert [frame.position for frame in read if frame] == ["0.png", "1.png"]
     assert source.damaged == 3 + 2
-    assert caplog.text.count("camera gives pictures of 1x1, and crop=0,0,8,8 reaches to 8x8") == 1
+    assert caplog.text.count("camera gives frames of 1x1, and crop=0,0,8,8 reaches to 8x8") == 1
 
 
 def test_the_source_is_closed_with_its_transformation() -> None:
