@@ -110,6 +110,6 @@ def shown(value: Any) -> str:
     """Return a value for a message, shortened if it is long."""
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    except (ValueError, RecursionError):  # an integer too long for Python to print, or nested too deep
-        return f"a {type(value).__name__} that is too large to print"
+    except Exception:  # an integer too long for Python to print, nested too deep, or a tensor where none belongs
+        return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -84,9 +84,10 @@ def train(
         before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
-        DataError: the dataset cannot be used with these settings.
+        DataError: the dataset cannot be used with these settings, or `output` lies among its images.
         CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be loaded.
     """
+    _check_output(output, settings)
     images, splits, specs = _load(settings, images)
     if finished := _finished_run(output / CHECKPOINT, settings, specs):
         return finished
@@ -118,6 +119,14 @@ def train(
 def is_first_process() -> bool:
     """Return True in a single process, and in the first of those that `torchrun` starts."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _check_output(output: Path, settings: Settings) -> None:
+    """Refuse to write among images, where the next run would take the results for classes."""
+    if settings.dataset == "folder" and settings.data is not None:
+        written = Path(os.path.realpath(output))
+        if Path(os.path.realpath(settings.data)) in (written, *written.parents):
+            raise DataError(f"{output} lies in {settings.data}, whose folders are classes; choose another --output")
 
 
 def _load(settings: Settings, images: LabelledImages | None) -> tuple[LabelledImages, Splits, dict[str, SplitSpec]]:

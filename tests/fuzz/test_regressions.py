@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,11 @@ def tensor() -> Any:
     return torch.tensor([1, 2])
 
 
+def counter_of_tensors() -> Any:
+    """Return a value that a checkpoint can hold and Python cannot print."""
+    return Counter({"a": tensor(), "b": tensor()})  # type: ignore[dict-item]
+
+
 def node_attribute(value: int) -> Content:
     """Return a segment whose first convolution has this number of groups."""
 
@@ -153,6 +159,7 @@ CASES: tuple[tuple[str, str, str, Content], ...] = (
     ("checkpoints", "checkpoint", "many channels", saved(lambda data: data["input"].update(channels=10**12))),
     ("checkpoints", "checkpoint", "a tensor among metrics", saved(lambda data: data["metrics"].update(a=[tensor()]))),
     ("checkpoints", "checkpoint", "bytes among metrics", saved(lambda data: data["metrics"].update(a=b"x"))),
+    ("checkpoints", "checkpoint", "a counter of tensors", saved(lambda data: data.update(input=counter_of_tensors()))),
     ("checkpoints", "checkpoint", "no mean", saved(lambda data: data["input"].update(mean=[]))),
     ("checkpoints", "checkpoint", "a tiny std", saved(lambda data: data["input"].update(std=[1e-300]))),
     ("checkpoints", "state", "a tensor as version", saved(lambda data: data.update(version=tensor()), "state")),

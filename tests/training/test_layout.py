@@ -1,5 +1,6 @@
 """Folders of splits and classes are read as they are meant; unreadable files are named together or skipped."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,10 @@ from edge.errors import DataError
 from edge.training.data import batches, measured_input
 from edge.training.datasets import load_dataset
 from edge.training.loading import PreprocessedImages
+from edge.training.settings import Settings
 from edge.training.splits import draw_splits
-from tests.support.commands import call, class_folder, error_line
+from edge.training.train import train
+from tests.support.commands import call, class_folder, contents, error_line
 
 CLASSES = ("cat", "cow", "dog")
 
@@ -98,6 +101,23 @@ def test_a_file_deleted_during_training_is_one_error_without_a_traceback(workers
     with pytest.raises(DataError, match=r"dog/0\.png") as caught:
         list(loader)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\nb", b"\x1b[31m"])
+def test_a_class_whose_name_no_bundle_can_hold_is_refused_before_training(name: bytes, tmp_path: Path) -> None:
+    (class_folder(tmp_path, ("a", "b")) / "a").rename(tmp_path / os.fsdecode(name))
+    with pytest.raises(DataError, match=r"has the class '.*, a name with control characters or bytes that are no"):
+        load_dataset("folder", tmp_path, 8)
+
+
+@pytest.mark.parametrize("output", [".", "a", "new/run"])
+def test_results_are_not_written_among_the_images(output: str, tmp_path: Path) -> None:
+    images = class_folder(tmp_path / "images", ("a", "b"))
+    before = contents(tmp_path)
+    settings = Settings(dataset="folder", data=str(images), backbone="cnn-small", image_size=8, epochs=1)
+    with pytest.raises(DataError, match=r"lies in .*images, whose folders are classes; choose another --output"):
+        train(settings, images / output)
+    assert contents(tmp_path) == before
 
 
 def test_the_command_checks_without_training_and_skips_bad_files(tmp_path: Path) -> None:

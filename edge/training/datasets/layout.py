@@ -1,5 +1,6 @@
 """Layout of a user's images on disk: a folder per class, directly or in folders of splits."""
 
+import unicodedata
 from pathlib import Path
 
 from edge.errors import DataError
@@ -12,6 +13,8 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 """Split by the name of its folder."""
+UNPRINTABLE = ("Cc", "Cs")
+"""Unicode's categories of control characters and surrogates, which stand for bytes that are not UTF-8."""
 
 ClassImages = dict[str, list[Path]]
 """Image files of each class."""
@@ -126,6 +129,12 @@ def _class_images(folder: Path) -> ClassImages:
         raise DataError(
             f"{folder} has only one class, {next(iter(classes))!r}; a classifier needs at least 2: {LAYOUT}"
         )
+    for name in classes:
+        if any(unicodedata.category(character) in UNPRINTABLE for character in name):
+            raise DataError(
+                f"{folder} has the class {name!a}, a name with control characters or bytes that are no UTF-8; "
+                "rename the folder"
+            )
     images = {
         name: [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES] for name, files in classes.items()
     }
