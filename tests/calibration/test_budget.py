@@ -241,6 +241,6 @@ def test_a_file_that_is_not_a_bench_is_refused_by_name(content: bytes, tmp_path:
 
 def test_a_bench_that_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, reason in ((tmp_path / "pipe", "is no regular file"), (Path("/dev/zero"), "is no regular file")):
+    for path, reason in ((tmp_path / "pipe", "is not a regular file"), (Path("/dev/zero"), "is not a regular file")):
         with pytest.raises(ThresholdError, match=rf"{path} cannot be read \({reason}\); write it with `edge bench"):
             segment_latencies_ms(path, "fp32", exits=3, segments="ours")
