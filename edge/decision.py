@@ -1,11 +1,15 @@
 """The exit rule in NumPy: the reference implementation for calibration, engines and tests."""
 
+import logging
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge.errors import ThresholdError
+
+log = logging.getLogger(__name__)
 
 NEVER = 2.0
 """The largest threshold, above any confidence: the exit is never taken."""
@@ -75,7 +79,7 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     """Check thresholds and return them as float32, shape (exits - 1,).
 
     Raises:
-        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
+        ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
     """
     try:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
@@ -86,11 +90,15 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
         raise ThresholdError(
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"
         )
-    for index, value in enumerate(thresholds):
-        if not 0 <= value <= NEVER:
+    for index, value in enumerate(thresholds.tolist()):
+        if not (math.isfinite(value) and value >= 0):
             raise ThresholdError(
-                f"threshold {index} is {value}; give a confidence from 0 to 1, such as 0.9 for 90 %, or {NEVER:g} to "
+                f"threshold {index} is {value:g}; give a confidence from 0 to 1, such as 0.9 for 90 %, or {NEVER:g} to "
                 "never exit"
+            )
+        if value > NEVER:
+            log.warning(
+                "threshold %d is %g, so this exit never answers; for %g %%, give %g", index, value, value, value / 100
             )
     return thresholds
 

@@ -55,7 +55,7 @@ class Classifier:
                 none.
 
         Raises:
-            ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
+            ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
         """
         self.chain = chain
         self._engines, self._device, self._load_batch_engines = engines, device, load_batch_engines
@@ -78,7 +78,7 @@ class Classifier:
         """Return a classifier on the same engines with its own thresholds.
 
         Raises:
-            ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
+            ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
         """
         return Classifier(
             self.chain,

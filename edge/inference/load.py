@@ -43,7 +43,7 @@ def load(
     Raises:
         BundleError: the bundle is missing, damaged or of another version, or lacks the precision.
         EngineError: the backend is not installed, or an engine cannot be built or run on this machine.
-        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
+        ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
     """
     if not isinstance(bundle, str | Path):
         raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
@@ -64,7 +64,7 @@ def load_classifier(
     Raises:
         BundleError: the bundle does not have this precision.
         EngineError: an engine cannot be built or run on this machine.
-        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
+        ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
     """
     spec, files = bundle.precision(precision), bundle.manifest.files
     values = validate_thresholds(spec.thresholds.values if thresholds is None else thresholds, len(spec.segments))
