@@ -109,7 +109,7 @@ def test_an_invalid_threshold_is_refused_with_its_index_and_value(
 def test_a_threshold_in_percent_never_exits_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert validate_thresholds([1.5, 90], 3).tolist() == [1.5, 90]
     assert [record.getMessage() for record in caplog.records] == [
-        "threshold 1 is 90: this exit never answers; for 90 %, give 0.9"
+        "threshold 1 is 90, so this exit never answers; for 90 %, give 0.9"
     ]
 
 
