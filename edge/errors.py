@@ -20,6 +20,9 @@ import re
 ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
+MAX_MESSAGE, MESSAGE_END = 2000, 400
+"""Longest message, and how much of its end is kept: the remedy stands there."""
+
 
 class EdgeError(Exception):
     """Base of all errors raised on purpose."""
@@ -29,7 +32,7 @@ class EdgeError(Exception):
 
     def __str__(self) -> str:
         """Return the message in one line; quoted messages of libraries may have several lines and colours."""
-        return one_line(super().__str__())
+        return shortened(one_line(super().__str__()))
 
 
 class BundleError(EdgeError):
@@ -80,3 +83,10 @@ def one_line(text: str) -> str:
     """Return text as a single line without colour codes and control characters."""
     parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", text)))
     return " ".join(part for part in parts if part)
+
+
+def shortened(text: str) -> str:
+    """Return a message without its middle where it is too long to read, as with a value of a damaged file."""
+    if len(text) <= MAX_MESSAGE:
+        return text
+    return f"{text[: MAX_MESSAGE - MESSAGE_END - 3]} … {text[-MESSAGE_END:]}"

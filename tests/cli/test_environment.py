@@ -19,7 +19,7 @@ from edge.bundle.manifest import manifest_to_json
 from edge.cli.main import main
 from edge.console import UNAVAILABLE
 from edge.doctor.checks import check_machine
-from edge.errors import EdgeError, SourceError, SourceLostError, UnavailableError
+from edge.errors import MAX_MESSAGE, EdgeError, SourceError, SourceLostError, UnavailableError
 from tests.support.commands import ROOT, TIMEOUT_S, call, json_lines, random_frames, write_video
 
 
@@ -205,6 +205,13 @@ def test_errors_have_their_exit_code_and_one_line(error: Exception, code: int, m
     assert (result.code, result.stdout) == (code, "")
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_message_longer_than_a_screen_keeps_its_start_and_its_remedy() -> None:
+    message = str(EdgeError(f"manifest.json: unknown field {'a' * 10**6}; compile the bundle again"))
+    assert len(message) == MAX_MESSAGE
+    assert message.startswith("manifest.json: unknown field a")
+    assert message.endswith("a; compile the bundle again")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def test_mutated_inputs_are_read_or_refused_with_the_right_error(name: str, base
     assert not tally.failures
     assert tally.inputs == SHORT[name]
     assert tally.messages
+    assert not tally.untidy
     assert max(tally.lines.values()) > 0.3, "the reader's code was hardly executed"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from edge.errors import MAX_MESSAGE
 from tests.fuzz.base import Input, Reader, reader_named
 from tests.fuzz.coverage import ROOT, LineCoverage
 
@@ -31,7 +32,6 @@ TRACED_SHARE, MAX_TRACED = 0.1, 3000
 """Share of a range's inputs, its first, whose executed lines are recorded; tracing is slow."""
 FILE_SIZE = 256 << 20
 """Largest file that the worker may write, its stderr included: SIGXFSZ ends one that writes for ever."""
-MAX_MESSAGE = 2000
 MAX_KEPT = 3
 """Inputs that are kept of failures in the same place."""
 INDEX, TALLY = "index", "tally.json"

@@ -117,7 +117,7 @@ def odd_array(random: Random, array: np.ndarray) -> np.ndarray:
     )
     try:
         return random.choice(choices)()
-    except (TypeError, ValueError):  # text and records are no numbers
+    except (RuntimeError, TypeError, ValueError):  # text, dates and records are no numbers
         return array[None]
 
 

@@ -40,7 +40,7 @@ class ManifestReader:
     """A bundle whose other files are intact stand-ins of some bytes."""
 
     errors = (BundleError,)
-    rooms = tuple(f"edge.bundle.{name}" for name in ("bundle", "chain", "decoding", "files", "manifest", "validation"))
+    rooms = tuple(f"edge.bundle.{name}" for name in ("bundle", "decoding", "files", "manifest", "validation"))
 
     def __init__(self, base: Path, scratch: Path) -> None:
         tree = json.loads((base / "bundle" / MANIFEST).read_text())
