@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edge.cli.main import main
 from edge.cli.parser import CommandParser
 from edge.cli.run import add_arguments
 from edge.frames.open import open_source
+from edge.live.outputs.heartbeat import Heartbeat
 from tests.support.commands import TIMEOUT_S, call, json_lines, random_frames, start_command, write_video
 
 KEYS = {
@@ -137,3 +139,11 @@ def test_the_summary_on_a_terminal_follows_the_progress(bundle: Path, video: Pat
     _, drawn = run_on_terminal(bundle, "--source", video, stdout="terminal")
     summary = drawn.rindex("200 frames, ")
     assert "\x1b[" not in drawn[summary:].replace("\x1b[1m", "").replace("\x1b[0m", ""), "bars are drawn over it"
+
+
+def test_the_heartbeat_is_shown_on_stderr(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.cli.run_outputs.Heartbeat", partial(Heartbeat, 0.1))
+    result = call(main, "run", bundle, "--source", "test://?size=32x32&rate=50", "--frames", 50)
+    assert result.code == 0
+    assert "test://?size=32x32&rate=50: " in result.stderr
+    assert " frames/s, exit " in result.stderr

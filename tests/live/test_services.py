@@ -17,13 +17,16 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import av
 import pytest
 
+from edge.bundle.bundle import Bundle
+from edge.console import TERMINATED
 from edge.live.outputs.base import MAX_QUEUED, OutputQueue
 from edge.live.outputs.lines import Lines
 from edge.live.outputs.metrics import Metrics
 from edge.live.outputs.mqtt import Mqtt, parse_broker
-from tests.support.commands import ROOT, TIMEOUT_S, json_lines, wait_until
+from tests.support.commands import ROOT, TIMEOUT_S, json_lines, start_command, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import change, event, free_port, opened, server
 
@@ -296,3 +299,50 @@ def test_a_pipe_that_nobody_ever_reads_does_not_keep_the_process(tmp_path: Path)
     )
     assert result.returncode == 0
     assert "hangs; " in result.stderr
+
+
+# All together
+
+
+def test_a_terminated_run_leaves_every_output_complete(
+    digits_bundle: Bundle, broker: Mosquitto, tmp_path: Path
+) -> None:
+    lines, video, port = tmp_path / "lines.jsonl", tmp_path / "video.mp4", free_port()
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    names = [lines, video, broker.url.replace("//", "//user:s3cret@"), f"http://127.0.0.1:{port}"]
+    words = [word for name in names for word in ("--output", name)]
+    source = ("--source", "test://?size=320x240&rate=30", "--events", "3/5")
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "20000000"}
+    with (
+        notify,
+        start_command(
+            "edge",
+            "run",
+            digits_bundle.path,
+            *source,
+            *words,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        notify.settimeout(TIMEOUT_S)
+        beats = ""
+        while "READY=1" not in beats or "WATCHDOG=1" not in beats:
+            beats += notify.recv(4096).decode() + "\n"
+        wait_until(lambda: video.exists() and video.stat().st_size > 10_000, "a fragment of the video")
+        broker.wait_for("base/availability", "online")
+        with urlopen(f"http://127.0.0.1:{port}/healthz") as response:
+            assert json.load(response)["healthy"]
+        process.terminate()
+        printed = process.communicate(timeout=TIMEOUT_S)[0]
+        assert process.returncode == TERMINATED
+        while "STOPPING=1" not in beats:
+            beats += notify.recv(4096).decode() + "\n"
+    assert broker.retained("base/availability") == "offline"
+    frames = [line["frame"] for line in json_lines(lines.read_text()) if "frame" in line]
+    assert f" {len(frames)} frames, " in printed
+    assert "s3cret" not in printed + lines.read_text()
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 10
