@@ -68,22 +68,30 @@ class SourceWorker:
         self.error: BaseException | None = None
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
         self._debouncer: Debouncer | None = None
-        self._thread: threading.Thread | None = None
+        self._ended: threading.Event | None = None
 
     def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
         """Start to classify a source, which is closed at the end; without a debouncer there are no events."""
-        self._debouncer = debouncer
-        self._thread = threading.Thread(target=self._work, args=(source,), name=f"source {self._name}", daemon=True)
-        self._thread.start()
+        self._debouncer, self._ended = debouncer, threading.Event()
+        threading.Thread(target=self._run, args=(source, self._ended), name=f"source {self._name}", daemon=True).start()
 
     def join(self, timeout_s: float | None = None) -> None:
-        """Wait for the end of the source, if it was started."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        """Wait for the end of the source, if it was started.
+
+        Not by `Thread.join`: up to Python 3.12, a signal during it makes all later ones return at once.
+        """
+        if self._ended is not None:
+            self._ended.wait(timeout_s)
 
     def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
         self._state.publish(SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects))
+
+    def _run(self, source: FrameSource, ended: threading.Event) -> None:
+        try:
+            self._work(source)
+        finally:
+            ended.set()
 
     def _work(self, source: FrameSource) -> None:
         try:

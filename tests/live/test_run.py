@@ -1,5 +1,6 @@
 """Runs: several sources, events, outputs, limits and ends."""
 
+import signal
 import threading
 from collections.abc import Sequence
 
@@ -166,6 +167,28 @@ def test_another_thread_can_stop_a_run(classifier: edge.Classifier, digits: NDAr
     assert output.is_closed
     assert source.is_closed
     assert set(threading.enumerate()) <= before
+
+
+def test_a_signal_ends_a_run_after_every_classified_frame_is_written(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    class Slow(EndlessSource):
+        def read(self, out: Frame | None) -> Frame | None:
+            ended.wait(0.1)
+            return super().read(out)
+
+    def interrupt_after_three(message: Message) -> None:
+        classified.append(message)
+        if len(classified) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    classified: list[Message] = []
+    output, ended = Recorder(), threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        run(classifier, [Slow(digits[0])], [output], on_message=interrupt_after_three)
+    written = list(output.messages)
+    assert not ended.wait(0.3)  # for three more frames, if the source were still read
+    assert classified == written
 
 
 def test_a_source_that_fails_does_not_end_the_others(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
