@@ -1,6 +1,7 @@
 """The alternative to early exits: the network truncated at an exit and trained alone with the same settings."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from edge.console import log
 from edge.measure.bench import Measurement
 from edge.training.train import train
 
+STANDARD_ERRORS = 2
+"""Accuracy that early exits must have more than a rival on one split, to have as much on another."""
 NO_GUARANTEE = RiskGuarantee(limit=0.0, method="none")
 """For networks with one exit, which have no thresholds."""
 
@@ -37,24 +40,20 @@ def matched_thresholds(bundle: Bundle, rival: Bundle, exit_index: int, precision
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     points = operating_points(ours.scores, ours.truth, macs)
     accuracy = float((theirs.scores.label[-1] == theirs.truth).mean())
-    return dominating_point(points, accuracy, sum(macs[: exit_index + 1]) / sum(macs)).thresholds
+    margin = STANDARD_ERRORS * math.sqrt(accuracy * (1 - accuracy) / len(theirs.truth))
+    return matching_point(points, accuracy + margin, sum(macs[: exit_index + 1]) / sum(macs)).thresholds
 
 
-def dominating_point(points: Sequence[OperatingPoint], accuracy: float, cost_ratio: float) -> OperatingPoint:
-    """Return the operating point that dominates a rival by the largest area.
+def matching_point(points: Sequence[OperatingPoint], accuracy: float, cost_ratio: float) -> OperatingPoint:
+    """Return the cheapest operating point of at least this accuracy that costs no more than a rival.
 
-    The area is `accuracy gained * cost saved`. A point of equal accuracy on one split has lower accuracy on every other
-    split; the largest area keeps a distance in both. Where no point is at least as accurate as the rival at no higher
-    cost, return the most accurate one of those that cost no more.
+    Where there is none, return the most accurate point that costs no more.
     """
     affordable = [point for point in points if point.cost_ratio <= cost_ratio + ROUNDING]
-    dominating = [point for point in affordable if point.accuracy >= accuracy]
-    if not dominating:
-        return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
-    return max(
-        dominating,
-        key=lambda point: ((point.accuracy - accuracy) * (cost_ratio - point.cost_ratio), point.accuracy),
-    )
+    accurate = [point for point in affordable if point.accuracy >= accuracy]
+    if accurate:
+        return min(accurate, key=lambda point: (point.cost_ratio, -point.accuracy))
+    return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
 
 
 def truncated_row(
