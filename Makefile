@@ -1,6 +1,6 @@
-# make demo    train, compile, build, run, verify and measure on real images; report in runs/
-# make test    all checks, from nothing
-# make check   the same checks in the environment that is there
+# make demo    install; train, compile, build, run, verify and measure on real images; report in runs/
+# make test    install; run all checks
+# make check   run all checks in the existing environment
 # make format  rewrite formatting with ruff
 
 PYTHON ?= python3
@@ -22,13 +22,14 @@ check:
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.support.house
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 
 format:
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 2 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,rtx]'
 	touch $@

@@ -10,21 +10,24 @@ from edge.console import run_main
 REPORTS = {
     "demo": SubcommandSpec("the whole pipeline on real images, with a report", "benchmarks.demo"),
     "demo-seeds": SubcommandSpec(
-        "the demo's network with several seeds: do exits pay with each?", "benchmarks.demo_seeds"
+        "the demo's network with several seeds: early exits must pay with each", "benchmarks.demo_seeds"
     ),
     "real-size": SubcommandSpec("ResNet-18 at 224x224, fed from a 1080p video", "benchmarks.real_size"),
     "papers": SubcommandSpec(
-        "Confidence-Gated and Explanation-Guided Training against their rivals, claim by claim", "benchmarks.papers"
+        "the claims of Confidence-Gated and Explanation-Guided Training, beside rival methods", "benchmarks.papers"
     ),
     "quantisation": SubcommandSpec(
         "accuracy and agreement of trained networks in each precision", "benchmarks.quantisation"
     ),
-    "risk": SubcommandSpec("coverage of risk guarantees, in a simulation", "benchmarks.risk"),
+    "live": SubcommandSpec(
+        "live classification: freshness, throughput, outputs, cameras, recovery", "benchmarks.live.report"
+    ),
+    "risk": SubcommandSpec("violations of risk guarantees, over many re-splits", "benchmarks.risk"),
     "cuda-chain": SubcommandSpec(
-        "exits decided on the GPU against exits decided by the host; needs a GPU", "benchmarks.cuda_chain"
+        "exit decisions on the GPU against decisions on the host; needs a GPU", "benchmarks.cuda_chain"
     ),
     "cuda-pipeline": SubcommandSpec(
-        "frames overlapping on the GPU against one at a time; needs a GPU", "benchmarks.cuda_pipeline"
+        "overlapping frames on the GPU against one frame at a time; needs a GPU", "benchmarks.cuda_pipeline"
     ),
 }
 

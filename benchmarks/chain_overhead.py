@@ -16,7 +16,7 @@ ROUNDS = 3_000
 
 
 def chain_overhead(bundle: Bundle, precision: str, frame: Frame) -> dict[str, float]:
-    """Interleave the chain with direct calls of the same sessions; return both p50s and their ratio."""
+    """Interleave the chain with direct calls of the same sessions; return both medians and their ratio."""
     chain = bundle.chain(precision)
     engines = [cast("OnnxRuntimeEngine", engine) for engine in load_engines(bundle.path, chain.segments, OnnxRuntime())]
     slot = HostSlot(chain, engines)

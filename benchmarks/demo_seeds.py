@@ -1,16 +1,22 @@
 """The demo's network trained with several seeds: early exits must pay with most of them, not with a lucky one."""
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.demo import DATASETS, figures, make_bundle, measure_precisions
 from benchmarks.results import command_line, write_result
 from edge.advice import merge_precisions
 from edge.cli.info import bundle_advice
 from edge.console import FAILED, PASSED, log, print_table
+from edge.decision import Scores
 from edge.engines.onnxruntime import OnnxRuntime
+from edge.inference.load import load_classifier
+from edge.inference.record import record
 from edge.parity.compare import verify
 from edge.system import conditions
 
@@ -72,15 +78,29 @@ def seed_figures(dataset: str, data: Path | None, seed: int, folder: Path) -> di
     trained, bundle = make_bundle(dataset, data, folder, seed)
     measured = measure_precisions(trained, bundle, folder)
     advice = merge_precisions(bundle_advice(bundle))
+    frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
     precisions = {}
     for name, values in measured.items():
-        row = figures(bundle, name, values) | {"advice": advice}
+        scores = record(load_classifier(bundle, name, OnnxRuntime()), frames).scores
+        row = figures(bundle, name, values) | {"advice": advice, "exit_gains": exit_gains(scores, labels)}
         row["exit_accuracy"] = [measurement.accuracy for measurement in values.bench.per_exit]
         [parity] = verify(bundle, name, [OnnxRuntime()])
         row |= {"verified": parity.passed, "parity_failures": [str(failure) for failure in parity.failures]}
         precisions[name] = row | {"criteria": criteria(row)}
     passed = all(all(row["criteria"].values()) for row in precisions.values())
-    return {"seed": seed, "test_samples": len(trained.splits["test"]), "passed": passed, "precisions": precisions}
+    return {"seed": seed, "test_samples": len(labels), "passed": passed, "precisions": precisions}
+
+
+def exit_gains(scores: Scores, labels: Sequence[int]) -> list[dict[str, float]]:
+    """Return the accuracy that each exit but the first gains over the one before it, with its standard error.
+
+    The standard error is that of paired samples, taken as independent.
+    """
+    correct = (scores.label == np.array(labels)).astype(np.float64)
+    return [
+        {"gain": float(gain.mean()), "standard_error": float(gain.std(ddof=1)) / math.sqrt(len(labels))}
+        for gain in np.diff(correct, axis=0)
+    ]
 
 
 def criteria(row: Mapping[str, Any]) -> dict[str, bool]:
@@ -109,7 +129,17 @@ def beats(row: Mapping[str, float]) -> bool:
 
 def print_seeds(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print each seed's figures and the criteria that fail."""
-    columns = ("seed", "exits alone", "whole", "early exits", "shares", "speed-up", "against truncated", "fails")
+    columns = (
+        "seed",
+        "exits alone",
+        "gains",
+        "whole",
+        "early exits",
+        "shares",
+        "speed-up",
+        "against truncated",
+        "fails",
+    )
     cells = (
         (f"{row['seed']} {name}", *seed_cells(values)) for row in rows for name, values in row["precisions"].items()
     )
@@ -124,6 +154,7 @@ def seed_cells(values: Mapping[str, Any]) -> tuple[str, ...]:
     )
     return (
         " / ".join(f"{accuracy:.1%}" for accuracy in values["exit_accuracy"]),
+        " / ".join(f"{exit_['gain']:.1%} ±{exit_['standard_error']:.1%}" for exit_ in values["exit_gains"]),
         f"{values['accuracy']['whole']:.2%}",
         f"{values['accuracy']['early_exit']:.2%}",
         " / ".join(f"{share:.0%}" for share in values["exit_shares"]),

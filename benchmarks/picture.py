@@ -1,6 +1,6 @@
 """`python -m benchmarks.picture`: the README's picture, drawn from a recorded `make demo` report.
 
-The colours have enough contrast on white and on black, so that one file serves light and dark pages.
+The colours have enough contrast on white and on black, so one file serves light and dark pages.
 """
 
 import argparse
@@ -36,26 +36,26 @@ def main() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    new = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.picture",
         description="Draw the exit shares and the speed-up of a recorded report as SVG.",
     )
-    new.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="report.json of `make demo`")
-    new.add_argument("--output", type=Path, default=PICTURE, metavar="FILE", help="default: %(default)s")
-    return new
+    parser.add_argument("--report", type=Path, default=REPORT, metavar="FILE", help="report.json of `make demo`")
+    parser.add_argument("--output", type=Path, default=PICTURE, metavar="FILE", help="default: %(default)s")
+    return parser
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """Return a report of `make demo`.
 
     Raises:
-        DataError: the file is missing or is not such a report.
+        DataError: the file is missing or is not a report.
     """
     try:
         report = json.loads(path.read_text())
         report["precisions"][PRECISION]["speedup_mean"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a report of `make demo` ({error!r}); name its report.json") from error
+        raise DataError(f"{path} is not a report of `make demo` ({error!r}); give its report.json") from error
     return dict(report)
 
 
@@ -111,7 +111,7 @@ def panel(
 
 
 def caption(report: dict[str, Any]) -> str:
-    """Name the conditions of the measurement."""
+    """Return a line with the conditions of the measurement."""
     conditions, exits = report["conditions"], len(report["exit_shares"])
     network = f"{NAMES[report['dataset']]}, CNN with {exits} exits, {PRECISION}"
     words = f"{network}; ONNX Runtime {conditions['libraries']['onnxruntime']}, one thread, {conditions['cpu']}"

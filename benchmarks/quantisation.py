@@ -35,7 +35,7 @@ MAX_SAMPLES = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class EvaluatedPrecision:
     """One precision's scores and decisions for the test samples."""
 
     scores: Scores
@@ -44,7 +44,9 @@ class Measured:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the report."""
-    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of `python -m edge.training`")
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="checkpoint.pt of `python -m edge.training`"
+    )
     add_output(parser, "runs/quantisation", "DIR")
     add_guarantee_arguments(parser)
 
@@ -76,7 +78,7 @@ def run_quantisation(checkpoints: Sequence[Path], folder: Path, guarantee: RiskG
 
 
 def build_seconds(bundle: Bundle) -> dict[str, float]:
-    """Return the seconds that `edge build` takes with an empty cache, and again with a full one."""
+    """Return the seconds that `edge build` takes with an empty cache, and with a full cache."""
     command = [sys.executable, "-m", "edge", "build", str(bundle.path), "--backend", "tensorrt-rtx", "--target", TARGET]
     with tempfile.TemporaryDirectory() as cache:
         times = [perf_counter()]
@@ -90,29 +92,31 @@ def build_seconds(bundle: Bundle) -> dict[str, float]:
 def measure_precisions(network: str, bundle: Bundle, trained: TrainedModel) -> list[dict[str, Any]]:
     """Return a row for each precision and exit."""
     frames, truth = list(trained.frames("test", MAX_SAMPLES)), trained.labels("test", MAX_SAMPLES)
-    measured = {precision: measure(bundle, precision, frames) for precision in bundle.manifest.precisions}
+    evaluated = {precision: evaluate(bundle, precision, frames) for precision in bundle.manifest.precisions}
     rows = []
-    for precision, values in measured.items():
+    for precision, values in evaluated.items():
         spec = bundle.precision(precision)
         for k, segment in enumerate(spec.segments):
             row = {"network": network, "precision": precision, "exit": k, "samples": len(truth)}
-            row |= compare_exit(k, values, measured["fp32"], truth)
+            row |= compare_exit(k, values, evaluated["fp32"], truth)
             rows.append(row | {"int8_macs_share": segment.int8_macs_share, "notes": spec.notes})
     return rows
 
 
-def measure(bundle: Bundle, precision: str, frames: Sequence[Frame]) -> Measured:
-    """Record one precision's scores and decide them with its own thresholds."""
+def evaluate(bundle: Bundle, precision: str, frames: Sequence[Frame]) -> EvaluatedPrecision:
+    """Record one precision's scores, and decide with its own thresholds."""
     with load_classifier(bundle, precision, backend_named("onnxruntime")) as classifier:
         scores = record(classifier, track(frames, f"{bundle.manifest.name} in {precision}")).scores
     thresholds = validate_thresholds(bundle.precision(precision).thresholds.values, len(bundle.manifest.exits))
-    return Measured(scores, decide(scores, thresholds))
+    return EvaluatedPrecision(scores, decide(scores, thresholds))
 
 
-def compare_exit(k: int, measured: Measured, fp32: Measured, truth: NDArray[Any]) -> dict[str, float]:
+def compare_exit(
+    k: int, evaluated: EvaluatedPrecision, fp32: EvaluatedPrecision, truth: NDArray[Any]
+) -> dict[str, float]:
     """Compare exit k with the same exit in fp32."""
-    label, fp32_label = measured.scores.label[k], fp32.scores.label[k]
-    exit_index, fp32_exit_index = measured.decisions.exit_index, fp32.decisions.exit_index
+    label, fp32_label = evaluated.scores.label[k], fp32.scores.label[k]
+    exit_index, fp32_exit_index = evaluated.decisions.exit_index, fp32.decisions.exit_index
     return {
         "accuracy": float((label == truth).mean()),
         "accuracy_fp32": float((fp32_label == truth).mean()),
@@ -120,13 +124,13 @@ def compare_exit(k: int, measured: Measured, fp32: Measured, truth: NDArray[Any]
         "exit_index_agreement": float((exit_index == fp32_exit_index).mean()),
         "exit_share": float((exit_index == k).mean()),
         "exit_share_fp32": float((fp32_exit_index == k).mean()),
-        "early_exit_accuracy": float((measured.decisions.label == truth).mean()),
+        "early_exit_accuracy": float((evaluated.decisions.label == truth).mean()),
     }
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a line per row."""
-    columns = ("network", "precision", "exit", "accuracy", "top-1 as fp32", "same exit", "share", "int8 MACs")
+    """Print a line per row; differences from fp32 are in parentheses."""
+    columns = ("network", "precision", "exit", "accuracy", "top-1 agrees", "exit agrees", "share", "int8 MACs")
     title = "precisions on the test split, each with its own thresholds"
     print_table(title, columns, [format_row(row) for row in rows])
 

@@ -17,7 +17,7 @@ from benchmarks.results import add_output, command_line, write_result
 from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from edge.bundle.bundle import Bundle
-from edge.cli.run import STAGES
+from edge.cli.run_summary import STAGES
 from edge.console import PASSED, print_table, track
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions
@@ -37,19 +37,19 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run_real_size(folder: Path) -> None:
-    """Train for one epoch on synthetic pictures, compile, run a synthetic video; the accuracy is meaningless.
+    """Train for one epoch on synthetic images, compile, run a synthetic video; the accuracy is meaningless.
 
     Raises:
         EdgeError: a stage failed.
     """
     before = conditions()
-    write_pictures(folder / "pictures")
-    stage("edge.training", "--dataset", "folder", "--data", folder / "pictures", "--image-size", 224, "--backbone",
+    write_images(folder / "images")
+    stage("edge.training", "--dataset", "folder", "--data", folder / "images", "--image-size", 224, "--backbone",
           "resnet18", "--epochs", 1, "--batch-size", 16, "--output", folder / "training")  # fmt: skip
     stage("compile", folder / "training/checkpoint.pt", "--output", folder / "bundle", "--method", "none")
     stage("edge", "build", folder / "bundle")
     video = folder / "1080p.avi"
-    write_video(video, track(moving_pictures(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
+    write_video(video, track(moving_images(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
     bundle = Bundle.open(folder / "bundle")
     result: dict[str, Any] = {"network": "resnet18 224x224", "video": "1920x1080 FFV1", "frames": FRAMES}
     result["precisions"] = {}
@@ -77,24 +77,24 @@ def forced_exits(bundle: Bundle, precision: str, video: Path, folder: Path) -> d
     return latency
 
 
-def write_pictures(folder: Path) -> None:
-    """Write class folders of synthetic pictures."""
+def write_images(folder: Path) -> None:
+    """Write class folders of synthetic images."""
     for label in range(CLASSES):
         (folder / f"class-{label}").mkdir(parents=True, exist_ok=True)
-        pictures = moving_pictures(IMAGES_PER_CLASS, height=240, width=320, seed=label)
-        for index, picture in enumerate(pictures):
-            cv2.imwrite(str(folder / f"class-{label}" / f"{index:03}.png"), picture)
+        images = moving_images(IMAGES_PER_CLASS, height=240, width=320, seed=label)
+        for index, image in enumerate(images):
+            cv2.imwrite(str(folder / f"class-{label}" / f"{index:03}.png"), image)
 
 
-def moving_pictures(count: int, *, height: int, width: int, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
-    """Yield pictures of soft colour patches with a moving disc; colours depend on the seed."""
+def moving_images(count: int, *, height: int, width: int, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """Yield images of soft colour patches with a moving disc; colours depend on the seed."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (9, 16, 3), dtype=np.uint8)
     for index in range(count):
-        picture = cv2.resize(np.roll(small, index, axis=1), (width, height), interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(np.roll(small, index, axis=1), (width, height), interpolation=cv2.INTER_CUBIC)
         centre = (int(width * (index % 50) / 50), int(height * (0.3 + 0.1 * seed)))
-        cv2.circle(picture, centre, height // 6, (60 * seed, 255 - 60 * seed, 128), -1)
-        yield picture.astype(np.uint8, copy=False)
+        cv2.circle(image, centre, height // 6, (60 * seed, 255 - 60 * seed, 128), -1)
+        yield image.astype(np.uint8, copy=False)
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -105,5 +105,5 @@ def print_result(result: dict[str, Any]) -> None:
         for name in (name for name in results if name != "memory"):
             means = (f"{results[name][stage_name]['mean']:.2f}" for stage_name in STAGES)
             rows.append((precision, name, *means, f"{memory['edge_run_mb']:.0f}", f"{memory['over_bare_mb']:.0f}"))
-    columns = ("precision", "forced", *(f"{name} ms" for name in STAGES), "peak MB", "above bare MB")
+    columns = ("precision", "forced exit", *(f"{name} ms" for name in STAGES), "peak MB", "above minimal MB")
     print_table(f"{result['network']} on {result['video']}, {result['frames']} frames", columns, rows)

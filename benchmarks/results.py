@@ -20,6 +20,6 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     write_file(path, json.dumps(result, indent=2) + "\n")
 
 
-def add_output(parser: argparse.ArgumentParser, default: str, kind: str) -> None:
+def add_output(parser: argparse.ArgumentParser, default: str, metavar: str) -> None:
     """Add `--output` for a file or folder."""
-    parser.add_argument("--output", type=Path, default=Path(default), metavar=kind, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=Path(default), metavar=metavar, help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""Coverage of risk guarantees: thresholds fitted to many resamples of a pool, and their true risk on the pool."""
+"""Violations of risk guarantees: thresholds are fitted to many resamples of a pool, whose own risk is the true risk."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import add_output, command_line, write_result
-from calibration.operating_points import describe
+from calibration.operating_points import operating_point_of
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.bundle.bundle import Bundle
 from edge.console import PASSED, log, print_table, track
@@ -28,22 +28,22 @@ DELTA = 0.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the report."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="its threshold-fitting split is the pool")
-    parser.add_argument("--precision", default="int8", help="precision of the scores (default: %(default)s)")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle whose threshold-fitting split is resampled")
+    parser.add_argument("--precision", default="int8", help="precision to test (default: %(default)s)")
     add_output(parser, "runs/risk.json", "FILE")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Fit thresholds to many resamples and count exceeded limits."""
+    """Fit thresholds to many resamples and count violated guarantees."""
     run_risk(arguments.bundle, arguments.precision, arguments.output)
     return PASSED
 
 
 def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
-    """Write `risk.json`: how often each method exceeds its limit, and its cost compared with fits without a guarantee.
+    """Write `risk.json`: how often each method violates its limit, and its cost relative to fits without a guarantee.
 
-    The pool is the threshold-fitting split as recorded in the bundle. Each fit uses as many samples, drawn from the
-    pool with replacement, so that the pool's own risk is the true one.
+    The pool is the threshold-fitting split recorded in the bundle. Each fit uses equally many samples, drawn from the
+    pool with replacement, so that the pool's own risk is the true risk.
     """
     bundle = Bundle.open(bundle_path)
     recorded = bundle.scores(precision)
@@ -51,17 +51,19 @@ def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
     fit = partial(fit_resamples, scores=recorded.scores, truth=recorded.truth, macs=macs)
     tested = list(guarantees())
     task = f"{RESPLITS} re-splits each"
-    naive = {guarantee: fit(guarantee) for guarantee in track(naive_guarantees(tested), f"naive, {task}")}
+    naive = {guarantee: fit(guarantee) for guarantee in track(naive_guarantees(tested), f"without guarantee, {task}")}
     rows = [
         result_row(guarantee, fit(guarantee), naive[replace(guarantee, method="none")])
         for guarantee in track(tested, task)
     ]
     result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
     write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
-    columns = ("risk", "limit", "method", "thresholds", "exceeded", "allowed", "mean risk", "mean MACs", "naive fit")
+    columns = (
+        "risk", "limit", "method", "thresholds", "violated", "allowed", "mean risk", "mean MACs", "without guarantee",
+    )  # fmt: skip
     title = f"risk guarantees on {bundle.manifest.name}, {RESPLITS} re-splits"
     print_table(title, columns, [table_row(row) for row in rows])
-    log(f"every row is in {output}")
+    log(f"wrote every row to {output}")
 
 
 def guarantees() -> Iterator[RiskGuarantee]:
@@ -90,7 +92,7 @@ def fit_resample(
     resample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
     thresholds = np.array(fit_thresholds(resample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
     risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
-    return float(risk), describe(scores, truth, macs, thresholds).cost_ratio
+    return float(risk), operating_point_of(scores, truth, macs, thresholds).cost_ratio
 
 
 def result_row(guarantee: RiskGuarantee, certified: NDArray[np.float64], naive: NDArray[np.float64]) -> dict[str, Any]:
@@ -129,5 +131,5 @@ def table_row(row: dict[str, Any]) -> tuple[str, ...]:
         f"<= {row['delta']:.0%}" if row["delta"] else "on average",
         f"{row['mean_risk']:.2%}",
         f"{row['mean_macs_ratio']:.1%}",
-        f"{row['naive_mean_macs_ratio']:.1%}, exceeded {row['naive_violation_rate']:.0%}",
+        f"{row['naive_mean_macs_ratio']:.1%}, violated {row['naive_violation_rate']:.0%}",
     )

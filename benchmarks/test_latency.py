@@ -28,7 +28,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_latency(
     benchmark: BenchmarkFixture, request: pytest.FixtureRequest, backend: str, precision: str, index: int
 ) -> None:
-    """Time frame after frame, from the frame being available to the decision being known."""
+    """Time one frame per round, from the frame being available to the decision being known."""
     bundle = Bundle.open(Path(request.config.getoption("edge_bundle")))
     frames = [frame_from_array(pixels, bundle.manifest.input.kind) for pixels in bundle.reference().frames]
     repeated = itertools.cycle(frames)

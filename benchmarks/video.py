@@ -22,15 +22,15 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> None:
     with atomic_file(path) as aside, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         target = Path(folder) / path.name  # OpenCV chooses the container by the suffix
         for pixels in frames:
-            picture = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else np.ascontiguousarray(pixels)
+            image = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR) if pixels.ndim == 2 else np.ascontiguousarray(pixels)
             if writer is None:
-                size = (picture.shape[1], picture.shape[0])
+                size = (image.shape[1], image.shape[0])
                 lossless = cv2.VideoWriter_fourcc(*"FFV1")  # type: ignore[attr-defined]  # its stubs lack it
                 writer = cv2.VideoWriter(str(target), lossless, 30, size)
                 if not writer.isOpened():
                     raise DataError("this OpenCV cannot write FFV1 video; pip install opencv-python-headless")
-            writer.write(picture)
+            writer.write(image)
         if writer is None:
-            raise DataError(f"there are no images to write to {path}")
+            raise DataError(f"there are no images to write to {path}; give at least one")
         writer.release()
         target.replace(aside)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments, guarantee_options
 from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
-from calibration.operating_points import OperatingPoint, describe
+from calibration.operating_points import OperatingPoint, operating_point_of
 from calibration.recorded_scores import scores_to_fit
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import fit_all_precisions
@@ -126,7 +126,7 @@ def refit(precision: PrecisionSpec, recorded: LabelledScores, thresholds: Thresh
 def operating_point(precision: PrecisionSpec, recorded: LabelledScores, macs: list[int]) -> OperatingPoint:
     """Return the operating point of a precision's thresholds on recorded scores."""
     thresholds = validate_thresholds(precision.thresholds.values, exits=len(macs))
-    return describe(recorded.scores, recorded.truth, macs, thresholds)
+    return operating_point_of(recorded.scores, recorded.truth, macs, thresholds)
 
 
 def print_points(points: Mapping[str, OperatingPoint]) -> None:

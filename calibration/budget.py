@@ -1,4 +1,4 @@
-"""Thresholds for a budget: the most accurate ones within a mean cost, without a guarantee on accuracy."""
+"""Thresholds for a budget: the most accurate within a mean cost, without a guarantee on accuracy."""
 
 import json
 import math

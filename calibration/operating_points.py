@@ -41,7 +41,7 @@ def within_budget(
         ThresholdError: the first exit alone exceeds the budget.
     """
     limit = cost_ratio + ROUNDING
-    cheapest = describe(scores, truth, costs, np.zeros(len(costs) - 1, dtype=np.float32))
+    cheapest = operating_point_of(scores, truth, costs, np.zeros(len(costs) - 1, dtype=np.float32))
     if cheapest.cost_ratio > limit:
         raise ThresholdError(
             f"a budget of {cost_ratio:.0%} of the whole network's cost is too small: "
@@ -52,7 +52,7 @@ def within_budget(
     beyond = next((point for point in points if point.cost_ratio > limit), None)
     if beyond is not None:
         steps = _interpolate(candidates[-1].thresholds, beyond.thresholds)
-        candidates += [describe(scores, truth, costs, thresholds) for thresholds in steps]
+        candidates += [operating_point_of(scores, truth, costs, thresholds) for thresholds in steps]
     affordable = [point for point in candidates if point.cost_ratio <= limit]
     return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
 
@@ -66,15 +66,15 @@ def operating_points(scores: Scores, truth: NDArray[np.int64], costs: Sequence[f
     cost = np.cumsum(costs) / np.sum(costs)
     correct = (scores.label == truth).astype(np.float64)
     never = np.full(len(costs) - 1, NEVER, dtype=np.float32)
-    points = {tuple(never.tolist()): describe(scores, truth, costs, never)}
+    points = {tuple(never.tolist()): operating_point_of(scores, truth, costs, never)}
     thresholds = never
     for weight in COST_WEIGHTS:
         thresholds = _best_thresholds(scores.confidence, correct - weight * cost[:, None], thresholds)
-        points.setdefault(tuple(thresholds.tolist()), describe(scores, truth, costs, thresholds))
+        points.setdefault(tuple(thresholds.tolist()), operating_point_of(scores, truth, costs, thresholds))
     return list(points.values())
 
 
-def describe(
+def operating_point_of(
     scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], thresholds: NDArray[np.float32]
 ) -> OperatingPoint:
     """Return the operating point of thresholds."""
@@ -141,9 +141,8 @@ def _best_thresholds(
 
 def _best_threshold(confidence: NDArray[np.float32], gain: NDArray[np.float64]) -> float:
     """Return the threshold that maximises the sum of gains of the samples that reach it."""
-    is_number = ~np.isnan(confidence)
-    order = np.argsort(-confidence[is_number], kind="stable")
-    ranked, total = confidence[is_number][order], np.cumsum(gain[is_number][order])
+    order = np.argsort(-confidence, kind="stable")
+    ranked, total = confidence[order], np.cumsum(gain[order])
     separable = np.append(ranked[:-1] != ranked[1:], True) if len(ranked) else np.zeros(0, dtype=bool)
     total = np.where(separable, total, -np.inf)
     if not len(ranked) or total.max() <= 0:

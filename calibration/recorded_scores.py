@@ -1,4 +1,4 @@
-"""Scores that thresholds may be fitted to: those of the bundle, or recorded on a device from unused samples."""
+"""Scores to fit thresholds to: those in the bundle, or scores recorded on a device from unused samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def scores_to_fit(
         )
     _check_shapes(bundle, recorded, file)
     _check_samples(bundle, recorded, file)
-    # Several names if precisions share their segments, as `auto` and `int8` may.
+    # Several names if precisions have equal segments, as `auto` and `int8` may.
     return dict.fromkeys(names, recorded), samples_fingerprint(recorded.samples)
 
 

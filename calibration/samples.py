@@ -32,7 +32,7 @@ def stratified(candidates: NDArray[np.intp], labels: NDArray[np.int64], count: i
 
 
 def check_count(candidates: int, images: int) -> None:
-    """Refuse a split that is too small to measure ranges on.
+    """Refuse a split that is too small to measure activation ranges on.
 
     Args:
         candidates: Images of the split.
@@ -45,5 +45,5 @@ def check_count(candidates: int, images: int) -> None:
         needed = math.ceil(MIN_SAMPLES * images / max(candidates, 1) / 10) * 10
         raise DataError(
             f"INT8 calibration needs at least {MIN_SAMPLES} images, and the split has {candidates} of the {images} "
-            f"images in all; bring about {needed} and train again, or compile with --precision fp32 and fp16 only"
+            f"images in all; bring about {needed} and train again, or compile with --precision fp32 fp16"
         )

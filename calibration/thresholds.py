@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.operating_points import describe, operating_points, threshold_for_count
+from calibration.operating_points import operating_point_of, operating_points, threshold_for_count
 from edge.bundle.manifest import Thresholds
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
 SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
-"""Thresholds shared by all exits, from the smallest saving to the largest; fixed before any sample was seen."""
+"""Thresholds shared by all exits, from the smallest saving to the largest; they do not depend on samples."""
 
 Candidates = NDArray[np.float32]
 """A fixed sequence of thresholds, shape (candidates, exits - 1), from exits never taken to the first always taken."""
@@ -32,7 +32,7 @@ class RiskGuarantee:
     confidence_level: float = 0.95
     """Probability with which the limit holds, for the first two methods."""
     shared: bool = False
-    """One threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
+    """Use one threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
     half certifies them; shared candidates need no tuning, so all samples certify."""
 
     @property
@@ -100,7 +100,7 @@ def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Can
         tuned: Scores of that precision.
         other: Scores of the other precision, for the same samples.
     """
-    ranked = -np.sort(-np.nan_to_num(other.confidence, nan=-1.0), axis=1)
+    ranked = -np.sort(-other.confidence, axis=1)
     matched = np.empty_like(candidates)
     for matched_thresholds, thresholds in zip(matched, candidates, strict=True):
         counts = (tuned.confidence[:-1] >= thresholds[:, None]).sum(axis=1)
@@ -109,10 +109,10 @@ def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Can
 
 
 def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float]) -> None:
-    """Check that scores, labels and costs have matching shapes.
+    """Check that scores, labels and costs have matching shapes, and that all confidences are valid.
 
     Raises:
-        ThresholdError: the shapes differ, or there are no samples.
+        ThresholdError: the shapes differ, there are no samples, or a confidence is NaN or out of range.
     """
     if scores.confidence.shape != (len(costs), len(truth)) or scores.label.shape != (len(costs), len(truth)):
         raise ThresholdError(
@@ -121,6 +121,13 @@ def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float
         )
     if not len(truth):
         raise ThresholdError("there are no samples to fit thresholds to; record scores of labelled images first")
+    invalid = ~((scores.confidence >= 0) & (scores.confidence < NEVER))
+    for exit_index, sample in np.argwhere(invalid)[:1]:
+        raise ThresholdError(
+            f"{invalid.any(axis=0).sum()} of {len(truth)} samples have invalid confidences, the first of them "
+            f"{scores.confidence[exit_index, sample]} at exit {exit_index}: the network computes NaN or infinity; use "
+            "another precision, or train the network again"
+        )
 
 
 def _certified_values(
@@ -144,7 +151,7 @@ def _certified_values(
         certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
     if not certified.any():
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
-    points = {index: describe(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
+    points = {index: operating_point_of(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
     best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
     return {name: tuple(thresholds[best].tolist()) for name, thresholds in matched.items()}
 
@@ -169,8 +176,8 @@ def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guar
     if guarantee.shared:
         grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
         return np.repeat(grid[:, None], len(costs) - 1, axis=1)
-    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates cost no
-    # accuracy: a prediction that early exits seem to correct may be chance.
+    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates lose no
+    # accuracy: the predictions that early exits seem to correct may be chance.
     tunes_accuracy = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
     target = truth if tunes_accuracy else scores.label[-1].astype(np.int64)
     return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)
@@ -185,20 +192,24 @@ def _losses(scores: Scores, truth: NDArray[np.int64], candidates: Candidates, gu
 def _check_guarantee(guarantee: RiskGuarantee) -> None:
     if not 0 <= guarantee.limit < 1 or (guarantee.limit == 0 and guarantee.method != "none"):
         raise ThresholdError(
-            f"the risk to allow is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
+            f"the limit of the risk is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
         )
     if not 0.5 <= guarantee.confidence_level < 1:
         raise ThresholdError(
-            f"the confidence level is {guarantee.confidence_level}; give one from 0.5 up to 1, such as 0.95"
+            f"the confidence level is {guarantee.confidence_level}; give a fraction from 0.5 up to 1, such as 0.95"
         )
 
 
-def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
+def samples_needed(guarantee: RiskGuarantee) -> int | None:
+    """Return the smallest number of samples with which a guarantee can be given; None if it is above a million."""
     certification = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
     if certification is None:
-        needed = f"more than {MAX_SEARCHED_SAMPLES}"
-    else:
-        needed = str(certification if guarantee.shared else 2 * certification - 1)
+        return None
+    return certification if guarantee.shared else 2 * certification - 1
+
+
+def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:
+    needed = samples_needed(guarantee) or f"more than {MAX_SEARCHED_SAMPLES}"
     weaker = "none" if guarantee.method == "expectation" else "expectation or none"
     return (
         f"{samples} samples are too few to guarantee a risk of at most {guarantee.limit:g} with the method "

@@ -1,1 +1,1 @@
-"""Checkpoint to bundle."""
+"""Compilation: checkpoint to bundle."""

@@ -1,4 +1,4 @@
-"""Proof, at every compile, that cutting changed no number."""
+"""Check that the segments compute the outputs of the whole graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from edge.bundle import tensors
 from edge.errors import CheckpointError
 
 FP16_ROUNDING = 0.02
-"""Of the largest logit: about ten roundings of 1 / 2048, each of which may change an int8 value by a step."""
+"""Tolerance relative to the largest logit: about ten roundings of 1 / 2048, which may each change an int8 value."""
 
 
 def assert_chain_equals_whole(graph: MultiExitGraph, segments: Sequence[Segment], images: NDArray[np.float32]) -> None:
@@ -45,7 +45,8 @@ def assert_chain_equals_whole(graph: MultiExitGraph, segments: Sequence[Segment]
             for name in compared[k]:
                 if not _equal(values[name], expected[name], tolerance):
                     raise CheckpointError(
-                        f"{name} of segment {k} differs from {name} of the whole graph; the bundle was not written"
+                        f"{name} of segment {k} differs from {name} of the whole graph; "
+                        "the bundle was not written: report this with the checkpoint"
                     )
 
 

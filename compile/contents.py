@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from calibration.operating_points import describe, operating_points
+from calibration.operating_points import operating_point_of, operating_points
 from compile.cut import Segment
-from compile.export import NEWEST_IR, OPSET
+from compile.export import MAX_IR_VERSION, OPSET
 from compile.graph import IndexedGraph, int8_macs_share
 from compile.trained_model import TrainedModel
 from edge.bundle.bundle import MANIFEST, Reference, file_hashes, write_reference, write_samples
@@ -37,9 +37,11 @@ from edge.training.loading import PreprocessedImages
 
 REFERENCE, SAMPLES = "reference.npz", "samples.npz"
 SCORES, TRADE_OFFS = "scores.npz", "trade_offs.png"
-"""In the folder of each precision."""
+"""Files in the folder of each precision."""
 TOOLS = ("early-exit", "numpy", "torch", "onnx", "onnxruntime", "nvidia-modelopt")
-REFERENCE_SAMPLES, REFERENCE_BYTES, REFERENCE_BATCH = 2_000, 32 << 20, 100
+REFERENCE_SAMPLES = 2_000
+REFERENCE_MAX_BYTES = 32 << 20
+REFERENCE_BATCH_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,10 @@ def write_segment(folder: Path, file: str, segment: Segment) -> SegmentSpec:
 
 def _check_versions(model: ModelProto, file: str) -> None:
     opset = next(entry.version for entry in model.opset_import if not entry.domain)
-    if opset > OPSET or model.ir_version > NEWEST_IR:
+    if opset > OPSET or model.ir_version > MAX_IR_VERSION:
         raise BundleError(
             f"{file} has ONNX opset {opset} and IR version {model.ir_version}, which not every device can read; "
-            f"install the tool versions of constraints.txt, which write opset {OPSET} and IR version {NEWEST_IR}"
+            f"install the tool versions of constraints.txt, which write opset {OPSET} and IR version {MAX_IR_VERSION}"
         )
 
 
@@ -90,7 +92,7 @@ def draw_trade_offs(path: Path, recorded: LabelledScores, macs: Sequence[int], c
 
     scores, truth = recorded.scores, recorded.truth
     points = sorted(operating_points(scores, truth, macs), key=lambda point: point.cost_ratio)
-    chosen_point = describe(scores, truth, macs, validate_thresholds(chosen.values, len(macs)))
+    chosen_point = operating_point_of(scores, truth, macs, validate_thresholds(chosen.values, len(macs)))
     exit_accuracies = (scores.label == truth).mean(axis=1)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -111,12 +113,12 @@ def write_contents(
     precisions: dict[str, PrecisionSpec],
     scores: Mapping[str, LabelledScores],
 ) -> None:
-    """Write everything but the ONNX files: scores, plots, reference samples, sample digests and the manifest."""
+    """Write scores, plots, reference samples, sample digests and the manifest: all files but the ONNX files."""
     macs = [exit_.macs for exit_ in exits]
     for name, spec in precisions.items():
         write_scores(folder / spec.scores, scores[name])
         draw_trade_offs(folder / name / TRADE_OFFS, scores[name], macs, spec.thresholds)
-    write_references(folder / REFERENCE, trained, REFERENCE_BYTES)
+    write_references(folder / REFERENCE, trained, REFERENCE_MAX_BYTES)
     used_samples = {split: trained.digests(split) for split in trained.splits if split != "thresholds"}
     write_samples(folder / SAMPLES, used_samples)
     write_manifest(folder, trained.checkpoint, exits, precisions)
@@ -130,7 +132,7 @@ def write_references(path: Path, trained: TrainedModel, max_bytes: int | None = 
         count = min(count, max(1, max_bytes // resize(first.pixels, spec).nbytes))
     indices = trained.sample_indices("test", count)
     frames = np.stack([resize(frame.pixels, spec) for frame in trained.frames_at(indices)])
-    loader = batches(PreprocessedImages(trained.images, indices, spec), REFERENCE_BATCH)
+    loader = batches(PreprocessedImages(trained.images, indices, spec), REFERENCE_BATCH_SIZE)
     logits, labels = logits_of(trained.checkpoint.network(), track(loader, "reference samples"))
     write_reference(path, Reference(frames, labels, logits))
 

@@ -1,4 +1,4 @@
-"""Multi-exit graph to one segment per exit, with unchanged numbers."""
+"""Multi-exit graph to one segment per exit, with identical outputs."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,15 @@ from itertools import pairwise
 
 from onnx import ModelProto, NodeProto, helper
 
-from compile.around import localise_shapes
 from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
+from compile.isolation import localise_shapes
 from edge.bundle import tensors
 from edge.errors import CheckpointError
 
 QDQ_AND_CAST = (*QUANTISERS, "Cast")
 """Operators that change the type of a tensor and nothing else."""
+REPORT = "report this with the checkpoint"
+"""Remedy for faults that only this project can correct."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,11 @@ class Segment:
 def cut_segments(graph: MultiExitGraph) -> list[Segment]:
     """Slice a graph with decisions (see `compile.decision_ops`) at its cuts.
 
-    Where a cut is quantised, its int8 tensor is passed on and the next segment begins with DequantizeLinear. Sliced
-    at the float tensor instead, the next segment's first convolutions would silently fall back to float.
+    If a cut is quantised, its int8 tensor is passed on and the next segment begins with DequantizeLinear. If the float
+    tensor were passed on, the next segment's first convolutions would silently fall back to float.
 
     Raises:
-        CheckpointError: a stage reads a tensor from before the previous cut, so the segments would not be a chain.
+        CheckpointError: a stage bypasses the cut before it, so the segments would not be a chain.
     """
     indexed = IndexedGraph(graph.model)
     cuts = [cut_tensors(indexed, cut, _later_outputs(graph, k)) for k, cut in enumerate(graph.cuts)]
@@ -54,23 +56,23 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
         _segment(indexed, k, cut_in, cut_out, graph.exit_outputs(k))
         for k, (cut_in, cut_out) in enumerate(pairwise([{}, *cuts, {}]))
     ]
-    assert_faithful(graph, segments)
+    assert_complete(graph, segments)
     return segments
 
 
 def whole_network(graph: MultiExitGraph) -> Segment:
     """Return the network without its early exits: from the image to the last exit's decision."""
     last = graph.exits - 1
-    outputs = tensors.answers(last, is_last=True)
+    outputs = tensors.exit_outputs(last, is_last=True)
     return Segment(_slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network"), last)
 
 
 def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequence[str]) -> dict[str, str]:
-    """Return for each tensor of a cut the tensor of the graph to pass on.
+    """Return the tensor of the graph to pass on for each tensor of a cut.
 
-    Q/DQ nodes and casts make several tensors of one, and the precision of a later node decides which of them it reads.
-    The tensor to pass on is the last one that all later readers have in common; if it is a dequantised tensor, the
-    int8 tensor before it.
+    Q/DQ nodes and casts make several tensors with the same values, and the precision of a later node decides which it
+    reads. The tensor to pass on is the last that all later readers have in common; if it is dequantised, the int8
+    tensor before it.
     """
     aliases = {name: _aliases(indexed, name) for name in cut}
     stop = [alias for names in aliases.values() for alias in names]
@@ -86,14 +88,14 @@ def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequen
     return passed_on
 
 
-def assert_faithful(graph: MultiExitGraph, segments: Sequence[Segment]) -> None:
-    """Check the contract of slicing.
+def assert_complete(graph: MultiExitGraph, segments: Sequence[Segment]) -> None:
+    """Check that the segments together are the graph.
 
-    Every node and weight is in exactly one segment (Q/DQ nodes and scalars at a cut may be on both sides), and every
+    Every node and weight is in exactly one segment (Q/DQ nodes and scalars at a cut may be in two), and every
     convolution that is quantised in the graph is quantised in its segment.
 
     Raises:
-        CheckpointError: the segments break the contract.
+        CheckpointError: a node, a weight or its quantisation is missing, or a node or weight is in two segments.
     """
     indexed = IndexedGraph(graph.model)
     sliced = [IndexedGraph(segment.model) for segment in segments]
@@ -103,7 +105,7 @@ def assert_faithful(graph: MultiExitGraph, segments: Sequence[Segment]) -> None:
     _assert_each_weight_once(sliced)
     _assert_int8_kept(indexed, needed, sliced)
     if missing := sorted(set(needed) - {node.name for segment in sliced for node in segment.nodes}):
-        raise CheckpointError(f"no segment computes {', '.join(missing)}")
+        raise CheckpointError(f"no segment computes {', '.join(missing)}; {REPORT}")
 
 
 def _assert_each_node_once(needed: Container[str], sliced: Sequence[IndexedGraph]) -> None:
@@ -112,12 +114,13 @@ def _assert_each_node_once(needed: Container[str], sliced: Sequence[IndexedGraph
         for node in segment.nodes:
             if node.name in segment_of and node.op_type not in QUANTISERS:
                 raise CheckpointError(
-                    f"node {node.name} would run in segments {segment_of[node.name]} and {index}: a stage reads "
-                    "around a cut; a stage may read only the tensors of the stage before it"
+                    f"node {node.name} would run in segments {segment_of[node.name]} and {index}: a stage bypasses a "
+                    "cut; let each stage read the outputs of the stage before it only"
                 )
             if node.name not in needed:
                 raise CheckpointError(
-                    f"node {node.name} makes a cut that no later stage reads; return only tensors that are read"
+                    f"node {node.name} computes a cut that no later stage reads; "
+                    "let each stage return only tensors that the next stage reads"
                 )
             segment_of[node.name] = index
 
@@ -127,7 +130,7 @@ def _assert_each_weight_once(sliced: Sequence[IndexedGraph]) -> None:
     for index, segment in enumerate(sliced):
         for name, tensor in segment.initializers.items():
             if len(tensor.dims) > 1 and segment_of.setdefault(name, index) != index:
-                raise CheckpointError(f"weight {name} would be in segments {segment_of[name]} and {index}")
+                raise CheckpointError(f"weight {name} would be in segments {segment_of[name]} and {index}; {REPORT}")
 
 
 def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sliced: Sequence[IndexedGraph]) -> None:
@@ -135,7 +138,7 @@ def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sl
         for node in segment.nodes:
             if node.op_type == "Conv" and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
                 raise CheckpointError(
-                    f"convolution {node.name} is quantised in the whole graph but not in segment {index}"
+                    f"convolution {node.name} is quantised in the whole graph but not in segment {index}; {REPORT}"
                 )
 
 
@@ -149,7 +152,7 @@ def _readers(indexed: IndexedGraph, outputs: Sequence[str], stop: Sequence[str])
 
 
 def _aliases(indexed: IndexedGraph, name: str) -> list[str]:
-    """Return the tensors that hold a tensor's values in any type, the original first."""
+    """Return the tensors with a tensor's values in any type, the original first."""
     while (producer := indexed.producer[name]).op_type in QDQ_AND_CAST:
         name = producer.input[0]
     aliases = [name]
@@ -169,7 +172,7 @@ def _path(indexed: IndexedGraph, original: str, alias: str) -> list[str]:
 def _segment(
     indexed: IndexedGraph, k: int, cut_in: dict[str, str], cut_out: dict[str, str], exit_outputs: Sequence[str]
 ) -> Segment:
-    """Slice segment k out of the graph. Both cuts map the name of a tensor to the graph's tensor that is passed on."""
+    """Slice segment k out of the graph; both cuts map a tensor's name in the bundle to its name in the graph."""
     threshold = [tensors.threshold(k)] if cut_out else []
     inputs = [*cut_in.values()] if k else [tensors.IMAGE]
     model = _slice(indexed, [*inputs, *threshold], [*cut_out.values(), *exit_outputs], f"segment {k}")
@@ -184,8 +187,8 @@ def _slice(indexed: IndexedGraph, inputs: Sequence[str], outputs: Sequence[str],
     outside = sorted(read - produced - set(inputs) - set(indexed.initializers))
     if outside:
         raise CheckpointError(
-            f"{name} reads {', '.join(outside)} around the cut before it; "
-            "a stage may read only the tensors of the stage before it"
+            f"{name} reads {', '.join(outside)}, bypassing the cut before it; "
+            "let each stage read the outputs of the stage before it only"
         )
     sliced = helper.make_graph(
         nodes,
@@ -201,7 +204,7 @@ def _slice(indexed: IndexedGraph, inputs: Sequence[str], outputs: Sequence[str],
 
 
 def _rename_tensors(model: ModelProto, names: Mapping[str, str]) -> None:
-    """Rename tensors; a tensor that had one of the new names gets the suffix `_float`."""
+    """Rename tensors; a tensor whose name is taken by another gets the suffix `_float`."""
     replaced = {new: f"{new}_float" for old, new in names.items() if new != old}
     for node in model.graph.node:
         for fields in (node.input, node.output):

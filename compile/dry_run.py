@@ -1,4 +1,4 @@
-"""Compile a network before it is trained, to tell in seconds whether it can be compiled after."""
+"""Compilation of an untrained network, to check in seconds that it will compile after training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ class DryRun:
     int8_shares: tuple[float, ...]
     """Share of each segment's convolutions that runs in int8, by multiply-accumulates; empty without int8."""
     problems: dict[str, str]
-    """Reason by precision, for those of fp16 and int8 that the network cannot be converted to."""
+    """Reasons why the network cannot be converted, by precision."""
     seconds: float
 
 
 def dry_run(network: MultiExitNetwork, spec: InputSpec) -> DryRun:
     """Export a network, cut it, and convert it to fp16 and int8.
 
-    Leaves the network in evaluation mode. Its weights need not be trained: too large values are the only problem that
-    training can add.
+    Leaves the network in evaluation mode. Untrained weights are enough: training can only add values too large for
+    fp16.
 
     Raises:
         CheckpointError: the network cannot be exported or cut, so that it cannot be compiled in any precision.

@@ -10,9 +10,9 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compile.around import move_cuts
 from compile.evaluate import Evaluator
 from compile.graph import IndexedGraph, MultiExitGraph
+from compile.isolation import move_cuts
 from compile.quiet import suppress_output
 from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec
@@ -20,10 +20,10 @@ from edge.errors import CheckpointError
 from edge.training.network import MultiExitNetwork
 
 OPSET = 20
-NEWEST_IR = 10
-"""The last ONNX Runtime for JetPack 6's Python 3.10 refuses newer files."""
+MAX_IR_VERSION = 10
+"""Newest ONNX IR version that the last ONNX Runtime for JetPack 6's Python 3.10 reads."""
 MAX_MERGED_SIZE = 1024
-"""Size of a weight up to which the exporter merges equal ones."""
+"""Largest number of values at which the exporter merges equal weights."""
 
 
 def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
@@ -32,8 +32,7 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
     Its outputs are the logits and the attention map of every exit, and the tensors of every cut.
 
     Raises:
-        CheckpointError: the network contains an operation that cannot be exported to ONNX, or works for a single batch
-            size.
+        CheckpointError: the network contains an operation that cannot be exported to ONNX, or fixes the batch size.
     """
     flat = _FlatOutputs(network).eval()
     example = torch.zeros(2, *spec.shape)
@@ -49,9 +48,11 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
             program.model = onnx_ir.from_proto(_fold_resizes(program.model_proto))
             program.optimize()
     except torch.onnx.errors.OnnxExporterError as error:
-        raise CheckpointError(f"this network cannot be exported to ONNX opset {OPSET}: {error}") from error
+        raise CheckpointError(
+            f"this network cannot be exported to ONNX opset {OPSET} ({error}); train another backbone"
+        ) from error
     model: ModelProto = program.model_proto
-    model.ir_version = min(model.ir_version, NEWEST_IR)
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     _check_batch_is_symbolic(model)
     _check_outputs(model, _output_names(cuts))
     _duplicate_constants(model, {f"network.{name}" for name in network.state_dict()})
@@ -61,28 +62,28 @@ def export_onnx(network: MultiExitNetwork, spec: InputSpec) -> MultiExitGraph:
 
 
 def _check_batch_is_symbolic(model: ModelProto) -> None:
-    """Refuse a graph in which the exporter took the example's batch size for constant, without a word."""
+    """Refuse a graph in which the exporter silently replaced the batch size by a constant."""
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     if batch.HasField("dim_value"):
         raise CheckpointError(
-            f"this network can be exported only for batches of {batch.dim_value} images: its code makes a constant of "
-            "the batch size, as len(image) does; write image.shape[0], or train another backbone"
+            f"this network can be exported only for batches of {batch.dim_value} images: its code makes the batch size "
+            "a constant, as len(image) does; write image.shape[0], or train another backbone"
         )
 
 
 def _check_outputs(model: ModelProto, names: Sequence[str]) -> None:
-    """Refuse a graph in which the exporter merged two outputs, as of a stage that returns one of its inputs."""
+    """Refuse a graph in which the exporter merged two outputs because a stage returns one of its inputs."""
     if missing := sorted(set(names) - {output.name for output in model.graph.output}):
         raise CheckpointError(
-            f"{', '.join(missing)} would be read around a later cut: a stage returns one of its inputs unchanged; "
+            f"{', '.join(missing)} would bypass a later cut: a stage returns one of its inputs unchanged; "
             "let it return new tensors only"
         )
 
 
 def _fold_resizes(model: ModelProto) -> ModelProto:
-    """Compute the weights that are resized in the graph, such as position embeddings for another image size.
+    """Replace resized weights by constants, such as position embeddings for another image size.
 
-    The exporter's optimiser would take minutes for it, and skip the larger ones.
+    The exporter's optimiser would take minutes and skip large weights.
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     indexed = IndexedGraph(model)
@@ -93,7 +94,7 @@ def _fold_resizes(model: ModelProto) -> ModelProto:
             continue
         constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
         graph = helper.make_graph(nodes, "resize", [], [indexed.values[resize.output[0]]], constants)
-        folded = helper.make_model(graph, opset_imports=model.opset_import, ir_version=NEWEST_IR)
+        folded = helper.make_model(graph, opset_imports=model.opset_import, ir_version=MAX_IR_VERSION)
         value = Evaluator(folded)({})[resize.output[0]]
         original = next(node for node in model.graph.node if node.output[:1] == resize.output[:1])
         model.graph.node.remove(original)
@@ -102,7 +103,7 @@ def _fold_resizes(model: ModelProto) -> ModelProto:
 
 
 def _remove_stack_traces(model: ModelProto) -> None:
-    """Remove the exporter's notes: they hold paths of this machine, and make the file depend on where it was made."""
+    """Remove the exporter's metadata, which contains paths of this machine: equal networks shall give equal files."""
     graph = model.graph
     for proto in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del proto.metadata_props[:]
@@ -121,7 +122,7 @@ class _FlatOutputs(nn.Module):
 
 
 def _cut_names(network: MultiExitNetwork, example: Tensor) -> tuple[tuple[str, ...], ...]:
-    """Return the names of each cut's tensors, counted by running the network once."""
+    """Return the names of each cut's tensors; their number is known from running the network once."""
     with torch.no_grad():
         *early, _ = network(example)
     return tuple(tensors.cut(index, len(outputs.cut)) for index, outputs in enumerate(early))
@@ -137,9 +138,9 @@ def _output_names(cuts: tuple[tuple[str, ...], ...]) -> list[str]:
 
 
 def _duplicate_constants(model: ModelProto, parameters: set[str]) -> None:
-    """Give every node that reads a constant, or a small weight, its own copy.
+    """Give every node its own copy of the constants and small weights that it reads.
 
-    The exporter merges equal ones of the whole network, but a segment must contain all it reads.
+    The exporter merges equal constants of the whole network, but a segment must contain all that it reads.
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     used: set[str] = set()

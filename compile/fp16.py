@@ -18,7 +18,7 @@ from edge.bundle import tensors
 from edge.errors import CheckpointError
 
 FLOAT_OPS = ("LayerNormalization",)
-"""Operators that sum squares over a whole feature map, which overflows fp16: they stay fp32."""
+"""Operators that stay fp32, because their sum of squares over a feature map can overflow fp16."""
 MAX_FP16 = float(np.finfo(np.float16).max)
 REMEDY = "compile without --precision fp16, or train with a lower learning rate or more weight decay"
 
@@ -35,7 +35,7 @@ def to_fp16(graph: MultiExitGraph, samples: NDArray[np.float32], only: Collectio
         CheckpointError: a weight or a tensor is too large for fp16.
     """
     exclude = {node.name for node in graph.model.graph.node if only is not None and node.name not in only}
-    exclude |= set(float_layers(graph.model))
+    exclude |= set(fp32_nodes(graph.model))
     _check_weights(graph.model, exclude)
     with tempfile.TemporaryDirectory() as folder, suppress_output("modelopt"):
         from modelopt.onnx.autocast import convert_to_mixed_precision  # here: it configures logging when imported
@@ -54,7 +54,7 @@ def to_fp16(graph: MultiExitGraph, samples: NDArray[np.float32], only: Collectio
     return dataclasses.replace(graph, model=model)
 
 
-def float_layers(model: ModelProto) -> list[str]:
+def fp32_nodes(model: ModelProto) -> list[str]:
     """Return the names of the nodes that always stay fp32."""
     return [node.name for node in model.graph.node if node.op_type in FLOAT_OPS]
 

@@ -21,7 +21,7 @@ DTYPES: dict[int, Literal["float32", "float16", "int8", "int32", "bool"]] = {
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.BOOL: "bool",
 }
-"""NumPy's names of the element types that a segment's inputs and outputs may have, by ONNX's number."""
+"""NumPy names of the element types that a segment's inputs and outputs may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class MultiExitGraph:
     def exit_outputs(self, exit_index: int) -> tuple[str, ...]:
         """Return the names of an exit's outputs, in the order of the model: logits, attention map, decision."""
         is_last = exit_index == self.exits - 1
-        names = {*tensors.answers(exit_index, is_last=is_last), tensors.attention(exit_index)}
+        names = {*tensors.exit_outputs(exit_index, is_last=is_last), tensors.attention(exit_index)}
         return tuple(output.name for output in self.model.graph.output if output.name in names)
 
     def copy(self) -> "MultiExitGraph":
@@ -75,7 +75,7 @@ class IndexedGraph:
         return self._ancestors(outputs, stop, through_shapes=True)
 
     def data_ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
-        """Return `ancestors`, without the nodes of which only the shape of an output is read."""
+        """Return `ancestors` without nodes of which only an output's shape is read."""
         return self._ancestors(outputs, stop, through_shapes=False)
 
     def _ancestors(self, outputs: Iterable[str], stop: Iterable[str], *, through_shapes: bool) -> list[NodeProto]:
@@ -117,9 +117,9 @@ class IndexedGraph:
 
 
 def with_inferred_shapes(model: ModelProto, original: ModelProto) -> ModelProto:
-    """Return a converted model with inferred shapes, in place of those that the converter noted.
+    """Return a converted model with inferred shapes instead of the converter's.
 
-    ModelOpt gives equal names to unknown sizes that differ, and ONNX Runtime takes equal names for equal sizes.
+    ModelOpt gives the same name to different symbolic sizes, and ONNX Runtime takes sizes of the same name for equal.
 
     Args:
         model: A model with the inputs and outputs of the original.
@@ -135,8 +135,7 @@ def with_inferred_shapes(model: ModelProto, original: ModelProto) -> ModelProto:
 def parameter_count(model: ModelProto) -> int:
     """Return the number of weights.
 
-    Scales and zero points of Q/DQ nodes are not counted, nor are the ones that a normalisation without weights
-    multiplies by.
+    Scales and zero points of Q/DQ nodes are not counted, nor is a normalisation's weight if all its values are 1.
     """
     scales = {name for node in model.graph.node if node.op_type in QUANTISERS for name in node.input[1:]}
     return sum(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from calibration.samples import stratified
 from compile.auto import SelectionData, fastest_per_segment
-from compile.fp16 import float_layers, to_fp16
+from compile.fp16 import fp32_nodes, to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph
-from compile.quantise import float_convolutions, quantise_int8
+from compile.quantise import fp32_convolutions, quantise_int8
 from compile.trained_model import TrainedModel
 from edge.console import status
 
@@ -14,6 +14,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "auto")
 """`auto` chooses one of the others for each segment."""
 DEFAULT_PRECISIONS = PRECISIONS[:3]
 SELECTION_SAMPLES = 1000
+NOT_QUANTISED = "ModelOpt does not quantise it, most often because it has fewer than 16 channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Converted:
 
     graph: MultiExitGraph
     notes: tuple[str, ...]
-    """Layers in a wider type, or the precision of each segment, with the reasons."""
+    """Sentences about nodes that stay fp32, or about the precision of each segment, with the reasons."""
 
 
 def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method: str) -> Converted:
@@ -56,12 +57,17 @@ def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method
 
 
 def _fp16_notes(graph: MultiExitGraph) -> tuple[str, ...]:
-    return tuple(f"{name} stays fp32: it sums squares over a whole feature map" for name in float_layers(graph.model))
+    count = len(fp32_nodes(graph.model))
+    return (f"LayerNormalization stays fp32 ({count}): its sum of squares can overflow fp16",) if count else ()
 
 
 def _int8_notes(graph: MultiExitGraph, int8: MultiExitGraph) -> tuple[str, ...]:
-    """Return the reason for each convolution that was not quantised."""
-    indexed, reasons = IndexedGraph(int8.model), float_convolutions(graph)
-    by_default = "is not quantised by ModelOpt, most often because it has fewer than 16 channels"
-    convolutions = [node for node in indexed.nodes if node.op_type == "Conv" and not indexed.is_int8(node)]
-    return tuple(f"{node.name} stays float: it {reasons.get(node.name, by_default)}" for node in convolutions)
+    """Return a sentence for each kind of convolution that was not quantised, with the names of their modules."""
+    indexed, reasons = IndexedGraph(int8.model), fp32_convolutions(graph)
+    modules = {node.name: node.input[1] for node in graph.model.graph.node if node.op_type == "Conv"}
+    names: dict[str, list[str]] = {}
+    for node in indexed.nodes:
+        if node.op_type == "Conv" and not indexed.is_int8(node):
+            name = modules[node.name].removeprefix("network.").removesuffix(".weight")
+            names.setdefault(reasons.get(node.name, NOT_QUANTISED), []).append(name)
+    return tuple(f"convolution stays fp32 ({', '.join(modules)}): {reason}" for reason, modules in names.items())

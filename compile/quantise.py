@@ -1,7 +1,7 @@
 """fp32 graph to int8: explicit symmetric Q/DQ nodes, placed and scaled by NVIDIA ModelOpt on the CPU.
 
-Nodes that are not quantised stay fp32: with fp16 scales ONNX Runtime truncates instead of rounding, so that a graph of
-int8 and fp16 could not be checked against anything.
+Nodes that are not quantised stay fp32: with fp16 scales ONNX Runtime truncates instead of rounding, so a graph of int8
+and fp16 cannot be verified on a CPU.
 """
 
 import dataclasses
@@ -20,10 +20,9 @@ from edge.bundle import tensors
 from edge.errors import CheckpointError
 
 FLOAT_HEAD_OPS = ["Mul", "Sigmoid", "ReduceMean", "AveragePool", "Gemm"]
-"""Operators that weigh, pool and classify in a head stay float: int8 there distorts confidence and saves nothing."""
-MAX_FLOAT_SHARE = 0.08
-"""Share of the first segment's multiply-accumulates up to which the convolutions that read the image stay float."""
-
+"""Operators of the heads, which stay fp32: in int8 they would distort confidence and save nothing."""
+MAX_FP32_SHARE = 0.08
+"""Largest share of the first segment's multiply-accumulates with which the input convolutions stay fp32."""
 
 METHODS = ("max", "entropy")
 """ModelOpt's calibration methods for activation ranges. It treats any other name as `max`, without an error.
@@ -42,14 +41,14 @@ def quantise_int8(
         graph: The multi-exit graph in fp32.
         samples: Calibration images as network input, shape (samples, channels, height, width).
         method: One of `METHODS`.
-        exclude: Names of nodes that stay float, in addition to `float_convolutions`.
+        exclude: Names of nodes that stay fp32, in addition to `fp32_convolutions`.
 
     Raises:
         CheckpointError: the method is unknown.
     """
     if method not in METHODS:
         raise CheckpointError(f"there is no calibration method {method!r}; choose {' or '.join(METHODS)}")
-    excluded = [*exclude, *float_convolutions(graph)]
+    excluded = [*exclude, *fp32_convolutions(graph)]
     with tempfile.TemporaryDirectory() as folder, suppress_output("modelopt"):
         from modelopt.onnx.quantization import quantize  # here, because it configures logging when imported
 
@@ -71,30 +70,27 @@ def quantise_int8(
     return dataclasses.replace(graph, model=model)
 
 
-def float_convolutions(graph: MultiExitGraph) -> dict[str, str]:
+def fp32_convolutions(graph: MultiExitGraph) -> dict[str, str]:
     """Return the reason for each convolution that is not quantised, by name of the node.
 
-    These are the 1x1 convolutions that make the attention maps, which steer the pooling. And the convolution that
-    reads the image, if it is a small part of its segment: a normalised image fills the symmetric int8 range badly, and
-    on Fashion-MNIST quantising it alone changed as many predictions as all other convolutions together.
+    These are the 1x1 convolutions that compute the attention maps, since the pooling depends on them, and the input
+    convolution, if it is a small part of its segment: a normalised image uses the symmetric int8 range badly, and on
+    Fashion-MNIST quantising it alone changed as many predictions as all other convolutions together.
     """
     indexed = IndexedGraph(graph.model)
     maps = [tensors.attention(k) for k in range(graph.exits)]
-    reasons = {
-        _convolution_before(indexed, name): f"makes {name}, which steers the pooling"
-        for name in maps
-        if name in indexed.producer
-    }
+    attention = "it computes an attention map, on which the pooling depends"
+    reasons = {_convolution_before(indexed, name): attention for name in maps if name in indexed.producer}
     readers = [node for node in indexed.consumers[tensors.IMAGE] if node.op_type == "Conv"]
     segment = indexed.ancestors([tensors.logits(0), *(graph.cuts[0] if graph.cuts else ())])
     share = sum(map(indexed.macs, readers)) / sum(map(indexed.macs, segment))
-    if share <= MAX_FLOAT_SHARE:
-        reasons |= {node.name: f"reads the image, {share:.1%} of its segment" for node in readers}
+    if share <= MAX_FP32_SHARE:
+        reasons |= {node.name: f"it reads the image, with {share:.1%} of its segment's MACs" for node in readers}
     return reasons
 
 
 def _convolution_before(indexed: IndexedGraph, tensor: str) -> str:
-    """Return the name of the convolution that a tensor is computed from by nodes with one data input."""
+    """Return the name of the last convolution before a tensor."""
     node = indexed.producer[tensor]
     while node.op_type != "Conv":
         node = indexed.producer[node.input[0]]

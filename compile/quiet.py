@@ -1,4 +1,4 @@
-"""Output of third-party libraries, kept off the terminal: their failures are exceptions."""
+"""Suppression of output of third-party libraries; their failures are exceptions."""
 
 import contextlib
 import io

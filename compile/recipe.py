@@ -107,7 +107,7 @@ class CutNetwork(NamedTuple):
 
 
 def cut_network(graph: MultiExitGraph, trained: TrainedModel) -> CutNetwork:
-    """Add the exit decisions, cut the graph, and check that the segments compute its outputs bit for bit."""
+    """Add the exit decisions, cut the graph, and check that the segments compute its outputs."""
     decided = add_decisions(graph)
     segments = cut_segments(decided)
     images = trained.inputs(trained.sample_indices("validation", CHECKED_SAMPLES))
@@ -116,7 +116,7 @@ def cut_network(graph: MultiExitGraph, trained: TrainedModel) -> CutNetwork:
 
 
 def score(folder: Path, precision: str, segments: tuple[SegmentSpec, ...], trained: TrainedModel) -> LabelledScores:
-    """Record every exit's outputs for the threshold-fitting split, with the segments as a device runs them."""
+    """Record every exit's outputs on the threshold-fitting split, by running the segments as a device does."""
     spec, early_exits = trained.checkpoint.input, len(segments) - 1
     chain = ChainSpec(spec, trained.checkpoint.classes, segments, temperatures=(1.0,) * len(segments))
     parts = [part for part in np.array_split(trained.splits["thresholds"], usable_cores()) if len(part)]

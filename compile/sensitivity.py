@@ -31,7 +31,7 @@ class LayerSensitivity:
     """Name of its weight."""
     macs_share: float
     """Share of the network's multiply-accumulates."""
-    changed_answers: tuple[float, ...]
+    changed_predictions: tuple[float, ...]
     """Share of the images whose prediction changes, for each exit."""
     logit_change: float
     """Mean absolute change over images, classes and exits."""
@@ -59,7 +59,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m compile.sensitivity",
-        description="Measure how much each convolution changes the predictions when it alone runs in int8.",
+        description="Measure how much each convolution changes the predictions if it alone runs in int8.",
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
     parser.add_argument(
@@ -76,13 +76,13 @@ def print_layers(layers: Sequence[LayerSensitivity]) -> None:
         (
             layer.layer,
             f"{layer.macs_share:.1%}",
-            " / ".join(f"{share:.2%}" for share in layer.changed_answers),
+            " / ".join(f"{share:.2%}" for share in layer.changed_predictions),
             f"{layer.logit_change:.3g}",
         )
         for layer in layers
     ]
     columns = ("convolution", "MACs", "changed predictions per exit", "mean logit change")
-    print_table("int8 in a single convolution, validation images", columns, rows)
+    print_table("effect of int8 in a single convolution, on validation images", columns, rows)
 
 
 def measure_sensitivity(
@@ -109,7 +109,7 @@ def measure_sensitivity(
             LayerSensitivity(
                 layer=node.input[1].removeprefix("network."),
                 macs_share=indexed.macs(node) / total,
-                changed_answers=tuple(changed.tolist()),
+                changed_predictions=tuple(changed.tolist()),
                 logit_change=float(np.abs(logits - expected).mean()),
             )
         )

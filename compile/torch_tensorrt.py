@@ -1,8 +1,8 @@
 """`python -m compile.torch_tensorrt`: segments from torch to TensorRT engines with Torch-TensorRT, without ONNX.
 
 For a desktop GPU with Torch-TensorRT, in fp32 or fp16. Bundles use ONNX, which every TensorRT reads and which can be
-checked on a machine without a GPU. An engine has the tensors of a bundle's segment and loads as such: with
-`edge.engines.tensorrt.engine.load_engine`.
+verified on a machine without a GPU. An engine has the same tensors as a bundle's segment, so that
+`edge.engines.tensorrt.engine.load_engine` loads it.
 """
 
 import argparse
@@ -50,16 +50,16 @@ class SegmentModule(nn.Module):
         """Return the cut, logits, attention, confidence, label and exit flag.
 
         Args:
-            inputs: The cut before, in segment 0 the image; then the threshold. The last segment has no threshold, and
-                returns neither cut nor exit flag.
+            inputs: The previous segment's cut, or the image in segment 0, and the threshold. The last segment has no
+                threshold, and returns neither cut nor exit flag.
         """
         cut_in, threshold = (inputs, None) if self.is_last else (inputs[:-1], inputs[-1])
         features = self.stage(*(tensor.to(self.dtype) for tensor in cut_in))
         cut_out = features if isinstance(features, tuple) else (features,)
         logits, attention = (tensor.float() for tensor in self.head(cut_out[0]))
         confidence = logits.softmax(dim=-1).amax(dim=-1)
-        answers = (logits, attention, confidence, logits.argmax(dim=-1).int())
-        return answers if threshold is None else (*cut_out, *answers, confidence >= threshold)
+        exit_outputs = (logits, attention, confidence, logits.argmax(dim=-1).int())
+        return exit_outputs if threshold is None else (*cut_out, *exit_outputs, confidence >= threshold)
 
 
 class TorchSegment(NamedTuple):
@@ -67,9 +67,9 @@ class TorchSegment(NamedTuple):
 
     module: SegmentModule
     inputs: tuple[Tensor, ...]
-    """One per input of the specification, on the network's device."""
+    """Example of each input of the specification, on the network's device."""
     spec: SegmentSpec
-    """As in a bundle but for the batch, which is 1; tensors in the module's order."""
+    """As in a bundle, except that the batch is 1; tensors are in the module's order."""
 
 
 def torch_segments(network: MultiExitNetwork, spec: InputSpec) -> Iterator[TorchSegment]:
@@ -86,7 +86,7 @@ def torch_segments(network: MultiExitNetwork, spec: InputSpec) -> Iterator[Torch
         with torch.no_grad():
             outputs = module(*inputs)
         yield TorchSegment(module, inputs, _segment_spec(module, exit_index, inputs, outputs))
-        cut = outputs[: len(outputs) - len(_answers(exit_index, is_last=module.is_last))]
+        cut = outputs[: len(outputs) - len(_exit_outputs(exit_index, is_last=module.is_last))]
 
 
 def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -> dict[str, bytes]:
@@ -94,7 +94,7 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
 
     Args:
         network: The network; it is moved to the GPU and converted in place.
-        spec: Its input.
+        spec: Input of the network.
         half: Build in fp16 instead of fp32.
 
     Raises:
@@ -137,14 +137,14 @@ def engine_from_segment(segment: TorchSegment, convert: Callable[..., bytes]) ->
 def _segment_spec(
     module: SegmentModule, exit_index: int, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
 ) -> SegmentSpec:
-    answers = _answers(exit_index, is_last=module.is_last)
+    exit_outputs = _exit_outputs(exit_index, is_last=module.is_last)
     thresholds = () if module.is_last else (tensors.threshold(exit_index),)
     cuts_in = tensors.cut(exit_index - 1, len(inputs) - len(thresholds)) if exit_index else ()
-    cuts_out = () if module.is_last else tensors.cut(exit_index, len(outputs) - len(answers))
+    cuts_out = () if module.is_last else tensors.cut(exit_index, len(outputs) - len(exit_outputs))
     return SegmentSpec(
         file=f"segment_{exit_index}.engine",
         inputs=_tensor_specs((*(cuts_in or (tensors.IMAGE,)), *thresholds), inputs),
-        outputs=_tensor_specs((*cuts_out, *answers), outputs),
+        outputs=_tensor_specs((*cuts_out, *exit_outputs), outputs),
         int8_macs_share=0.0,
         exit_index=exit_index,
         cuts_in=cuts_in,
@@ -152,9 +152,9 @@ def _segment_spec(
     )
 
 
-def _answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
+def _exit_outputs(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
     """Return the names of a segment's outputs after the cut, in the order of `SegmentModule`."""
-    logits, *decision = tensors.answers(exit_index, is_last=is_last)
+    logits, *decision = tensors.exit_outputs(exit_index, is_last=is_last)
     return (logits, tensors.attention(exit_index), *decision)
 
 
@@ -173,7 +173,7 @@ def _converter() -> Callable[..., bytes]:
     except ImportError as error:
         raise EngineError(f"Torch-TensorRT is not installed ({error}); {INSTALL}") from error
     convert: Callable[..., bytes] = library.dynamo.convert_exported_program_to_serialized_trt_engine
-    if "output_binding_names" not in inspect.signature(convert).parameters:  # it would ignore them silently
+    if "output_binding_names" not in inspect.signature(convert).parameters:  # older versions ignore unknown options
         raise EngineError(f"Torch-TensorRT {library.__version__} cannot name an engine's tensors; {INSTALL}")
     return convert
 

@@ -1,4 +1,4 @@
-"""The input of compiling: a trained network with its dataset, split as it was for training."""
+"""Input of the compiler: a checkpoint with its dataset, split as for training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from edge.training.splits import Splits, draw_splits, split_specs
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """A checkpoint with its dataset, split as it was for training."""
+    """A checkpoint with its dataset and splits."""
 
     checkpoint: Checkpoint
     images: LabelledImages
     splits: Splits
 
     def sample_indices(self, split: str, max_samples: int | None = None) -> NDArray[np.intp]:
-        """Return the indices of a split's samples; of at most `max_samples`, evenly spaced.
+        """Return the indices of a split's samples, or of `max_samples` of them.
 
-        Evenly spaced, because datasets are sorted by class.
+        They are evenly spaced, because datasets are sorted by class.
         """
         indices = self.splits[split]
         count = len(indices) if max_samples is None else min(max_samples, len(indices))
@@ -54,7 +54,7 @@ class TrainedModel:
         return self.images.labels[self.sample_indices(split, max_samples)]
 
     def digests(self, split: str) -> Digests:
-        """Return digests of a split's samples, shape (samples,): of their files if there are, else of their inputs."""
+        """Return digests of a split's samples, shape (samples,): of their files, if any, else of their inputs."""
         if self.images.from_files:
             return short_digests(self.images.digests[int(index)] for index in self.splits[split])
         digest = InputDigest(self.checkpoint.input)
@@ -77,7 +77,7 @@ def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> Trai
     splits = draw_splits(images, settings.seed)
     if split_specs(images, splits) != checkpoint.splits:
         raise DataError(
-            f"dataset {settings.dataset!r} is not what the network was trained on: the fingerprints of its splits "
-            "differ; restore the images, or train again"
+            f"dataset {settings.dataset!r} differs from the dataset that the network was trained on: its splits have "
+            "other fingerprints; restore the images, or train again"
         )
     return TrainedModel(checkpoint, images, splits)

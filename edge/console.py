@@ -1,6 +1,7 @@
-"""Terminal output of command lines: progress on stderr, tables or JSON on stdout, errors as one line and exit code."""
+"""Input and output of command lines: progress and errors on stderr, tables or JSON on stdout, exit codes."""
 
 import argparse
+import errno
 import json
 import logging
 import math
@@ -10,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
 from rich.text import Text
 
@@ -28,11 +30,20 @@ from edge.system import BLOCKING_CALL, import_remedy
 T = TypeVar("T")
 
 PASSED, FAILED, WRONG_INPUT, SOURCE_LOST, UNAVAILABLE, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
-"""Exit codes of every command; errors name theirs."""
+"""Exit codes of every command; each error class has its own."""
 
 WIDTH_WITHOUT_TERMINAL = 150
+LINE_INTERVAL_S = 30.0
+"""Time between lines of progress without a terminal."""
 MAX_WHOLE_NUMBER = 2**31 - 1
 """Libraries count in 32 bits."""
+REMEDIES = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "check the path"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check its permissions, or choose another path"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or choose another path"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "choose another path"),
+}
+"""Remedies for errors of the system."""
 
 is_terminal = sys.stdout is not None and sys.stdout.isatty()
 stdout = Console(highlight=False, emoji=False, width=None if is_terminal else WIDTH_WITHOUT_TERMINAL)
@@ -40,7 +51,7 @@ stderr = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 class _LogHandler(logging.Handler):
-    """Prints the library's log records on stderr, above any progress bar."""
+    """Prints the library's log records on stderr, above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record's message."""
@@ -58,7 +69,7 @@ def run_main(main: Callable[[], int]) -> NoReturn:
     exit_at_signals()
     if code in (INTERRUPTED, TERMINATED) and any(thread.name == BLOCKING_CALL for thread in threading.enumerate()):
         sys.stderr.flush()
-        os._exit(code)  # a library that still waits in its thread would crash when the interpreter ends
+        os._exit(code)  # a library that still waits in a thread would crash at the end of the interpreter
     sys.exit(code or flushed)
 
 
@@ -71,13 +82,13 @@ def _exit_code(main: Callable[[], int]) -> int:
     except KeyboardInterrupt as interruption:
         return _print_interruption(TERMINATED if isinstance(interruption, Terminated) else INTERRUPTED)
     except Exception as error:
-        if code := signal_exit_code():  # a library turned the interruption into an error of its own
+        if code := signal_exit_code():  # a library converted the interruption to an exception
             return _print_interruption(code)
         return _print_error(error)
 
 
 def _print_interruption(code: int) -> int:
-    stderr.print(f"{'terminated' if code == TERMINATED else 'interrupted'}; nothing half-written is left behind")
+    stderr.print(f"{'terminated' if code == TERMINATED else 'interrupted'}; no partial file was left behind")
     return code
 
 
@@ -102,7 +113,7 @@ def _flush_stdout() -> int:
     """Write buffered output.
 
     Raises:
-        OSError: this output or some before could not be written; a reader that went away is no error.
+        OSError: output could not be written. A closed pipe is not an error.
     """
     sys.stdout.flush()
     if STDOUT.error is not None:
@@ -111,10 +122,11 @@ def _flush_stdout() -> int:
 
 
 def _reason(error: OSError) -> str:
-    """Return the system's reason and the file; libraries ask for the working directory without naming it."""
+    """Return the system's reason, the file and the remedy; the error of a deleted working directory names no file."""
     reason = error.strerror or str(error)
     if error.filename is not None:
-        return f"{reason}: {error.filename}"
+        remedy = REMEDIES.get(error.errno or 0)
+        return f"{reason}: {error.filename}" + (f"; {remedy}" if remedy else "")
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -123,7 +135,7 @@ def _reason(error: OSError) -> str:
 
 
 class ProgressDisplay:
-    """Progress bars on stderr, one per task, shown only on a terminal.
+    """Progress of tasks on stderr: a bar for each on a terminal, else lines at intervals.
 
     Used as a context manager. The display itself is an `edge.progress.OnProgress`.
     """
@@ -132,7 +144,7 @@ class ProgressDisplay:
         """Create the bars' columns."""
         description, note = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
         columns = (description, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), note)
-        self._bars = Bars(
+        self._bars = ProgressBars(
             *columns,
             console=stderr,
             transient=True,
@@ -141,9 +153,13 @@ class ProgressDisplay:
         )
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+        self._lines = None if stderr.is_terminal else ProgressLines()
 
     def __call__(self, progress: Progress) -> None:
-        """Draw the state of a task; a task that is done disappears."""
+        """Draw the state of a task; a completed task disappears."""
+        if self._lines is not None:
+            self._lines.update(progress)
+            return
         with self._lock:
             if progress.task not in self._tasks:
                 self._tasks[progress.task] = self._bars.add_task(progress.task, total=progress.total, note="")
@@ -154,12 +170,50 @@ class ProgressDisplay:
 
     def __enter__(self) -> "ProgressDisplay":
         self._bars.start()
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._lines is not None:
+            self._lines.stop()
         self._bars.stop()
+
+
+class ProgressLines:
+    """Lines on stderr with the state of the running tasks, every half minute; endless tasks print none."""
+
+    def __init__(self) -> None:
+        """Start without tasks."""
+        self._tasks: dict[str, tuple[float, Progress]] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._print_at_intervals, daemon=True)
+
+    def start(self) -> None:
+        """Start printing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop printing."""
+        self._stopped.set()
+        self._thread.join()
+
+    def update(self, progress: Progress) -> None:
+        """Store the state of a task; a task that is done is removed."""
+        is_endless = progress.total is None and progress.done > 0
+        if progress.done == progress.total or is_endless:
+            self._tasks.pop(progress.task, None)
+        else:
+            started, _ = self._tasks.get(progress.task, (monotonic(), progress))
+            self._tasks[progress.task] = started, progress
+
+    def _print_at_intervals(self) -> None:
+        while not self._stopped.wait(LINE_INTERVAL_S):
+            for started, (task, done, total, note) in list(self._tasks.values()):
+                parts = [task, "" if total is None else f"{done} of {total}", note, f"{monotonic() - started:.0f} s"]
+                log(", ".join(part for part in parts if part))
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -200,18 +254,19 @@ def zero_or_more(text: str) -> float:
 def above_zero(text: str) -> float:
     """Parse a finite number above 0, for argparse."""
     if zero_or_more(text) == 0:
-        raise argparse.ArgumentTypeError("it must be above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return float(text)
 
 
 def log(text: str) -> None:
-    """Print a message for people on stderr: stdout is for results."""
+    """Print a message on stderr; stdout is for results."""
     stderr.print(text, markup=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stdout."""
-    table = Table(title=Text(one_line(title)), title_justify="left", title_style="bold")
+    """Print a title on a line of its own and a table on stdout."""
+    stdout.print(Text(one_line(title), style="bold"), soft_wrap=True)
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:

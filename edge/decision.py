@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from edge.errors import ThresholdError
 
 NEVER = 2.0
-"""A threshold above any confidence: the exit is never taken."""
+"""The largest threshold, above any confidence: the exit is never taken."""
 
 
 class Scores(NamedTuple):
@@ -75,7 +75,7 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
     """Check thresholds and return them as float32, shape (exits - 1,).
 
     Raises:
-        ThresholdError: a threshold is not a number, NaN, infinite or negative, or their count is wrong.
+        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
     """
     try:
         with np.errstate(over="ignore"):  # overflow becomes infinity, which is refused below
@@ -87,9 +87,10 @@ def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:
             f"got {len(thresholds)} thresholds for {exits} exits; give {exits - 1}, one for each exit but the last"
         )
     for index, value in enumerate(thresholds):
-        if not np.isfinite(value) or value < 0:
+        if not 0 <= value <= NEVER:
             raise ThresholdError(
-                f"threshold {index} is {value}; give a finite number of 0 or more (0: always exit, above 1: never)"
+                f"threshold {index} is {value}; give a confidence from 0 to 1, such as 0.9 for 90 %, or {NEVER:g} to "
+                "never exit"
             )
     return thresholds
 

@@ -1,4 +1,4 @@
-"""Start of a command's process: signals and standard streams. Imported first, as the libraries take a second."""
+"""Start of a command's process: signals and standard streams. Imported first: libraries take a second to import."""
 
 import io
 import os
@@ -7,14 +7,14 @@ import signal
 import sys
 from time import monotonic
 
-TYPE_CHECKING = False  # typing takes as long to import as all of the above
+TYPE_CHECKING = False  # importing typing would double the time of the imports above
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 REPEAT_S = 1.0
-"""Seconds within which a repeated signal is the same request: `timeout` and terminals send several."""
+"""Seconds within which repeated signals count as one: `timeout` and terminals send several."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,11 +22,11 @@ class Terminated(KeyboardInterrupt):
 
 
 def start_process(module: str, *, imports_torch: bool = False) -> None:
-    """Handle signals and standard streams where `module`, the caller's `__name__`, is the program."""
+    """Set up signals and standard streams if `module`, the caller's `__name__`, is the program."""
     if module != "__main__":
         return
     for number in SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as in the background of a shell script
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored in the background of a shell script
             signal.signal(number, _exit)
     _open_closed_streams()
     sys.stdout, sys.stderr = _robust(sys.stdout, STDOUT), _robust(sys.stderr, STDERR)
@@ -35,30 +35,30 @@ def start_process(module: str, *, imports_torch: bool = False) -> None:
 
 
 def raise_signals() -> None:
-    """Raise `KeyboardInterrupt` or `Terminated` at a signal, for the work to clean up."""
+    """Raise `KeyboardInterrupt` or `Terminated` at a signal, so that the command can clean up."""
     _replace_handlers(_exit, _raise)
 
 
 def exit_at_signals() -> None:
-    """Exit at a signal, during imports and after the work: libraries do not expect an exception there."""
+    """Exit at a signal: during imports and after the work, an exception would break libraries."""
     _replace_handlers(_raise, _exit)
 
 
 def signal_exit_code() -> int:
-    """Return the exit code for the signal that arrived; 0 if none did."""
+    """Return the exit code for the signal that was received; 0 if there was none."""
     return 128 + _received if _received else 0
 
 
 class StandardStream(io.RawIOBase):
-    """A standard stream: waits for a slow reader, and discards output that nobody can get."""
+    """A standard stream that waits for slow readers, and discards output after an error."""
 
     def __init__(self, descriptor: int, name: str) -> None:
-        """Write to a descriptor; `name` stands for it in messages."""
+        """Write to a descriptor; `name` is used in messages."""
         self.name = name
         self.is_lost = False
-        """Whether the reader went away or writing failed."""
+        """True if the reader closed the pipe or writing failed."""
         self.error: OSError | None = None
-        """Why writing failed; None if the reader went away."""
+        """The error of a failed write; None if the reader closed the pipe."""
         self._descriptor = descriptor
 
     def writable(self) -> bool:
@@ -74,7 +74,7 @@ class StandardStream(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: "Any") -> int:
-        """Write all bytes, or none if the stream is lost."""
+        """Write all bytes; discard them if the stream is lost."""
         rest = memoryview(data)
         while rest and not self.is_lost:
             try:
@@ -92,7 +92,7 @@ STDOUT, STDERR = StandardStream(1, "standard output"), StandardStream(2, "standa
 
 
 def _robust(stream: "Any", raw: StandardStream) -> io.TextIOWrapper:
-    """Return a text stream like Python's own; characters that its encoding lacks are escaped."""
+    """Return a text stream like `stream` on `raw`; characters that cannot be encoded are escaped."""
     unbuffered = getattr(stream, "write_through", False)
     return io.TextIOWrapper(
         raw if unbuffered else io.BufferedWriter(raw),
@@ -104,12 +104,12 @@ def _robust(stream: "Any", raw: StandardStream) -> io.TextIOWrapper:
 
 
 def _open_closed_streams() -> None:
-    """Open closed standard streams on /dev/null: otherwise the next file takes their place and gets their output."""
+    """Open closed standard streams on /dev/null; otherwise the next opened file would receive their output."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+            os.open(os.devnull, os.O_RDWR)  # returns the lowest free descriptor, which is this one
 
 
 def _check_directory() -> None:
@@ -128,7 +128,7 @@ def _replace_handlers(old: "Any", new: "Any") -> None:
 
 
 def _raise(number: int, frame: "FrameType | None") -> None:
-    """Interrupt the main thread; a later signal exits at once."""
+    """Interrupt the main thread; exit at a second signal."""
     if os.getpid() != _PROCESS:
         _leave_fork(number)
     global _received, _received_at
@@ -149,7 +149,7 @@ def _exit(number: int, frame: "FrameType | None") -> None:
 
 
 def _leave_fork(number: int) -> None:
-    """End a forked process, such as a data loader's worker, as Python does without these handlers."""
+    """End a forked process, such as a data loader's worker, as without these handlers."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)

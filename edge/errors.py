@@ -1,13 +1,14 @@
 """The error tree: every exception this project raises on purpose.
 
 EdgeError                  user-correctable error; command lines print it and exit with its exit code
-├── BundleError            the bundle is missing, damaged, of another version or cannot be written
+├── BundleError            the bundle is missing, damaged, of another version, or cannot be written
 ├── CheckpointError        the checkpoint cannot be read or does not fit
 ├── DataError              the labelled images cannot be used as requested
 ├── EngineError            the engine cannot be built, loaded or run on this machine
 │   └── UnavailableError   this machine lacks a GPU, library or permission
 ├── OutputError            the output would destroy an input or another file
 ├── SourceError            the source gives no frames, or a frame cannot be used
+│   ├── AddressError       the source can never work as it is addressed
 │   └── SourceLostError    the source worked and stopped
 └── ThresholdError         the thresholds are invalid or cannot be fitted
 
@@ -27,10 +28,10 @@ class EdgeError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 2
-    """Exit code of a command that ends in this error."""
+    """Exit code of a command that fails with this error."""
 
     def __str__(self) -> str:
-        """Return the message in one line: libraries, whose messages it may quote, use several lines and colours."""
+        """Return the message in one line; quoted messages of libraries may have several lines and colours."""
         return shortened(one_line(super().__str__()))
 
 
@@ -64,6 +65,10 @@ class SourceError(EdgeError):
     """The source gives no frames, or a frame cannot be used."""
 
 
+class AddressError(SourceError):
+    """The source can never work as it is addressed: an unknown scheme or option, a crop outside of its frames."""
+
+
 class SourceLostError(SourceError):
     """The source worked and stopped."""
 
@@ -75,7 +80,7 @@ class ThresholdError(EdgeError):
 
 
 def one_line(text: str) -> str:
-    """Return a text in one line without colour codes and control characters."""
+    """Return text as a single line without colour codes and control characters."""
     parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", text)))
     return " ".join(part for part in parts if part)
 

@@ -1,4 +1,4 @@
-"""Progress of long work, reported by the library and drawn by command lines."""
+"""Progress of long tasks, reported by the library and drawn by command lines."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -12,7 +12,7 @@ class Progress(NamedTuple):
     task: str
     done: int = 0
     total: int | None = None
-    """Steps in all; None where the length is unknown."""
+    """Total number of steps; None if it is unknown."""
     note: str = ""
 
 
@@ -24,7 +24,7 @@ def ignore_progress(progress: Progress) -> None:
 
 
 def track(items: Iterable[T], task: str, on_progress: OnProgress, total: int | None = None) -> Iterator[T]:
-    """Yield items and report each one that is done."""
+    """Yield items, and report progress after each."""
     known = len(items) if total is None and isinstance(items, Sequence) else total
     on_progress(Progress(task, 0, known))
     for done, item in enumerate(items, start=1):

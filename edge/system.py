@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LIBRARIES = ("numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "torch", "tensorrt", "tensorrt-rtx")
+LIBRARIES = (
+    "numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "av", "simplejpeg", "torch", "tensorrt",
+    "tensorrt-rtx",
+)  # fmt: skip
+"""Distributions whose version affects results."""
 DISTRIBUTION = "early-exit"
 BLOCKING_CALL = "edge: blocking call"
-"""Name of threads that wait in a library for a device or server."""
+"""Name of threads in which a library waits for a device or server."""
 EXTRAS = {
     "cv2": "runtime",
     "onnxruntime": "runtime",
     "av": "runtime",
+    "simplejpeg": "runtime",
+    "aiomqtt": "live",
+    "prometheus_client": "live",
+    "starlette": "live",
+    "uvicorn": "live",
     "pycuda": "cuda13",
     "cuda": "cuda13",
     "tensorrt": "tensorrt",
@@ -33,7 +42,7 @@ EXTRAS = {
 }
 """Extra of this project that installs a module; `compile` installs the others."""
 REQUIRED = ("numpy", "rich")
-"""Modules that every installation has."""
+"""Modules that are installed without extras."""
 
 
 def cpu_name() -> str:
@@ -53,7 +62,7 @@ def usable_cores() -> int:
 
 
 def board_model() -> str | None:
-    """Return the board's name from the device tree, as on a Jetson; None where there is none."""
+    """Return the board's name from the device tree, such as a Jetson's; None if there is none."""
     return _first_line(Path("/proc/device-tree/model"))
 
 
@@ -71,10 +80,10 @@ def gpu_names() -> list[str]:
 
 
 def nvidia_driver() -> str | None:
-    """Return the kernel driver's version line, or `integrated GPU` on a Jetson; None where there is none."""
+    """Return the version line of NVIDIA's kernel driver, or `integrated GPU` on a Jetson; None without a driver."""
     version, jetson = Path("/proc/driver/nvidia/version"), (Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"))
     if version.exists():
-        return _first_line(version) or "of unknown version"
+        return _first_line(version) or "unknown version"
     return "integrated GPU" if any(node.exists() for node in jetson) else None
 
 
@@ -89,13 +98,13 @@ def temperatures_c() -> dict[str, float]:
     for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
         try:
             temperatures[(zone / "type").read_text().strip()] = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):  # some zones of a Jetson cannot be read while the component is suspended
+        except (OSError, ValueError):  # some zones of a Jetson cannot be read while their component is suspended
             continue
     return temperatures
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of those installed libraries that affect results."""
+    """Return the versions of Python and of the installed `LIBRARIES`."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -106,7 +115,7 @@ def library_versions() -> dict[str, str]:
 
 
 def load_average() -> float | None:
-    """Return the mean number of running processes in the last minute; None where the system hides it."""
+    """Return the mean number of running processes in the last minute; None if the system does not report it."""
     try:
         return round(os.getloadavg()[0], 2)
     except OSError:
@@ -129,7 +138,7 @@ def conditions() -> dict[str, Any]:
 
 
 def pip_install(extra: str) -> str:
-    """Return the command that installs this project with an extra, from where it was installed. No index has it."""
+    """Return the command that installs this project with an extra, from its checkout or wheel: it is not on PyPI."""
     return f"pip install {shlex.quote(f'{_installed_from()}[{extra}]')}"
 
 
@@ -137,14 +146,14 @@ def import_remedy(error: ImportError) -> str:
     """Return the remedy for a library that is missing or cannot be loaded."""
     module = (error.name or "").partition(".")[0]
     if not isinstance(error, ModuleNotFoundError):
-        return f"{module or 'a library'} is installed, but cannot be loaded; reinstall it with what it needs"
+        return f"{module or 'a library'} is installed, but cannot be loaded; reinstall it with its dependencies"
     if module in REQUIRED:
         return f"pip install {module}"
-    return f"{pip_install(EXTRAS.get(module, 'compile'))}"
+    return pip_install(EXTRAS.get(module, "compile"))
 
 
 def _installed_from() -> str:
-    """Return the checkout that this module belongs to or was installed from, else the wheel."""
+    """Return the checkout that contains this module or that it was installed from, else the wheel."""
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
@@ -170,7 +179,7 @@ def _first_line(path: Path) -> str | None:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return a file's lines; none if it is missing, empty or unreadable, as files of the system may be."""
+    """Return a file's lines; an empty list if it is missing or cannot be read."""
     try:
         return path.read_text(errors="replace").splitlines()
     except OSError:

@@ -12,6 +12,7 @@ import pytest
 
 import edge.cuda
 from edge.bundle.bundle import Bundle
+from tests.support.strict_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
 
 if TYPE_CHECKING:
     from edge.training.checkpoint import Checkpoint

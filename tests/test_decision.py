@@ -89,9 +89,11 @@ def test_the_comparison_with_the_threshold_is_exact_in_float32() -> None:
 @pytest.mark.parametrize(
     ("values", "exits", "message"),
     [
-        ([math.nan], 2, "threshold 0 is nan; give a finite number of 0 or more"),
+        ([math.nan], 2, "threshold 0 is nan; give a confidence from 0 to 1, such as 0.9 for 90 %, or 2 to never exit"),
+        ([90, 80], 3, "threshold 0 is 90.0; give a confidence from 0 to 1, such as 0.9 for 90 %, or 2 to never exit"),
+        ([0.5, 2.0000002], 3, "threshold 1 is 2.0000002"),
         ([1e300], 2, "threshold 0 is inf"),
-        ([0.5, math.inf], 3, "threshold 1 is inf; give a finite number of 0 or more"),
+        ([0.5, math.inf], 3, "threshold 1 is inf"),
         ([-math.inf], 2, "threshold 0 is -inf"),
         ([0.5, 0.5, -0.1], 4, "threshold 2 is -0.1"),
         ([0.5], 3, "got 1 thresholds for 3 exits; give 2"),
@@ -106,7 +108,7 @@ def test_an_invalid_threshold_is_refused_with_its_index_and_value(
         validate_thresholds(values, exits)
 
 
-@given(st.lists(st.floats(0, 1e30), max_size=4))
+@given(st.lists(st.floats(0, NEVER), max_size=4))
 def test_thresholds_are_rounded_to_the_nearest_float32(values: list[float]) -> None:
     thresholds = validate_thresholds(values, exits=len(values) + 1)
     assert thresholds.dtype == np.float32

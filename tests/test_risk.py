@@ -265,13 +265,13 @@ def test_a_limit_that_needs_too_many_samples_is_refused_in_little_memory(method:
 @pytest.mark.parametrize("limit", [-0.1, 1.0, 1.5, math.nan, math.inf])
 def test_a_limit_that_is_not_a_fraction_is_refused(method: Any, limit: float) -> None:
     scores, truth = random_scores(2, 10, seed=0)
-    with pytest.raises(ThresholdError, match=f"the risk to allow is {limit}; give a fraction above 0 and below 1"):
+    with pytest.raises(ThresholdError, match=f"the limit of the risk is {limit}; give a fraction above 0 and below 1"):
         fit_thresholds(scores, truth, segment_costs(2), RiskGuarantee(limit=limit, method=method), split="")
 
 
 @each_certifying_method
 def test_a_limit_of_zero_cannot_be_guaranteed(method: Any) -> None:
-    with pytest.raises(ThresholdError, match=r"the risk to allow is 0\.0; give a fraction above 0"):
+    with pytest.raises(ThresholdError, match=r"the limit of the risk is 0\.0; give a fraction above 0"):
         fit_thresholds(*lossless(5000), segment_costs(3), RiskGuarantee(limit=0.0, method=method), split="")
 
 
@@ -280,7 +280,7 @@ def test_a_limit_of_zero_cannot_be_guaranteed(method: Any) -> None:
 def test_an_invalid_confidence_level_is_refused(method: Any, level: float) -> None:
     scores, truth = random_scores(2, 50, seed=0)
     guarantee = RiskGuarantee(limit=0.02, method=method, confidence_level=level)
-    with pytest.raises(ThresholdError, match=f"the confidence level is {level}; give one from 0.5 up to 1"):
+    with pytest.raises(ThresholdError, match=f"the confidence level is {level}; give a fraction from 0.5 up to 1"):
         fit_thresholds(scores, truth, segment_costs(2), guarantee, split="s")
 
 

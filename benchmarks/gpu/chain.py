@@ -51,7 +51,8 @@ def run_chain(output: Path) -> None:
     runtime = get_runtime()
     if runtime.mode != "graph":
         raise EngineError(
-            f"there are no conditional nodes here ({runtime.graph_unsupported_reason}); update the driver to CUDA 12.5"
+            f"this GPU cannot run conditional graph nodes ({runtime.graph_unsupported_reason}); "
+            "update the driver to CUDA 12.5"
         )
     gpu = device_facts()
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
@@ -76,7 +77,7 @@ def run_chain(output: Path) -> None:
 
 
 class EventTimedGraph(GraphExecutor):
-    """A graph between two events."""
+    """A graph launched between two CUDA events."""
 
     def __init__(self, clock: EventClock, graph: Graph, stream: driver.Stream) -> None:
         """Upload the graph."""
@@ -91,7 +92,7 @@ class EventTimedGraph(GraphExecutor):
 
 
 class EventTimedSteps(StepwiseExecutor):
-    """Segments with an event before the first and after each; the last record counts."""
+    """Segments with a CUDA event before the first and one after each; the last record counts."""
 
     def __init__(self, clock: EventClock, chain: Chain, stream: driver.Stream, capturable: Sequence[bool]) -> None:
         """Capture the segments."""
@@ -120,7 +121,7 @@ class ExecutorSlot(CudaSlot):
 
 
 def executor_factories(exits: int, clock: EventClock | None) -> dict[str, ExecutorFactory]:
-    """Return the executors to compare: graph, stepwise, and bare segments up to each exit; timed by `clock`, if any."""
+    """Return the executors to compare, timed by `clock` if any: graph, stepwise, and bare segments up to each exit."""
     graph = GraphExecutor if clock is None else partial(EventTimedGraph, clock)
     steps = StepwiseExecutor if clock is None else partial(EventTimedSteps, clock)
     factories: dict[str, ExecutorFactory] = {
@@ -149,7 +150,7 @@ def _bare_executor(
 
 
 def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
-    """Compare all executors on segments of one duration; in two passes, since recording events takes host time."""
+    """Compare all executors on segments of one duration, in two passes: recording events takes host time."""
     exits = len(SHARES)
     workload = timed_workload(timed_engines(runtime, (duration_us,) * exits))
     drawn = np.random.default_rng(0).choice(exits, size=WARM_UP + FRAMES, p=SHARES)
@@ -170,14 +171,14 @@ def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
 
 
 def compare_executors(series: Mapping[str, Series], drawn: NDArray[np.intp]) -> dict[str, Any]:
-    """Return times and ratios of all executors by one clock; `drawn` are the exits that the frames are made for.
+    """Return times and ratios of all executors by one clock; `drawn` are the exits that the frames must take.
 
     Raises:
-        EngineError: an executor took another exit.
+        EngineError: a frame took another exit.
     """
     for name in MODES:
         if not np.array_equal(series[name].exit_index, drawn):
-            raise EngineError(f"{name} took exits that differ from those of the frames; report this")
+            raise EngineError(f"in {name} mode, frames took other exits than they must; report this")
     us = {name: run.us for name, run in series.items()}
     exits, graph = range(len(SHARES)), us["graph"]
     ideal = sum(float((drawn == k).mean() * us[bare(k)].mean()) for k in exits)
@@ -193,7 +194,7 @@ def compare_executors(series: Mapping[str, Series], drawn: NDArray[np.intp]) -> 
 
 
 def worst_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the worst figures of all durations by the host's clock; the ratio is that of the shortest duration."""
+    """Return the worst figures over all durations, by the host's clock; the ratio is for the shortest duration."""
     figures = [row["host_clock"] for row in rows]
     return {
         "realised_saving": min(row["realised_saving"] for row in figures),

@@ -35,7 +35,7 @@ LOGIT_STD = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A network, and images of which given shares exit early."""
+    """A network with images, given shares of which take each exit."""
 
     module: MultiExitNetwork
     spec: InputSpec
@@ -48,7 +48,7 @@ class Example:
 
 
 def example(backbone: str, size: int, shares: Sequence[float]) -> Example:
-    """Return an example with images of `size` x `size` pixels, always the same."""
+    """Return a reproducible example with images of `size` x `size` pixels."""
     generator = np.random.default_rng(0)
     patches = generator.normal(size=(IMAGES, CHANNELS, PATCHES, PATCHES))
     noise = generator.normal(scale=0.5, size=(IMAGES, CHANNELS, size, size))
@@ -67,7 +67,7 @@ def random_network(backbone: str, images: NDArray[np.float32]) -> MultiExitNetwo
         network = build_network(backbone, CHANNELS, CLASSES).to(DEVICE)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # a cumulative average, here of a single batch
+            module.momentum = None  # cumulative average, here of a single batch
     with torch.no_grad():
         network.train()(torch.from_numpy(images).to(DEVICE))
         for head, logits in zip(network.heads, _logits(network.eval(), images), strict=True):
@@ -198,12 +198,12 @@ def whole_as_graph(network: MultiExitNetwork, shape: tuple[int, int, int]) -> Pr
 
 
 def torch_description() -> str:
-    """Return the description of results of networks in torch."""
+    """Return the workload of networks in torch, for results."""
     return f"random weights, kernels of torch {torch.__version__} on {device_facts()['gpu']}, no TensorRT"
 
 
 def compare_with_user_code(runtime: Runtime, shares: Sequence[float], frames: int, warm_up: int) -> dict[str, Any]:
-    """Time the chain of each network, and user code on the same modules and frames."""
+    """Time the chain of each network beside user code for the same modules and frames."""
     results = {}
     for backbone, size in NETWORKS.items():
         log(f"{backbone} {size}x{size} in torch")

@@ -1,4 +1,4 @@
-"""`python -m benchmarks cuda-pipeline`: frames overlapping on the GPU against one frame at a time."""
+"""`python -m benchmarks cuda-pipeline`: overlapping frames on the GPU against one frame at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +27,7 @@ FRAMES = 5000
 LOAD = 0.6
 """Share of the highest throughput at which latency is measured."""
 MIN_SAME_EXITS = 0.99
-"""Share of exits that must be those of one slot; networks may round differently at a threshold."""
+"""Share of frames that must take the same exit as with one slot; networks may round differently at a threshold."""
 
 
 class PacedSource:
@@ -36,7 +36,7 @@ class PacedSource:
     is_live = False
 
     def __init__(self, frames: Sequence[Frame], interval_s: float = 0.0) -> None:
-        """Take the frames."""
+        """Store the frames."""
         self.frames: int | None = len(frames)
         self._frames, self._interval_s = iter(frames), interval_s
         self._due = perf_counter()
@@ -45,7 +45,7 @@ class PacedSource:
         """Return the next frame when it is due."""
         self._due += self._interval_s
         while self._interval_s and perf_counter() < self._due:
-            sleep(0)  # a longer sleep is too coarse; without any, the other threads would be blocked
+            sleep(0)  # a longer sleep is too coarse; without a sleep, the other threads would be blocked
         return next(self._frames, None)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ def run_pipeline(output: Path) -> None:
 
 
 def measure_timed_kernels(runtime: Runtime) -> dict[str, Any]:
-    """Measure segments of one block each, which overlap more easily than a network's."""
+    """Measure timed segments, whose single block overlaps more easily than a network."""
     exits = len(SHARES)
     workload = timed_workload(timed_engines(runtime, (DURATIONS_US[0],) * exits))
     drawn = np.random.default_rng(0).choice(exits, size=FRAMES, p=SHARES)
@@ -93,16 +93,16 @@ def measure_torch_network(runtime: Runtime) -> dict[str, Any]:
 
 
 def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[str, Any]:
-    """Return the throughput of one slot and of several, and the latency at a pace.
+    """Return the throughput of one slot and of several, and the latency at a fixed frame rate.
 
     Raises:
-        EngineError: results of several slots are not in the order of the frames.
+        EngineError: with several slots, frames take other exits than with one.
     """
     single, several = run_single(runtime, workload, frames), run_pipelined(runtime, workload, frames)
     same = float(np.mean(np.equal(single["exits"], several["exits"])))
     if same < MIN_SAME_EXITS:
-        raise EngineError(f"only {same:.1%} of the pipeline's exits are those of one slot; report this")
-    first = frames[single["exits"].index(0)]  # all of one exit, so that latencies are comparable
+        raise EngineError(f"only {same:.1%} of the frames take the same exit as with one slot; report this")
+    first = frames[single["exits"].index(0)]  # all frames take one exit, so that latencies are comparable
     interval_s = 1 / (LOAD * several["frames_per_s"])
     latency_ms = run_pipelined(runtime, workload, [first] * len(frames), interval_s)["latency_ms"]
     speed_up = several["frames_per_s"] / single["frames_per_s"]
@@ -119,7 +119,7 @@ def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[s
 
 
 def run_single(runtime: Runtime, workload: Workload, frames: Sequence[Frame]) -> dict[str, Any]:
-    """Return throughput, exits and waits of one slot, which finishes each frame before the next."""
+    """Return throughput, exits and waits of a single slot."""
     with warm_slots(runtime, workload, frames[0], 1) as [slot]:
         predict, syncs, started = workload.predictor(slot), slot.syncs, perf_counter()
         exits = [predict(frame).exit_index for frame in frames]

@@ -1,5 +1,5 @@
-// A segment of a fixed duration. Its confidence is the input's value at `index`, NaN where that is negative; `runs`
-// counts how often it ran.
+// A segment of a fixed duration. Its confidence is the input's value at `index`, or NaN if the value is negative; `runs`
+// counts its runs.
 extern "C" __global__ void timed_segment(
     long long nanoseconds, int index, const float *image, const float *threshold, float *cut, float *logits,
     float *confidence, int *label, unsigned char *exit_flag, unsigned int *runs) {

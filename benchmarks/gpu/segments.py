@@ -87,7 +87,7 @@ class EventClock:
 def run_interleaved(
     predictors: Mapping[str, Predictor], frames: Sequence[Frame], warm_up: int, clock: EventClock | None = None
 ) -> dict[str, Series]:
-    """Run predictors in turns, timed by the host or by a clock of CUDA events; drop the first `warm_up` frames."""
+    """Interleave predictors, timed by the host or by CUDA events; drop the first `warm_up` frames."""
 
     def timed(predict: Predictor) -> Callable[[Frame], tuple[Outcome | Prediction, float]]:
         return lambda frame: (predict(frame), 0.0 if clock is None else clock.us())
@@ -111,7 +111,7 @@ class TimedEngine:
     """A segment of a fixed duration, which counts its runs on the GPU."""
 
     def __init__(self, code: ObjectCode, index: int, duration_us: float) -> None:
-        """Take the kernel from compiled code."""
+        """Get the kernel from compiled code."""
         self._kernel = code.get_kernel("timed_segment")
         self._index, self._duration_ns = index, int(1000 * duration_us)
         self._counter = PinnedMemory({"runs": 4})
@@ -121,7 +121,7 @@ class TimedEngine:
         k = self._index
         [cut] = tensors.cut(k, 1)
         optional = [addresses.get(name, 0) for name in (tensors.threshold(k), cut)]
-        outputs = [addresses[name] for name in tensors.answers(k, is_last=True)]
+        outputs = [addresses[name] for name in tensors.exit_outputs(k, is_last=True)]
         arguments = [addresses[tensors.IMAGE], *optional, *outputs, addresses.get(tensors.exit_flag(k), 0)]
         config, runs = LaunchConfig(grid=1, block=32), self._counter.addresses["runs"]
 
@@ -131,7 +131,7 @@ class TimedEngine:
         return enqueue
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
-        """Refuse: these segments take one sample."""
+        """Refuse batches: a timed segment takes one sample."""
         raise NotImplementedError
 
     def runs(self) -> int:

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for everything; finished networks in it are kept (default: runs/papers...)",
+        help="folder for networks and results; finished networks in it are kept "
+        "(default: runs/papers, or runs/papers-quick)",
     )
 
 
@@ -52,7 +53,7 @@ def run_papers(folder: Path, *, quick: bool) -> None:
     write_result(folder / "papers.json", result)
     write_figures(folder, rows)
     print_tables(rows)
-    columns = ("claim", "asked for", "measured", "holds")
+    columns = ("claim", "target", "measured", "holds")
     cells = [
         (claim["claim"], claim["asked_for"], claim["measured"], "yes" if claim["holds"] else "NO") for claim in claims
     ]

@@ -11,7 +11,7 @@ from benchmarks.papers.rows import Row, Rows, confidence_interval, largest_devia
 
 BUDGETS = ("macs 0.3", "macs 0.5", "macs 0.7")
 WITHIN, WHOLE = "drop 0.005", "whole"
-"""Operating points: thresholds that cost half a point of accuracy, and no early exits."""
+"""Operating points: thresholds that lose half a point of accuracy, and no early exits."""
 PINES, FASHION, SMALL = "indian-pines", "fashion-mnist", "fashion-mnist-small"
 
 

@@ -1,6 +1,7 @@
-"""Evaluation of networks trained on the same images: thresholds from their own split, then the test split once.
+"""Evaluation of networks trained on the same images.
 
-A group shares dataset, backbone and seed. Its networks are timed in turns, frame by frame.
+Thresholds are fitted to a split of their own; the test split is evaluated once. A group shares dataset, backbone and
+seed; its networks are timed frame by frame, interleaved.
 """
 
 import dataclasses
@@ -36,8 +37,9 @@ from edge.training.train import CHECKPOINT
 BUDGETS = (0.3, 0.5, 0.7)
 GUARANTEE = RiskGuarantee(limit=0.005, method="none")
 """Empirical risk on the samples that thresholds are fitted to, as in the papers."""
-MAX_TIMED_FRAMES, MAX_EXPLAINED, MAX_EXPLAINED_LARGE = 1000, 512, 32
-"""Test images that are timed, and that maps are explained on; the latter also for larger backbones."""
+MAX_TIMED_FRAMES = 1000
+MAX_EXPLAINED, MAX_EXPLAINED_LARGE = 512, 32
+"""Test images for metrics of attention maps; the second for larger backbones."""
 PRECISION = "fp32"
 
 
@@ -107,7 +109,7 @@ def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
 def _measure_speedups(
     points: Sequence[tuple[EvaluatedNetwork, str]], whole: Bundle, trained: TrainedModel
 ) -> list[float]:
-    """Return the speed-up of each operating point over the whole network, with exits really taken."""
+    """Return the speed-up of each operating point over the whole network."""
     backend = OnnxRuntime()
     loaded = {id(network): load_classifier(network.bundle, PRECISION, backend) for network, _ in points}
     classifiers = [

@@ -37,7 +37,7 @@ def _trade_offs(dataset: str, rows: Sequence[Row]) -> bytes:
 
 
 def _mean_points(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """Return computation and accuracy of each operating point, as means over seeds, by rising computation."""
+    """Return computation and accuracy of each operating point, as means over seeds, in ascending order."""
 
     def point(row: Row) -> str:
         return f"{row['operating_point']} {row['truncated_at']}"

@@ -1,4 +1,4 @@
-"""Regimes for the comparison only: Confidence-Gated Training without the warm-up and leak of this project."""
+"""Regimes for the comparison only: variants of Confidence-Gated Training."""
 
 import torch
 from torch import Tensor

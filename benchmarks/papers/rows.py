@@ -25,12 +25,12 @@ class Rows:
         return np.array([float(row[value]) if isinstance(value, str) else value(row) for row in selected])
 
     def have(self, dataset: str, *runs: tuple[str, float]) -> bool:
-        """Return whether a dataset has rows of all these regimes and weights of attention guidance."""
+        """Check that a dataset has rows of all these regimes and weights of attention guidance."""
         return all(len(self.values("seed", dataset=dataset, regime=regime, alpha=alpha)) for regime, alpha in runs)
 
 
 def mean_over_exits(name: str) -> RowValue:
-    """Return a function for the mean of a field that has a value for each exit."""
+    """Return a function that averages a field over the exits."""
     return lambda row: float(np.mean(row[name]))
 
 

@@ -7,7 +7,7 @@ from benchmarks.papers.rows import Row, Rows, mean_over_exits, percent
 from edge.console import print_table
 
 COLUMNS = (
-    "trained", "whole", *(f"at {budget}" for budget in BUDGETS), "0.5 points off: MACs", "speed-up", "consistency",
+    "training", "whole", *(f"at {budget}" for budget in BUDGETS), "MACs at -0.5 points", "speed-up", "consistency",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 ATTEMPTS = 5
-"""Times to open a bundle that others replace in between."""
+"""Attempts to open a bundle that other processes replace meanwhile."""
 SAMPLE_DIGESTS = ArraySpec(("u8",), (1,))
 
 
@@ -38,8 +38,8 @@ SAMPLE_DIGESTS = ArraySpec(("u8",), (1,))
 class Bundle:
     """A bundle on disk, with its manifest.
 
-    Files are read when they are needed, and only those that the manifest names by their hash: if another process
-    replaces the bundle meanwhile, that is an error and never a mixture of both.
+    Files are read when they are needed and checked against the hashes in the manifest: if another process replaces the
+    bundle meanwhile, reading fails instead of mixing both bundles.
     """
 
     path: Path
@@ -69,7 +69,8 @@ class Bundle:
             BundleError: the bundle does not have it.
         """
         if name not in self.manifest.precisions:
-            raise BundleError(f"{self.path} has no precision {name!r}; it has {', '.join(self.manifest.precisions)}")
+            available = ", ".join(self.manifest.precisions)
+            raise BundleError(f"{self.path} has no precision {name!r}; choose one of {available}")
         return self.manifest.precisions[name]
 
     def reference(self, file: Path | None = None) -> Reference:
@@ -90,7 +91,7 @@ class Bundle:
         """Return the recorded scores of one precision on the threshold-fitting split.
 
         Raises:
-            BundleError: the file holds something else, or the bundle does not have the precision.
+            BundleError: the file has other contents, or the bundle does not have the precision.
         """
         name = self.precision(precision).scores
         recorded = read_scores(self.path / name, self._content(name))
@@ -115,7 +116,7 @@ class Bundle:
         """Return the sample digests of the splits that thresholds must not be fitted to.
 
         Raises:
-            BundleError: the file holds something else.
+            BundleError: the file has other contents.
         """
         name = self.manifest.samples
         members = dict.fromkeys((split for split in self.manifest.splits if split != "thresholds"), SAMPLE_DIGESTS)
@@ -130,15 +131,15 @@ class Bundle:
         Precisions that another process changed since this bundle was opened keep that change.
 
         Raises:
-            BundleError: another bundle took its place meanwhile.
+            BundleError: the bundle was replaced by another meanwhile.
             OSError: the manifest cannot be written, and is unchanged.
         """
-        folder = self.path.resolve()  # behind a link that may come to point elsewhere
+        folder = self.path.resolve()  # a link may be changed meanwhile
         with locked_dir(folder):
             current = manifest_from_json(read_manifest(folder), folder / MANIFEST)
             if current.files != self.manifest.files or current.exits != self.manifest.exits:
                 raise BundleError(
-                    f"{self.path} was replaced by another bundle meanwhile; nothing is changed, run again"
+                    f"{self.path} was replaced by another bundle meanwhile and is unchanged; run the command again"
                 )
             manifest = dataclasses.replace(current, precisions={**current.precisions, **refitted})
             write_file(folder / MANIFEST, manifest_to_json(manifest))
@@ -149,10 +150,10 @@ class Bundle:
 
 
 def _checked(path: Path, text: str) -> Bundle:
-    """Decode and validate a manifest, and check the files it names.
+    """Decode and validate a manifest, and check the files that it lists.
 
     Raises:
-        BundleError: something is wrong with them.
+        BundleError: the manifest is invalid, or a file is missing, damaged or forbidden.
     """
     manifest = manifest_from_json(text, path / MANIFEST)
     for error in validation_errors(manifest):
@@ -178,7 +179,7 @@ def bundle_writer(path: Path) -> Iterator[Path]:
         BundleError: `path` holds something other than a bundle, which is not overwritten.
     """
     if path.exists() and not _is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
-        raise BundleError(f"{path} exists and is no bundle; choose another output or move it away")
+        raise BundleError(f"{path} exists and is not a bundle; choose another output, or move it")
     with atomic_dir(path) as folder:
         yield folder
 
@@ -186,4 +187,4 @@ def bundle_writer(path: Path) -> Iterator[Path]:
 def write_samples(path: Path, samples: Mapping[str, Digests]) -> None:
     """Write the sample digests of each split."""
     with path.open("wb") as file:
-        np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # its stub takes them for a keyword option
+        np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # the stub expects a keyword option

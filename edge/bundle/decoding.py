@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 MAX_INTEGER = 2**53
-"""Largest integer that JSON readers and floating-point numbers keep exactly."""
+"""Largest integer that every JSON reader and float64 represents exactly."""
 MAX_DEPTH = 32
 MAX_SHOWN = 200
 
@@ -56,7 +56,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Check values of any type: their nesting, numbers and text."""
+    """Check the nesting, numbers and text of a value of any type."""
     if depth > MAX_DEPTH:
         raise ValueError(f"{where} is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
 def _text(value: Any, where: str) -> str:
     """Check that a value is text, which can be written to files and terminals."""
     if not isinstance(value, str):
-        raise ValueError(f"{where} has the name {shown(value)}, expected text")
+        raise ValueError(f"{where} has the key {shown(value)}, expected text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -107,7 +107,7 @@ def _expect(condition: bool, value: Any, where: str, expected: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message, cut where it is long."""
+    """Return a value for a message, shortened if it is long."""
     try:
         text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     except Exception:  # an integer too long for Python to print, nested too deep, or a tensor where none belongs

@@ -1,13 +1,13 @@
-"""ONNX external data: weights in files beside the model, which a bundle's hashes do not cover.
+"""Detection of ONNX external data: weights in files beside the model, which a bundle's hashes do not cover.
 
-The device has no onnx package. This walks the protobuf messages that can hold a tensor, and stops at anything odd: such
-a file is refused as if it had external data.
+The device has no onnx package, so this walks the protobuf messages that can contain a tensor. A model that cannot be
+parsed is refused as if it had external data.
 """
 
 from collections.abc import Iterator
 
 NEEDLE = b"location"
-"""Key of each entry of external data; a file without these bytes has none."""
+"""Key of each external data entry; a file without these bytes has no external data."""
 CHILDREN = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -25,7 +25,7 @@ MAX_DEPTH = 64
 
 
 def has_external_data(model: bytes) -> bool:
-    """Check an ONNX model for tensors in other files. Damaged models count as having some."""
+    """Check an ONNX model for tensors in other files. Damaged models count as having external data."""
     if NEEDLE not in model:
         return False
     try:
@@ -52,7 +52,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Yield the number and value of each field.
 
     Raises:
-        ValueError, IndexError: it is no protobuf message.
+        ValueError, IndexError: the bytes are not a protobuf message.
     """
     position = 0
     while position < len(message):

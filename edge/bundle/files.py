@@ -1,4 +1,4 @@
-"""The files of a bundle: complete, unchanged, regular, inside its folder and without others to read."""
+"""Checks of a bundle's files: complete, unchanged, regular, inside its folder and without external data."""
 
 import hashlib
 import os
@@ -29,11 +29,11 @@ def read_manifest(path: Path) -> str:
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
     if not path.is_dir():
-        raise BundleError(f"there is no bundle at {path}, but a file; name the folder made by `python -m compile`")
+        raise BundleError(f"{path} is a file, not a bundle; give a folder made by `python -m compile`")
     try:
         content = read_file(path / MANIFEST, MAX_MANIFEST_BYTES, follow_links=False)
     except FileNotFoundError:
-        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}; make one with `python -m compile`") from None
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; make one with `python -m compile`") from None
     except OSError as error:
         raise _unreadable(path / MANIFEST, error) from error
     return content.decode(errors="replace")
@@ -50,14 +50,16 @@ def check_files(path: Path, manifest: Manifest) -> None:
     root = os.path.realpath(path)
     for name in sorted(named | set(manifest.files)):
         if name not in manifest.files or not _is_inside(name):
-            raise BundleError(f"{path}: {name} is not listed in its manifest as a file inside it; compile it again")
+            raise BundleError(
+                f"{path}: its manifest does not list {name} as a file inside it; compile the bundle again"
+            )
         file = path / name
         if os.path.realpath(file) != os.path.join(root, name):
-            raise BundleError(f"{file} is or lies behind a link; {COPY}, with files instead of links (cp -rL)")
+            raise BundleError(f"{file} is a link or in a linked folder; {COPY}, with files instead of links (cp -rL)")
         try:
             digest, may_refer = _inspect(file)
             if digest != manifest.files[name]:
-                raise BundleError(f"{file} is not the file its manifest names (other sha256); {COPY}")
+                raise BundleError(f"{file} has another sha256 than its manifest; {COPY}")
             if may_refer and name in segments and has_external_data(read_file(file, MAX_FILE_BYTES)):
                 raise BundleError(
                     f"{file} has its weights in another file (ONNX external data), which the manifest does not "
@@ -73,14 +75,14 @@ def read_unchanged(file: Path, sha256: str) -> bytes:
     """Return the content of a file of an open bundle.
 
     Raises:
-        BundleError: it is not the file of that sha256 any more, or cannot be read.
+        BundleError: the file has another sha256, or cannot be read.
     """
     try:
         content = read_file(file, MAX_FILE_BYTES, follow_links=False)
     except OSError as error:
         raise _unreadable(file, error) from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise BundleError(f"{file} changed while the bundle was in use (other sha256); start again with the new bundle")
+        raise BundleError(f"{file} changed while the bundle was in use (other sha256); run the command again")
     return content
 
 
@@ -106,7 +108,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _inspect(file: Path) -> tuple[str, bool]:
-    """Return a file's sha256, and whether it has the bytes that ONNX external data cannot do without."""
+    """Return a file's sha256, and True if it has the bytes that every ONNX external data entry has."""
     digest, has_needle, tail = hashlib.sha256(), False, b""
     with open_regular(file, follow_links=False) as opened:
         while chunk := opened.read(CHUNK):

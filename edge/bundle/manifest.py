@@ -38,7 +38,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """The network's input, and the preprocessing that makes it from a frame."""
+    """The network's input, and the preprocessing of frames."""
 
     kind: Literal["image", "array"]
     """`image`: 8-bit frames of a camera. `array`: unscaled numbers of shape (channels, height, width)."""
@@ -149,13 +149,13 @@ class Manifest:
     training: dict[str, Any]
     """Settings and metrics of the training run."""
     tools: dict[str, str]
-    """Versions of the tools that made the bundle."""
+    """Versions of the tools that compiled the bundle."""
     files: dict[str, str]
     """sha256 of every file except the manifest."""
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of an image that takes the last exit."""
+        """Multiply-accumulates of an image that reaches the last exit."""
         return sum(exit_.macs for exit_ in self.exits)
 
 
@@ -173,12 +173,14 @@ def manifest_from_json(text: str, origin: Path) -> Manifest:
     if version != MANIFEST_VERSION:
         raise BundleError(
             f"{origin} has manifest version {shown(version)}, this installation reads version {MANIFEST_VERSION}; "
-            "compile the bundle again, or install the version that made it"
+            "compile the bundle again, or install the version that compiled it"
         )
     try:
         return decode(Manifest, data, "manifest")
     except ValueError as error:
-        raise BundleError(f"{origin}: {error}; compile the bundle again, or install the version that made it") from None
+        raise BundleError(
+            f"{origin}: {error}; compile the bundle again, or install the version that compiled it"
+        ) from None
 
 
 def manifest_to_json(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""Bounded reading of `.npz` files: every array's header is checked before memory is taken for it."""
+"""Bounded reading of `.npz` files: every array's header is checked before memory is allocated for it."""
 
 import math
 import zipfile
@@ -15,15 +15,15 @@ from edge.storage import read_file
 
 MAX_FILE_BYTES = 4 << 30
 FREE_BYTES, MAX_RATIO = 256 << 20, 100
-"""A file may hold `FREE_BYTES`, or `MAX_RATIO` times its own size where that is more."""
+"""A file may contain `FREE_BYTES` or `MAX_RATIO` times its size, whichever is larger."""
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 class ArraySpec(NamedTuple):
-    """The arrays that a member may hold."""
+    """Types and ranks that an array may have."""
 
     kinds: tuple[str, ...]
-    """NumPy's codes of kind and size, as `f4`; for text `U`."""
+    """NumPy's codes of kind and size, such as `f4`; `U` for text."""
     ranks: tuple[int, ...]
     """Possible numbers of dimensions."""
 
@@ -33,16 +33,16 @@ class ArraySpec(NamedTuple):
 
 
 def read_npz(path: Path, members: Mapping[str, ArraySpec], content: bytes | None = None) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a file, which holds exactly these.
+    """Read the arrays of a file that contains exactly these arrays.
 
     Args:
-        path: The file, for messages; it is read where `content` is None.
+        path: The file, for messages; it is read if `content` is None.
         members: The expected arrays by name.
         content: The content of the file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no archive, or its members are others than expected, damaged or too large.
+        ValueError: the file is not an archive, or its arrays are unexpected, damaged or too large.
     """
     content = read_file(path, MAX_FILE_BYTES) if content is None else content
     try:
@@ -50,10 +50,10 @@ def read_npz(path: Path, members: Mapping[str, ArraySpec], content: bytes | None
             _check_members(archive, members, max(FREE_BYTES, MAX_RATIO * len(content)))
             return {name: _read_member(archive, name, spec) for name, spec in members.items()}
     except MemoryError as error:
-        raise ValueError("it needs more memory than there is") from error
+        raise ValueError("it needs more memory than is available") from error
     except ValueError:
         raise
-    except Exception as error:  # a damaged archive can raise anything
+    except Exception as error:  # a damaged archive can raise any exception
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
@@ -75,17 +75,17 @@ def _read_member(archive: zipfile.ZipFile, name: str, spec: ArraySpec) -> NDArra
             raise ValueError(f"{name} is {_shortened(str(dtype))} of shape {_shortened(str(shape))}, expected {spec}")
         size = math.prod(shape) * dtype.itemsize
         if not dtype.itemsize or size > info.file_size:
-            raise ValueError(f"{name} is cut off: its header promises {_shortened(str(shape))} of {dtype}")
+            raise ValueError(f"{name} is truncated: its header announces {_shortened(str(shape))} of {dtype}")
         data = bytearray(size)
         if file.readinto(memoryview(data)) != size or file.read(1):  # type: ignore[attr-defined]
-            raise ValueError(f"{name} does not have the size that its header promises")
+            raise ValueError(f"{name} does not have the size that its header announces")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _read_header(file: BinaryIO, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         shape, is_fortran, dtype = HEADERS[npy.read_magic(file)](file)
-    except Exception as error:  # Python's parser raises much
+    except Exception as error:  # Python's parser raises exceptions of many types
         raise ValueError(f"{name} has a damaged header ({' '.join(str(error).split())[:200]})") from error
     if any(size < 0 for size in shape):
         raise ValueError(f"{name} has shape {_shortened(str(shape))}")

@@ -15,7 +15,7 @@ MEMBERS = {
     "labels": ArraySpec(("i8",), (1,)),
     "logits": ArraySpec(("f4",), (3,)),
 }
-"""Arrays of a file of reference samples."""
+"""Arrays in a file of reference samples."""
 REMEDY = "write it with `python -m compile --references` together with this bundle"
 
 
@@ -40,11 +40,11 @@ def read_reference(path: Path, content: bytes | None = None) -> Reference:
     """Read reference samples.
 
     Args:
-        path: The file, for messages; it is read where `content` is None.
+        path: The file, for messages; it is read if `content` is None.
         content: The content of the file.
 
     Raises:
-        BundleError: the file is missing, damaged or holds something else.
+        BundleError: the file is missing or damaged, or has other contents.
     """
     try:
         return Reference(**read_npz(path, MEMBERS, content))
@@ -56,7 +56,7 @@ def read_reference(path: Path, content: bytes | None = None) -> Reference:
 
 
 def check_reference(reference: Reference, manifest: Manifest, path: Path) -> None:
-    """Check that reference samples are of a bundle's network.
+    """Check that reference samples belong to a bundle's network.
 
     Raises:
         BundleError: there are none, or they belong to another network.
@@ -64,7 +64,7 @@ def check_reference(reference: Reference, manifest: Manifest, path: Path) -> Non
     exits, classes, samples = len(manifest.exits), len(manifest.labels), len(reference.frames)
     expected, labels = (exits, samples, classes), reference.labels
     if not samples:
-        raise BundleError(f"{path} has no samples to compare on; write it with `python -m compile --references`")
+        raise BundleError(f"{path} has no samples; write some with `python -m compile --references`")
     if reference.logits.shape != expected or labels.shape != (samples,):
         raise BundleError(
             f"{path} has {samples} frames, labels of shape {labels.shape} and logits of shape "

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Digests = NDArray[np.uint64]
-"""First eight bytes of content digests."""
+"""Arrays of the first eight bytes of content digests."""
 
 
 def content_digest(content: bytes) -> str:
@@ -26,7 +26,7 @@ def split_fingerprint(digests: Iterable[str]) -> str:
 
 
 def samples_fingerprint(samples: Digests) -> str:
-    """Return the fingerprint of recorded samples, by their network inputs in any order.
+    """Return the fingerprint of recorded samples, independent of their order.
 
     Args:
         samples: Digests of files and network inputs, shape (samples, 2).

@@ -21,7 +21,7 @@ MEMBERS = {
     "samples": ArraySpec(("u8",), (2,)),
     "segments": ArraySpec(("U",), (0,)),
 }
-"""Arrays of a file of scores."""
+"""Arrays in a file of scores."""
 
 
 class LabelledScores(NamedTuple):
@@ -63,11 +63,11 @@ def read_scores(path: Path, content: bytes | None = None) -> LabelledScores:
     """Read recorded scores from a file.
 
     Args:
-        path: The file, for messages; it is read where `content` is None.
+        path: The file, for messages; it is read if `content` is None.
         content: The content of the file.
 
     Raises:
-        BundleError: the file is missing, damaged or holds something else.
+        BundleError: the file is missing or damaged, or has other contents.
     """
     try:
         arrays = read_npz(path, MEMBERS, content)
@@ -81,37 +81,37 @@ def read_scores(path: Path, content: bytes | None = None) -> LabelledScores:
 
 
 def check_scores(recorded: LabelledScores, exits: int, classes: int, path: Path) -> None:
-    """Check that scores are those of a network with so many exits and classes.
+    """Check that scores have the exits and classes of a network.
 
     Raises:
-        BundleError: they are another network's.
+        BundleError: they belong to another network.
     """
-    found = recorded.logits.shape[0], recorded.logits.shape[2]
-    if found != (exits, classes):
+    actual = recorded.logits.shape[0], recorded.logits.shape[2]
+    if actual != (exits, classes):
         raise BundleError(
-            f"{path} has scores of {found[0]} exits and {found[1]} classes, the bundle has {exits} and {classes}; "
+            f"{path} has scores of {actual[0]} exits and {actual[1]} classes, the bundle has {exits} and {classes}; "
             "record the scores again with this bundle"
         )
 
 
 def _check_shapes(recorded: LabelledScores) -> None:
-    """Check that all arrays are of the same exits, samples and classes.
+    """Check that all arrays have the same exits, samples and classes.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a shape or class differs.
     """
     exits, samples, classes = recorded.logits.shape
     if not exits or not samples or not classes:
-        raise ValueError(f"logits has shape {recorded.logits.shape}: there is nothing in it")
+        raise ValueError(f"logits has shape {recorded.logits.shape} and is empty")
     expected = {
         "confidence": (recorded.scores.confidence.shape, (exits, samples)),
         "label": (recorded.scores.label.shape, (exits, samples)),
         "truth": (recorded.truth.shape, (samples,)),
         "samples": (recorded.samples.shape, (samples, 2)),
     }
-    for name, (shape, wanted) in expected.items():
-        if shape != wanted:
-            raise ValueError(f"{name} has shape {shape}, expected {wanted} beside logits of {recorded.logits.shape}")
+    for name, (shape, required) in expected.items():
+        if shape != required:
+            raise ValueError(f"{name} has shape {shape}, expected {required}, since logits has {recorded.logits.shape}")
     named: dict[str, NDArray[Any]] = {"label": recorded.scores.label, "truth": recorded.truth}
     for name, labels in named.items():
         if labels.min() < 0 or labels.max() >= classes:

@@ -1,4 +1,4 @@
-"""Names of a segment's tensors. They are made only here and never parsed."""
+"""Names of a segment's tensors. Names are created here only, and never parsed."""
 
 IMAGE = "image"
 """Input of segment 0, float32 of shape (batch, channels, height, width)."""
@@ -37,7 +37,7 @@ def label(exit_index: int) -> str:
 
 
 def exit_flag(exit_index: int) -> str:
-    """Return the name of an early exit's flag, bool of shape (batch,): true where the exit is taken."""
+    """Return the name of an early exit's flag, bool of shape (batch,): True if the exit is taken."""
     return f"exit_{exit_index}"
 
 
@@ -46,7 +46,7 @@ def attention(exit_index: int) -> str:
     return f"attention_{exit_index}"
 
 
-def answers(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
+def exit_outputs(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
     """Return the names of an exit's outputs: logits, confidence, label and, for an early exit, its flag."""
     names = (logits(exit_index), confidence(exit_index), label(exit_index))
     return names if is_last else (*names, exit_flag(exit_index))

@@ -60,7 +60,7 @@ def input_errors(spec: InputSpec) -> Iterator[str]:
 def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
     exits = len(manifest.exits)
     if name not in PRECISIONS:
-        yield f"{name!r} is no precision, there are {', '.join(PRECISIONS)}"
+        yield f"{name!r} is not a precision, expected one of {', '.join(PRECISIONS)}"
     if len(precision.segments) != exits:
         yield f"{name} has {len(precision.segments)} segments for {exits} exits"
         return
@@ -86,12 +86,12 @@ def _fit_errors(name: str, thresholds: Thresholds) -> Iterator[str]:
 
 
 def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:
-    """Yield the errors of a segment's tensors by themselves."""
+    """Yield the errors of each tensor of a segment."""
     specs = (*segment.inputs, *segment.outputs)
     for spec in specs:
         sizes = spec.shape[1:] if spec.shape[:1] == (None,) else spec.shape
         if any(size is None or size < 1 for size in sizes):
-            yield f"{where} has {spec.name} of shape {spec.shape}, sizes must be 1 or more, but for the batch"
+            yield f"{where} has {spec.name} of shape {spec.shape}, all sizes except the batch must be 1 or more"
         elif spec.sample_nbytes > MAX_SAMPLE_BYTES:
             yield f"{where} has {spec.name} of shape {spec.shape}, more than {MAX_SAMPLE_BYTES >> 30} GiB for one image"
     for name in _repeated(spec.name for spec in specs):
@@ -101,7 +101,7 @@ def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:
 
 
 def _chain_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -> Iterator[str]:
-    """Yield the errors of a chain, following its tensors from the image through every segment."""
+    """Yield the errors of a chain: each segment must read the outputs of the segment before."""
     labels, last = len(manifest.labels), len(manifest.exits) - 1
     incoming = {_image(manifest)}
     cuts_in: tuple[str, ...] = ()
@@ -123,9 +123,9 @@ def _cut_errors(where: str, segment: SegmentSpec, *, is_last: bool) -> Iterator[
     if not is_last and not segment.cuts_out:
         yield f"{where} has no cut for the next segment"
     if segment.cuts_out and segment.cuts_out != tensors.cut(segment.exit_index, len(segment.cuts_out)):
-        yield f"{where} has the cuts {', '.join(segment.cuts_out)}, which are no names of cuts"
+        yield f"{where} has the cuts {', '.join(segment.cuts_out)}, which are not names of cuts"
     for name in sorted(set(segment.cuts_out) - {spec.name for spec in segment.outputs}):
-        yield f"{where} has the cut {name}, which is none of its outputs"
+        yield f"{where} has the cut {name}, which is not one of its outputs"
 
 
 def _exit_errors(where: str, segment: SegmentSpec, k: int, labels: int, *, is_last: bool) -> Iterator[str]:

@@ -5,10 +5,7 @@ from pathlib import Path
 
 from edge.cli.parser import precision_name
 from edge.console import at_least
-from edge.engines import BACKENDS
-from edge.system import usable_cores
-
-MAX_THREADS = max(256, usable_cores())
+from edge.engines import BACKENDS, MAX_THREADS
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +25,7 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="inference library (default: tensorrt where it and a GPU are present, else onnxruntime)",
+        help="inference library (default: tensorrt if it is installed and there is a GPU, else onnxruntime)",
     )
     add_threads(parser)
 

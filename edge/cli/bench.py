@@ -1,4 +1,4 @@
-"""`edge bench`: latency of each exit, the real mix, and the whole network as one engine."""
+"""`edge bench`: latency of each exit, of early exiting and of the whole network."""
 
 import argparse
 import dataclasses
@@ -16,9 +16,9 @@ from edge.system import conditions
 
 ONNXRUNTIME_NOTE = (
     "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
-    "which takes longer than fp32. An int8 bundle is written for TensorRT, which computes in integers."
+    "which is slower than fp32. int8 is meant for TensorRT, which computes in integers."
 )
-"""Reason for the order of the precisions' times."""
+"""Explanation of the precisions' times."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure on the bundle's reference samples."""
+    """Measure latency on the bundle's reference samples."""
     bundle = Bundle.open(arguments.bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads)
     reference, kind = bundle.reference(), bundle.manifest.input.kind
@@ -50,9 +50,8 @@ def main(arguments: argparse.Namespace) -> int:
         print_bench(results)
         if backend.name == "onnxruntime" and len(results) > 1:
             print(ONNXRUNTIME_NOTE)
-        print(
-            f"on {before['cpu']}, {before['cores']} cores, load {before['load_average']}, {arguments.threads} threads"
-        )
+        machine = f"{before['cpu']}, {before['cores']} cores, load average {before['load_average']}"
+        print(f"on {machine}, {arguments.threads} threads")
     return PASSED
 
 
@@ -68,4 +67,4 @@ def print_bench(results: Mapping[str, BenchResult]) -> None:
             speedup = f"{result.whole.latency_ms.mean / measurement.latency_ms.mean:.2f}x"
             rows.append((precision, name, *latency_cells(measurement.latency_ms), speedup, accuracy, shares))
     columns = ("precision", "classifier", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
-    print_table("frame available to decision known, interleaved in one process", columns, rows)
+    print_table("time from available frame to known decision, interleaved in one process", columns, rows)

@@ -1,4 +1,4 @@
-"""`edge build`: all engines of a bundle, in this user's cache."""
+"""`edge build`: engines of all segments of a bundle, in this user's cache."""
 
 import argparse
 import dataclasses
@@ -21,10 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     add_backend(parser)
     parser.add_argument(
-        "--target", metavar="SM", help="GPU to build for, such as sm89 (tensorrt-rtx; default: all from Ampere on)"
+        "--target",
+        metavar="SM",
+        help="GPU to build for, such as sm89 (tensorrt-rtx only; default: Ampere and all later GPUs)",
     )
     add_precisions(parser, "build")
-    parser.add_argument("--batches", action="store_true", help="also build engines for batches of any size")
+    parser.add_argument("--batches", action="store_true", help="also build engines for any batch size")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -49,7 +51,7 @@ class Build:
     precision: str
     segment: str
     batch: int | None
-    """Samples per call; None is any number."""
+    """Samples per call; None for any number."""
     path: str
     was_cached: bool
     seconds: float
@@ -64,13 +66,13 @@ def build_bundle(
     batches: bool = False,
     on_progress: OnProgress = ignore_progress,
 ) -> list[Build]:
-    """Build the segments, and the whole network to compare with.
+    """Build engines of the segments, and of the whole network for comparison.
 
     Args:
-        bundle: The bundle to build.
+        bundle: The bundle.
         backend: The library to build with.
-        precisions: By default all.
-        batches: Whether to build engines for batches of any size, too.
+        precisions: Precisions to build; by default all.
+        batches: Also build engines for any batch size.
         on_progress: Receives the progress of each build.
 
     Raises:

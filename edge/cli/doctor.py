@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print every check; the exit code is 1 where one has a problem."""
+    """Print every check; the exit code is 1 if one has a problem."""
     checks = check_machine()
     if arguments.json:
         print_json([dataclasses.asdict(check) for check in checks])

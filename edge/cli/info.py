@@ -11,7 +11,6 @@ from edge.bundle.scores import LabelledScores
 from edge.cli.arguments import add_bundle
 from edge.console import PASSED, log, print_json, print_table
 from edge.decision import validate_thresholds
-from edge.doctor.checks import check_graph_mode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print a bundle's contents, and where its exits would be decided on this machine."""
+    """Print a bundle's contents and advice."""
     bundle = Bundle.open(arguments.bundle)
     if arguments.json:
         print_json(dataclasses.asdict(bundle.manifest))
@@ -28,7 +27,6 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         print_bundle(bundle)
         print_advice(bundle)
-        print(f"exits on the GPU: {check_graph_mode().value}")
     return PASSED
 
 
@@ -39,7 +37,7 @@ def print_bundle(bundle: Bundle) -> None:
     for name, precision in manifest.precisions.items():
         for index, (exit_, segment) in enumerate(zip(manifest.exits, precision.segments, strict=True)):
             is_last = index == len(manifest.exits) - 1
-            threshold = "answers" if is_last else _threshold(precision.thresholds.values[index])
+            threshold = "last exit" if is_last else _threshold(precision.thresholds.values[index])
             share = f"{exit_.macs / manifest.macs:.0%}"
             rows.append((name, index, f"{exit_.macs / 1e6:.2f} M", share, f"{segment.int8_macs_share:.1%}", threshold))
     columns = ("precision", "exit", "MACs", "share", "int8 conv MACs", "threshold")
@@ -59,7 +57,7 @@ def print_advice(
 
     Args:
         bundle: The bundle.
-        scores: The scores that its thresholds were fitted to, by precision; None for those recorded by the compiler.
+        scores: The scores that its thresholds were fitted to, by precision; None for those in the bundle.
         emit: Prints a line.
     """
     for line in merge_precisions(bundle_advice(bundle, scores)):
@@ -86,12 +84,12 @@ def _guarantee(thresholds: Thresholds) -> str:
     limit = f"{thresholds.limit:g} ms" if thresholds.target_metric == "mean_ms" else _percent(thresholds.limit)
     bound = f"{thresholds.target_metric.replace('_', ' ')} at most {limit}"
     level = "" if thresholds.confidence_level is None else f" with confidence {_percent(thresholds.confidence_level)}"
-    method = "on the samples fitted to" if thresholds.method == "none" else f"by {thresholds.method}{level}"
+    method = "on the samples of the fit" if thresholds.method == "none" else f"by {thresholds.method}{level}"
     return f"{bound} {method}, {thresholds.samples} samples"
 
 
 def _percent(fraction: float) -> str:
-    """Return a fraction with all its digits: a rounded one would be another guarantee."""
+    """Return a fraction as a percentage with all digits: rounding would change the guarantee."""
     return f"{100 * fraction:.10g}%"
 
 

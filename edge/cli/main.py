@@ -1,4 +1,4 @@
-"""`edge`: a bundle on this machine."""
+"""The command `edge`."""
 
 from edge.entry import start_process
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 SUBCOMMANDS = {
     "info": "show a bundle's exits, cost, precisions and thresholds",
-    "build": "build every segment's engine into this user's cache",
-    "run": "classify a camera, video or folder",
-    "verify": "compare engines with the trained network, exit by exit; exit code 1 if they differ",
-    "record": "write every exit's scores for labelled images, to refit thresholds from",
-    "bench": "measure the latency of each exit, the real mix, and the whole network as one engine",
+    "build": "build the engines of all segments into this user's cache",
+    "run": "classify the frames of a camera, stream, video or folder",
+    "verify": "compare engines with the trained network, exit by exit; exit code 1 if a tolerance is exceeded",
+    "record": "record every exit's scores on labelled images, to refit thresholds",
+    "bench": "measure the latency of each exit, of early exiting and of the whole network",
     "doctor": "report this machine's capabilities; exit code 1 if one has a problem",
 }
-"""Each is a module of this package."""
+"""Summaries by name; each name is a module of this package."""
 
 
 def command() -> "NoReturn":
-    """Entry point of the installed command. Signals are handled before the imports, which take a moment."""
+    """Entry point of the installed command. Signals are set up before the slow imports."""
     start_process("__main__")
     from edge.console import run_main
 

@@ -1,61 +1,30 @@
-"""Outputs of subcommands: never an input, and never another file that exists."""
+"""Checks that outputs of subcommands overwrite neither an input nor another existing file."""
 
 import json
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.errors import OutputError
+from edge.live.outputs.open import is_video_name, output_path
 
-STDOUT_PATHS = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 NULL_DEVICE = os.makedev(1, 3)
 MAX_LINE_BYTES = 1 << 16
 
 
-class LinesFile:
-    """JSON lines at the end of a file. Each is written whole or not at all, even if the process is killed."""
+def check_output(name: str, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
+    """Check that an output of `edge run` overwrites neither an input nor another file.
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        """Open a file that `check_lines` accepted; `overwrite` empties it.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        self._path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        self._is_regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        if self._is_regular and overwrite:
-            os.ftruncate(self._descriptor, 0)
-        elif self._is_regular and not _ends_line(path):  # the system stopped in the middle of a line
-            self.write("\n")
-
-    def write(self, line: str) -> None:
-        """Write a line.
-
-        Raises:
-            OSError: it does not fit, or a pipe's reader went away.
-        """
-        data = line.encode()
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
-        except OSError as error:
-            if self._is_regular and (written := len(data) - len(rest)):
-                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            error.filename = str(self._path)  # the error of a full disk does not name the file
-            raise
-
-    def __enter__(self) -> "LinesFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
+    Raises:
+        OutputError: its file is an input, inside the bundle, or another existing file.
+    """
+    path = output_path(name)
+    if path is not None and is_video_name(name):  # videos never replace a file
+        _check_is_no_input(path, (), bundle, may_be_inside=True)
+    elif path is not None:
+        check_lines(path, inputs, bundle, overwrite=overwrite)
 
 
 def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
@@ -78,7 +47,7 @@ def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite
 def check_replaceable(
     path: Path, inputs: Iterable[Path], bundle: Bundle | None = None, *, start: bytes, kind: str
 ) -> None:
-    """Check that a path is free, or holds a former output of its kind, which begins with `start`.
+    """Check that a path does not exist, or is a previous output of this kind, which begins with `start`.
 
     Raises:
         OutputError: the path is an input or part of one, or a file of another kind.
@@ -90,11 +59,20 @@ def check_replaceable(
     if not stat.S_ISREG(mode):
         raise OutputError(f"{path} is a {_kind(mode)}; give a file")
     if _head(path, len(start)) not in (start, b""):
-        raise OutputError(f"{path} exists and is no {kind}; give another file, or remove it")
+        raise OutputError(f"{path} exists and is not a {kind}; give another file, or remove it")
+
+
+def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
+    """Check that a folder to write to is neither an input nor inside one.
+
+    Raises:
+        OutputError: the folder is an input or inside one.
+    """
+    _check_is_no_input(folder, inputs, bundle, may_be_inside=False)
 
 
 def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None, *, may_be_inside: bool) -> None:
-    """Refuse inputs, also under another name, and unless `may_be_inside` paths in folders that are inputs."""
+    """Check that a path is not an input, also under another name, nor inside an input folder unless it may be."""
     folders = Path(os.path.realpath(path)).parents
     if bundle is not None:
         if Path(os.path.realpath(bundle.path)) in folders:
@@ -102,9 +80,9 @@ def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None
         inputs = [*inputs, *(bundle.path / name for name in (MANIFEST, *bundle.manifest.files))]
     for source in inputs:
         if _is_same(path, source):
-            raise OutputError(f"{path} is {source}, which is read as input; give another file")
+            raise OutputError(f"{path} is the same file as {source}, which is read; give another file")
         if not may_be_inside and Path(os.path.realpath(source)) in folders:
-            raise OutputError(f"{path} belongs to {source}, which is read as input; give a file outside")
+            raise OutputError(f"{path} is inside {source}, which is read; give a file outside")
 
 
 def _is_same(path: Path, other: Path) -> bool:
@@ -128,20 +106,12 @@ def _kind(mode: int) -> str:
 
 
 def _holds_json_lines(path: Path) -> bool:
-    """Check that a file is empty or begins with a JSON object on a line of its own."""
+    """Check that a file is empty or that its first line is a JSON object."""
     first, newline, _ = _head(path, MAX_LINE_BYTES).partition(b"\n")
     try:
         return not (first or newline) or (bool(newline) and isinstance(json.loads(first), dict))
     except (ValueError, RecursionError):
         return False
-
-
-def _ends_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Parsers of command lines: options with several values, and subcommands that are imported when they are used."""
+"""Parsers of command lines: options with several values, and subcommands that are imported on use."""
 
 import argparse
 import importlib
@@ -9,42 +9,55 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 from edge.entry import exit_at_signals, raise_signals
+from edge.frames.address import public_address
 
 NEGATIVE_NUMBER = re.compile(r"-\.?\d")
 PRECISION = re.compile(r"(fp|bf|int)\d+|auto")
-"""Names of precisions, which folders in a bundle have, too."""
+"""Names of precisions, which are also names of folders in a bundle."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose repeatable options (`action="append"`) also take several values in one go.
+    """A parser whose repeatable options (`action="append"`) accept several values at a time; others are given once.
 
-    A word that such an option does not accept, such as the path of a bundle after numbers, is left to the positional
-    arguments.
+    A word that a repeatable option does not accept, such as the path of a bundle after numbers, is a positional
+    argument.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words, by default those of the command line."""
         self._read_as_values: dict[str, list[str]] = {}
         words = sys.argv[1:] if args is None else list(args)
-        return super().parse_known_args(list(self._repeat_options(words)), namespace)
+        namespace, unknown = super().parse_known_args(list(self._repeat_options(words)), namespace)
+        if unknown:  # refused here, so that the usage is that of the subcommand
+            self.error(f"unrecognized arguments: {' '.join(map(public_address, unknown))}")
+        return namespace, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and exit; name words that an option took before a positional argument was missed."""
+        """Print the usage and exit; if a positional argument is missing, name the words that options took as values."""
         if self._read_as_values and "required" in message:
-            taken = "; ".join(f"{' '.join(words)} after {option}" for option, words in self._read_as_values.items())
+            taken = "; ".join(
+                f"{' '.join(map(public_address, words))} after {option}"
+                for option, words in self._read_as_values.items()
+            )
             message += f" (read as values: {taken}; give positional arguments first)"
         super().error(message)
 
     def _repeat_options(self, words: Sequence[str]) -> Iterator[str]:
         """Write `--option a b` as `--option a --option b`."""
         option, action, has_value = "", None, False
+        given: set[argparse.Action] = set()
         for position, word in enumerate(words):
             if word == "--":
                 yield from words[position:]
                 return
             if word.startswith("-") and not NEGATIVE_NUMBER.match(word):
                 option, equals, _ = word.partition("=")
-                action, has_value = self._repeatable(option), bool(equals)
+                action, has_value = self._action(option), bool(equals)
+                if isinstance(action, argparse._StoreAction) and action in given:
+                    self.error(f"argument {'/'.join(action.option_strings)}: it was given several times; give it once")
+                if action is not None:
+                    given.add(action)
+                action = action if isinstance(action, argparse._AppendAction) else None
             elif action is not None and not has_value:
                 has_value = True
             elif action is not None and accepts(action, word):
@@ -54,16 +67,15 @@ class CommandParser(argparse.ArgumentParser):
                 action = None
             yield word
 
-    def _repeatable(self, option: str) -> argparse.Action | None:
-        """Return the repeatable option of this name, or of this unique beginning."""
+    def _action(self, option: str) -> argparse.Action | None:
+        """Return the action of the option with this name, or with this unique beginning."""
         known = self._option_string_actions
         names = [option] if option in known else [name for name in known if name.startswith(option)]
-        action = known[names[0]] if len(names) == 1 else None
-        return action if isinstance(action, argparse._AppendAction) else None
+        return known[names[0]] if len(names) == 1 else None
 
 
 def accepts(action: argparse.Action, word: str) -> bool:
-    """Check whether an option accepts a word as its value."""
+    """Check that an option accepts a word as its value."""
     convert = cast(Callable[[str], Any], action.type or str)
     try:
         value = convert(word)
@@ -73,21 +85,21 @@ def accepts(action: argparse.Action, word: str) -> bool:
 
 
 def precision_name(text: str) -> str:
-    """Parse the name of a precision, for argparse; a path is refused, as it is meant for a positional argument."""
+    """Parse the name of a precision, for argparse; a path is refused, since it is meant as a positional argument."""
     if not PRECISION.fullmatch(text) and (os.sep in text or os.path.exists(text)):
         raise argparse.ArgumentTypeError(f"{text} is a path, not a precision; give positional arguments first")
     return text
 
 
 class Subcommand(Protocol):
-    """A module with a subcommand."""
+    """Interface of a subcommand's module."""
 
     add_arguments: Callable[[argparse.ArgumentParser], None]
     main: Callable[[argparse.Namespace], int]
 
 
 class SubcommandSpec(NamedTuple):
-    """A subcommand before its module is imported."""
+    """Summary and module of a subcommand."""
 
     summary: str
     module: str
@@ -110,7 +122,8 @@ def add_subcommands(
 ) -> None:
     """Add all subcommands; only the named one, whose module was imported, has its arguments."""
     subparsers = parser.add_subparsers(required=True, metavar="SUBCOMMAND")
-    for other, (summary, _) in subcommands.items():
-        sub = subparsers.add_parser(other, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if subcommand is not None and other == name:
-            subcommand.add_arguments(sub)
+    for subcommand_name, (summary, _) in subcommands.items():
+        description = summary[0].upper() + summary[1:] + "."
+        subparser = subparsers.add_parser(subcommand_name, help=summary, description=description)
+        if subcommand is not None and subcommand_name == name:
+            subcommand.add_arguments(subparser)

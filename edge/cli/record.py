@@ -1,4 +1,4 @@
-"""`edge record`: every exit's scores for a folder of labelled images, to refit thresholds from."""
+"""`edge record`: every exit's scores on a folder of labelled images, to refit thresholds."""
 
 import argparse
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="one subfolder per class, named like the bundle's labels",
+        help="folder with a subfolder of images for each class, named like the bundle's labels",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="scores file (.npz)")
     add_precision(parser, "record")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Record the scores and print the command that uses them."""
+    """Record the scores, and print the command that refits thresholds."""
     bundle = Bundle.open(arguments.bundle)
     check_replaceable(arguments.output, [arguments.images], bundle, start=b"PK", kind="file of scores")
     backend = backend_named(arguments.backend, threads=arguments.threads)
@@ -62,7 +62,7 @@ def record_folder(
     output: Path,
     on_progress: OnProgress = ignore_progress,
 ) -> int:
-    """Write the scores of all images in class folders below `images`, and return their number.
+    """Record the scores of all images in class folders below `images`; return the number of images.
 
     Raises:
         DataError: a subfolder is not named like a label, or there are no images.

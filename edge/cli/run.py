@@ -1,35 +1,29 @@
-"""`edge run`: live classification of a source."""
+"""`edge run`: live classification of cameras, streams, videos and folders."""
 
 import argparse
-import json
-import math
-import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-import numpy as np
-
-from edge.bundle.bundle import Bundle
+from edge.bundle.bundle import MANIFEST, Bundle
+from edge.bundle.chain import ChainSpec
 from edge.cli.arguments import add_backend, add_bundle, add_precision
-from edge.cli.output import STDOUT_PATHS, LinesFile, check_lines
-from edge.console import PASSED, ProgressDisplay, at_least, print_table
+from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outputs, writes_stdout
+from edge.cli.run_summary import Summary
+from edge.console import PASSED, ProgressDisplay, at_least
 from edge.engines import backend_named
 from edge.entry import STDOUT
-from edge.errors import OutputError, SourceError
-from edge.frames.address import public_address
-from edge.frames.open import open_source
+from edge.errors import SourceError
+from edge.frames.address import parse_address, with_option
 from edge.inference.load import default_precision, load_classifier
-from edge.inference.pipeline import Result
-from edge.measure.latency import LATENCY_COLUMNS, latency_cells, latency_from_ms
-from edge.progress import Progress
+from edge.live import run
+from edge.live.events import Debouncer
+from edge.live.messages import Message
+from edge.live.triggers import OnRequest, Trigger, parse_trigger
 
-STAGES = ("capture", "load", "infer", "latency")
-MAX_SUMMARY_FRAMES = 10_000
-"""Percentiles cover the last frames only, so that memory does not grow with a camera that runs for weeks."""
+AGREEMENT = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,167 +31,172 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument(
         "--source",
+        action="append",
         required=True,
-        help="camera index, video file, folder of images, rtsp:// address, or GStreamer pipeline (... ! appsink)",
+        type=_source,
+        metavar="NAME",
+        help="camera (0, /dev/video0, csi://0), stream (rtsp://, http://), video file, folder of images, test://, or "
+        "GStreamer pipeline (... ! appsink); repeatable",
     )
+    parser.add_argument("--crop", metavar="X,Y,W,H", help="region of the upright image to classify, in pixels")
     add_precision(parser, "run")
     parser.add_argument(
         "--threshold",
         type=float,
         action="append",
         metavar="T",
-        help="confidence at which an early exit answers, one for each early exit, in order; 0: always, above 1: never "
-        "(default: the fitted ones)",
+        help="thresholds of the early exits, one for each, in order; 0 always exits, 2 never (default: the fitted "
+        "thresholds)",
     )
     parser.add_argument(
         "--policy",
         choices=("latest", "all"),
-        help="latest: drop frames when late; all: drop none (default: latest for cameras, all for files)",
+        help="latest drops late frames; all drops none (default: latest for cameras and streams, all for files)",
     )
-    parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N frames")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="append one JSON line per frame to FILE")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output instead")
+    _add_live_arguments(parser)
+    add_output_arguments(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
     )
     add_backend(parser)
 
 
+def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that select frames, report states and end the run."""
+    parser.add_argument(
+        "--trigger", metavar="WHEN", help="classify only some frames: every:5s, motion, motion:2%%, message"
+    )
+    parser.add_argument(
+        "--events", type=_agreement, metavar="K/N", help="report a state once K of the last N predictions agree: 3/5"
+    )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="label that is no state, such as none",
+    )
+    parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N classified frames")
+    parser.add_argument(
+        "--give-up",
+        type=at_least(1),
+        metavar="SECONDS",
+        help="end with exit code 3 after SECONDS without a frame (default: wait forever)",
+    )
+
+
 def main(arguments: argparse.Namespace) -> int:
-    """Classify frames until the source ends, `--frames` are done, or a signal arrives.
+    """Classify frames until all sources end, `--frames` are done, or a signal arrives.
 
     Raises:
-        OutputError: `--output` is an input or another file that exists.
-        SourceError: the source cannot be opened or fails; predictions before that are written.
+        OutputError: an output is an input or another file that exists, or cannot be opened.
+        SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = Bundle.open(arguments.bundle)
-    _check_arguments(arguments, bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads)
     precision = arguments.precision or default_precision(bundle, backend)
-    task = f"{precision} on {backend.name}"
-    summary = Summary(bundle.chain(precision).exits)
+    chain = bundle.chain(precision)
+    sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
+    new_debouncer = _new_debouncer(arguments, chain)
+    check_outputs(arguments, bundle)
     with ProgressDisplay() as display:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
-    source = open_source(arguments.source, skip_bad=arguments.skip_bad)
-    total = arguments.frames or source.frames
+    summary, stop, task = Summary(chain.exits), threading.Event(), f"{precision} on {backend.name}"
+
+    def watch(message: Message) -> None:
+        summary.add(message)
+        if STDOUT.is_lost and writes_stdout(arguments):
+            stop.set()
+
     try:
-        with (
-            closing(source),
-            _lines(arguments) as lines,
-            ProgressDisplay() as display,
-            closing(classifier.stream(source, policy=arguments.policy)) as results,
-        ):
-            for result in results:
-                summary.add(result)  # first: a signal may come between the two
-                lines.write(result)
-                note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
-                display(Progress(task, summary.frames, total, note))
-                if summary.frames == arguments.frames or (lines.to_stdout and STDOUT.is_lost):
-                    break
+        with ProgressDisplay() as display:
+            run(
+                classifier,
+                sources,
+                make_outputs(arguments, classifier, triggers.request),
+                policy=arguments.policy,
+                new_trigger=triggers.new if arguments.trigger else None,
+                new_debouncer=new_debouncer,
+                frames=arguments.frames,
+                give_up_s=arguments.give_up,
+                skip_bad=arguments.skip_bad,
+                stop=stop,
+                on_message=watch,
+                on_progress=lambda progress: display(progress._replace(task=f"{task}: {progress.task}")),
+            )
     finally:
-        if not lines_on_stdout(arguments):
+        if not writes_stdout(arguments):
             summary.print(task)
     return PASSED
 
 
-def lines_on_stdout(arguments: argparse.Namespace) -> bool:
-    """Check whether JSON lines go to stdout, in place of the summary."""
-    return arguments.json or str(arguments.output) in STDOUT_PATHS
+class Triggers:
+    """The triggers of all sources."""
+
+    def __init__(self, description: str | None) -> None:
+        """Check the description.
+
+        Raises:
+            SourceError: the trigger is unknown.
+        """
+        self._description = description or "every:1s"
+        self._made: list[Trigger] = []
+        parse_trigger(self._description)
+
+    def new(self) -> Trigger:
+        """Return a trigger for another source."""
+        self._made.append(parse_trigger(self._description))
+        return self._made[-1]
+
+    def request(self) -> None:
+        """Request the next frame of every source whose trigger waits for messages."""
+        for trigger in self._made:
+            if isinstance(trigger, OnRequest):
+                trigger.requested.set()
 
 
-def _check_arguments(arguments: argparse.Namespace, bundle: Bundle) -> None:
-    """Refuse impossible arguments before engines are built, which takes minutes."""
-    source = Path(arguments.source)
-    if bundle.manifest.input.kind == "array" and not source.is_dir():
-        raise SourceError(f"this bundle reads arrays, not images; {arguments.source} must be a folder of .npy files")
-    if arguments.output is None:
-        if arguments.overwrite:
-            raise OutputError("--overwrite has no file to replace; add --output FILE, or leave it out")
-    elif str(arguments.output) not in STDOUT_PATHS:
-        check_lines(arguments.output, [source], bundle, overwrite=arguments.overwrite)
+def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
+    """Return the addresses of all sources, checked before engines are built, which takes minutes."""
+    sources: list[str] = arguments.source
+    if arguments.crop is not None:
+        sources = [with_option(source, "crop", arguments.crop) for source in sources]
+    for address in map(parse_address, sources):
+        is_folder = address.path is not None and address.path.is_dir()
+        if bundle.manifest.input.kind == "array" and not is_folder:
+            raise SourceError(
+                f"{address.public} is not a folder, and this bundle reads arrays, not images; give a folder of .npy "
+                "files"
+            )
+    return sources
 
 
-class Summary:
-    """Counts and times of a run."""
-
-    def __init__(self, exits: int) -> None:
-        """Count from zero."""
-        self.frames = self.dropped = self.skipped = 0
-        self._exits = np.zeros(exits, dtype=np.int64)
-        self._times: dict[str, deque[float]] = {name: deque(maxlen=MAX_SUMMARY_FRAMES) for name in STAGES}
-        self._started = perf_counter()
-
-    def add(self, result: Result) -> None:
-        """Count a frame."""
-        self.frames += 1
-        self.dropped, self.skipped = result.dropped, result.skipped
-        self._exits[result.exit_index] += 1
-        for name, times in self._times.items():
-            times.append(getattr(result, f"{name}_ms"))
-
-    def print(self, task: str) -> None:
-        """Print exit shares and times of a task."""
-        if not self.frames:
-            return
-        seconds = perf_counter() - self._started
-        shares = ", ".join(f"exit {k} {share:.1%}" for k, share in enumerate(self._exits / self.frames))
-        counts = f"{self.dropped} dropped" + (f", {self.skipped} damaged" if self.skipped else "")
-        title = f"{self.frames} frames, {self.frames / seconds:.0f} a second, {counts}; {shares}"
-        rows = [(name, *latency_cells(latency_from_ms(times))) for name, times in self._times.items()]
-        print_table(f"{task}: {title}", ("stage", *LATENCY_COLUMNS), rows)
+def _new_debouncer(arguments: argparse.Namespace, chain: ChainSpec) -> Callable[[], Debouncer] | None:
+    if arguments.events is None:
+        if arguments.ignore:
+            raise SourceError("--ignore was given without --events; add --events 3/5")
+        return None
+    k, n = arguments.events
+    for label in arguments.ignore:
+        if label not in chain.labels:
+            raise SourceError(
+                f"--ignore {label}: the bundle has no such label; choose one of {', '.join(chain.labels)}"
+            )
+    return partial(Debouncer, k, n, ignore=arguments.ignore)
 
 
-class Lines:
-    """JSON lines of a run, on stdout, in a file, or both. Readers see every frame at once."""
-
-    def __init__(self, source: str, file: LinesFile | None, *, to_stdout: bool) -> None:
-        """Write to an opened file, and to stdout."""
-        self.to_stdout = to_stdout
-        self._source, self._file = public_address(source), file
-
-    def write(self, result: Result) -> None:
-        """Write a result."""
-        if self._file is None and not self.to_stdout:
-            return
-        line = json.dumps(_record(result, self._source)) + "\n"
-        if self.to_stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-        if self._file is not None:
-            self._file.write(line)
+def _source(text: str) -> str:
+    """Parse a source, for argparse; a bundle is refused, since it is meant as the positional argument."""
+    if (Path(text) / MANIFEST).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a bundle, not a source; give positional arguments first")
+    return text
 
 
-@contextmanager
-def _lines(arguments: argparse.Namespace) -> Iterator[Lines]:
-    to_stdout = lines_on_stdout(arguments)
-    if arguments.output is None or str(arguments.output) in STDOUT_PATHS:
-        yield Lines(arguments.source, None, to_stdout=to_stdout)
-        return
-    with LinesFile(arguments.output, overwrite=arguments.overwrite) as file:
-        yield Lines(arguments.source, file, to_stdout=to_stdout)
-
-
-def _record(result: Result, source: str) -> dict[str, Any]:
-    kind = "file" if isinstance(result.position, str) else "position_s"
-    return {
-        "time": f"{result.time:%Y-%m-%dT%H:%M:%S}.{result.time.microsecond // 1000:03}Z",
-        "source": source,
-        **({} if result.position is None else {kind: result.position}),
-        "frame": result.frame_index,
-        "label": result.label,
-        "label_index": result.label_index,
-        "confidence": _number(result.confidence),
-        "probability": _number(result.probability),
-        "exit_index": result.exit_index,
-        "latency_ms": round(result.latency_ms, 4),
-        "capture_ms": round(result.capture_ms, 4),
-        "load_ms": round(result.load_ms, 4),
-        "infer_ms": round(result.infer_ms, 4),
-        "dropped": result.dropped,
-        "skipped": result.skipped,
-    }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
+def _agreement(text: str) -> tuple[int, int]:
+    match = AGREEMENT.fullmatch(text)
+    k, n = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not n / 2 < k <= n:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an agreement; give K/N with K more than half of N, such as 3/5"
+        )
+    return k, n

@@ -1,4 +1,4 @@
-"""`edge verify`: engines compared with the trained network, and backends with one another, exit by exit."""
+"""`edge verify`: exit by exit, compare engines with the trained network, and backends with one another."""
 
 import argparse
 import dataclasses
@@ -26,20 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--references",
         type=Path,
         metavar="FILE",
-        help="samples of `python -m compile --references` (default: the bundle's)",
+        help="reference samples, written by `python -m compile --references` (default: the bundle's)",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the comparison as a Markdown page")
     parser.add_argument(
         "--backend",
         action="append",
         choices=BACKENDS,
-        help="inference libraries, one or more: later ones are also compared with the first (default: onnxruntime)",
+        help="inference libraries, one or more; each further library is also compared with the first (default: "
+        "onnxruntime)",
     )
     add_threads(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compare and print the verdict, and a warning where the verified network is no better than chance."""
+    """Print the comparison and its verdict, and a warning if the network is no better than chance."""
     bundle = Bundle.open(arguments.bundle)
     if arguments.report is not None:
         inputs = [arguments.references] if arguments.references else []
@@ -78,7 +79,7 @@ def print_parity(results: Sequence[Parity]) -> None:
 
 
 def chance_warnings(bundle: Bundle, precisions: Collection[str]) -> list[str]:
-    """Return warnings of networks no better than chance: engines may match such a network perfectly."""
+    """Return warnings about networks no better than chance, which engines may match perfectly."""
     advice = bundle_advice(bundle)
     chance = {name: [item for item in advice[name] if item.topic == CHANCE] for name in advice if name in precisions}
     return [f"warning: {line}" for line in merge_precisions(chance)]

@@ -19,7 +19,7 @@ from edge.cuda.runtime import Runtime
 from edge.decision import NEVER, Prediction
 from edge.errors import EngineError
 from edge.frames.base import Frame
-from edge.frames.preprocess import check_picture
+from edge.frames.preprocess import check_image
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class CudaSlot:
     def _prepare(self, frame: Frame) -> FrameResources:
         """Allocate for frames of this size and format, run every segment once, and make the executor."""
         if self._spec.input.kind == "image":
-            check_picture(frame)
+            check_image(frame)
         self.close()
         with self._preparing:
             stream, chain = driver.Stream(NON_BLOCKING), self._allocate_chain(frame)

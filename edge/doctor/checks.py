@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from edge.cuda import get_runtime
+from edge.engines import INSTALL
 from edge.errors import EdgeError, EngineError, one_line
 from edge.storage import cache_root
 from edge.system import board_model, cpu_name, has_nvidia_gpu, nvidia_driver, pip_install, usable_cores
 
 State = Literal["ok", "problem", "absent"]
+OPENCV = "pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +23,29 @@ class Check:
 
     name: str
     state: State
-    """`absent` is what bundles run without; a `problem` is missing although needed, or present and unusable."""
+    """`absent`: missing, but bundles run without it. `problem`: missing and needed, or present and unusable."""
     value: str
     remedy: str = ""
-    """Command or advice for a problem, or to add what is absent."""
+    """Command or advice that solves a problem or adds an absent capability."""
 
     @property
     def ok(self) -> bool:
-        """Whether it is present and usable."""
+        """True if the capability is present and usable."""
         return self.state == "ok"
 
 
 def check_machine() -> list[Check]:
-    """Check processor, libraries, GPU, cameras and the engine cache."""
+    """Check libraries, GPU, cameras and the engine cache."""
     board = f", {board_model()}" if board_model() else ""
     return [
         Check("machine", "ok", f"{cpu_name()}, {usable_cores()} cores{board}, Python {platform.python_version()}"),
         _library("numpy", needed=True, remedy="pip install numpy"),
-        _library(
-            "cv2",
-            needed=True,
-            remedy="pip install opencv-python-headless (on a Jetson: apt-get install python3-opencv)",
-        ),
-        _library("onnxruntime", needed=True, remedy="pip install onnxruntime"),
-        _library("tensorrt", needed=False, remedy="comes with JetPack; on a desktop: pip install tensorrt"),
-        _library("tensorrt_rtx", needed=False, remedy="pip install tensorrt-rtx, for RTX GPUs"),
+        _library("cv2", needed=True, remedy=OPENCV),
+        _library("av", needed=False, remedy="pip install 'av>=14', to read videos and network streams"),
+        _library("simplejpeg", needed=False, remedy="pip install simplejpeg, to read JPEG files"),
+        _library("onnxruntime", needed=True, remedy=INSTALL["onnxruntime"]),
+        _library("tensorrt", needed=False, remedy=INSTALL["tensorrt"]),
+        _library("tensorrt_rtx", needed=False, remedy=f"{INSTALL['tensorrt-rtx']}, for RTX GPUs"),
         _gpu(),
         check_graph_mode(),
         _cameras(),
@@ -61,11 +61,11 @@ def _library(name: str, *, needed: bool, remedy: str) -> Check:
         if error.name == name:
             return Check(name, "problem" if needed else "absent", "not installed", remedy)
         return Check(name, "problem", f"installed, but it needs {error.name}", f"pip install {error.name}")
-    except Exception as error:  # libraries raise many kinds, for missing system libraries and wrong versions
+    except Exception as error:  # libraries raise many exceptions, for missing system libraries and wrong versions
         return Check(
             name, "problem", f"installed, but cannot be loaded: {one_line(str(error))}", f"reinstall: {remedy}"
         )
-    return Check(name, "ok", str(getattr(module, "__version__", "of unknown version")))
+    return Check(name, "ok", str(getattr(module, "__version__", "unknown version")))
 
 
 def _gpu() -> Check:
@@ -75,42 +75,42 @@ def _gpu() -> Check:
 
 
 def check_graph_mode() -> Check:
-    """Check whether the GPU takes exit decisions itself; if the host does, say why."""
-    name = "exits on the GPU"
+    """Check that exit decisions can be taken on the GPU; else, the value has the reason."""
+    name = "exit decisions on the GPU"
     try:
         runtime = get_runtime()
     except EngineError as error:
         remedy = f"install the NVIDIA driver and {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
-        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"not run here: {reason}", remedy)
+        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
     if runtime.mode == "graph":
-        return Check(name, "ok", "decided on the GPU: one graph, one wait a frame")
-    why = f"decided by the host, exit by exit: {runtime.graph_unsupported_reason}"
-    return Check(name, "problem", why, "update the driver to CUDA 12.5 or later")
+        return Check(name, "ok", "available: one CUDA graph and one wait per frame")
+    value = f"unavailable, the host checks each exit: {runtime.graph_unsupported_reason}"
+    return Check(name, "problem", value, "update the driver to CUDA 12.5 or later")
 
 
 def _cameras() -> Check:
     devices = sorted(Path("/dev").glob("video*"))
     if not devices:
-        return Check("cameras", "absent", "videos and folders can be run", "plug in a camera")
+        return Check("cameras", "absent", "none", "plug in a camera")
     if closed := [str(device) for device in devices if not os.access(device, os.R_OK | os.W_OK)]:
-        remedy = "add this user to the group that owns them, often: sudo usermod -aG video $USER; then log in again"
+        remedy = "add this user to their group, usually with sudo usermod -aG video $USER, and log in again"
         return Check("cameras", "problem", f"no permission for {', '.join(closed)}", remedy)
     return Check("cameras", "ok", ", ".join(map(str, devices)))
 
 
 def _gstreamer() -> Check:
-    """Check whether OpenCV reads CSI cameras; a pip-installed OpenCV hides the system's, which does."""
-    remedy = "apt-get install python3-opencv, and no OpenCV of pip beside it"
+    """Check that OpenCV has GStreamer, which CSI cameras need; the OpenCV of pip has none and hides the system's."""
+    remedy = "apt-get install python3-opencv, and remove the OpenCV of pip"
     try:
         import cv2
 
         has_gstreamer = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
-    except Exception:  # reported for cv2 itself
+    except Exception:  # the check of cv2 reports it
         return Check("GStreamer", "absent", "unknown without cv2", remedy)
     if has_gstreamer:
         return Check("GStreamer", "ok", "in OpenCV")
-    return Check("GStreamer", "absent", "not in this OpenCV: it reads no CSI cameras and pipelines", remedy)
+    return Check("GStreamer", "absent", "not in this OpenCV, which cannot read CSI cameras and pipelines", remedy)
 
 
 def _engine_cache() -> Check:
@@ -121,7 +121,7 @@ def _engine_cache() -> Check:
         return Check("engine cache", "problem", str(error), remedy)
     existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if os.path.lexists(folder))
     if not existing.is_dir():
-        return Check("engine cache", "problem", f"{root}: {existing} is no folder", remedy)
+        return Check("engine cache", "problem", f"{root}: {existing} is not a folder", remedy)
     if not os.access(existing, os.W_OK | os.X_OK):
         return Check("engine cache", "problem", f"{root}: no permission to write {existing}", remedy)
     return Check("engine cache", "ok", str(root))

@@ -4,16 +4,25 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from edge.errors import EngineError, UnavailableError
-from edge.system import has_nvidia_gpu
+from edge.system import has_nvidia_gpu, import_remedy, usable_cores
 
-if TYPE_CHECKING:  # pytest reads the names of backends each time it starts
+if TYPE_CHECKING:  # pytest imports the names of the backends at every start
     from edge.engines.base import Backend
 
 BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+MAX_THREADS = max(256, usable_cores())
+INSTALL = {
+    "onnxruntime": "pip install onnxruntime",
+    "tensorrt": "JetPack installs it (create virtual environments with --system-site-packages); on other machines, pip "
+    "install tensorrt",
+    "tensorrt-rtx": "pip install tensorrt-rtx",
+}
+"""Remedies for a missing library."""
+TARGET_REMEDY = "leave out the target, or choose the backend tensorrt-rtx"
 
 
 def default_backend() -> str:
-    """Return `tensorrt` where the library and a GPU are present, else `onnxruntime`."""
+    """Return `tensorrt` if TensorRT, pycuda and a GPU are present, else `onnxruntime`."""
     return "tensorrt" if has_nvidia_gpu() and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
 
 
@@ -22,32 +31,39 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
 
     Args:
         name: One of `BACKENDS`, or `auto` for `default_backend`.
-        threads: CPU threads per segment; backends on a GPU ignore it.
-        target: GPU to build for, such as `sm89`; by default the backend's own choice.
+        threads: CPU threads per segment, 0 for all cores; backends on a GPU ignore it.
+        target: GPU to build for, such as `sm89`; by default the backend chooses.
 
     Raises:
-        EngineError: there is no such backend, or its library is not installed.
+        EngineError: the backend is unknown, cannot build for the target, or its library is not installed.
     """
+    _check_threads(threads)
     name = default_backend() if name == "auto" else name
     try:
         if name == "onnxruntime":
             from edge.engines.onnxruntime import OnnxRuntime
 
             if target is not None:
-                raise EngineError(f"onnxruntime builds for this CPU only, not for {target!r}; leave out the target")
+                raise EngineError(f"onnxruntime builds for this CPU only, not for {target!r}; {TARGET_REMEDY}")
             return OnnxRuntime(threads)
         if name == "tensorrt":
             from edge.engines.tensorrt.tensorrt import TensorRt
 
             if target is not None:
-                raise EngineError(f"tensorrt builds for the GPU in this machine only, not for {target!r}; leave it out")
+                raise EngineError(f"tensorrt builds for this machine's GPU only, not for {target!r}; {TARGET_REMEDY}")
             return TensorRt()
         if name == "tensorrt-rtx":
             from edge.engines.tensorrt.tensorrt_rtx import TensorRtRtx
 
             return TensorRtRtx(target)
     except ImportError as error:
-        raise UnavailableError(
-            f"backend {name} needs a library that is not installed ({error}); pip install {name}"
-        ) from error
-    raise EngineError(f"unknown backend {name!r}; there are {', '.join(BACKENDS)}")
+        is_missing = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if is_missing else "cannot be loaded"
+        remedy = INSTALL[name] if is_missing else import_remedy(error)
+        raise UnavailableError(f"backend {name} needs a library that {problem} ({error}); {remedy}") from error
+    raise EngineError(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+
+
+def _check_threads(threads: int) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MAX_THREADS:
+        raise EngineError(f"threads is {threads!r}; give 0 for all cores, or a number from 1 to {MAX_THREADS}")

@@ -11,7 +11,7 @@ from edge.bundle.manifest import SegmentSpec
 
 DeviceKind = Literal["cpu", "cuda"]
 OnPhase = Callable[[str], None]
-"""Takes a description of a build's current phase."""
+"""Receives a description of a build's current phase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,12 @@ class BuildOrder:
 
     segment: Path
     batch: int | None
-    """Samples per call; None leaves the batch free."""
+    """Samples per call; None for any number."""
     engine: Path
     layers: Path
-    """The library's description of the engine's layers, where it offers that."""
+    """File for the library's description of the engine's layers, if it has one."""
     timing_cache: Path
-    """Kernel timings that later builds reuse, where the library measures any."""
+    """File for kernel timings that later builds reuse, if the library measures any."""
 
 
 class Engine(Protocol):
@@ -47,21 +47,21 @@ class Backend(Protocol):
 
     name: str
     device: DeviceKind
-    """Where engines keep their tensors: `cpu` loads an `Engine`, `cuda` a `edge.cuda.base.DeviceEngine`."""
+    """Memory of the engines' tensors: `cpu` loads an `Engine`, `cuda` an `edge.cuda.base.DeviceEngine`."""
 
     def device_key(self) -> dict[str, str]:
-        """Return everything but the segment and the batch that a built engine depends on."""
+        """Return the properties, besides segment and batch, that a built engine depends on."""
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
         """Build a segment's engine into the order's files.
 
         Raises:
-            EngineError: the library refuses the segment; the message says why.
+            EngineError: the library refuses the segment; the message has the reason.
         """
 
     def load(self, engine: Path, spec: SegmentSpec) -> Any:
         """Load a built engine.
 
         Raises:
-            EngineError: it cannot run on this machine.
+            EngineError: the engine cannot run on this machine.
         """

@@ -1,4 +1,4 @@
-"""This user's cache of built engines, keyed by everything that an engine depends on."""
+"""This user's cache of built engines, keyed by all properties that an engine depends on."""
 
 import hashlib
 import json
@@ -31,9 +31,9 @@ from edge.storage import (
 ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
 MAX_ENTRY_BYTES = 1 << 20
 WAIT_LIMIT = "EDGE_CACHE_WAIT"
-"""Variable with the seconds to wait at most for another process that builds the same engine; without limit if unset."""
+"""Environment variable: seconds to wait for another process that builds the same engine; unlimited if unset."""
 LOG_AFTER_S = 5.0
-"""A wait of this length is logged: where there is no terminal, progress is not seen."""
+"""Seconds after which a wait is logged, since progress is shown on terminals only."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class BuiltEngine:
 
     path: Path
     was_cached: bool
-    """False where it was built by this call."""
+    """False if this call built it."""
 
 
 class EngineCache:
@@ -54,7 +54,8 @@ class EngineCache:
         """Use `root`; by default `edge.storage.cache_root`.
 
         Raises:
-            EngineError: the folder belongs to another user, or others may write to it. Engines are code.
+            EngineError: the folder belongs to another user, or others may write to it. Engines are code, so
+                foreign engines are not loaded.
         """
         self.root = root or cache_root()
         if self.root.exists():
@@ -69,14 +70,14 @@ class EngineCache:
         *,
         sha256: str | None = None,
     ) -> BuiltEngine:
-        """Return a segment's engine; build it where it is missing, damaged or stale.
+        """Return a segment's engine; build it if it is missing, damaged or stale.
 
         Args:
             segment: The ONNX file.
             backend: The library to build with.
-            batch: Samples per call; None leaves the batch free.
+            batch: Samples per call; None for any number.
             on_progress: Receives the progress of building, and of waiting for another process that builds it.
-            sha256: The file's sha256, where it is known; another content is not built.
+            sha256: The file's expected sha256; a file with another is refused. None to compute it.
 
         Raises:
             EngineError: the backend refuses the segment, the file changed, or another user may have written the entry.
@@ -100,7 +101,7 @@ class EngineCache:
 
     @contextmanager
     def _locked(self, folder: Path, task: str, on_progress: OnProgress) -> Iterator[None]:
-        """Hold the lock of one entry; while another process holds it, say so."""
+        """Hold the lock of an entry; report and log that another process holds it."""
         lock, limit_s = folder.with_name(f".{folder.name}.lock"), _wait_limit_s()
         was_logged = False
 
@@ -177,9 +178,9 @@ def load_engines(
         folder: The bundle.
         segments: The segments to load.
         backend: The library to run them with.
-        batch: Samples per call; None leaves the batch free.
+        batch: Samples per call; None for any number.
         on_progress: Receives the progress of building.
-        files: sha256 of each file, as in the manifest; files of other content are refused.
+        files: sha256 of each file, as in the manifest; other files are refused.
 
     Raises:
         EngineError: an engine cannot be built or run here.
@@ -199,17 +200,17 @@ def _digest(key: dict[str, str]) -> str:
 
 
 def _check_unchanged(segment: Path, sha256: str) -> None:
-    """Refuse to build from a file other than the one whose engine is wanted.
+    """Check the sha256 of a segment's file.
 
     Raises:
         EngineError: the file was replaced.
     """
     if sha256_of(segment) != sha256:
-        raise EngineError(f"{segment} was replaced while it was in use (other sha256); start again with the new bundle")
+        raise EngineError(f"{segment} was replaced while it was in use (other sha256); run the command again")
 
 
 def _wait_limit_s() -> float | None:
-    """Return the longest wait for another process, from the environment; None waits as long as it takes."""
+    """Return the longest wait for another process, from the environment; None waits without a limit."""
     text = os.environ.get(WAIT_LIMIT)
     if not text:
         return None

@@ -27,11 +27,11 @@ DTYPES = {
 }
 """NumPy's names of ONNX Runtime's element types."""
 TRIAL_LIMIT_S = 60
-"""Longest first run of a built engine, on one image of zeros."""
+"""Time limit for the first run of a built engine, on an image of zeros."""
 
 
 class OnnxRuntime:
-    """Builds segments into graphs optimised for this CPU, and runs them on `threads` threads."""
+    """Builds segments into graphs optimised for this CPU, and runs them."""
 
     name = "onnxruntime"
     device: DeviceKind = "cpu"
@@ -41,7 +41,7 @@ class OnnxRuntime:
         self.threads = threads
 
     def device_key(self) -> dict[str, str]:
-        """Return the library's version and the processor, on which an optimised graph depends."""
+        """Return the version of ONNX Runtime and the processor, which an optimised graph depends on."""
         return {"version": onnxruntime.__version__, "machine": platform.machine(), "cpu": cpu_identity()}
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
@@ -66,7 +66,7 @@ class OnnxRuntimeBuild:
         return str(self.order.segment)
 
     def run(self, on_phase: OnPhase) -> None:
-        """Optimise the segment, and run the result once on zeros: a crash ends this process and no other."""
+        """Optimise the segment, and run the result once on zeros, so that a crash happens in this process."""
         options = _options(onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL, threads=1)
         if self.order.batch is not None:
             options.add_free_dimension_override_by_name("batch", self.order.batch)
@@ -85,7 +85,7 @@ class OnnxRuntimeBuild:
         """Return the error for an exception of the library."""
         return EngineError(
             f"ONNX Runtime {onnxruntime.__version__} cannot run {self.order.segment} ({reason}); "
-            "compile the bundle again, or leave this precision out"
+            "compile the bundle again, or use another precision"
         )
 
 
@@ -96,7 +96,7 @@ class OnnxRuntimeEngine:
         """Wrap an open session.
 
         Raises:
-            EngineError: its inputs and outputs are not those of the segment.
+            EngineError: the session has other inputs or outputs than the segment.
         """
         self.session = session
         self._spec = spec
@@ -109,7 +109,7 @@ class OnnxRuntimeEngine:
         """Bind arrays to the session; see `edge.engines.base.Engine`.
 
         Raises:
-            EngineError: an array does not fit. The result raises it where the segment cannot be run.
+            EngineError: an array does not fit. The result raises it if the segment cannot be run.
         """
         try:
             binding = self.io_binding(tensors)
@@ -126,7 +126,7 @@ class OnnxRuntimeEngine:
         return run
 
     def io_binding(self, tensors: Mapping[str, NDArray[Any]]) -> onnxruntime.IOBinding:
-        """Return ONNX Runtime's own binding of the session's inputs and outputs to arrays, without copies."""
+        """Return an `IOBinding` of the session's inputs and outputs to arrays, without copies."""
         binding = self.session.io_binding()
         for name in self._inputs:
             array = tensors[name]
@@ -142,7 +142,7 @@ class OnnxRuntimeEngine:
         try:
             arrays = self.session.run(self._outputs, contiguous)
         except Exception as error:  # its exceptions share no narrower base
-            raise self._failure(error, "; only engines loaded with batch=None take several images") from error
+            raise self._failure(error, "; load the engine with batch=None for several images") from error
         batch = len(contiguous[self._inputs[0]])
         for tensor, array in zip(self._spec.outputs, arrays, strict=True):
             expected = tuple(batch if size is None else size for size in tensor.shape)
@@ -156,14 +156,14 @@ class OnnxRuntimeEngine:
 
 
 def _check_tensors(spec: SegmentSpec, expected: Sequence[TensorSpec], actual: Sequence[Any], kind: str) -> None:
-    """Compare an engine's inputs or outputs with the manifest: names, types, and sizes as far as it knows them."""
-    found = {tensor.name: (DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}
-    if found.keys() == {tensor.name for tensor in expected} and all(_fits(t, *found[t.name]) for t in expected):
+    """Compare an engine's inputs or outputs with the manifest: names, types and known sizes."""
+    types = {tensor.name: (DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}
+    if types.keys() == {tensor.name for tensor in expected} and all(_fits(t, *types[t.name]) for t in expected):
         return
-    has = ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(found.items()))
-    wanted = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in sorted(expected, key=lambda t: t.name))
+    has = ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(types.items()))
+    required = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in sorted(expected, key=lambda t: t.name))
     raise EngineError(
-        f"{spec.file} is not the segment that its manifest describes: it has the {kind} {has}, expected {wanted}; "
+        f"{spec.file} is not the segment that its manifest describes: it has the {kind} {has}, expected {required}; "
         "compile the bundle again"
     )
 
@@ -172,7 +172,7 @@ def _fits(spec: TensorSpec, dtype: str, shape: tuple[int | str | None, ...]) -> 
     if dtype != spec.dtype or len(shape) != len(spec.shape):
         return False
     sizes = zip(shape, spec.shape, strict=True)
-    return all(not isinstance(size, int) or size == (size if wanted is None else wanted) for size, wanted in sizes)
+    return all(not isinstance(size, int) or required in (None, size) for size, required in sizes)
 
 
 def _options(level: onnxruntime.GraphOptimizationLevel, threads: int) -> onnxruntime.SessionOptions:
@@ -180,7 +180,7 @@ def _options(level: onnxruntime.GraphOptimizationLevel, threads: int) -> onnxrun
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, too
-    # Segments run in turn, each on its own threads: threads that spin after a run would slow the next segment.
+    # Each segment has its own threads: threads that spin after a run would slow down the next segment.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
@@ -192,7 +192,7 @@ def _engine_options(threads: int) -> onnxruntime.SessionOptions:
 def _session(path: Path, options: onnxruntime.SessionOptions, name: Path | None = None) -> onnxruntime.InferenceSession:
     file = _utf8(path)
     try:
-        open_regular(path).close()  # ONNX Runtime takes a missing permission for a damaged file
+        open_regular(path).close()  # ONNX Runtime reports a missing permission as a damaged file
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no narrower base
         why = " ".join(str(error).split())
@@ -200,10 +200,10 @@ def _session(path: Path, options: onnxruntime.SessionOptions, name: Path | None 
 
 
 def _utf8(path: Path) -> str:
-    """Return a path as ONNX Runtime takes it.
+    """Return a path as text for ONNX Runtime.
 
     Raises:
-        EngineError: it is not UTF-8.
+        EngineError: the path is not UTF-8.
     """
     try:
         str(path).encode()
@@ -223,10 +223,10 @@ def _zeros(tensor: Any) -> NDArray[Any]:
 
 
 def _check_space(order: BuildOrder) -> None:
-    """Find out whether a build failed because its engine cannot be written, which ONNX Runtime does not say.
+    """Check that an engine can be written, since ONNX Runtime does not report it.
 
     Raises:
-        OSError: as many bytes as the segment has cannot be written.
+        OSError: a file of the segment's size cannot be written.
     """
     trial = order.engine.with_name("trial")
     try:

@@ -1,4 +1,4 @@
-"""Removal of cached engines that nobody used for long, so that new library versions do not fill the disk."""
+"""Removal of engines that were not used for long: every new library version adds engines to the cache."""
 
 import os
 import stat
@@ -12,9 +12,9 @@ from edge.storage.locks import is_at, try_lock
 
 DAY_S = 86_400.0
 MAX_UNUSED_S, MIN_UNUSED_S = 90 * DAY_S, DAY_S
-"""Entries are removed when they were unused for the longer time, and never before the shorter one has passed."""
+"""Entries unused for longer than the first are removed, entries used within the second never."""
 MAX_BYTES = 8 << 30
-"""Size of all entries above which those unused for longest are removed."""
+"""Total size above which the least recently used entries are removed."""
 
 
 class _Entry(NamedTuple):
@@ -30,7 +30,7 @@ def prune(root: Path, now: float | None = None) -> list[Path]:
 
     Args:
         root: The cache.
-        now: Time of last use to count from, in seconds; by default the present.
+        now: Seconds since 1970; by default the present.
 
     Returns:
         The removed entries.
@@ -49,13 +49,13 @@ def prune(root: Path, now: float | None = None) -> list[Path]:
 
 
 def mark_used(entry: Path) -> None:
-    """Remember that an entry is used now."""
-    with suppress(OSError):  # a cache that is mounted read-only is not pruned either
+    """Set the time of last use of an entry to the present."""
+    with suppress(OSError):  # a cache mounted read-only is not pruned
         os.utime(entry)
 
 
 def _entry(path: Path) -> _Entry | None:
-    """Describe a file or folder of this user; None for others' and for those that were removed meanwhile."""
+    """Return an entry of this user; None if it belongs to another user or was removed meanwhile."""
     with suppress(OSError):
         status = path.lstat()
         is_entry = stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)
@@ -66,7 +66,7 @@ def _entry(path: Path) -> _Entry | None:
 
 
 def _remove(path: Path) -> bool:
-    """Remove an entry at once: it becomes a leftover first, which no process takes for an engine."""
+    """Rename an entry to a leftover, which no process reads, and remove it. Return False if it is in use."""
     leftover = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

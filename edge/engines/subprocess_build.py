@@ -1,8 +1,9 @@
-"""Builds in a process of their own: a library that crashes or runs out of memory becomes an error message.
+"""Builds in a subprocess: if the library crashes or runs out of memory, the caller gets an exception.
 
-The process is started with a short program, not forked, for CUDA does not survive a fork; nor by `multiprocessing`,
-which would run the user's script again where that has no `if __name__ == "__main__"`. Builds inside `shared_process`
-take turns in one process: starting it and importing the library take longer than most builds of ONNX Runtime.
+The subprocess runs a short program. It is not forked, since CUDA does not survive a fork, and not started by
+`multiprocessing`, which would run the user's script again if that has no `if __name__ == "__main__"`. Builds inside
+`shared_process` share one subprocess: starting it and importing the library takes longer than most builds of ONNX
+Runtime.
 """
 
 import signal
@@ -30,7 +31,7 @@ run_child(connection)
 
 
 class Build(Protocol):
-    """A build order for one library. It travels to another process."""
+    """A build order for one library. Picklable, for the subprocess."""
 
     @property
     def library(self) -> str:
@@ -52,14 +53,14 @@ class Build(Protocol):
         """
 
     def failure(self, reason: str) -> EngineError:
-        """Return the error for an exception that the library raised for this reason."""
+        """Return the error for an exception of the library."""
 
 
 @contextmanager
 def shared_process() -> Iterator[None]:
-    """Let the builds in this block, on this thread, share a process, which the first of them starts.
+    """Share one subprocess between the builds in this block on this thread; the first build starts it.
 
-    A block inside another one uses the outer block's process.
+    Nested blocks use the process of the outer block.
     """
     if _shared.get() is not None:
         yield
@@ -74,10 +75,10 @@ def shared_process() -> Iterator[None]:
 
 
 def build_in_subprocess(build: Build, on_phase: OnPhase) -> None:
-    """Build a segment's engine in another process and forward its phases.
+    """Build a segment's engine in a subprocess and forward its phases.
 
     Raises:
-        EngineError: the library refuses the segment, or the process died.
+        EngineError: the library refuses the segment, or the subprocess died.
     """
     process = _shared.get() or BuildProcess()
     try:
@@ -88,10 +89,10 @@ def build_in_subprocess(build: Build, on_phase: OnPhase) -> None:
 
 
 class BuildProcess:
-    """A process that builds the orders sent to it. It ends with this one, killed or not."""
+    """A subprocess that builds the orders sent to it. It ends when this process ends, killed or not."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Start no process yet; the first build starts it."""
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -109,7 +110,7 @@ class BuildProcess:
             raise EngineError(_exit_message(build, exit_code))
 
     def close(self) -> None:
-        """End the process. Idempotent."""
+        """End the subprocess. Idempotent."""
         if self._child is not None:
             self._child.kill()
             self._wait()
@@ -119,17 +120,17 @@ class BuildProcess:
             return self._connection
         ours, theirs = Pipe()
         command = [sys.executable, "-I", "-c", PROGRAM, str(theirs.fileno())]
-        with theirs, _sigint_blocked():  # theirs is then the child's only, and its death ends the stream
+        with theirs, _sigint_blocked():  # only the child holds `theirs`, so its death ends the stream
             self._child = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
             )
         self._connection = ours
-        with suppress(ConnectionError):  # it died already, which the build will see
+        with suppress(ConnectionError):  # the child died; the build will report it
             ours.send(sys.path)
         return ours
 
     def _wait(self) -> int:
-        """Wait for the end of the process and return its exit code; the next build starts another one."""
+        """Wait for the end of the subprocess and return its exit code; the next build starts another."""
         child, connection, self._child, self._connection = self._child, self._connection, None, None
         if connection is not None:
             connection.close()
@@ -145,12 +146,12 @@ def run_child(connection: Connection) -> None:
         try:
             build: Build = connection.recv()
             connection.send(_result(build, connection.send))
-        except (EOFError, ConnectionError):  # the parent is gone
+        except (EOFError, ConnectionError):  # the parent has exited
             sys.exit(0)
 
 
 def _result(build: Build, on_phase: OnPhase) -> EngineError | None:
-    """Build, and return the error where there is one."""
+    """Build, and return the error, if any."""
     try:
         build.run(on_phase)
     except ConnectionError:
@@ -165,8 +166,8 @@ def _result(build: Build, on_phase: OnPhase) -> EngineError | None:
 
 
 def _talk(connection: Connection, build: Build, on_phase: OnPhase) -> tuple[bool, EngineError | None]:
-    """Send a build and forward its phases. Return whether it finished or its process died, and its error."""
-    with suppress(ConnectionError):  # the process died, as the end of its stream will show
+    """Send a build and forward its phases. Return False if the subprocess died, else True, and the error, if any."""
+    with suppress(ConnectionError):  # the child died, and its stream ends
         connection.send(build)
     while True:
         try:
@@ -179,28 +180,28 @@ def _talk(connection: Connection, build: Build, on_phase: OnPhase) -> tuple[bool
 
 
 def _os_message(build: Build, error: OSError) -> str:
-    place = error.filename or build.order.engine.parent
-    return f"building {build.description} with {build.library} failed: {error.strerror or error}: {place}"
+    path = error.filename or build.order.engine.parent
+    return f"building {build.description} with {build.library} failed: {error.strerror or error}: {path}"
 
 
 def _exit_message(build: Build, exit_code: int) -> str:
     task = f"building {build.description} with {build.library}"
     if exit_code == -signal.SIGKILL:
-        return f"{task} was ended by SIGKILL, {OUT_OF_MEMORY}"
+        return f"{task} was killed by SIGKILL, {OUT_OF_MEMORY}"
     if exit_code == -signal.SIGALRM:
-        return f"{task} was ended: the engine did not finish one run in time; compile the bundle again"
+        return f"{task} was stopped: the engine did not finish one run in time; compile the bundle again"
     if exit_code < 0:
         names = {number.value: number.name for number in signal.Signals}
         name = names.get(-exit_code, f"signal {-exit_code}")
-        return f"{task} was ended by {name}, the library crashed; report it with this segment"
-    return f"{task} ended with exit code {exit_code} and left no engine; report it with this segment"
+        return f"{task} was killed by {name}, since the library crashed; report it, and attach this segment"
+    return f"{task} ended with exit code {exit_code} and without an engine; report it, and attach this segment"
 
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, for processes started here to inherit.
+    """Block SIGINT; processes started in this block inherit that.
 
-    A terminal sends Ctrl-C to parent and child; the parent ends the child itself.
+    A terminal sends Ctrl-C to parent and child, but the parent ends the child.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,1 +1,1 @@
-"""Where frames come from and how they become network input."""
+"""Sources of frames, and preprocessing."""

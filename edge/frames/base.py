@@ -1,8 +1,8 @@
-"""Frames as sources give them: pixels with their format, and the interface of a source."""
+"""Frames, which are pixels with their format, and the interface of a source."""
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,11 @@ class PixelFormat(Enum):
     """uint8, shape (3/2 height, width): rows of luma, then half as many of interleaved U and V, one pair for each 2x2
     pixels; BT.601 with limited range, as OpenCV reads NV12."""
     ARRAY = "array"
-    """Numbers that are no picture, shape (channels, height, width)."""
+    """An array that is not an image, shape (channels, height, width)."""
 
 
-CHANNEL_FORMATS = {1: PixelFormat.GRAY, 3: PixelFormat.BGR, 4: PixelFormat.BGRX}
-"""Formats of pictures with one value per channel, by the number of channels."""
+CHANNEL_FORMATS = {3: PixelFormat.BGR, 4: PixelFormat.BGRX}
+"""Formats of images with a channel axis, by the number of channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Frame:
     pixels: NDArray[Any]
     format: PixelFormat
     position: str | float | None = None
-    """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
+    """Position in the source: a file's path in its folder, or seconds from a video's start; None for live sources."""
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         height, width = self.pixels.shape[-2:] if self.format is PixelFormat.ARRAY else self.pixels.shape[:2]
         return (height * 2 // 3 if self.format is PixelFormat.NV12 else height), width
 
@@ -57,31 +57,48 @@ def frame_from_array(pixels: NDArray[Any], kind: Literal["image", "array"]) -> F
     """
     if kind == "array":
         return Frame(pixels, PixelFormat.ARRAY)
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or channels not in CHANNEL_FORMATS or not pixels.size:
+    pixel_format = PixelFormat.GRAY if pixels.ndim == 2 else None
+    if pixels.ndim == 3:
+        pixel_format = CHANNEL_FORMATS.get(pixels.shape[2])
+    if pixels.dtype != np.uint8 or pixel_format is None or not pixels.size:
         raise SourceError(
             f"frame has shape {pixels.shape}, dtype {pixels.dtype}; this bundle reads 8-bit images: BGR "
-            "(height, width, 3), BGRx (height, width, 4) or gray (height, width)"
+            f"(height, width, 3), BGRx (height, width, 4) or gray (height, width); {_conversion(pixels)}"
         )
-    return Frame(pixels, CHANNEL_FORMATS[channels])
+    return Frame(pixels, pixel_format)
 
 
+def _conversion(pixels: NDArray[Any]) -> str:
+    """Return the remedy for an array that is not an 8-bit image."""
+    if pixels.ndim == 4:
+        return "classify several images with `predict_batch`"
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        return "convert it with image[:, :, 0]"
+    if pixels.ndim == 3 and pixels.shape[0] in CHANNEL_FORMATS and pixels.shape[2] not in CHANNEL_FORMATS:
+        return "convert it with image.transpose(1, 2, 0), and RGB to BGR"
+    if pixels.dtype.kind == "f":
+        return "convert values from 0 to 1 with (255 * image).round().astype(np.uint8)"
+    return "convert it"
+
+
+@runtime_checkable
 class FrameSource(Protocol):
     """A sequence of frames.
 
-    A source that leaves damaged frames or files out counts them in an attribute `skipped`.
+    Sources that leave out frames count them: damaged frames and files in an attribute `damaged`, frames that a trigger
+    leaves out in `skipped`.
     """
 
     is_live: bool
-    """Whether frames arrive in real time, as from a camera, and are lost when nobody reads them."""
+    """True for cameras and streams, whose frames are lost if they are not read in time."""
     frames: int | None
-    """Number of frames, for videos an estimate; None where it is unknown."""
+    """Number of frames, for videos an estimate; None if it is unknown."""
 
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame, decoded into `out` where it fits; None at the end.
+        """Return the next frame, decoded into `out` if it fits; None at the end.
 
         Raises:
-            SourceError: the source failed; a `SourceLostError` where it worked before.
+            SourceError: the source failed; a `SourceLostError` if it worked before.
         """
 
     def close(self) -> None:

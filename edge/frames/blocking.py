@@ -1,4 +1,4 @@
-"""Calls that wait for a device or a server, made so that Ctrl-C and a time limit end the wait."""
+"""Blocking calls to a device or server, which Ctrl-C and a time limit can interrupt."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class _Call(Generic[T]):
-    """A call in a thread of its own, and its outcome."""
+    """A call in its own thread, with its result or error."""
 
     def __init__(self, work: Callable[[], T], discard: Callable[[T], object]) -> None:
         self._work, self._discard = work, discard
@@ -42,15 +42,15 @@ class _Call(Generic[T]):
 
 
 def call_interruptibly(work: Callable[[], T], discard: Callable[[T], object], timeout_s: float | None = None) -> T:
-    """Return the result of a call that may block outside Python; signals are handled meanwhile.
+    """Return the result of a call that may block outside Python; signals are handled while it waits.
 
     Args:
         work: The call.
-        discard: Releases a result that comes after the wait has ended.
+        discard: Releases a result that arrives after the wait has ended.
         timeout_s: Longest wait in seconds; None waits until the call ends.
 
     Raises:
-        TimeoutError: the call has not ended in time. It goes on in its thread.
+        TimeoutError: the call did not return in time. It continues in its thread.
     """
     call = _Call(work, discard)
     threading.Thread(target=call.run, name=BLOCKING_CALL, daemon=True).start()

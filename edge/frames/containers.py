@@ -1,17 +1,17 @@
-"""The size of a video file by its container's own headers, which a file that was cut off does not reach."""
+"""Size of a video file according to the headers of its container; a truncated file is smaller."""
 
 from pathlib import Path
 from typing import BinaryIO
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 TS_SYNC, TS_PACKET = b"\x47", 188
-"""First byte and size of the packets of an MPEG transport stream, which has no size of its own."""
+"""First byte and size of the packets of an MPEG transport stream, whose headers have no total size."""
 MAX_BOXES = 10_000
-"""Top-level boxes that are read of an MP4 file; fragmented recordings have many."""
+"""Largest number of top-level boxes read from an MP4 file; fragmented recordings have many."""
 
 
 def missing_bytes(path: Path) -> int:
-    """Return the number of bytes that a video lacks by its container's headers; 0 where that is unknown."""
+    """Return the number of bytes missing from a video according to its container's headers; 0 if that is unknown."""
     if not path.is_file():
         return 0
     with path.open("rb") as file:
@@ -32,7 +32,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def _matroska_end(head: bytes) -> int:
-    """Return the end of the segment, which follows the EBML header and holds all the rest."""
+    """Return the end of the segment, which follows the EBML header and contains everything else."""
     end = 0
     for element in (EBML, SEGMENT):
         if head[end : end + 4] != element or len(head) <= end + 4:

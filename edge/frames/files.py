@@ -1,7 +1,7 @@
-"""Frames from files: images and arrays. `edge.frames.images` says which images are supported.
+"""Frames from files: images and arrays. `edge.frames.images` documents the supported images.
 
-A folder gives all images and arrays below it. Links to folders are followed, each folder is read once, and hidden files
-and folders are left out. A warning counts the files of other kinds, such as GIF and HEIC.
+A folder contains all images and arrays below it. Links to folders are followed, each folder is read once, and hidden
+files and folders are ignored. A warning counts the files of other kinds, such as GIF and HEIC.
 """
 
 import logging
@@ -18,13 +18,8 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.frames.images import decode_image
+from edge.frames.images import IMAGE_SUFFIXES, decode_image
 
-IMAGE_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2",
-    ".pbm", ".pgm", ".ppm", ".pnm",
-)  # fmt: skip
-"""Formats that every OpenCV reads: pip's, Debian's and JetPack's."""
 ARRAY_SUFFIX = ".npy"
 
 log = logging.getLogger(__name__)
@@ -36,15 +31,15 @@ class FileSource:
     is_live = False
 
     def __init__(self, paths: Sequence[Path], name: str, *, skip_bad: bool = False) -> None:
-        """List the files in reading order; `name` stands for them in messages.
+        """Read these files in order.
 
         Args:
             paths: Files.
-            name: The folder, or the single file.
-            skip_bad: Leave files out that cannot be read, with a warning each, and count them in `skipped`.
+            name: The folder that contains them, or the single file.
+            skip_bad: Leave out files that cannot be read, with a warning each, and count them in `damaged`.
         """
         self.frames: int | None = len(paths)
-        self.skipped = 0
+        self.damaged = 0
         self._folder, self._skip_bad = Path(name), skip_bad
         self._next = iter(paths)
 
@@ -52,7 +47,7 @@ class FileSource:
         """Return the next image, BGR, or array; None after the last one.
 
         Raises:
-            SourceError: a file cannot be read, or none of them.
+            SourceError: a file cannot be read; with `skip_bad`, none of the files can.
         """
         for path in self._next:
             try:
@@ -60,17 +55,17 @@ class FileSource:
             except SourceError as error:
                 if not self._skip_bad:
                     raise
-                self.skipped += 1
+                self.damaged += 1
                 log.warning("left out: %s", error)
                 continue
             position = path.name if path == self._folder else path.relative_to(self._folder).as_posix()
             return Frame(frame.pixels, frame.format, position)
-        if self.skipped == self.frames:
-            raise SourceError(f"none of the {self.frames} files of {self._folder} can be read; give healthy images")
+        if self.damaged == self.frames:
+            raise SourceError(f"none of the {self.frames} files of {self._folder} can be read; give intact images")
         return None
 
     def close(self) -> None:
-        """Do nothing: every file is closed after it is read."""
+        """Do nothing: each file is closed after it is read."""
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -95,6 +90,7 @@ def open_folder(folder: Path, name: str, *, skip_bad: bool) -> FileSource:
         raise SourceError(
             f"{name} holds no images ({', '.join(IMAGE_SUFFIXES)}) and no {ARRAY_SUFFIX} arrays"
             + (f", but {counts(others)}" if others else "")
+            + "; add some, or give another folder"
         )
     _warn(folder, others)
     return FileSource(files, name, skip_bad=skip_bad)
@@ -102,7 +98,7 @@ def open_folder(folder: Path, name: str, *, skip_bad: bool) -> FileSource:
 
 def _warn(folder: Path, others: Counter[str]) -> None:
     if others:
-        log.warning("%s: not read, since no images or arrays: %s", folder, counts(others))
+        log.warning("%s: these files are not images or arrays and are ignored: %s", folder, counts(others))
 
 
 def counts(kinds: Counter[str]) -> str:
@@ -141,7 +137,7 @@ def _refuse_folder(error: OSError) -> None:
 
 @cache
 def silence_opencv() -> None:
-    """Keep messages of OpenCV off stderr; a failing source is reported once, by an exception."""
+    """Suppress OpenCV's messages on stderr; a failure is reported once, by an exception."""
     set_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4.x, 5.x
     set_level(0)
 
@@ -158,7 +154,7 @@ def read_frame(path: Path) -> Frame:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}; remove or replace it") from error
+        raise SourceError(f"{path} cannot be read: {error.strerror}; check its permissions and the disk") from error
     except MemoryError:
         raise SourceError(f"{path} cannot be read as an image: out of memory; make it smaller") from None
     return Frame(decode_image(content, path), PixelFormat.BGR)
@@ -174,4 +170,4 @@ def _read_array(path: Path) -> NDArray[Any]:
             return np.asarray(array, dtype=np.float32)
     except Exception as error:  # a damaged header can raise anything
         why = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{path} is no array of numbers ({why}); remove or replace it") from error
+        raise SourceError(f"{path} is not an array of numbers ({why}); remove or replace it") from error

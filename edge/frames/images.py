@@ -1,15 +1,14 @@
-"""Image files to 8-bit BGR, the same on every machine that trains or runs.
+"""Image files to 8-bit BGR, identical on every machine that trains or runs.
 
-JPEG is decoded with simplejpeg, to OpenCV's very pixels, since libjpeg's warnings are the only sign of damage inside;
-OpenCV hides them. All other formats are decoded with OpenCV.
+JPEG is decoded with simplejpeg: the pixels are those of OpenCV, but OpenCV hides libjpeg's warnings, which are the
+only sign of damaged data. All other formats are decoded with OpenCV.
 
-* Damage. JPEG: whatever libjpeg warns of. PNG: any, by its checksums. Other formats: only a file that was cut short;
-  WebP, TIFF, JPEG 2000, BMP and PNM have no checksums, or OpenCV does not report them.
+* Damage is detected in JPEG if libjpeg warns, and in PNG by its checksums. In other formats only truncation is
+  detected: WebP, TIFF, JPEG 2000, BMP and PNM have no checksums, or OpenCV ignores them.
 * A JPEG may lack its end marker or be followed by other data, as in motion photos.
-* 16 bits per channel are reduced to the upper 8. Where the upper bits are empty, as with 12 bits of a sensor in 16 of a
-  file (no value of 20000 or more), the picture would be nearly black; it is refused. So are floating-point and signed
-  values.
-* Transparent pixels lie on white, as in a browser. BMP has no transparency.
+* 16 bits per channel are reduced to the upper 8. An image without values of 20000 or more, such as 12-bit sensor data
+  in 16 bits, is refused, since it would be nearly black. Floating-point and signed values are refused, too.
+* Transparent pixels are laid on white, as in a browser. BMP has no transparency.
 * Orientation in EXIF data is applied.
 """
 
@@ -24,23 +23,28 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError, UnavailableError
 
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".jp2",
+    ".pbm", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+"""Formats that the OpenCV of pip, Debian and JetPack can read."""
 ODD_SUBSAMPLING = "Could not determine subsampling level"
-"""TurboJPEG's refusal of rare layouts of the colour channels, which OpenCV reads; damage inside them stays unknown."""
+"""TurboJPEG's error for rare chroma subsampling. OpenCV decodes these files, without detecting damage."""
 MAX_PIXELS = 1 << 28
-"""Larger pictures are refused unread: a small file may announce them and cost minutes and all memory."""
+"""Larger images are refused before they are decoded: a small file could take minutes and all memory."""
 MAX_PIXELS_PER_BYTE = 1024
-"""Pixels that a byte of a JPEG can hold at most: one bit for a block of 64, and as much again to spare."""
+"""Largest number of pixels per byte of a JPEG: a bit for each block of 64, with a margin of two."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 MISSING_END = "Premature end of JPEG file"
 """libjpeg's warning about a missing end marker, and about missing data."""
 MIN_BRIGHTEST = 20_000
-"""Largest value of a 16-bit picture, at least: below lie 14 bits of a sensor, with the overshoot of a lossy format."""
+"""Smallest accepted maximum of a 16-bit image, above 14-bit sensor data with the overshoot of a lossy format."""
 PNM_MAXIMUM = re.compile(rb"P[2356]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)")
 EXIF = re.compile(rb"(?:Exif\0\0|eXIf|EXIF....)(?:Exif\0\0)?(?=II\*\0|MM\0\*)", re.DOTALL)
 """The start of EXIF data in JPEG, PNG and WebP."""
 EXIF_SEARCH = {b"\xff\xd8": 1 << 17, b"\x89P": None, b"RI": None}
-"""Formats with an orientation in EXIF data, by their first bytes, and where in the file it lies at the latest."""
+"""First bytes of the formats with an orientation in EXIF data, and the part of the file to search; None for all."""
 ORIENTATION = 0x0112
 TRANSFORMS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda image: cv2.flip(image, 1),
@@ -51,14 +55,18 @@ TRANSFORMS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda image: cv2.flip(cv2.transpose(image), -1),
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-"""From the stored picture to the upright one, by EXIF orientation."""
+"""Transforms of the stored image to the upright image, by EXIF orientation."""
 
 
 def decode_image(content: bytes, path: Path) -> NDArray[Any]:
-    """Return the upright picture in an image file's content, uint8 BGR; `path` names it in messages.
+    """Decode the content of an image file to an upright uint8 BGR image.
+
+    Args:
+        content: The content.
+        path: The file, for messages.
 
     Raises:
-        SourceError: it is damaged, or no image that can be read without guessing.
+        SourceError: the content is damaged, or not a supported image.
         UnavailableError: simplejpeg is not installed.
     """
     if not content:
@@ -73,11 +81,19 @@ def decode_image(content: bytes, path: Path) -> NDArray[Any]:
     except MemoryError:
         raise SourceError(f"{path} cannot be read as an image: out of memory; make it smaller") from None
     except cv2.error as error:
-        raise SourceError(f"{path} cannot be read as an image: {error.err}; remove or replace it") from error
+        raise _refusal(path, error.err) from error
+
+
+def _refusal(path: Path, reason: object) -> SourceError:
+    """Return the error for a file that cannot be decoded."""
+    remedy = "remove or replace it"
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        remedy = "give an image file; classify videos with `edge run` or `Classifier.stream`"
+    return SourceError(f"{path} cannot be read as an image: {reason}; {remedy}")
 
 
 def flatten(bgra: NDArray[Any]) -> NDArray[Any]:
-    """Lay an 8-bit picture with transparency on white."""
+    """Lay an 8-bit image with transparency on white."""
     alpha = bgra[:, :, 3:].astype(np.uint16)
     if alpha.min() == 255:
         return np.ascontiguousarray(bgra[:, :, :3])
@@ -85,16 +101,16 @@ def flatten(bgra: NDArray[Any]) -> NDArray[Any]:
 
 
 def upper_bits(pixels: NDArray[Any], name: object) -> NDArray[Any]:
-    """Reduce 16 bits per channel to 8.
+    """Reduce 16 bits per channel to the upper 8.
 
     Raises:
-        SourceError: the upper bits are empty.
+        SourceError: the image would be nearly black.
     """
     brightest = int(pixels.max())
     if 0 < brightest < MIN_BRIGHTEST:
         raise SourceError(
-            f"{name} has 16 bits per channel and values up to {brightest} of 65535, as from a sensor with fewer bits, "
-            "and would be read as nearly black; scale it to 8 bits"
+            f"{name} has 16 bits per channel and values up to {brightest} of 65535, like data of a sensor with fewer "
+            "bits, and would be nearly black; scale it to 8 bits"
         )
     return (pixels >> 8).astype(np.uint8)
 
@@ -117,22 +133,22 @@ def _decode_jpeg(content: bytes, path: Path) -> NDArray[Any]:
     except ValueError as error:
         if ODD_SUBSAMPLING in str(error):
             return _decode_other(content, path)
-        raise SourceError(f"{path} cannot be read as an image: {error}; remove or replace it") from error
+        raise _refusal(path, error) from error
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """Return width and height as the header of a JPEG announces them; zeros where it does not."""
-    place = 2
-    while content[place : place + 1] == b"\xff" and len(content) >= place + 9:
-        marker, segment = content[place + 1], content[place + 2 : place + 9]
+    """Return width and height from the header of a JPEG; zeros if it has none."""
+    position = 2
+    while content[position : position + 1] == b"\xff" and len(content) >= position + 9:
+        marker, segment = content[position + 1], content[position + 2 : position + 9]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
             return int.from_bytes(segment[5:7], "big"), int.from_bytes(segment[3:5], "big")
-        place += 2 + int.from_bytes(segment[:2], "big")
+        position += 2 + int.from_bytes(segment[:2], "big")
     return 0, 0
 
 
 def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
-    """Return an image as it is stored: any depth, gray, colour or with transparency."""
+    """Decode an image with OpenCV without conversion: any depth, gray, colour or with transparency."""
     maximum = PNM_MAXIMUM.match(content)
     if maximum is not None and int(maximum[1]) not in (255, 65535):
         raise SourceError(f"{path} has values up to {int(maximum[1])}; scale them to 0 to 255")
@@ -142,19 +158,13 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
     flags = cv2.IMREAD_COLOR if content.startswith(b"BM") else cv2.IMREAD_UNCHANGED
     pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     if pixels is None:
-        raise SourceError(
-            f"{path} cannot be read as an image: it is damaged, or of a format that OpenCV {cv2.__version__} cannot "
-            "decode; remove or replace it"
-        )
+        raise _refusal(path, f"it is damaged, or of a format that OpenCV {cv2.__version__} cannot decode")
     return pixels
 
 
-def _check_size(width: int, height: int, most: int, path: Path) -> None:
-    if width * height > most:
-        raise SourceError(
-            f"{path} cannot be read as an image: it announces {width} x {height} pixels, at most {most} can be in "
-            "such a file; remove or replace it"
-        )
+def _check_size(width: int, height: int, max_pixels: int, path: Path) -> None:
+    if width * height > max_pixels:
+        raise _refusal(path, f"its header announces {width} x {height} pixels, at most {max_pixels} are possible")
 
 
 def _to_bgr(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -168,7 +178,7 @@ def _to_bgr(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _orientation(content: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, PNG or WebP; 1, upright, where there is none."""
+    """Return the EXIF orientation of a JPEG, PNG or WebP; 1 (upright) if there is none."""
     if content[:2] not in EXIF_SEARCH:
         return 1
     start = EXIF.search(content, 0, EXIF_SEARCH[content[:2]] or len(content))

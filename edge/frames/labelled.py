@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class InputDigest:
-    """Identity of a sample by its network input, whatever file it comes from."""
+    """Digest of a sample's network input, independent of its file format."""
 
     def __init__(self, spec: InputSpec) -> None:
-        """Prepare preprocessing."""
+        """Allocate the network input."""
         self._preprocess, self._input = preprocess_for(spec), np.empty(spec.shape, dtype=np.float32)
 
     def __call__(self, frame: Frame) -> str:
@@ -29,33 +29,33 @@ class InputDigest:
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the images and arrays of each class: those in and below the subfolder of its name, sorted.
+    """Return the images and arrays in and below each class's subfolder, sorted.
 
-    Hidden folders are skipped.
+    Hidden folders are ignored.
 
     Raises:
         DataError: the folder is missing.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; give one with a subfolder of images for each class")
+        raise DataError(f"there is no folder {folder}; give a folder with a subfolder of images for each class")
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return {subfolder.name: files_in(subfolder) for subfolder in subfolders}
 
 
 def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    """Return the images in a folder of class folders, and each one's class index.
+    """Return the images in a folder of class folders, and the class index of each image.
 
     Raises:
-        DataError: a subfolder has another name than the classes, or there are no images.
+        DataError: a subfolder is not named like a class, or there are no images.
     """
     paths, labels = [], []
     for name, files in class_folders(folder).items():
         if name not in classes:
-            raise DataError(f"{folder / name} is not named like a label of the bundle; labels: {', '.join(classes)}")
+            raise DataError(f"{folder / name} is not named like a label; rename it to one of {', '.join(classes)}")
         if not files:
             log.warning("%s has no images", folder / name)
         paths += files
         labels += [classes.index(name)] * len(files)
     if not paths:
-        raise DataError(f"{folder} has no images in subfolders named like the labels {', '.join(classes)}")
+        raise DataError(f"{folder} has no images; add some in subfolders named {', '.join(classes)}")
     return paths, labels

@@ -1,4 +1,4 @@
-"""Frame to network input. Training evaluates through this code too, so that both ends agree."""
+"""Frame to network input. Training evaluates through this code, too, so that training and inference agree."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -29,10 +29,10 @@ def preprocess_for(spec: InputSpec) -> Preprocess:
 
 
 class ImagePreprocess:
-    """Largest centred crop of the input's aspect ratio, bilinear resize, colour order, normalisation.
+    """Largest centred crop of the input's aspect ratio, bilinear resizing, colour order and normalisation.
 
-    Normalisation is a look-up in a table of the 256 possible values of each channel, so that the arithmetic is the same
-    on every machine and on a GPU.
+    Normalisation looks up each of the 256 possible values of a channel in a table, so that it is identical on every
+    machine and on a GPU.
     """
 
     def __init__(self, spec: InputSpec) -> None:
@@ -41,7 +41,7 @@ class ImagePreprocess:
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
         """Preprocess one 8-bit image of any size."""
-        check_picture(frame)
+        check_image(frame)
         pixels = frame.pixels
         if frame.format is PixelFormat.NV12:
             pixels = cv2.cvtColor(pixels, cv2.COLOR_YUV2BGR_NV12)
@@ -63,11 +63,11 @@ def normalization_lut(spec: InputSpec) -> NDArray[np.float32]:
     return table
 
 
-def check_picture(frame: Frame) -> None:
-    """Refuse frames that are not 8-bit pictures.
+def check_image(frame: Frame) -> None:
+    """Check that a frame is an 8-bit image.
 
     Raises:
-        SourceError: the pixels do not fit the format, or the format is no picture's.
+        SourceError: the pixels do not fit the format, or it is not a format of images.
     """
     pixels = frame.pixels
     shapes = {
@@ -80,12 +80,12 @@ def check_picture(frame: Frame) -> None:
         raise SourceError(
             f"{frame.format.value} frame has shape {pixels.shape}, dtype {pixels.dtype}; this bundle reads 8-bit "
             "images: BGR (height, width, 3), BGRx (height, width, 4), gray (height, width) or NV12 (3/2 height, width) "
-            "of even size"
+            "of even size; convert it, or correct the format"
         )
 
 
 def resize(pixels: NDArray[Any], spec: InputSpec) -> NDArray[Any]:
-    """Return an image's largest centred crop of the input's aspect ratio at the input's size; arrays pass unchanged."""
+    """Crop the centre of an image to the input's aspect ratio and resize it; arrays are returned unchanged."""
     if spec.kind == "array" or pixels.shape[:2] == (spec.height, spec.width):
         return pixels
     top, left, height, width = center_crop(pixels.shape, spec)
@@ -101,21 +101,21 @@ def center_crop(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int,
 
 
 class ArrayPreprocess:
-    """Normalisation of numbers that are no picture: `(x - mean[c]) / std[c]`."""
+    """Normalisation of an array that is not an image: `(x - mean[c]) / std[c]`."""
 
     def __init__(self, spec: InputSpec) -> None:
-        """Prepare the constants."""
+        """Compute the constants."""
         self._shape = spec.shape
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
     def __call__(self, frame: Frame, out: NDArray[np.float32]) -> None:
-        """Preprocess one array of exactly the network's shape."""
+        """Preprocess one array of the network's input shape."""
         values = frame.pixels
         if frame.format is not PixelFormat.ARRAY or values.shape != self._shape or values.dtype.kind not in "biuf":
             raise SourceError(
                 f"{frame.format.value} frame has shape {values.shape}, dtype {values.dtype}; "
-                f"this bundle reads arrays of numbers, shape (channels, height, width) {self._shape}"
+                f"this bundle reads arrays of numbers, shape (channels, height, width) {self._shape}; give one"
             )
         with np.errstate(over="ignore", invalid="ignore"):  # overflow becomes infinity, which is refused below
             np.subtract(np.asarray(values, dtype=np.float32), self._mean, out=out)
@@ -123,7 +123,7 @@ class ArrayPreprocess:
         if not np.isfinite(out).all():
             raise SourceError(
                 "frame holds NaN, infinity or numbers too large for float32, which a quantised network would classify "
-                "all the same; replace them before classifying"
+                "without an error; replace them before classifying"
             )
 
 

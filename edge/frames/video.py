@@ -1,51 +1,54 @@
 """Frames from video files, pipes and network streams, through PyAV.
 
-Damage is known where the container or the decoder reports it: packets cut short, frames marked as corrupt, data that
-cannot be decoded, and a file that is shorter than its container's headers say. The announced length of a video is an
-estimate and proves nothing. A finite source ends in an error at the first damaged frame, or leaves damaged frames out
-with `skip_bad`; a live one always leaves them out. Frames that follow a damaged one are left out up to the next key
-frame, since they are decoded from it. `skipped` counts all of them.
+Damage is detected if the container or the decoder reports it: truncated packets, frames marked as corrupt, data that
+cannot be decoded, and a file that is shorter than its container's headers announce. The announced number of frames is
+an estimate and is not used. A finite source fails at the first damaged frame, or leaves out damaged frames with
+`skip_bad`; a live source always leaves them out. The frames after a damaged frame up to the next key frame are left
+out, too, since they are decoded from it. `damaged` counts all of them.
 """
 
 import threading
 from collections.abc import Generator, Iterator
 from functools import cache
-from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from edge.errors import SourceError, SourceLostError, UnavailableError
-from edge.frames.address import public_address
+from edge.errors import AddressError, SourceError, SourceLostError, UnavailableError
+from edge.frames.address import RTSP_SCHEMES, SourceAddress
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.blocking import call_interruptibly
 from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
+from edge.frames.options import Codec
+from edge.frames.stream_properties import LIVE_SCHEMES, estimated_frames, is_endless, thread_type
 
 TIMEOUT_S = 8.0
-"""Seconds to wait for a server to answer, and for a stream to send more."""
-LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "udplite", "srt", "rtmp", "rtmps", "rtmpt", "mms", "mmsh", "mmst")
-PLAYLISTS = ("hls", "dash", "applehttp")
-"""Containers whose own size says nothing about the video's."""
+"""Seconds to wait for a server's reply, and for the next data of a stream."""
 SAFE_TO_EXPLODE = ("mjpeg", "png")
-"""Codecs whose frames stand alone, and whose decoders hide damage by default."""
+"""Codecs without dependencies between frames, whose decoders hide damage by default."""
+CODECS: dict[str, Codec] = {"h264": "h264", "hevc": "h265", "mjpeg": "mjpeg"}
+"""Names of codecs in options, by FFmpeg's names."""
+MAX_STREAM_PIXELS = 1 << 26
+"""Larger frames of a stream are left out as damaged: each takes more than 200 MB, and 8K has half as many pixels."""
 
 
 class VideoSource:
     """A video file, pipe or network stream."""
 
-    def __init__(self, address: str, *, skip_bad: bool = False) -> None:
-        """Open it. The address is a path or has a scheme (`rtsp://`).
+    def __init__(self, address: SourceAddress, *, skip_bad: bool = False) -> None:
+        """Open a file, a pipe or a server's stream. Rotation and crop are left to others.
 
         Raises:
-            SourceError: it cannot be opened or holds no video; the message has the system's reason.
+            AddressError: the scheme is unknown, user or password is wrong, or the codec is another one.
+            SourceError: the source cannot be opened or holds no video; the message has the system's reason.
             UnavailableError: PyAV is not installed.
         """
         self._av = _import_av()
-        self._name, self._skip_bad = public_address(address), skip_bad
-        self._is_network = "://" in address
-        self._path = None if self._is_network else Path(address)
+        self._name, self._skip_bad = address.public, skip_bad
+        self._path, self._is_network = address.path, address.kind == "network"
+        self._timeout_s = address.options.timeout_s or TIMEOUT_S
         self._container = self._open(address)
         self._reading = threading.Lock()
         stream: Any = self._container.streams.best("video")
@@ -56,22 +59,39 @@ class VideoSource:
             self._container.close()
             raise SourceError(f"{self._name} is encoded in a format that FFmpeg does not know; convert it to H.264")
         self._stream = stream
-        self.is_live = self._is_network and _is_endless(address, self._container, stream)
-        self.frames = None if self.is_live else _estimated_frames(self._container, stream)
-        # Threads that decode a frame each would delay a live stream by as many frames.
-        stream.thread_type = "SLICE" if self.is_live else "AUTO"
+        self._check_codec(address.options.codec)
+        self.is_live = self._is_network and is_endless(address.scheme, self._container, stream)
+        self.frames = None if self.is_live else estimated_frames(self._container, stream)
+        stream.thread_type = thread_type(stream, is_live=self.is_live)
+        options = {"max_pixels": str(MAX_STREAM_PIXELS)} if self.is_live else {}
         if stream.codec_context.name in SAFE_TO_EXPLODE:
-            stream.codec_context.options = {"err_detect": "explode"}
+            options["err_detect"] = "explode"
+        stream.codec_context.options = options
         self._first_pts = stream.start_time or 0
         # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
         self._trusts_packets = self._container.format.name != "mpegts"
-        self.skipped = 0
+        self.damaged = 0
         self._frames_read, self._last_good = 0, monotonic()
         self._awaits_key_frame = False
         self._decoded = self._decode()
 
+    @property
+    def codec(self) -> Codec | None:
+        """Name of the codec in options; None if it has none."""
+        return CODECS.get(self._stream.codec_context.name)
+
+    @property
+    def pixel_format(self) -> str | None:
+        """FFmpeg's name of the decoder's pixel format; None if it is unknown."""
+        return cast("str | None", self._stream.codec_context.pix_fmt)
+
+    def first_rotation(self) -> int:
+        """Return the rotation in the metadata of the next frame, which is discarded."""
+        frame = next(self._decoded, None)
+        return 0 if frame is None else int(frame.rotation)
+
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame, BGR, of its own size; None at the end of a finite source.
+        """Return the next frame, BGR, whose size may differ; None at the end of a finite source.
 
         Raises:
             SourceError: the source is damaged.
@@ -82,38 +102,49 @@ class VideoSource:
         return None if frame is None else self._as_bgr(frame)
 
     def close(self) -> None:
-        """Release the file or connection. A read that hangs keeps it until it times out or the process ends."""
+        """Release the file or connection; a hanging read keeps it open until it times out or the process ends."""
         if self._reading.acquire(timeout=1):
             self._decoded.close()
             self._container.close()
             self._reading.release()
 
-    def _open(self, address: str) -> Any:
-        if self._path is not None:
-            address = f"file:{self._path}"  # a colon in the name starts no scheme
-        timeout = TIMEOUT_S if self._is_network else None
-        options = {"rtsp_flags": "prefer_tcp"} if address.startswith("rtsp") else {}
+    def _open(self, address: SourceAddress) -> Any:
+        # A colon in the name of a file starts no scheme.
+        location = address.location if self._path is None else f"file:{self._path}"
+        timeout = self._timeout_s if self._is_network else None
+        options = _stream_options(address)
         started = monotonic()
         try:
             return call_interruptibly(
-                lambda: self._av.open(address, timeout=timeout, options=options, metadata_errors="replace"),
+                lambda: self._av.open(location, timeout=timeout, options=options, metadata_errors="replace"),
                 lambda container: container.close(),
-                # Looking up a host name heeds no time limit; opening has two phases with a limit each.
+                # Resolving a host name has no time limit; opening has two phases with a limit each.
                 None if timeout is None else 2 * timeout + 1,
             )
         except (self._av.FFmpegError, TimeoutError, MemoryError) as error:
-            waited = self._is_network and monotonic() - started >= TIMEOUT_S
-            why = f"no answer within {TIMEOUT_S:.0f} s" if waited else _reason(error)
-            remedy = self._remedy(error)
+            waited = self._is_network and monotonic() - started >= self._timeout_s
+            why = f"no reply within {self._timeout_s:g} s" if waited else _reason(error)
+            kind, remedy = self._kind_and_remedy(error)
         # Not chained: FFmpeg's error holds the whole address, with the password.
-        raise SourceError(f"{self._name} cannot be opened: {why}; {remedy}") from None
+        raise kind(f"{self._name} cannot be opened: {why}; {remedy}") from None
 
-    def _remedy(self, error: BaseException) -> str:
+    def _kind_and_remedy(self, error: BaseException) -> tuple[type[SourceError], str]:
         if not self._is_network:
-            return "change its permissions" if isinstance(error, PermissionError) else "is it a video?"
-        if isinstance(error, self._av.error.HTTPUnauthorizedError | self._av.error.HTTPForbiddenError):
-            return "are user name and password right (scheme://user:password@host/…)?"
-        return "is the address right, and is the server sending?"
+            is_denied = isinstance(error, PermissionError)
+            return SourceError, "change its permissions" if is_denied else "give a video, image or folder"
+        errors = self._av.error
+        if isinstance(error, errors.HTTPUnauthorizedError | errors.HTTPForbiddenError):
+            return AddressError, "check user name and password (scheme://user:password@host/…)"
+        if isinstance(error, errors.ProtocolNotFoundError):
+            return AddressError, "check its scheme (rtsp://, http://, …)"
+        return SourceError, "check the address, and that the server is sending"
+
+    def _check_codec(self, codec: Codec | None) -> None:
+        if codec is not None and codec != self.codec:
+            self._container.close()
+            raise AddressError(
+                f"{self._name} is encoded in {self._stream.codec_context.name}, not in {codec}; leave codec out"
+            )
 
     def _decode(self) -> Generator[Any, None, None]:
         """Yield good frames; raise at the end of a live source and at damage."""
@@ -122,12 +153,16 @@ class VideoSource:
                 yield from self._good_frames(packet)
         except self._av.FFmpegError as error:
             yield from self._drain()
-            why = _reason(error) if monotonic() - self._last_good < TIMEOUT_S else f"nothing for {TIMEOUT_S:.0f} s"
+            why = (
+                _reason(error)
+                if monotonic() - self._last_good < self._timeout_s
+                else f"nothing for {self._timeout_s:g} s"
+            )
             raise self._stopped(why) from None
         if self.is_live:
             raise self._stopped("the server ended the stream")
         if not self._frames_read:
-            raise SourceError(f"{self._name} holds no frame that can be decoded; is it damaged?")
+            raise SourceError(f"{self._name} holds no frame that can be decoded; give an undamaged video")
         if self._path is not None and (missing := missing_bytes(self._path)):
             raise SourceError(
                 f"{self._name} was cut off after {self._frames_read} frames: the last {missing} bytes are missing; "
@@ -173,18 +208,18 @@ class VideoSource:
         """Count a damaged frame.
 
         Raises:
-            SourceError: the source is finite, and damaged frames are not to be left out.
-            SourceLostError: a live source has sent nothing else for a while.
+            SourceError: the source is finite, and damaged frames are not left out.
+            SourceLostError: a live source sent only damaged frames for `TIMEOUT_S`.
         """
         if not (self.is_live or self._skip_bad):
             raise SourceError(
                 f"{self._name} is damaged or was cut off after {self._frames_read} frames; "
-                "repair it, or leave damaged frames out (--skip-bad)"
+                "repair it, or leave out damaged frames (--skip-bad)"
             )
-        self.skipped += 1
+        self.damaged += 1
         self._awaits_key_frame = True
-        if self.is_live and monotonic() - self._last_good > TIMEOUT_S:
-            raise self._stopped(f"only damaged frames for {TIMEOUT_S:.0f} s")
+        if self.is_live and monotonic() - self._last_good > self._timeout_s:
+            raise self._stopped(f"only damaged frames for {self._timeout_s:g} s")
 
     def _stopped(self, why: str) -> SourceError:
         kind = SourceLostError if self._is_network and self._frames_read else SourceError
@@ -198,7 +233,7 @@ class VideoSource:
             pixels = flatten(frame.to_ndarray(format="bgra"))
         else:
             pixels = frame.to_ndarray(format="bgr24")
-        if frame.rotation % 360:  # as the phone was held
+        if frame.rotation % 360:  # orientation of the camera
             pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
         return Frame(pixels, PixelFormat.BGR, self._position(frame))
 
@@ -221,30 +256,20 @@ def _import_av() -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the system's reason for an error, without the address that it came with."""
+    """Return the system's reason for an error, without the address."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
-def _is_endless(address: str, container: Any, stream: Any) -> bool:
-    """Check for a network stream without an end: a live protocol, or neither a duration nor a size."""
-    if address.partition("://")[0].lower() in LIVE_SCHEMES:
-        return True
-    has_size = container.size > 0 and container.format.name.split(",")[0] not in PLAYLISTS
-    return not (has_size or container.duration is not None or stream.duration is not None)
-
-
-def _estimated_frames(container: Any, stream: Any) -> int | None:
-    """Return the number of frames that duration and rate amount to, for progress; None where they are unknown."""
-    seconds = None
-    if stream.duration is not None and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        seconds = container.duration / 1e6
-    if seconds is None or not stream.average_rate:
-        return int(stream.frames) or None
-    return round(seconds * float(stream.average_rate)) or None
+def _stream_options(address: SourceAddress) -> dict[str, str]:
+    if address.scheme not in LIVE_SCHEMES:
+        return {}
+    options = {"fpsprobesize": "0"}  # nobody asks for the rate of a live stream, which takes a second to find out
+    if address.scheme in RTSP_SCHEMES:
+        transport = address.options.transport
+        options |= {"rtsp_transport": transport} if transport else {"rtsp_flags": "prefer_tcp"}
+    return options
 
 
 @cache

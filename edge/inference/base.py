@@ -15,20 +15,20 @@ class Slot(Protocol):
 
     @property
     def buffer(self) -> Frame | None:
-        """Memory that the device reads without a copy, for sources to decode into; None where there is none."""
+        """Memory for sources to decode into, which the device reads without a copy; None if it has no such memory."""
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
-        """Preprocess a frame into the chain's input and set the thresholds; a GPU starts to work.
+        """Preprocess a frame into the chain's input and set the thresholds; on a GPU, start inference.
 
         Raises:
             SourceError: the frame has another shape, type or format than the network reads.
         """
 
     def result(self) -> Prediction:
-        """Run segments, or wait for the GPU to run them, until an exit answers."""
+        """Run segments until one exits, or wait for the GPU to do so."""
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Return every tensor of the chain by name, batch 1. Tensors of segments that did not run are stale."""
+        """Return all tensors of the chain by name, batch 1. Tensors of segments that did not run are stale."""
 
     def close(self) -> None:
         """Release the memory. Idempotent."""

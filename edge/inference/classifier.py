@@ -1,7 +1,8 @@
-"""The classifier: segments run one after the other until an exit is confident enough to answer."""
+"""The classifier: segments run in sequence until an exit's confidence reaches its threshold."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
+from math import prod
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -14,21 +15,21 @@ from edge.decision import Prediction, Predictions, validate_thresholds
 from edge.engines.base import DeviceKind
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, FrameSource
-from edge.frames.open import open_frame, open_source
+from edge.frames.open import is_single_image, open_frame, open_source
 from edge.frames.preprocess import preprocess_batch
 from edge.inference.base import Batch, Slot
-from edge.inference.pipeline import MIN_SLOTS, Pipeline, Policy, Result
+from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy, Result
 from edge.inference.slots import new_batch, new_slot
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_BATCH = 64
-"""Images read at once by `predict_batch`, which bounds its memory."""
+READ_AHEAD = 64
+"""Images that `predict_batch` reads at once, which bounds its memory."""
 
 
 class Classifier:
-    """Early-exit classification with a chain of engines. Made by `edge.load`; calls from several threads are safe.
+    """Early-exit classification with a chain of engines. Created by `edge.load`; calls from several threads are safe.
 
     Attributes:
         chain: Segments, labels, input and temperatures.
@@ -46,15 +47,15 @@ class Classifier:
         """Join a chain with its engines.
 
         Args:
-            chain: What the engines compute.
-            engines: One per segment: `Engine`s on the CPU, `DeviceEngine`s on a GPU.
-            thresholds: One for each exit but the last.
-            device: Where the engines run.
-            load_batch_engines: Loads engines of any batch size when `predict_batch` is first called; None where there
-                are none.
+            chain: Segments, labels and input that the engines were built for.
+            engines: An engine for each segment: `Engine`s on the CPU, `DeviceEngine`s on a GPU.
+            thresholds: A threshold for each exit but the last.
+            device: Device that the engines run on.
+            load_batch_engines: Loads engines for any batch size when `predict_batch` is first called; None if there are
+                none.
 
         Raises:
-            ThresholdError: thresholds are NaN, infinite, negative or of the wrong number.
+            ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
         """
         self.chain = chain
         self._engines, self._device, self._load_batch_engines = engines, device, load_batch_engines
@@ -66,7 +67,7 @@ class Classifier:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Thresholds of the early exits: 0 always exits, above 1 never. Setting them affects frames not yet started."""
+        """Thresholds of the early exits: 0 always exits, above 1 never. A change affects frames not yet started."""
         return tuple(self._thresholds.tolist())
 
     @thresholds.setter
@@ -77,7 +78,7 @@ class Classifier:
         """Return a classifier on the same engines with its own thresholds.
 
         Raises:
-            ThresholdError: they are NaN, infinite, negative or of the wrong number.
+            ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
         """
         return Classifier(
             self.chain,
@@ -108,21 +109,23 @@ class Classifier:
     def predict_batch(self, images: "Iterable[str | Path | NDArray[Any] | Frame | Image]") -> list[Prediction]:
         """Classify many images: samples that exit are removed from the batch and the rest is compacted.
 
-        Engines for any batch size are loaded, and where needed built, at the first call.
+        Engines for any batch size are loaded, and built if they are missing, at the first call.
 
         Raises:
             SourceError: an image cannot be read or has a shape or type that the network does not read.
-            EngineError: there are no such engines.
+            EngineError: this classifier has no engines for batches.
         """
-        if isinstance(images, str | Path):
-            raise SourceError(f"{images} is one image; give a list of images, or call `predict`")
-        unread, thresholds = iter(images), self._thresholds
+        if is_single_image(images, self.chain.input.kind) or not isinstance(images, Iterable):
+            raise SourceError(
+                f"predict_batch classifies several images, got {type(images).__name__}; give a list, or call `predict`"
+            )
+        remaining, thresholds = iter(images), self._thresholds
         predictions: list[Prediction] = []
-        while part := list(islice(unread, MAX_BATCH)):
-            frames = [open_frame(image, self.chain.input.kind) for image in part]
+        while batch := list(islice(remaining, READ_AHEAD)):
+            frames = [open_frame(image, self.chain.input.kind) for image in batch]
             inputs = preprocess_batch(frames, self.chain.input)
             with self._batch_lock:
-                predictions += self._named(self._open_batch().classify(inputs, thresholds))
+                predictions += self._with_label_names(self._open_batch().classify(inputs, thresholds))
         return predictions
 
     def stream(
@@ -132,15 +135,16 @@ class Classifier:
 
         Args:
             source: A name for `edge.open_source`, or an open source. It is closed when the iteration ends.
-            policy: `latest` drops frames when late, `all` drops none; by default `latest` for live sources.
+            policy: `latest` drops late frames, `all` drops none; by default `latest` for live sources, else `all`.
 
         Raises:
-            SourceError: the source cannot be opened or fails; all frames before that are yielded.
+            SourceError: the source cannot be opened or fails, after all frames before that were yielded; or the policy
+                is unknown.
         """
-        opened = open_source(source) if isinstance(source, str | int | Path) else source
+        opened = source if isinstance(source, FrameSource) else open_source(source)
         slots: list[Slot] = []
         try:
-            slots += [self.new_slot() for _ in range(MIN_SLOTS)]
+            slots += [self.new_slot() for _ in range(self._slots_in_flight())]
             selected = policy or ("latest" if opened.is_live else "all")
             yield from Pipeline(opened, slots, selected, lambda: self._thresholds)
         finally:
@@ -149,13 +153,13 @@ class Classifier:
                 slot.close()
 
     def new_slot(self) -> Slot:
-        """Return buffers for one more in-flight frame; the caller closes them."""
+        """Return a slot for another in-flight frame; the caller closes it."""
         if self._closed:
             raise EngineError("the classifier was closed; load it again")
         return new_slot(self._device, self.chain, self._engines)
 
     def close(self) -> None:
-        """Release the classifier's buffers. Idempotent. Engines are shared with `with_thresholds` and stay."""
+        """Release the buffers. Idempotent. Engines are kept: classifiers made by `with_thresholds` share them."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -172,8 +176,13 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def _slots_in_flight(self) -> int:
+        """Return the slots of a stream; small networks have more: passing a frame on takes as long as inference."""
+        is_small = 4 * prod(self.chain.input.shape) <= SMALL_BYTES
+        return MAX_SLOTS if self._device == "cpu" and is_small else MIN_SLOTS
+
     def _take_slot(self) -> Slot:
-        """Return an idle slot, or a new one: each concurrent call has its own."""
+        """Return an idle slot, or a new slot if concurrent calls use all others."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -194,6 +203,6 @@ class Classifier:
             self._batch = new_batch(self._device, self.chain, self._load_batch_engines())
         return self._batch
 
-    def _named(self, predictions: Predictions) -> Iterator[Prediction]:
+    def _with_label_names(self, predictions: Predictions) -> Iterator[Prediction]:
         for label, probability, exit_index, confidence in zip(*(array.tolist() for array in predictions), strict=True):
             yield Prediction(self.chain.label(label), label, probability, exit_index, confidence)

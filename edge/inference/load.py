@@ -1,4 +1,4 @@
-"""Bundle to classifier: choose backend and precision, load the engines."""
+"""Bundle to classifier: select backend and precision, load the engines."""
 
 from functools import partial
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from edge.bundle.bundle import Bundle
+from edge.decision import validate_thresholds
 from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import load_engines
+from edge.errors import BundleError
 from edge.inference.classifier import Classifier
+from edge.inference.slots import check_device
 from edge.progress import OnProgress, ignore_progress
 
 MIXED_PRECISION = "auto"
-"""Name of the precision in which every segment has the fastest that keeps the answers."""
+"""Name of the mixed precision: each segment has the fastest precision that keeps the predictions."""
 
 
 def load(
@@ -25,23 +28,25 @@ def load(
     threads: int = 1,
     on_progress: OnProgress = ignore_progress,
 ) -> Classifier:
-    """Load a bundle for this machine. Engines missing in the cache are built.
+    """Load a bundle for this machine. Engines that the cache lacks are built.
 
     Args:
         bundle: Folder made by `python -m compile`.
-        backend: `onnxruntime`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT where it and a GPU are present, else
-            ONNX Runtime.
-        precision: One of the bundle's; `auto` is its mixed precision where it has one, else int8 on GPUs and fp32 on
+        backend: `onnxruntime`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and there is a GPU,
+            else ONNX Runtime.
+        precision: A precision of the bundle; `auto` is its mixed precision if it has one, else int8 on GPUs and fp32 on
             CPUs.
-        thresholds: One for each exit but the last; by default the fitted ones.
+        thresholds: A threshold for each exit but the last; by default the fitted thresholds.
         threads: CPU threads per segment; 0 uses all cores.
         on_progress: Receives the progress of building engines.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another version, or lacks the precision.
-        EngineError: the backend is not installed, or an engine cannot be built or run here.
-        ThresholdError: thresholds are NaN, infinite, negative or of the wrong number.
+        EngineError: the backend is not installed, or an engine cannot be built or run on this machine.
+        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
     """
+    if not isinstance(bundle, str | Path):
+        raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
     opened, library = Bundle.open(Path(bundle)), backend_named(backend, threads=threads)
     selected = default_precision(opened, library) if precision == "auto" else precision
     return load_classifier(opened, selected, library, thresholds, on_progress)
@@ -54,19 +59,21 @@ def load_classifier(
     thresholds: ArrayLike | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Classifier:
-    """Load, and where needed build, the engines of one precision.
+    """Load the engines of one precision, and build missing engines.
 
     Raises:
         BundleError: the bundle does not have this precision.
-        EngineError: an engine cannot be built or run here.
-        ThresholdError: thresholds are NaN, infinite, negative or of the wrong number.
+        EngineError: an engine cannot be built or run on this machine.
+        ThresholdError: a threshold is not a number from 0 to 2, or their count is wrong.
     """
     spec, files = bundle.precision(precision), bundle.manifest.files
+    values = validate_thresholds(spec.thresholds.values if thresholds is None else thresholds, len(spec.segments))
+    check_device(backend.device)
     load_chain = partial(load_engines, bundle.path, spec.segments, backend, on_progress=on_progress, files=files)
     return Classifier(
         bundle.chain(precision),
         load_chain(),
-        spec.thresholds.values if thresholds is None else thresholds,
+        values,
         device=backend.device,
         load_batch_engines=partial(load_chain, batch=None),
     )
@@ -79,16 +86,16 @@ def load_whole_network(
 
     Raises:
         BundleError: the bundle does not have this precision.
-        EngineError: the engine cannot be built or run here.
+        EngineError: the engine cannot be built or run on this machine.
     """
-    chain = bundle.whole_network(precision)
-    files = bundle.manifest.files
+    chain, files = bundle.whole_network(precision), bundle.manifest.files
+    check_device(backend.device)
     engines = load_engines(bundle.path, chain.segments, backend, on_progress=on_progress, files=files)
     return Classifier(chain, engines, (), device=backend.device)
 
 
 def default_precision(bundle: Bundle, backend: Backend) -> str:
-    """Return the fastest precision on a backend that the bundle has; ONNX Runtime emulates int8 in float."""
+    """Return the bundle's fastest precision on a backend; ONNX Runtime emulates int8 in float."""
     fastest = "fp32" if backend.device == "cpu" else "int8"
     available = bundle.manifest.precisions
     return next((name for name in (MIXED_PRECISION, fastest) if name in available), next(iter(available)))

@@ -1,4 +1,4 @@
-"""Outputs of every exit for every frame: all segments run, on the engines as built."""
+"""Recording of every exit's outputs for every frame: all segments run."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ class Recording(NamedTuple):
 
 
 def record_parallel(classifier: Classifier, parts: Sequence[Iterable[Frame]]) -> Recording:
-    """Record parts of the frames in a thread each: the same numbers as in sequence, on more cores."""
+    """Record each part of the frames in its own thread; the result is the same as in sequence."""
     with ThreadPoolExecutor(len(parts)) as threads:
         recordings = list(threads.map(partial(record, classifier), parts))
     pairs = zip(*(recording.scores for recording in recordings), strict=True)
@@ -32,7 +32,7 @@ def record_parallel(classifier: Classifier, parts: Sequence[Iterable[Frame]]) ->
 
 
 def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
-    """Run all exits on each frame, with thresholds that are never reached."""
+    """Record every exit's outputs for each frame, with thresholds that are never reached."""
     exits = range(classifier.chain.exits)
     never = np.full(len(exits) - 1, NEVER, dtype=np.float32)
     logits, confidence, label = [], [], []

@@ -1,5 +1,5 @@
 """Live classification that runs for weeks: sources that come back, triggers, events, outputs."""
 
-from edge.live.run import RunSummary, run
+from edge.live.runner import run
 
-__all__ = ["RunSummary", "run"]
+__all__ = ["run"]

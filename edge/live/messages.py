@@ -16,7 +16,9 @@ class Observation:
     source: str
     """Address of the source, without secrets."""
     time: datetime
-    """Moment of capture, in UTC."""
+    """Moment of capture, in UTC: a label, since the wall clock may jump."""
+    captured_s: float
+    """Moment of capture on the monotonic clock."""
     position: str | float | None
     """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
     frame_index: int
@@ -36,6 +38,11 @@ class Observation:
     """Damaged frames or files of this source left out so far."""
     frame: Frame | None = None
     """A copy of the frame, where an output asks for frames."""
+
+    @property
+    def timeline_s(self) -> float:
+        """Moment from which durations are computed: seconds from a video's start, else on the monotonic clock."""
+        return self.position if isinstance(self.position, float) else self.captured_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Atomic writes: aside, then into place. A killed writer leaves a hidden `.partial`, which the next one removes.
+"""Atomic writes: to a hidden `.partial`, which is then renamed. The next writer removes those of killed writers.
 
-Each writer holds the lock of its partial file or folder: a leftover whose lock is free has no writer.
+Each writer holds the lock of its partial file or folder: if the lock is free, the writer was killed.
 """
 
 import errno
@@ -32,10 +32,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file; it replaces `path` if the block ends without an error, else it is removed.
 
     Raises:
-        OSError: the disk is full, the folder is not writable, or `path` is no regular file; `path` is unchanged.
+        OSError: the disk is full, the folder is not writable, or `path` is not a regular file; `path` is unchanged.
     """
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "exists and is no regular file", str(path))
+        raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
     with _partial(path, is_folder=False) as partial:
         yield partial
         fsync(partial)
@@ -47,11 +47,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_dir(path: Path, mode: int = 0o777) -> Iterator[Path]:
     """Yield a temporary folder; it replaces `path` if the block ends without an error, else it is removed.
 
-    Of several writers at once the last one wins.
+    If several processes write at the same time, the last wins.
 
     Args:
         path: The folder to write or replace.
-        mode: Its permissions, less those of the umask.
+        mode: Its permissions before the umask is applied.
 
     Raises:
         OSError: the disk is full or the parent folder is not writable; `path` is unchanged.
@@ -63,25 +63,25 @@ def atomic_dir(path: Path, mode: int = 0o777) -> Iterator[Path]:
 
 
 def remove_stale(folder: Path, name: str | None = None) -> None:
-    """Remove leftovers of killed writers from a folder; those of running ones stay.
+    """Remove leftovers of killed writers from a folder; those of running writers are kept.
 
     Args:
         folder: The folder.
-        name: Only leftovers of writers of this file or folder; None for all.
+        name: Only remove leftovers of this file or folder; None for all.
     """
     names = ".+" if name is None else re.escape(name)
     pattern = re.compile(rf"\.(?P<name>{names})\.[0-9a-f]{{8}}\.(?P<kind>partial|retired)", re.DOTALL)
     for leftover in os.listdir(folder):
         match = pattern.fullmatch(leftover)
         if match and (match["kind"] == "partial" or os.path.lexists(folder / match["name"])):
-            with suppress(OSError):  # another process removes it, or it is not ours
+            with suppress(OSError):  # another process removes it, or it belongs to another user
                 _remove_if_stale(folder / leftover)
 
 
 def find_retired(path: Path) -> Path | None:
-    """Return the former content of a missing `path`, left beside it by a writer killed between two renames.
+    """Return the previous content of a missing `path`, left beside it by a writer killed between two renames.
 
-    Anyone who may write to the folder can put it there: name it to the user, never use it.
+    Any process that may write to the folder can create it, so it is shown to the user and never used.
     """
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.retired", re.DOTALL)
     with suppress(OSError, ValueError):
@@ -91,7 +91,7 @@ def find_retired(path: Path) -> Path | None:
 
 @contextmanager
 def _partial(path: Path, *, is_folder: bool, mode: int = 0o777) -> Iterator[Path]:
-    """Yield a new locked file or folder beside `path`; its name is free again when the block ends."""
+    """Yield a new locked file or folder beside `path`; it is removed when the block ends, if it still exists."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent, path.name)
@@ -103,13 +103,13 @@ def _partial(path: Path, *, is_folder: bool, mode: int = 0o777) -> Iterator[Path
                 _remove(partial)
             os.close(descriptor)
     except OSError as error:
-        if error.filename is None:  # as that of a full disk
+        if error.filename is None:  # the error of a full disk does not name the file
             error.filename = str(path)
         raise
 
 
 def _create(path: Path, *, is_folder: bool, mode: int) -> tuple[Path, int]:
-    """Create and lock a file or folder with a name of its own."""
+    """Create and lock a file or folder with a unique name."""
     while True:
         partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
@@ -120,7 +120,7 @@ def _create(path: Path, *, is_folder: bool, mode: int) -> tuple[Path, int]:
             continue
         if _is_locked_by_us(descriptor) and is_at(descriptor, partial):
             return partial, descriptor
-        os.close(descriptor)  # taken for a leftover before the lock was ours
+        os.close(descriptor)  # another process removed it as a leftover before it was locked
 
 
 def _create_file(partial: Path) -> int:
@@ -129,7 +129,7 @@ def _create_file(partial: Path) -> int:
 
 
 def _create_folder(partial: Path, mode: int) -> int | None:
-    """Return a descriptor of a new folder; None where another process took it for a leftover already."""
+    """Return a descriptor of a new folder; None if another process removed it as a leftover."""
     partial.mkdir(mode)
     try:
         return os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -141,7 +141,7 @@ def _is_locked_by_us(descriptor: int) -> bool:
     try:
         return try_lock(descriptor)
     except OSError as error:
-        if error.errno in UNSUPPORTED:  # then nobody can lock it, and nobody removes it
+        if error.errno in UNSUPPORTED:  # then no process can lock it, and none removes it
             return True
         raise
 
@@ -155,7 +155,7 @@ def _remove_if_stale(path: Path) -> None:
     status = path.lstat()
     if status.st_uid != os.getuid():
         return
-    if stat.S_ISLNK(status.st_mode):  # the former content of a killed writer's `path`; partials are no links
+    if stat.S_ISLNK(status.st_mode):  # previous content of `path`; partial files are never links
         path.unlink()
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

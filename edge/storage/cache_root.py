@@ -1,4 +1,4 @@
-"""This user's cache folder. It holds code (engines and kernels), so nobody else may write to it."""
+"""This user's cache folder. It contains code (engines and kernels), so only this user may write to it."""
 
 import os
 import stat
@@ -27,13 +27,13 @@ def cache_root() -> Path:
 
 
 def private_cache_root(root: Path | None = None) -> Path:
-    """Return the cache folder, created for this user only where it is missing.
+    """Return the cache folder; if it is missing, create it for this user only.
 
     Args:
         root: By default `cache_root`.
 
     Raises:
-        EngineError: it cannot be created, belongs to another user, or others may write to it.
+            EngineError: it cannot be created, belongs to another user, or others may write to it.
     """
     root = root or cache_root()
     if not root.is_dir():
@@ -52,7 +52,7 @@ def check_private(path: Path, root: Path) -> None:
 
     Raises:
         EngineError: `path` belongs to another user, or others may write to it.
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     status = path.stat() if path == root else path.lstat()
     if path == root:

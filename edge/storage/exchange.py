@@ -1,4 +1,4 @@
-"""Put a finished file or folder in its place, durably, and without a moment in which nothing is there."""
+"""Durable installation of a complete folder: at every moment, the old or the new one exists."""
 
 import ctypes
 import errno
@@ -10,14 +10,14 @@ from edge.storage.locks import locked_dir
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 ATTEMPTS = 100
-"""Most often that other writers of the same folder are met between a look at it and the rename."""
+"""Attempts to rename a folder that other processes write at the same time."""
 
 
 def install_dir(partial: Path, path: Path) -> None:
-    """Rename a folder to `path`. Whatever was there takes the name `partial`.
+    """Rename a folder to `path`; an existing file or folder is renamed to `partial`.
 
     Raises:
-        OSError: it cannot be renamed; `path` is unchanged.
+        OSError: the folder cannot be renamed; `path` is unchanged.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -27,7 +27,7 @@ def install_dir(partial: Path, path: Path) -> None:
             else:
                 os.rename(partial, path)
             break
-        except OSError as error:  # another writer came first, or has just removed it
+        except OSError as error:  # another process created or removed it meanwhile
             raced = error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
             if not raced or not partial.exists() or attempt == ATTEMPTS - 1:
                 raise
@@ -35,7 +35,7 @@ def install_dir(partial: Path, path: Path) -> None:
 
 
 def fsync_tree(folder: Path) -> None:
-    """Write a folder with all its files to the disk."""
+    """Flush a folder with all its files to disk."""
     for parent, _, files in os.walk(folder):
         for file in files:
             fsync(Path(parent, file))
@@ -43,24 +43,24 @@ def fsync_tree(folder: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Write a file's content, or the names in a folder, to the disk."""
+    """Flush a file's content, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of file systems that do not sync folders
+        if error.errno != errno.EINVAL:  # from file systems that cannot sync folders
             raise
     finally:
         os.close(descriptor)
 
 
 def _undisturbed(path: Path) -> AbstractContextManager[None]:
-    """Wait for processes that change files in the folder at `path`."""
+    """Hold the lock of the folder at `path`, to wait for processes that change its files."""
     return locked_dir(path) if path.is_dir() and not path.is_symlink() else nullcontext()
 
 
 def _exchange(partial: Path, path: Path) -> None:
-    """Exchange two names atomically, where the file system can."""
+    """Exchange two names; atomically if the file system supports that."""
     error = _renameat2(partial, path)
     if error in (errno.EINVAL, errno.ENOSYS):
         _exchange_in_steps(partial, path)
@@ -69,7 +69,7 @@ def _exchange(partial: Path, path: Path) -> None:
 
 
 def _renameat2(partial: Path, path: Path) -> int:
-    """Return the error number of the system call, 0 after success."""
+    """Return the error number of the system call; 0 for success."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:  # a C library without it
@@ -82,8 +82,8 @@ def _renameat2(partial: Path, path: Path) -> int:
 def _exchange_in_steps(partial: Path, path: Path) -> None:
     """Exchange two names by three renames.
 
-    A process killed after the first leaves the old content under its retired name, which is then kept for the user:
-    restoring it by its name would trust whoever put it there.
+    If the process is killed after the first, the old content is kept under its retired name. It is not restored
+    automatically, since any other process may have created a folder of that name.
     """
     retired = partial.with_suffix(".retired")
     os.rename(path, retired)

@@ -1,4 +1,4 @@
-"""Locks on files and folders. The system releases the lock of a process that ends, killed or not.
+"""Locks on files and folders. The system releases the locks of a process when it ends, killed or not.
 
 A lock identifies its holder in every container and PID namespace; a process id does not.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 POLL_S = 0.05
 FOLDER_LIMIT_S = 60.0
-"""Longest wait for a folder's lock, which is held for an instant only."""
+"""Longest wait for a folder's lock, which is held only briefly."""
 UNSUPPORTED = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Errors of file systems without locks, or without locks on folders."""
 
@@ -23,7 +23,7 @@ def locked_dir(folder: Path, limit_s: float = FOLDER_LIMIT_S) -> Iterator[None]:
     """Hold the exclusive lock of a folder: until the block ends, no `atomic_dir` replaces it.
 
     Raises:
-        OSError: there is no such folder, or another process kept its lock for `limit_s`.
+        OSError: the folder does not exist, or another process kept its lock for `limit_s`.
     """
     descriptor = _lock(folder, os.O_RDONLY | os.O_DIRECTORY, lambda seconds: None, limit_s)
     try:
@@ -34,12 +34,12 @@ def locked_dir(folder: Path, limit_s: float = FOLDER_LIMIT_S) -> Iterator[None]:
 
 @contextmanager
 def locked_file(path: Path, on_wait: Callable[[float], None], limit_s: float | None = None) -> Iterator[None]:
-    """Hold an exclusive lock, by a file that exists while the lock is held or waited for.
+    """Hold an exclusive lock on a file that exists only while the lock is held or waited for.
 
     Args:
-        path: The file; it holds the process id of the holder, for messages.
-        on_wait: Called again and again while another process holds the lock, with the seconds waited so far.
-        limit_s: Longest wait; None waits as long as it takes.
+        path: The file; it contains the process id of the holder, for messages.
+        on_wait: Called repeatedly while another process holds the lock, with the seconds waited so far.
+        limit_s: Longest wait; None waits without a limit.
 
     Raises:
         OSError: the file cannot be created, or another process kept the lock for `limit_s`.
@@ -55,7 +55,7 @@ def locked_file(path: Path, on_wait: Callable[[float], None], limit_s: float | N
 
 
 def holder(path: Path) -> str:
-    """Return the process id in a lock's file, as its holder sees it; empty where it is unknown."""
+    """Return the process id in a lock's file, in the holder's PID namespace; empty if it is unknown."""
     try:
         return path.read_text()[:20]
     except (OSError, ValueError):
@@ -63,10 +63,10 @@ def holder(path: Path) -> str:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the exclusive lock of an open file or folder, unless another process holds it.
+    """Try to lock an open file or folder exclusively; return False if another process holds the lock.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: the file system does not support locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 
 def _lock(path: Path, flags: int, on_wait: Callable[[float], None], limit_s: float | None) -> int:
-    """Open and lock `path`, again if it was replaced or removed before the lock was taken."""
+    """Open and lock `path`; repeat if it was replaced or removed before it was locked."""
     started = time.monotonic()
     while True:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)

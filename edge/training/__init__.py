@@ -1,1 +1,1 @@
-"""Images to checkpoint: the only place under `edge` that imports torch."""
+"""Training: images to checkpoint. The only package under `edge` that imports torch."""

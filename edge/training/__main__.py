@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,18 @@ def check_compiles(network: MultiExitNetwork, spec: InputSpec) -> None:
         # by name: compile is built on training, and an installation for training may lack it
         dry_run = import_module("compile.dry_run").dry_run
     except ModuleNotFoundError as error:
-        log(f"not checked that this network compiles after training ({error}); install the extra `compile` for it")
+        log(f"cannot check that this network compiles ({error}); install the extra `compile` to check it")
         return
     with status("compiling the untrained network"):
         result = dry_run(network, spec)
     macs = ", ".join(f"{value / 1e6:.1f}" for value in result.macs)
-    log(f"the network compiles: {len(result.macs)} segments of {macs} million MACs, tried in {result.seconds:.0f} s")
+    log(f"the network compiles: {len(result.macs)} segments of {macs} million MACs; checked in {result.seconds:.0f} s")
     for precision in ("fp16", "int8"):
         if precision in result.problems:
-            log(f"warning: not in {precision}: {result.problems[precision]}")
+            log(f"warning: it does not compile in {precision}: {result.problems[precision]}")
     if result.int8_shares:
         shares = ", ".join(f"{share:.0%}" for share in result.int8_shares)
-        log(f"in int8: {shares} of the convolutions of each segment, by MACs")
+        log(f"share of convolution MACs in int8, for each segment: {shares}")
 
 
 def _print_result(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
@@ -87,11 +88,18 @@ def _print_result(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
     exits = [f"exit {k}" for k in range(len(history[-1]["validation_accuracy"]) if history else 0)]
     print_table("validation accuracy", ("epoch", "loss", *exits), rows)
     if validation:
-        columns = ("class", "images", *exits, "most often taken for")
+        columns = ("class", "images", *exits, "most often mistaken for")
         print_table("validation accuracy of each class, lowest first", columns, class_rows(validation))
         if warning := majority_warning(validation, balance=checkpoint.settings.balance):
             log(warning)
-    print(f"wrote {path}; next: python -m compile {path} --output BUNDLE")
+    print(f"wrote {path}; next: {_next_command(checkpoint, path)}")
+
+
+def _next_command(checkpoint: Checkpoint, path: Path) -> str:
+    """Return the command that compiles a checkpoint, with options that the number of its images allows."""
+    feasible = import_module("compile.feasible")  # by name: compile is built on training
+    options = feasible.feasible_options(checkpoint.splits, has_early_exits=checkpoint.settings.truncated_at is None)
+    return " ".join(["python -m compile", shlex.quote(str(path)), "--output BUNDLE", *options])
 
 
 def _read_validation(path: Path) -> dict[str, Any] | None:
@@ -140,7 +148,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "and test with one subfolder per class each",
     )
     group.add_argument(
-        "--skip-bad", action="store_true", help="leave out images that cannot be read, and say how many there are"
+        "--skip-bad", action="store_true", help="leave out images that cannot be read, and report their number"
     )
     group.add_argument(
         "--workers",
@@ -163,7 +171,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         default="cnn",
         metavar="NAME",
         help=f"network to train: {', '.join(BACKBONES)}, timm:NAME for a timm model with exits after its last three "
-        "feature stages, or timm:NAME:STAGES with exits after those (default: %(default)s)",
+        "feature stages, or timm:NAME:STAGES with exits after the stages you list (default: %(default)s)",
     )
     group.add_argument(
         "--pretrained",
@@ -171,14 +179,14 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         const=PUBLISHED,
         type=lambda text: text if text == PUBLISHED else os.path.abspath(text),
         metavar="FILE",
-        help="initial weights: a checkpoint of the same backbone, or a timm model's .safetensors or .pth; without FILE "
-        "those that timm publishes for the backbone, which are downloaded",
+        help="initial weights: a checkpoint of the same backbone, or a timm model's .safetensors or .pth; without "
+        "FILE, download the weights that timm publishes for the backbone",
     )
     group.add_argument(
         "--truncated-at",
         type=at_least(0),
         metavar="EXIT",
-        help="train the network that ends at this exit and has no other",
+        help="train the network truncated at this exit, without other exits",
     )
 
 
@@ -200,7 +208,7 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
         type=zero_or_more,
         default=0.3,
         metavar="ALPHA",
-        help="weight of Explanation-Guided Training, in which early exits learn to attend where the last one attends; "
+        help="weight of Explanation-Guided Training, in which early exits learn to attend where the last exit attends; "
         "0 disables it (default: %(default)s)",
     )
     group.add_argument(
@@ -222,15 +230,24 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     """Add the options of the optimisation."""
     group.add_argument(
-        "--epochs", type=at_least(1), default=12, help="passes over the training images (default: %(default)s)"
+        "--epochs",
+        type=at_least(1),
+        default=12,
+        metavar="N",
+        help="passes over the training images (default: %(default)s)",
     )
     group.add_argument(
-        "--batch-size", type=at_least(2), default=64, help="images per step, over all processes (default: %(default)s)"
+        "--batch-size",
+        type=at_least(2),
+        default=64,
+        metavar="N",
+        help="images per step, over all processes (default: %(default)s)",
     )
     group.add_argument(
         "--learning-rate",
         type=above_zero,
         default=2e-3,
+        metavar="RATE",
         help="maximum learning rate of the one-cycle schedule (default: %(default)s)",
     )
     group.add_argument(
@@ -240,6 +257,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--seed",
         type=at_least(0),
         default=0,
+        metavar="N",
         help="seed of splits, initial weights and sample order (default: %(default)s)",
     )
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_CONTRAST = 1e-3
-"""Lower bound on the standard deviation that contrast is divided by; a map below it counts as uniform."""
+"""Smallest standard deviation to divide a contrast by; a map below it counts as uniform."""
 CONTRAST_PENALTY = 0.1
 """Weight of the contrast term in `guarded_cosine_loss`."""
 

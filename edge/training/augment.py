@@ -12,7 +12,7 @@ MAX_SHIFT = 2
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Random changes that do not change the class of an image. Each sample draws its own."""
+    """Random transforms that keep the class of an image, drawn for each sample."""
 
     shift: bool
     mirror: bool

@@ -55,11 +55,11 @@ class Checkpoint:
         return network.eval()
 
     def _check_sizes(self) -> None:
-        """Compare the sizes that the network will be built with to the weights, before memory is taken for them."""
+        """Compare the network's sizes with the weights before memory is allocated for it."""
         spec, shapes = self.input, [weight.shape for weight in self.weights.values() if weight.ndim >= 2]
         if spec.channels > max((shape[1] for shape in shapes), default=0):
             raise CheckpointError(
-                f"the checkpoint's weights read no input of {spec.channels} channels, which it is made for; train again"
+                f"the checkpoint's weights do not fit its input of {spec.channels} channels; train again"
             )
         if not any(shape[0] == len(self.classes) for shape in shapes):
             raise CheckpointError(f"the checkpoint's weights do not fit its {len(self.classes)} classes; train again")

@@ -17,7 +17,7 @@ class Curves:
         Args:
             folder: Folder of the event files.
             first_epoch: First epoch that will be added.
-            enabled: True in the one process that writes; in the others every call does nothing.
+            enabled: True in the process that writes; in the others, calls do nothing.
         """
         self._folder, self._first_epoch, self._enabled = folder, first_epoch, enabled
         self._writer: SummaryWriter | None = None

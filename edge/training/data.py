@@ -18,13 +18,13 @@ MAX_MEASURED_SAMPLES = 2000
 MIN_STD = 0.02
 """Lower bound on an image channel's standard deviation, five steps of 8 bits.
 
-A divisor of less would turn a change that nobody sees into input beyond everything the network was trained on.
+Division by less would turn an invisible change of an image into input far outside the training range.
 """
 MIN_RELATIVE_STD = 1e-3
-"""The same for an array's channel, as a share of its mean."""
+"""Lower bound on an array channel's standard deviation, as a share of its mean."""
 CHANNEL_NAMES = {"rgb": ("red", "green", "blue"), "gray": ("gray",)}
 BATCH_BYTES = 64 << 20
-"""Upper bound on the size of a batch that is only evaluated."""
+"""Largest size of a batch for evaluation."""
 
 
 def batches(dataset: PreprocessedImages, batch_size: int, workers: int | None = None) -> Loader:
@@ -92,6 +92,6 @@ def _warn_of_constant_channels(
     ]
     if constant:
         log(
-            f"warning: these channels hardly change over the training images: {', '.join(constant)}, by standard "
-            "deviation; the network cannot learn from them. Check the images if you expect another result"
+            "warning: these channels hardly change over the training images (standard deviation in parentheses): "
+            f"{', '.join(constant)}; the network cannot learn from them: check the images"
         )

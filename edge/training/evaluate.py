@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(network: MultiExitNetwork, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Run the network on batches of images and labels. Leaves it in evaluation mode."""
+    """Run the network on batches of images and labels, and leave it in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     logits, maps, labels = [], [], []

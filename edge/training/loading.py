@@ -1,4 +1,4 @@
-"""Frames to training tensors, through the same preprocessing as on the device, in worker processes where it is slow."""
+"""Frames to training tensors, through the same preprocessing as on the device; worker processes decode files."""
 
 import math
 import os
@@ -22,13 +22,13 @@ from edge.training.datasets.base import LabelledImages
 
 Batch = tuple[Tensor, Tensor]
 """Images, float32, shape (batch, channels, height, width), and labels, shape (batch,)."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount that workers hand batches over in, not a file
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount through which workers pass batches, not a file
 PREFETCHED = 2
 """Batches that each worker process prepares ahead."""
 USABLE_SHARE = 0.8
 """Share of the free shared memory that batches may fill."""
 TIMEOUT_S = 600
-"""Time without a batch after which the worker processes are taken for dead."""
+"""Time without a batch after which the worker processes count as dead."""
 
 
 class PreprocessedImages(Dataset[Batch]):
@@ -58,13 +58,13 @@ class PreprocessedImages(Dataset[Batch]):
         return images[0], labels[0]
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """Return several samples as one batch; in a worker process, the error that prevents it."""
+        """Return several samples as one batch; a worker process returns its error instead of raising it."""
         try:
             return self._batch(positions)
         except EdgeError as error:
             if get_worker_info() is None:
                 raise
-            return error  # type: ignore[return-value]  # `Loader` raises it, without the worker's traceback
+            return error  # type: ignore[return-value]  # raised by `Loader`, without the worker's traceback
 
     def _batch(self, positions: Sequence[int]) -> Batch:
         selected = torch.as_tensor(positions)
@@ -76,7 +76,7 @@ class PreprocessedImages(Dataset[Batch]):
 
 
 class Loader(DataLoader[Batch]):
-    """A loader of whole batches whose errors are those of this project."""
+    """A DataLoader of whole batches that raises this project's errors."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Loader(DataLoader[Batch]):
         sampler: Sampler[Any] | None = None,
         drop_last: bool = False,
     ) -> None:
-        """Start no process yet.
+        """Configure the loader; worker processes start with the iteration.
 
         Args:
             dataset: The samples.
@@ -118,8 +118,8 @@ class Loader(DataLoader[Batch]):
             if "DataLoader" not in str(error):
                 raise
             raise DataError(
-                f"a process that decodes images ended ({error}); use fewer --workers, or 0 for none, and in a "
-                "container enlarge the shared memory (docker run --shm-size 1g)"
+                f"a process that decodes images died ({error}); use fewer --workers, or 0 for none; "
+                "in a container, enlarge the shared memory (docker run --shm-size 1g)"
             ) from error
 
 
@@ -135,20 +135,20 @@ def preprocessed(
 
 
 def _identity(batch: Any) -> Any:
-    """Collate nothing: `PreprocessedImages` returns whole batches."""
+    """Return the batch: `PreprocessedImages` collates."""
     return batch
 
 
 def _usable_workers(batch_bytes: int) -> int:
-    """Return the number of worker processes whose batches fit into the shared memory they are handed over in."""
+    """Return the number of worker processes whose batches fit into the shared memory."""
     cores, free = usable_cores(), _free_shared_memory()
     if free is None:
         return cores
     fitting = max(0, int((USABLE_SHARE * free / batch_bytes - 1) / PREFETCHED))
     if fitting < cores:
         log(
-            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, which batches of {batch_bytes / 2**20:.0f} MiB of "
-            f"{cores} processes would fill: {fitting} decode images; in a container, docker run --shm-size enlarges it"
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, too little for {cores} processes with batches of "
+            f"{batch_bytes / 2**20:.0f} MiB: using {fitting}; in a container, enlarge it with docker run --shm-size"
         )
     return min(cores, fitting)
 

@@ -37,7 +37,7 @@ class TrainingRun:
         state: StateFile,
         workers: int | None = None,
     ) -> None:
-        """Set up devices and batches; a batch of more than all samples is reduced to them.
+        """Set up devices and batches; the batch size is lowered to the number of samples if it exceeds it.
 
         Raises:
             DataError: the batch size does not fit the number of processes, or there are fewer epochs than phases.
@@ -113,7 +113,7 @@ class TrainingRun:
         self._batches.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # a DistributedSampler
         self.network.train()
         for module in self._frozen_modules():
-            module.eval()  # keeps the statistics of batch normalisation, too
+            module.eval()  # batch normalisation keeps its statistics, too
         losses: list[Tensor] = []
         for step, (images, labels) in enumerate(self._batches):
             progress = (epoch - first + step / self.steps) / (end - first)
@@ -149,7 +149,7 @@ class TrainingRun:
         return next(index for index, end in enumerate(self._phase_ends) if epoch < end)
 
     def _phase_epochs(self) -> tuple[int, int]:
-        """Return the current phase's first epoch, and the one after its last."""
+        """Return the first epoch of the current phase, and of the phase after it."""
         return (0, *self._phase_ends)[self._phase_index], self._phase_ends[self._phase_index]
 
     def _start_phase(self, index: int) -> None:
@@ -174,7 +174,7 @@ class TrainingRun:
         self._module, self._optimizer = self.fabric.setup(self.network, optimizer)
 
     def _weights_of_classes(self, samples: PreprocessedImages) -> Tensor:
-        """Return weights by which all classes contribute equally, with mean 1 over the samples."""
+        """Return weights with which all classes contribute equally; their mean over the samples is 1."""
         classes = self.network.heads[-1].classify.out_features
         counts = np.bincount(samples.labels, minlength=int(classes))
         weights = len(samples.labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
@@ -192,7 +192,7 @@ class TrainingRun:
 
 
 def fabric_for(settings: Settings) -> Fabric:
-    """Return the devices to train on: one GPU or the CPU, or under `torchrun` one per process."""
+    """Return a Fabric for one GPU or the CPU, or under `torchrun` for one device per process."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
@@ -207,9 +207,9 @@ def fabric_for(settings: Settings) -> Fabric:
 
 
 def unused_parameters(network: MultiExitNetwork, image: Tensor) -> list[nn.Parameter]:
-    """Return the parameters that no exit depends on, such as a timm model's layers without a part in its features.
+    """Return the parameters that no exit depends on, such as layers after the last feature stage of a timm model.
 
-    Several processes would wait for their gradients for ever.
+    With several processes, DDP would wait for their gradients forever.
     """
     parameters = list(network.parameters())
     outputs = network.eval()(image)
@@ -223,7 +223,7 @@ def _fitting_batch_size(batch_size: int, samples: int, processes: int) -> int:
     if batch_size % processes or batch_size < 2 * processes:
         raise DataError(
             f"batch size {batch_size} cannot be divided among {processes} processes; "
-            "choose a multiple of their number, with at least two images per process"
+            "choose a multiple of their number, at least two images per process"
         )
     fitting = min(batch_size, samples - samples % processes)
     if fitting < 2 * processes:

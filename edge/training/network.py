@@ -52,8 +52,7 @@ class AttentionHead(nn.Module):
                 receptive field of their stages is still small.
             grid: Features are average-pooled to `grid` x `grid` cells. More than one cell keeps coarse positions,
                 which helps early exits.
-            broadcast_1x1: Copy features of a single pixel, as of tiny patches, to every cell of the grid. Without it,
-                such an input is too small.
+            broadcast_1x1: Copy the features of a 1x1 map to every cell, for very small inputs.
         """
         super().__init__()
         self.neck = neck or nn.Identity()

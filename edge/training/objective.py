@@ -13,7 +13,7 @@ from edge.training.regimes import Phase
 from edge.training.settings import Settings
 
 DISTILLATION_TEMPERATURE = 3.0
-"""Softens the distributions, so that the last exit's probabilities of the other classes count, too."""
+"""Softens both distributions, so that the teacher's small probabilities count, too."""
 
 
 class Loss(NamedTuple):
@@ -38,11 +38,11 @@ def objective(
     """Return the loss of a batch.
 
     Args:
-        outputs: Of every exit.
+        outputs: Outputs of every exit.
         labels: True classes, shape (batch,).
         settings: Weights of the terms.
         phase: Weights of the exits.
-        progress: From 0 to 1 through the phase.
+        progress: Progress through the phase, from 0 to 1.
         class_weights: Weight of each class in the classification loss, shape (classes,); None for equal weights.
     """
     logits = torch.stack([output.logits.float() for output in outputs])

@@ -13,15 +13,15 @@ from edge.training.backbones.timm import PREFIX, published_weights
 from edge.training.network import MultiExitNetwork
 
 PUBLISHED = "timm"
-"""In place of a file: the weights that timm publishes for the backbone."""
+"""The source for the weights that timm publishes for the backbone."""
 MIN_SHARE = 0.5
-"""Smallest share of the backbone's parameters in a file; below it, the file belongs to another network."""
+"""Smallest share of the backbone's parameters that a file must hold; below it, it belongs to another network."""
 TIMM_PREFIX = "backbone.model.model."
-"""Prefix of the parameters of a timm backbone, which timm's own files lack."""
+"""Prefix that a timm model's parameters have in our networks, and not in timm's files."""
 WRAPPERS = (
     "weights", "state_dict_ema", "state_dict", "model_state_dict", "model_ema", "model", "net", "ema", "module",
 )  # fmt: skip
-"""Keys under which training programs keep the weights in a file; averaged ones come first."""
+"""Keys under which training programs store weights in a file; averaged weights come first."""
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes that wrappers around a network give to all of its weights."""
 
@@ -29,12 +29,12 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 def load_pretrained(network: MultiExitNetwork, source: str | Path, backbone: str = "") -> str:
     """Load the tensors that match the network's by name and shape; return a summary of them.
 
-    Heads for other classes keep their initial weights. The convolution that reads the image is adapted to the number
-    of channels: to one by their sum, to several by repeating them.
+    Heads for other classes keep their initial weights. The first convolution is adapted to the number of channels: its
+    weights are summed for one channel, and repeated for several.
 
     Args:
         network: The network before training.
-        source: `PUBLISHED`, or a file: a checkpoint of this project, or weights as timm and others save them.
+        source: `PUBLISHED`, or the path of a checkpoint of this project or of weights saved by timm or others.
         backbone: Name of the network's backbone, for `PUBLISHED`.
 
     Raises:
@@ -69,7 +69,7 @@ def load_pretrained(network: MultiExitNetwork, source: str | Path, backbone: str
 
 
 def _missing(parameters: list[str], matching: Mapping[str, Tensor]) -> str:
-    """Name the first of the backbone's parameters that the file lacks."""
+    """Describe the backbone's parameters that the file lacks."""
     missing = [name for name in parameters if name not in matching]
     if not missing:
         return ""
@@ -112,7 +112,7 @@ def _check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors in a file, without the wrappers of the program that saved it.
+    """Return a file's tensors by name, without the wrappers of the program that saved it.
 
     Raises:
         CheckpointError: the file is missing or cannot be read.
@@ -131,12 +131,15 @@ def _read(path: Path) -> dict[str, Tensor]:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # zip, pickle, header and runtime errors, depending on the format and the damage
-        raise CheckpointError(f"{path} cannot be read as weights ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"{path} cannot be read as weights ({type(error).__name__}: {error}); "
+            "choose a .pt, .pth or .safetensors file"
+        ) from error
     return _without_prefix(_unwrapped(content))
 
 
 def _unwrapped(content: Any) -> dict[str, Tensor]:
-    """Return the named tensors in nested dictionaries."""
+    """Return the tensors by name from nested dictionaries."""
     while isinstance(content, dict):
         key = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if key is None:

@@ -50,7 +50,7 @@ def early_exits(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
 
 
 def shallow_deep(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
-    """Shallow-Deep Networks (Kaya et al. 2019): weights of early exits grow during training, those of deep exits most.
+    """Shallow-Deep Networks (Kaya et al. 2019): weights of early exits grow during training, most for deep exits.
 
     `weight_k = min(c_k, 0.01 + progress * c_k)`, with `c_k` in equal steps up to 0.9 at the last early exit: 0.15, 0.3
     ... 0.9 for the six early exits of the paper. The weight of the last exit is 1.
@@ -63,7 +63,7 @@ def shallow_deep(logits: Tensor, labels: Tensor, progress: float) -> Tensor:
 
 
 def confidence_gated(gate: Gate, *, warm_up: float = 0.0, leak: float = 0.0) -> LossWeights:
-    """Return Confidence-Gated Training (arXiv 2509.17885): deep exits learn from samples that all earlier exits fail.
+    """Return Confidence-Gated Training (arXiv 2509.17885): exits learn from samples on which all earlier exits fail.
 
     `weight_e = prod_{k<e} gate_k`; the weight of exit 0 is 1. The warm-up and the leak are additions of this project:
     as soon as the first exit fits the training images, the paper's formula leaves deep exits nothing to learn from.
@@ -126,15 +126,15 @@ def phases_of(settings: Settings) -> tuple[Phase, ...]:
 
 
 def phase_ends(phases: Sequence[Phase], settings: Settings) -> tuple[int, ...]:
-    """Return for each phase the epoch that follows its last.
+    """Return the end of each phase: the number of epochs up to and including it.
 
     Raises:
         DataError: there are fewer epochs than phases.
     """
     if settings.epochs < len(phases):
         raise DataError(
-            f"the regime {settings.regime!r} has {len(phases)} phases and needs an epoch for each; "
-            f"{settings.epochs} are too few"
+            f"the regime {settings.regime!r} has {len(phases)} phases and needs an epoch for each, "
+            f"got {settings.epochs}; raise --epochs to {len(phases)}"
         )
     shares = itertools.accumulate(phase.share for phase in phases)
     return tuple(max(index, round(share * settings.epochs)) for index, share in enumerate(shares, start=1))

@@ -13,8 +13,8 @@ SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0
 MAX_SAMPLES = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validation": 5_000}
 MIN_PER_CLASS = 10
 PURPOSES = (*SHARES, "train")
-FREE = len(PURPOSES)
-"""Owner of samples that are in no fixed split."""
+UNASSIGNED = len(PURPOSES)
+"""Stands for samples that are in no fixed split; the others have the index of theirs in `PURPOSES`."""
 
 Splits = dict[str, NDArray[np.intp]]
 """Indices of the samples for `train`, `validation`, `calibration` (INT8), `thresholds` and `test`."""
@@ -23,26 +23,26 @@ Splits = dict[str, NDArray[np.intp]]
 def draw_splits(images: LabelledImages, seed: int) -> Splits:
     """Draw disjoint, stratified splits. Splits that the dataset fixes stay as they are.
 
-    Duplicates are used once, so that no two splits share an image: the copy in the test split is kept, else the one
+    Of duplicates a single copy is kept, so that no two splits share an image: the copy in the test split, else the copy
     in another fixed split.
 
     Raises:
         DataError: a class has too few distinct samples, or none in a fixed test split.
     """
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in PURPOSES}
-    owner = _fixed_owner(images)
-    distinct = _distinct(images, owner, seed)
+    fixed_split = _fixed_split(images)
+    distinct = _distinct(images, fixed_split, seed)
     shares = {name: share for name, share in SHARES.items() if name not in images.fixed_splits}
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
-        free = members[owner[members] == FREE]
+        free = members[fixed_split[members] == UNASSIGNED]
         if len(free) < MIN_PER_CLASS:
             raise DataError(
                 f"class {name!r} of {images.name} has {len(free)} distinct images to split; "
                 f"at least {MIN_PER_CLASS} of each class are needed: add more, or remove the class"
             )
         for index, purpose in enumerate(PURPOSES):
-            splits[purpose].append(members[owner[members] == index])
+            splits[purpose].append(members[fixed_split[members] == index])
         if "test" in images.fixed_splits and not len(splits["test"][-1]):
             raise DataError(
                 f"class {name!r} of {images.name} has no images in the fixed test split; add some, or remove the class"
@@ -60,18 +60,18 @@ def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
     }
 
 
-def _fixed_owner(images: LabelledImages) -> NDArray[np.intp]:
-    """Return each sample's fixed split, as its index in `PURPOSES`, or `FREE`."""
-    owner = np.full(len(images.labels), FREE, dtype=np.intp)
+def _fixed_split(images: LabelledImages) -> NDArray[np.intp]:
+    """Return the index of each sample's fixed split in `PURPOSES`, or `UNASSIGNED`."""
+    fixed_split = np.full(len(images.labels), UNASSIGNED, dtype=np.intp)
     for purpose, indices in images.fixed_splits.items():
-        owner[indices] = PURPOSES.index(purpose)
-    return owner
+        fixed_split[indices] = PURPOSES.index(purpose)
+    return fixed_split
 
 
-def _distinct(images: LabelledImages, owner: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """Return distinct samples in random order; of duplicates, one in the test or a fixed split is preferred."""
+def _distinct(images: LabelledImages, fixed_split: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Return distinct samples in random order; of duplicates, the copy in the test or another fixed split is kept."""
     order = np.random.default_rng(seed).permutation(len(images.labels))
-    order = order[np.argsort(owner[order], kind="stable")]
+    order = order[np.argsort(fixed_split[order], kind="stable")]
     first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]
     return order[np.sort(first_seen)]
 

@@ -44,5 +44,5 @@ class StateFile:
 
 
 def _equal(value: Any, expected: Any) -> bool:
-    """Compare plain values; a tensor, which compares by element, equals none."""
+    """Compare plain values; tensors, which compare elementwise, are never equal."""
     return type(value) is type(expected) and repr(value) == repr(expected)

@@ -10,11 +10,11 @@ from edge.training.datasets.base import LabelledImages
 from edge.training.splits import PURPOSES, Splits
 
 MAX_LISTED = 12
-"""Classes that a summary lists; of more, the smallest ones."""
+"""Largest number of classes in a summary; of more classes, the smallest are listed."""
 IMBALANCE = 5.0
-"""Ratio of the largest to the smallest class from which it is mentioned."""
+"""Ratio of the largest to the smallest class above which a warning is printed."""
 CHANCE_MARGIN = 0.01
-"""Accuracy above the share of the most frequent class up to which a network has learned nothing else."""
+"""Accuracy above the share of the most frequent class that a network must exceed, or it has learned nothing else."""
 
 
 def describe_images(images: LabelledImages, splits: Splits, *, balance: bool) -> Iterator[str]:
@@ -40,9 +40,9 @@ def class_report(logits: NDArray[np.float32], labels: NDArray[np.int64], classes
     """Return the accuracy of each class at each exit and the last exit's confusion matrix, for JSON.
 
     Args:
-        logits: Of every exit, shape (exits, samples, classes).
+        logits: Logits of every exit, shape (exits, samples, classes).
         labels: True classes, shape (samples,).
-        classes: Their names.
+        classes: Class names.
     """
     predicted = logits.argmax(axis=-1)
     confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
@@ -59,7 +59,7 @@ def class_report(logits: NDArray[np.float32], labels: NDArray[np.int64], classes
 
 
 def class_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return a table row per class: samples, accuracy at each exit, the class most often answered instead."""
+    """Return a table row per class: samples, accuracy at each exit, and the most frequent wrong prediction."""
     rows = []
     for name, accuracy in sorted(report["accuracy_per_class"].items(), key=lambda item: item[1][-1])[:MAX_LISTED]:
         index = report["classes"].index(name)
@@ -71,14 +71,13 @@ def class_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def majority_warning(report: Mapping[str, Any], *, balance: bool) -> str:
-    """Return a warning if the last exit is no better than always answering the most frequent class; else nothing."""
+    """Return a warning if the last exit is no better than always predicting the most frequent class; else empty."""
     counts, confusion = np.array(report["samples_per_class"]), np.array(report["confusion_matrix"])
     accuracy, share = np.trace(confusion) / counts.sum(), counts.max() / counts.sum()
     if accuracy > share + CHANCE_MARGIN:
         return ""
     remedy = "train longer, or check the labels" if balance else "try --balance, train longer, or add images"
     return (
-        f"warning: the last exit is right on {accuracy:.1%} of the validation images, and always answering "
-        f"{report['classes'][int(counts.argmax())]!r} would be on {share:.1%}: the network has learned nothing else; "
-        f"{remedy}"
+        f"warning: the last exit has a validation accuracy of {accuracy:.1%}, and always predicting "
+        f"{report['classes'][int(counts.argmax())]!r} has {share:.1%}: the network has learned nothing else; {remedy}"
     )

@@ -1,4 +1,4 @@
-"""Images to checkpoint."""
+"""Training runs: images to checkpoint."""
 
 import dataclasses
 import itertools
@@ -33,13 +33,14 @@ from edge.training.settings import Settings
 from edge.training.splits import Splits, draw_splits, split_specs
 from edge.training.state import StateFile
 from edge.training.summary import class_report, describe_images
+from edge.training.threads import fitting_threads, macs_per_image
 
 CHECKPOINT, STATE, METRICS, CURVES = "checkpoint.pt", "state.pt", "metrics.json", "tensorboard"
 VALIDATION_BATCH = 500
 
 
 class Prepared(NamedTuple):
-    """Everything a training needs."""
+    """Inputs of a training run."""
 
     images: LabelledImages
     splits: Splits
@@ -50,7 +51,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepared:
-    """Load and split the images, measure them, and build the network.
+    """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
         DataError: the dataset cannot be used with these settings.
@@ -93,6 +94,7 @@ def train(
     spec, network = _prepared(settings, images, splits, specs)[-2:]
     if before_training is not None and is_first_process():
         before_training(network, spec)
+    macs_per_batch = settings.batch_size * macs_per_image(network, spec)
     run = TrainingRun(
         network,
         settings,
@@ -104,7 +106,8 @@ def train(
         workers,
     )
     validation = batches(PreprocessedImages(images, splits["validation"], spec), VALIDATION_BATCH, workers)
-    history = _fit(run, validation, output)
+    with fitting_threads(macs_per_batch):
+        history = _fit(run, validation, output)
     weights = {name: tensor.cpu() for name, tensor in run.network.state_dict().items()}
     checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, weights)
     if run.fabric.is_global_zero:
@@ -213,8 +216,8 @@ def _size_remedy(size: int, native: int | None, reason: str) -> str:
     if native is None:
         return "choose a larger --image-size"
     if size < native:
-        return f"choose a larger --image-size, such as {native}, for which the model was made"
-    return f"choose --image-size {native}, for which the model was made"
+        return f"choose a larger --image-size, such as {native}, the model's native size"
+    return f"choose --image-size {native}, the model's native size"
 
 
 def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
@@ -230,7 +233,7 @@ def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) 
         return None
     if checkpoint.settings != settings or checkpoint.splits != splits:
         raise CheckpointError(
-            f"{path} is a finished run of other settings or other images; choose another --output, or delete it"
+            f"{path} is a finished run with other settings or other images; choose another --output, or delete it"
         )
-    log(f"{path} is the finished run of these settings; delete it to train again")
+    log(f"{path} is a finished run with these settings; delete it to train again")
     return checkpoint

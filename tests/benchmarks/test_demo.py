@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.demo_seeds import beats, criteria
+from benchmarks.demo_seeds import beats, criteria, exit_gains
 from benchmarks.report import advice_list, comparison_table, precision_label
 from benchmarks.truncated import dominating_point
 from calibration.operating_points import OperatingPoint
 from edge.cli.bench import ONNXRUNTIME_NOTE
+from edge.decision import Scores
 
 
 def rival(exit_index: int, **changes: float) -> dict[str, float]:
@@ -61,6 +63,15 @@ def test_early_exits_beat_a_truncated_network_by_time_and_the_first_segment_by_a
     row: dict[str, float], expected: bool
 ) -> None:
     assert beats(row) is expected
+
+
+def test_the_gain_of_an_exit_is_paired_with_the_exit_before_it() -> None:
+    label = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    gains = exit_gains(Scores(np.ones_like(label, dtype=np.float32), label), [0, 0, 0, 0])
+    assert [gain["gain"] for gain in gains] == [0.25, 0.25]
+    assert [gain["standard_error"] for gain in gains] == pytest.approx([0.25, 0.25])
+    [alike] = exit_gains(Scores(np.ones((2, 4), dtype=np.float32), label[[0, 0]]), [0, 0, 0, 0])
+    assert alike == {"gain": 0.0, "standard_error": 0.0}
 
 
 def point(accuracy: float, cost_ratio: float) -> OperatingPoint:

@@ -24,7 +24,7 @@ from edge.system import pip_install
 from tests.support.commands import call, error_line
 from tests.support.cuda_networks import ModuleEngine, predict
 from tests.support.cuda_stand_in import DriverError, Node, World
-from tests.support.networks import NETWORKS, random_images, settled
+from tests.support.networks import NETWORKS, random_images, seeded_network
 
 PACKAGE = Path(benchmarks.__file__).parent
 MODES = ("graph", "stepwise")
@@ -243,7 +243,7 @@ def test_a_chain_that_takes_other_exits_than_drawn_is_an_error(wrong: str, world
     from benchmarks.gpu.chain import compare_executors
 
     series = {name: series_of(us, [0, 1, 1, 2] if name == wrong else TAKEN) for name, us in TIMES_US.items()}
-    with pytest.raises(EngineError, match=f"^{wrong} took exits that differ from those of the frames"):
+    with pytest.raises(EngineError, match=f"^in {wrong} mode, frames took other exits than they must"):
         compare_executors(series, np.array(TAKEN))
 
 
@@ -259,13 +259,13 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
     [(name, figures)] = result["networks"].items()
     assert name == "cnn-small 16x16"
     assert result["what"].endswith("on Orin, no TensorRT")
-    ways = figures["ways"]
-    assert list(ways) == ["torch loop", "torch whole graph", "graph", "stepwise"]
+    predictors = figures["ways"]
+    assert list(predictors) == ["torch loop", "torch whole graph", "graph", "stepwise"]
     for mode in MODES:
-        assert (ways[mode]["same_exit_as_loop"], ways[mode]["same_label_there"]) == (1, 1)
-        np.testing.assert_allclose(ways[mode]["exit_shares"], SHARES, atol=0.12)
-    assert ways["torch whole graph"]["exit_shares"] == [0, 0, 1]
-    assert ways["torch whole graph"]["same_label_there"] == 1
+        assert (predictors[mode]["same_exit_as_loop"], predictors[mode]["same_label_there"]) == (1, 1)
+        np.testing.assert_allclose(predictors[mode]["exit_shares"], SHARES, atol=0.12)
+    assert predictors["torch whole graph"]["exit_shares"] == [0, 0, 1]
+    assert predictors["torch whole graph"]["same_label_there"] == 1
     assert figures["waits_a_frame"]["graph"] == 1
     assert figures["waits_a_frame"]["stepwise"] > 1.2
     gc.collect()
@@ -275,17 +275,21 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
 def test_predictors_are_compared_with_the_graphs_times_and_the_loops_predictions(world: World) -> None:
     from benchmarks.gpu.networks import LOOP, WHOLE, compare_predictors
 
-    ways = compare_predictors(
+    predictors = compare_predictors(
         {
             LOOP: series_of([30, 50, 40, 40], [0, 1, 2, 2], [3, 4, 5, 6]),
             WHOLE: series_of([40, 40, 40, 80], [2, 2, 2, 2], [3, 4, 5, 7]),
             "graph": series_of([10, 30, 20, 20], [0, 0, 2, 2], [3, 4, 5, 6]),
         }
     )
-    assert [way["mean_over_graph"] for way in ways.values()] == pytest.approx([2, 2.5, 1])
-    assert [way["exit_shares"] for way in ways.values()] == [[0.25, 0.25, 0.5], [0, 0, 1], [0.5, 0, 0.5]]
-    assert [way["same_exit_as_loop"] for way in ways.values()] == [1, 0.5, 0.75]
-    assert [way["same_label_there"] for way in ways.values()] == [1, 0.5, 1]
+    assert [predictor["mean_over_graph"] for predictor in predictors.values()] == pytest.approx([2, 2.5, 1])
+    assert [predictor["exit_shares"] for predictor in predictors.values()] == [
+        [0.25, 0.25, 0.5],
+        [0, 0, 1],
+        [0.5, 0, 0.5],
+    ]
+    assert [predictor["same_exit_as_loop"] for predictor in predictors.values()] == [1, 0.5, 0.75]
+    assert [predictor["same_label_there"] for predictor in predictors.values()] == [1, 0.5, 1]
 
 
 @pytest.mark.parametrize("thresholds", [(0.296, 0.2665), (0.0, 2.0), (2.0, 2.0)])
@@ -294,7 +298,7 @@ def test_the_eager_loop_takes_the_exits_of_the_reference(
 ) -> None:
     from benchmarks.gpu.networks import eager_loop
 
-    network, images = settled(NETWORKS["tiny cnn"]), random_images(60)
+    network, images = seeded_network(NETWORKS["tiny cnn"]), random_images(60)
     with torch.no_grad():
         by_image = [network(torch.from_numpy(image)[None]) for image in images]
     logits = np.stack([[out.logits[0].numpy() for out in outs] for outs in by_image], axis=1)
@@ -389,7 +393,7 @@ def test_a_pipeline_that_takes_other_exits_than_one_slot_is_an_error(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline, _ = pipeline_with_exits([1, 0] + [2] * 96 + [1, 1], monkeypatch)
-    with pytest.raises(EngineError, match=r"only 98\.0% of the pipeline's exits are those of one slot"):
+    with pytest.raises(EngineError, match=r"only 98\.0% of the frames take the same exit as with one slot"):
         pipeline.measure(None, None, ["any"] * 100)
 
 

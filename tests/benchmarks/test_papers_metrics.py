@@ -12,7 +12,7 @@ from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.metrics import calibration_error, confidence_metrics, decision_metrics, failure_auroc
 from edge.decision import Decisions, Scores
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages
-from tests.support.networks import random_images, settled, tiny_cnn
+from tests.support.networks import random_images, seeded_network, tiny_cnn
 
 
 def float32(*values: float) -> np.ndarray:
@@ -137,7 +137,7 @@ def test_attention_agrees_with_gradcam_if_it_follows_the_features_of_the_predict
 
 
 def test_gradcam_does_not_change_the_network() -> None:
-    network = settled(tiny_cnn)
+    network = seeded_network(tiny_cnn)
     images = torch.from_numpy(random_images(4))
     before = [output.logits.detach().clone() for output in network(images)]
     agreement = agreement_with_gradcam(network, images)

@@ -74,7 +74,7 @@ def test_a_bundle_that_was_replaced_is_not_given_the_old_manifest(
         path.symlink_to(bundle)
     opened = Bundle.open(path)
     replace(path, other)
-    with pytest.raises(BundleError, match="was replaced by another bundle meanwhile; nothing is changed"):
+    with pytest.raises(BundleError, match="was replaced by another bundle meanwhile and is unchanged"):
         opened.with_precisions({})
     assert Bundle.open(path).manifest == Bundle.open(other).manifest
 

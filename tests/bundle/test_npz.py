@@ -78,7 +78,7 @@ def twice(path: Path) -> None:
         pytest.param(saved(text=np.array(b"segments")), "text is |S8 of shape (), expected text", id="bytes"),
         pytest.param(with_header(header("|V0", "(2**40, 1)")), "a has a damaged header", id="shape that is no number"),
         pytest.param(with_header(header("|V0", f"({10**12}, 1)")), "a is |V0 of shape", id="void and huge"),
-        pytest.param(with_header(header("<f4", f"({10**12}, 1)")), "a is cut off", id="huge"),
+        pytest.param(with_header(header("<f4", f"({10**12}, 1)")), "a is truncated", id="huge"),
         pytest.param(with_header(header("<f4", f"({'9' * 400}, 0)"), b"x"), "does not have the size", id="huge and 0"),
         pytest.param(with_header(header("<f4", "(-1, -4)"), bytes(16)), "a has shape (-1, -4)", id="negative"),
         pytest.param(with_header(header("<f4", "(2, 3)"), bytes(23)), "does not have the size", id="too short"),
@@ -101,7 +101,7 @@ def test_text_without_characters_is_refused(tmp_path: Path) -> None:
             archive.writestr("a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
 
     write(tmp_path / "file.npz")
-    with pytest.raises(ValueError, match="a is cut off"):
+    with pytest.raises(ValueError, match="a is truncated"):
         read_npz(tmp_path / "file.npz", {"a": ArraySpec(("U",), (1,))})
 
 
@@ -135,7 +135,7 @@ def scores() -> LabelledScores:
 def test_a_pipe_is_no_scores_and_no_reference(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for read in (read_scores, read_reference):
-        with pytest.raises(BundleError, match=r"pipe holds no .* \(is no regular file\)"):
+        with pytest.raises(BundleError, match=r"pipe holds no .* \(is not a regular file\)"):
             read(tmp_path / "pipe")
 
 
@@ -143,7 +143,7 @@ def test_a_pipe_is_no_scores_and_no_reference(tmp_path: Path) -> None:
     ("fields", "reason"),
     [
         ({"logits": np.zeros((2, 4), np.float32)}, "logits is float32 of shape (2, 4), expected float32 of 3"),
-        ({"logits": np.zeros((0, 4, 3), np.float32)}, "there is nothing in it"),
+        ({"logits": np.zeros((0, 4, 3), np.float32)}, "and is empty"),
         ({"truth": np.zeros(3, np.int64)}, "truth has shape (3,), expected (4,)"),
         ({"truth": np.full(4, 3)}, "truth has classes 3 to 3, expected 0 to 2"),
         ({"samples": np.zeros((4, 3), np.uint64)}, "samples has shape (4, 3), expected (4, 2)"),

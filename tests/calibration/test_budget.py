@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
-from calibration.operating_points import OperatingPoint, describe, operating_points, within_budget
+from calibration.operating_points import OperatingPoint, operating_point_of, operating_points, within_budget
 from edge.bundle.manifest import Thresholds
 from edge.decision import Scores
 from edge.errors import ThresholdError
@@ -42,21 +42,10 @@ def budget_of(exits: int, share: float) -> float:
     seed=seeds,
     levels=st.sampled_from([None, 1, 4]),
     share=st.floats(0.001, 1),
-    missing=st.sampled_from([0.0, 0.3]),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_cost_is_within_the_budget(
-    exits: int, samples: int, seed: int, levels: int | None, share: float, missing: float
-) -> None:
-    """Samples with NaN confidence take the last exit whatever the thresholds, so too many of them exceed the budget."""
+def test_the_cost_is_within_the_budget(exits: int, samples: int, seed: int, levels: int | None, share: float) -> None:
     scores, truth = random_scores(exits, samples, seed, levels)
-    scores.confidence[:, np.random.default_rng(seed).random(samples) < missing] = np.nan
-    cheapest = describe(scores, truth, segment_costs(exits), np.zeros(exits - 1, dtype=np.float32))
-    assume(abs(cheapest.cost_ratio - budget_of(exits, share)) > ROUNDING)
-    if cheapest.cost_ratio > budget_of(exits, share):
-        with pytest.raises(ThresholdError, match="is too small"):
-            fitted(scores, truth, share)
-        return
     point = fitted(scores, truth, share)
     assert point.cost_ratio <= budget_of(exits, share) + ROUNDING
     assert all(np.isfinite(value) and value >= 0 for value in point.thresholds)
@@ -77,7 +66,9 @@ def test_no_operating_point_within_the_budget_is_more_accurate(exits: int, seed:
 def test_a_point_within_a_budget_describes_its_thresholds(exits: int, seed: int, share: float) -> None:
     scores, truth = random_scores(exits, 50, seed)
     point = fitted(scores, truth, share)
-    assert point == describe(scores, truth, segment_costs(exits), np.array(point.thresholds, dtype=np.float32))
+    assert point == operating_point_of(
+        scores, truth, segment_costs(exits), np.array(point.thresholds, dtype=np.float32)
+    )
 
 
 @pytest.mark.parametrize("exits", [2, 3, 5])
@@ -101,7 +92,7 @@ def test_exhaustive_search_is_little_more_accurate_within_a_budget() -> None:
     for seed, share in itertools.product(range(4), (0.2, 0.5)):
         scores, truth = random_scores(3, 200, seed, levels=24)
         possible = (
-            describe(scores, truth, segment_costs(3), np.array(thresholds, dtype=np.float32))
+            operating_point_of(scores, truth, segment_costs(3), np.array(thresholds, dtype=np.float32))
             for thresholds in itertools.product(*map(distinct_thresholds, scores.confidence[:-1]))
         )
         best = max(point.accuracy for point in possible if point.cost_ratio <= budget_of(3, share))
@@ -250,6 +241,6 @@ def test_a_file_that_is_not_a_bench_is_refused_by_name(content: bytes, tmp_path:
 
 def test_a_bench_that_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, reason in ((tmp_path / "pipe", "is no regular file"), (Path("/dev/zero"), "is no regular file")):
+    for path, reason in ((tmp_path / "pipe", "is not a regular file"), (Path("/dev/zero"), "is not a regular file")):
         with pytest.raises(ThresholdError, match=rf"{path} cannot be read \({reason}\); write it with `edge bench"):
             segment_latencies_ms(path, "fp32", exits=3, segments="ours")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from calibration.operating_points import OperatingPoint, describe, operating_points
+from calibration.budget import fit_to_macs, fit_to_ms
+from calibration.operating_points import OperatingPoint, operating_point_of, operating_points
 from calibration.samples import MIN_SAMPLES, stratified
 from calibration.thresholds import SHARED_GRID, RiskGuarantee, fit_all_precisions, fit_thresholds, match_quantiles
 from edge.bundle.manifest import Thresholds
@@ -30,7 +31,7 @@ def fitted(scores: Scores, truth: Labels, limit: float) -> tuple[Thresholds, Ope
     """Return fitted thresholds, and their operating point on the same scores."""
     macs = segment_costs(len(scores.label))
     thresholds = fit_thresholds(scores, truth, macs, RiskGuarantee(limit=limit, method="none"), split="these")
-    return thresholds, describe(scores, truth, macs, validate_thresholds(thresholds.values, exits=len(macs)))
+    return thresholds, operating_point_of(scores, truth, macs, validate_thresholds(thresholds.values, exits=len(macs)))
 
 
 @given(
@@ -39,14 +40,12 @@ def fitted(scores: Scores, truth: Labels, limit: float) -> tuple[Thresholds, Ope
     seed=st.integers(0, 2**32 - 1),
     levels=st.sampled_from([None, 1, 4]),
     limit=st.sampled_from([0.0, 0.003, 0.02, 0.1, 0.5]),
-    missing=st.floats(0, 0.5),
 )
 @settings(deadline=None)
 def test_the_accuracy_gap_never_exceeds_the_limit(
-    exits: int, samples: int, seed: int, levels: int | None, limit: float, missing: float
+    exits: int, samples: int, seed: int, levels: int | None, limit: float
 ) -> None:
     scores, truth = random_scores(exits, samples, seed, levels)
-    scores.confidence[np.random.default_rng(seed).random(scores.confidence.shape) < missing] = np.nan
     thresholds, point = fitted(scores, truth, limit)
     last_accuracy = float((scores.label[-1] == truth).mean())
     assert point.accuracy >= last_accuracy - limit - 1e-9
@@ -95,7 +94,7 @@ def test_a_network_with_one_exit_has_no_thresholds() -> None:
 def lowest_cost_ratio(scores: Scores, truth: Labels, limit: float) -> float:
     """Return the lowest cost ratio within the limit, by exhaustive search."""
     points = (
-        describe(scores, truth, segment_costs(len(scores.label)), np.array(thresholds, dtype=np.float32))
+        operating_point_of(scores, truth, segment_costs(len(scores.label)), np.array(thresholds, dtype=np.float32))
         for thresholds in itertools.product(*map(distinct_thresholds, scores.confidence[:-1]))
     )
     return min(point.cost_ratio for point in points if point.accuracy_gap <= limit + 1e-12)
@@ -117,7 +116,7 @@ def test_with_one_early_exit_the_whole_convex_hull_is_covered() -> None:
     scores, truth = random_scores(2, 200, seed=1)
     points = operating_points(scores, truth, segment_costs(2))
     possible = [
-        describe(scores, truth, segment_costs(2), np.array([threshold], np.float32))
+        operating_point_of(scores, truth, segment_costs(2), np.array([threshold], np.float32))
         for threshold in distinct_thresholds(scores.confidence[0])
     ]
     for weight in np.geomspace(0.01, 1, 20):
@@ -174,17 +173,21 @@ def test_a_threshold_separates_adjacent_float32_confidences(higher: float) -> No
     assert point.exit_shares == (0.5, 0.5)
 
 
-@given(share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
-def test_samples_with_nan_confidence_continue_and_do_not_affect_others(share: float, seed: int) -> None:
-    scores, truth = random_scores(2, 60, seed)
-    missing = np.random.default_rng(seed).random(60) < share
-    scores.label[0] = np.where(missing, (truth + 1) % CLASSES, truth)  # right for all samples with a confidence
-    scores.label[1] = truth
-    scores.confidence[0, missing] = np.nan
-    _, point = fitted(scores, truth, limit=0.0)
-    assert point.exit_shares[0] == pytest.approx(1 - missing.mean())
-    assert point.accuracy == 1
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.5, 2.0])
+@pytest.mark.parametrize("exit_index", [0, 1])
+def test_a_confidence_that_no_softmax_has_is_refused_with_the_number_of_samples(exit_index: int, value: float) -> None:
+    scores, truth = random_scores(2, 60, seed=0)
+    scores.confidence[exit_index, [7, 11]] = value
+    message = (
+        f"2 of 60 samples have invalid confidences, the first of them {value} at exit {exit_index}: .*; use another"
+    )
+    for fit in (
+        lambda: fit_thresholds(scores, truth, segment_costs(2), RiskGuarantee(limit=0.01), split=""),
+        lambda: fit_to_macs(scores, truth, segment_costs(2), 0.9, split=""),
+        lambda: fit_to_ms(scores, truth, segment_costs(2), 6.0, split=""),
+    ):
+        with pytest.raises(ThresholdError, match=message):
+            fit()
 
 
 def test_fitting_without_samples_is_refused() -> None:
@@ -211,7 +214,9 @@ def test_operating_points_span_from_no_early_exit_to_always_the_first(exits: int
     assert always in shares
     assert len({point.thresholds for point in points}) == len(points)
     for point in points:
-        assert point == describe(scores, truth, segment_costs(exits), np.array(point.thresholds, dtype=np.float32))
+        assert point == operating_point_of(
+            scores, truth, segment_costs(exits), np.array(point.thresholds, dtype=np.float32)
+        )
 
 
 @pytest.mark.parametrize("exits", [2, 3, 5])
@@ -228,7 +233,7 @@ def test_an_operating_point_equals_a_hand_calculation() -> None:
         np.array([[0.9, 0.4, 0.6, np.nan], [0.8, 0.8, 0.8, 0.8]], dtype=np.float32),
         np.array([[1, 1, 2, 3], [1, 2, 1, 3]], dtype=np.int32),
     )
-    point = describe(scores, np.array([1, 2, 1, 3]), [1, 3], np.array([0.6], dtype=np.float32))
+    point = operating_point_of(scores, np.array([1, 2, 1, 3]), [1, 3], np.array([0.6], dtype=np.float32))
     assert point == OperatingPoint(
         thresholds=(float(np.float32(0.6)),),
         accuracy=0.75,
@@ -246,7 +251,7 @@ def test_the_cheapest_candidate_before_the_first_failed_test_is_chosen() -> None
     candidates = [np.full(2, value, dtype=np.float32) for value in (NEVER, *SHARED_GRID)]
     certified = list(itertools.takewhile(lambda thresholds: passes(scores, truth, thresholds, 0.05, 0.01), candidates))
     assert 1 < len(certified) < len(candidates)
-    points = [describe(scores, truth, segment_costs(3), thresholds) for thresholds in certified]
+    points = [operating_point_of(scores, truth, segment_costs(3), thresholds) for thresholds in certified]
     assert fitted.values == min(points, key=lambda point: point.cost_ratio).thresholds
 
 
@@ -265,7 +270,7 @@ def test_a_guarantee_for_other_samples_saves_less_than_an_empirical_fit(method: 
     empirical, empirical_point = fitted(scores, truth, 0.02)
     assert empirical.confidence_level is None
     assert certified.confidence_level == (None if method == "expectation" else 0.95)
-    certified_point = describe(scores, truth, segment_costs(3), np.array(certified.values, dtype=np.float32))
+    certified_point = operating_point_of(scores, truth, segment_costs(3), np.array(certified.values, dtype=np.float32))
     assert empirical_point.cost_ratio < certified_point.cost_ratio < 1
 
 

@@ -52,9 +52,9 @@ def kill(process: subprocess.Popen[str]) -> None:
 # Training
 
 
-def train_words(output: Path, *more: object) -> list[object]:
-    quick = ("--dataset", "digits", "--image-size", 16, "--batch-size", 128, "--epochs", 6, "--seed", 3)
-    return ["edge.training", *quick, "--output", output, *more]
+def train_words(output: Path, *, seed: int = 3) -> list[object]:
+    quick = ("--dataset", "digits", "--image-size", 16, "--batch-size", 128, "--epochs", 6, "--seed", seed)
+    return ["edge.training", *quick, "--output", output]
 
 
 def test_a_killed_training_resumes_and_gives_the_same_result(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_killed_training_resumes_and_gives_the_same_result(tmp_path: Path) -> 
         assert undisturbed.wait() == 0
 
     unfinished = contents(tmp_path / "killed")
-    message = error_line(call(main, *train_words(tmp_path / "killed", "--seed", 4)[1:]))
+    message = error_line(call(main, *train_words(tmp_path / "killed", seed=4)[1:]))
     assert str(state) in message
     assert "other settings" in message
     assert contents(tmp_path / "killed") == unfinished
@@ -402,7 +402,7 @@ class StandingSource:
 
     is_live = True
     frames = None
-    skipped = 0
+    damaged = 0
 
     def __init__(self, count: int) -> None:
         self.may_end = threading.Event()

@@ -63,6 +63,8 @@ def test_repeatable_options_take_several_values(
         ("B --backend a c", "unrecognized arguments: c"),
         ("B --precision", "expected one argument"),
         ("B --source a b", "unrecognized arguments: b"),
+        ("B --source a --source b", "argument --source: it was given several times; give it once"),
+        ("B --source=a --sou=a", "argument --source: it was given several times; give it once"),
     ],
 )  # fmt: skip
 def test_a_positional_argument_is_not_swallowed_silently(
@@ -72,6 +74,20 @@ def test_a_positional_argument_is_not_swallowed_silently(
         new_parser().parse_args(words.split())
     assert leaving.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_usage_of_the_subcommand_is_printed_for_unknown_arguments_without_secrets(bundle: Path) -> None:
+    secret = "hunter" + "2"
+    address = f"rtsp://admin:{secret}@camera/live"
+    for words in (("--thresholds", "0.9"), ("--policy", "all", address)):
+        result = edge_run(bundle, *words)
+        assert result.code == 2
+        assert result.stderr.startswith("usage: edge run ")
+        assert "unrecognized arguments: " in result.stderr
+        assert secret not in result.stderr
+    result = call(main, "run", "--source", address, address)
+    assert "(read as values: rtsp://camera/live after --source; give positional" in " ".join(result.stderr.split())
+    assert secret not in result.stderr
 
 
 def edge_run(bundle: Path, *words: object) -> Result:

@@ -11,7 +11,6 @@ import pytest
 
 from compile.__main__ import main as compile_main
 from edge.cli.main import main
-from edge.cli.output import LinesFile
 from tests.support.commands import (
     Result,
     call,
@@ -62,13 +61,13 @@ def test_lines_are_appended(
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (lambda folder: folder / "video.avi", "which is read as input"),
-        (lambda folder: link(folder / "link.jsonl", folder / "video.avi"), "which is read as input"),
-        (lambda folder: hard_link(folder / "hard.jsonl", folder / "video.avi"), "which is read as input"),
+        (lambda folder: folder / "video.avi", "is the same file as"),
+        (lambda folder: link(folder / "link.jsonl", folder / "video.avi"), "is the same file as"),
+        (lambda folder: hard_link(folder / "hard.jsonl", folder / "video.avi"), "is the same file as"),
         (lambda folder: folder / "bundle" / "manifest.json", "is inside the bundle"),
         (lambda folder: folder / "bundle" / "new.jsonl", "is inside the bundle"),
         (lambda folder: folder / "bundle" / ".." / "bundle" / "fp32" / "segment_0.onnx", "is inside the bundle"),
-        (lambda folder: hard_link(folder / "hard.jsonl", folder / "bundle" / "manifest.json"), "read as input"),
+        (lambda folder: hard_link(folder / "hard.jsonl", folder / "bundle" / "manifest.json"), "which is read"),
         (lambda folder: folder / "bundle" / "fp32", "is inside the bundle"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: Path("/dev/full"), "is a device"),
@@ -94,6 +93,18 @@ def test_another_file_is_not_appended_to(content: str, bundle: Path, video: Path
     assert output.read_text() == content
 
 
+def test_a_video_is_recorded_beside_that_of_yesterday(bundle: Path, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_text("from yesterday")
+    assert run(bundle, video, tmp_path / "out.mp4", "--output", tmp_path / "lines.jsonl").code == 0
+    assert (tmp_path / "out.mp4").read_text() == "from yesterday"
+    assert (tmp_path / "out-2.mp4").read_bytes()[4:8] == b"ftyp"
+    assert len(json_lines((tmp_path / "lines.jsonl").read_text())) == 12
+    assert "is inside the bundle" in only_error_line(run(bundle, video, bundle / "out.mp4"))
+    assert "--overwrite was given without a file" in only_error_line(
+        run(bundle, video, tmp_path / "out.mp4", "--overwrite")
+    )
+
+
 def link(path: Path, target: Path) -> Path:
     path.symlink_to(target)
     return path
@@ -114,7 +125,7 @@ def folder_of_images(folder: Path, count: int = 6) -> Path:
 def test_an_image_of_the_source_is_not_overwritten(bundle: Path, tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     before = contents(images)
-    assert "belongs to" in only_error_line(run(bundle, images, images / "0.png", "--overwrite"))
+    assert "is inside" in only_error_line(run(bundle, images, images / "0.png", "--overwrite"))
     assert contents(images) == before
     assert run(bundle, images, images / "lines.jsonl").code == 0  # beside the images, as a file of its own
 
@@ -132,15 +143,6 @@ def test_devices_and_pipes_take_lines(bundle: Path, video: Path, tmp_path: Path)
     assert len(json_lines(received[0])) == 12
 
 
-def test_a_file_emptied_meanwhile_has_no_hole(tmp_path: Path) -> None:
-    """As by logrotate's `copytruncate`."""
-    with LinesFile(tmp_path / "lines") as lines:
-        lines.write(LINE)
-        os.truncate(tmp_path / "lines", 0)
-        lines.write(LINE)
-    assert (tmp_path / "lines").read_text() == LINE
-
-
 def test_a_full_disk_leaves_whole_lines(bundle: Path, video: Path, tmp_path: Path) -> None:
     output = tmp_path / "lines.jsonl"
     run(bundle, video, Path("/dev/null"))  # engines are in the cache
@@ -152,7 +154,7 @@ def test_a_full_disk_leaves_whole_lines(bundle: Path, video: Path, tmp_path: Pat
 
 def test_overwrite_needs_a_file(bundle: Path, video: Path) -> None:
     result = call(main, "run", bundle, "--source", video, "--overwrite")
-    assert "--overwrite has no file to replace" in only_error_line(result)
+    assert "--overwrite was given without a file" in only_error_line(result)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +169,14 @@ def test_other_outputs_destroy_nothing_either(words: tuple[str, ...], bundle: Pa
     for output in (bundle / "manifest.json", bundle / "new", tmp_path / "notes", tmp_path):
         assert str(output) in only_error_line(call(main, *command, output))
     if words[0] == "record":
-        assert "belongs to" in only_error_line(call(main, *command, images / "0.png"))
+        assert "is inside" in only_error_line(call(main, *command, images / "0.png"))
     assert contents(tmp_path) == before
 
 
 def test_compile_does_not_write_references_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
     before = contents(tmp_path)
     words = (checkpoint, "--output", tmp_path / "new", "--references", checkpoint)
-    assert "which is read as input" in only_error_line(call(compile_main, *words))
+    assert "is the same file as" in only_error_line(call(compile_main, *words))
     assert contents(tmp_path) == before
 
 
@@ -192,7 +194,7 @@ def test_skip_bad_skips_and_counts(bundle: Path, tmp_path: Path) -> None:
     assert "1.png" in result.stderr
     lines = json_lines(result.stdout)
     assert [line["file"] for line in lines] == ["0.png", "2.png", "3.png", "5.png"]
-    assert lines[-1]["skipped"] == 2
+    assert (lines[-1]["damaged"], lines[-1]["skipped"]) == (2, 0)
     labels = [line["label"] for line in lines]
     assert labels == [line["label"] for index, line in enumerate(whole) if index not in (1, 4)]
 

@@ -73,7 +73,7 @@ def test_a_run_that_a_signal_stops_prints_its_summary(
             process.send_signal(number)
         stdout, stderr = process.communicate()
     assert process.returncode == CODES[number], stderr
-    assert stderr.splitlines()[-1].endswith("; nothing half-written is left behind")
+    assert stderr.splitlines()[-1].endswith("; no partial file was left behind")
     written = len(json_lines(lines.read_text()))
     assert 0 < written < FRAMES
     shown = int(" ".join(stdout.split()).partition(" frames, ")[0].split()[-1])

@@ -77,10 +77,10 @@ def field(*path: Any) -> Callable[[Path], None]:
 
 DAMAGES = [
     pytest.param(external_data, "segment_1.onnx has its weights in another file (ONNX external", id="external data"),
-    pytest.param(link_inside, "is or lies behind a link", id="link inside"),
-    pytest.param(manifest_pipe, "manifest.json cannot be read (is no regular file)", id="manifest is a pipe"),
+    pytest.param(link_inside, "is a link or in a linked folder", id="link inside"),
+    pytest.param(manifest_pipe, "manifest.json cannot be read (is not a regular file)", id="manifest is a pipe"),
     pytest.param(manifest_link, "manifest.json cannot be read (", id="manifest is a link to a device"),
-    pytest.param(segment_pipe, "segment_1.onnx cannot be read (is no regular file)", id="segment is a pipe"),
+    pytest.param(segment_pipe, "segment_1.onnx cannot be read (is not a regular file)", id="segment is a pipe"),
     pytest.param(lambda b: os.truncate(b / MANIFEST, 17 << 20), "is larger than 16 MiB", id="manifest is huge"),
     pytest.param(field("input", "mean", 0, HUGE), "manifest.input.mean[0] is 1000000", id="float beyond limits"),
     pytest.param(field("exits", 0, "macs", HUGE), "manifest.exits[0].macs is 1000000", id="integer beyond limits"),
@@ -90,14 +90,18 @@ DAMAGES = [
     pytest.param(field("name", "\ud800"), "manifest.name has the text '\\ud800', which is not", id="surrogate"),
     pytest.param(field("training", "\ud800", 1), "manifest.training has the text '\\ud800'", id="surrogate as key"),
     pytest.param(field("files", LONG_NAME, "0"), f"{LONG_NAME} cannot be read (File name too long)", id="long name"),
-    pytest.param(field("files", "fp32/./a", "0"), "fp32/./a is not listed in its manifest", id="name of another form"),
+    pytest.param(field("files", "fp32/./a", "0"), "its manifest does not list fp32/./a", id="name of another form"),
     pytest.param(field("precisions", "fp32", "thresholds", "limit", -1), "with the limit -1", id="negative limit"),
     pytest.param(field("precisions", "odd", {}), "missing field manifest.precisions.odd", id="empty precision"),
     pytest.param(field(*FIRST, "int8_macs_share", float("nan")), "has an int8 share of nan", id="share is NaN"),
     pytest.param(field(*FIRST, "outputs", 0, "shape", [None, 10**9, 4]), "cut_0 of shape", id="huge tensor"),
     pytest.param(shutil.rmtree, "there is no bundle at", id="missing"),
-    pytest.param(lambda b: shutil.rmtree(b) or b.write_text("x"), "there is no bundle at", id="bundle is a file"),
-    pytest.param(lambda b: (b / MANIFEST).unlink(), "is no bundle: it has no manifest.json", id="no manifest"),
+    pytest.param(
+        lambda b: shutil.rmtree(b) or b.write_text("x"),
+        "is a file, not a bundle; give a folder made by",
+        id="bundle is a file",
+    ),
+    pytest.param(lambda b: (b / MANIFEST).unlink(), "is not a bundle: it has no manifest.json", id="no manifest"),
     pytest.param(lambda b: truncate(b / MANIFEST), "manifest.json is not valid JSON", id="manifest truncated"),
     pytest.param(lambda b: (b / MANIFEST).write_bytes(b""), "manifest.json is not valid JSON", id="manifest empty"),
     pytest.param(lambda b: (b / MANIFEST).write_bytes(bytes(range(256))), "is not valid JSON", id="manifest binary"),
@@ -118,7 +122,9 @@ DAMAGES = [
         id="temperature of 0",
     ),
     pytest.param(manifest_edit(lambda m: m.update(samples="../samples.npz")), "../samples.npz", id="samples outside"),
-    pytest.param(lambda b: flip_bit(b / "samples.npz"), "samples.npz is not the file", id="samples changed"),
+    pytest.param(
+        lambda b: flip_bit(b / "samples.npz"), "samples.npz has another sha256 than its manifest", id="samples changed"
+    ),
     pytest.param(manifest_edit(lambda m: m.update(x=1)), "unknown field manifest.x", id="unknown field"),
     pytest.param(manifest_edit(lambda m: m.pop("labels")), "missing field manifest.labels", id="missing field"),
     pytest.param(
@@ -135,14 +141,24 @@ DAMAGES = [
     pytest.param(
         manifest_edit(lambda m: m.update(reference="../reference.npz")), "../reference.npz", id="reference outside"
     ),
-    pytest.param(link_outside, "reference.npz is or lies behind a link", id="link outside"),
+    pytest.param(link_outside, "reference.npz is a link or in a linked folder", id="link outside"),
     pytest.param(manifest_edit(lambda m: m["files"].pop("reference.npz")), "reference.npz", id="file not listed"),
     pytest.param(manifest_edit(lambda m: m["files"].update({"a\0b": "0"})), "a", id="name with a zero byte"),
     pytest.param(lambda b: (b / "fp32/segment_1.onnx").unlink(), "lacks fp32/segment_1.onnx", id="file missing"),
-    pytest.param(lambda b: truncate(b / "int8/segment_0.onnx"), "segment_0.onnx is not the file", id="file truncated"),
-    pytest.param(lambda b: flip_bit(b / "fp32/whole.onnx"), "fp32/whole.onnx is not the file", id="bit flipped"),
     pytest.param(
-        lambda b: (b / "fp32/scores.npz").write_bytes(b""), "fp32/scores.npz is not the file", id="file emptied"
+        lambda b: truncate(b / "int8/segment_0.onnx"),
+        "segment_0.onnx has another sha256 than its manifest",
+        id="file truncated",
+    ),
+    pytest.param(
+        lambda b: flip_bit(b / "fp32/whole.onnx"),
+        "fp32/whole.onnx has another sha256 than its manifest",
+        id="bit flipped",
+    ),
+    pytest.param(
+        lambda b: (b / "fp32/scores.npz").write_bytes(b""),
+        "fp32/scores.npz has another sha256 than its manifest",
+        id="file emptied",
     ),
     pytest.param(
         lambda b: shutil.copy(b / "fp32/segment_0.onnx", b / "fp32/segment_1.onnx"),
@@ -184,7 +200,9 @@ def test_every_command_refuses_a_damaged_bundle_and_writes_nothing(
     flip_bit(bundle / "fp32/segment_0.onnx")
     before = contents(tmp_path)
     paths = {"bundle": bundle, "video": video, "lines": tmp_path / "lines"}
-    assert "segment_0.onnx is not the file" in only_error_line(call(main, *(word.format(**paths) for word in words)))
+    assert "segment_0.onnx has another sha256 than its manifest" in only_error_line(
+        call(main, *(word.format(**paths) for word in words))
+    )
     assert contents(tmp_path) == before
 
 

@@ -99,12 +99,12 @@ def weights_of_another_network(data: dict[str, Any]) -> None:
         ),
         pytest.param(
             checkpoint_edit(lambda data: data["splits"]["train"].update(fingerprint="0")),
-            "is not what the network was trained on",
+            "differs from the dataset that the network was trained on",
             id="another dataset",
         ),
         pytest.param(
             checkpoint_edit(lambda data: data["settings"].update(seed=1)),
-            "is not what the network was trained on",
+            "differs from the dataset that the network was trained on",
             id="another seed",
         ),
     ],
@@ -148,7 +148,7 @@ def test_a_dataset_that_changed_since_training_is_refused(
     change(folder)
     write_checkpoint(tmp_path / "checkpoint.pt", changed)
     message = error_line(compile_fp32(tmp_path / "checkpoint.pt", tmp_path / "bundle"))
-    assert "is not what the network was trained on" in message
+    assert "differs from the dataset that the network was trained on" in message
     assert not (tmp_path / "bundle").exists()
 
 
@@ -162,7 +162,7 @@ def test_an_output_that_is_not_a_bundle_is_not_overwritten(kind: str, checkpoint
         (output / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     message = error_line(compile_fp32(checkpoint, output))
-    assert f"{output} exists and is no bundle; choose another output or move it away" in message
+    assert f"{output} exists and is not a bundle; choose another output, or move it" in message
     assert contents(tmp_path) == before
 
 

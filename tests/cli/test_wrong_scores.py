@@ -37,13 +37,16 @@ def record(bundle: Path, images: Path, output: Path) -> Result:
     [
         (
             lambda folder: (folder / "0").rename(folder / "zero"),
-            "zero is not named like a label of the bundle; labels: 0, 1",
+            "zero is not named like a label; rename it to one of 0, 1",
         ),
         (
             lambda folder: truncate(folder / "1" / "1.png"),
             "1.png cannot be read as an image: it is damaged",
         ),
-        (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "has no images in subfolders"),
+        (
+            lambda folder: [path.unlink() for path in folder.rglob("*.png")],
+            "has no images; add some in subfolders named 0, 1",
+        ),
         (shutil.rmtree, "there is no folder"),
         (lambda folder: shutil.rmtree(folder) or folder.write_bytes(b""), "there is no folder"),
     ],
@@ -143,7 +146,9 @@ def test_scores_of_anything_else_are_refused_and_the_bundle_keeps_its_thresholds
 @pytest.mark.parametrize("method", ["none", "betting"])
 def test_a_risk_that_is_not_a_fraction_is_refused(method: str, limit: str, bundle: Path) -> None:
     before = contents(bundle)
-    assert "the risk to allow is" in only_error_line(call(calibration, bundle, "--method", method, f"--limit={limit}"))
+    assert "the limit of the risk is" in only_error_line(
+        call(calibration, bundle, "--method", method, f"--limit={limit}")
+    )
     assert contents(bundle) == before
 
 

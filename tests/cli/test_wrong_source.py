@@ -1,6 +1,9 @@
 """`edge run` on wrong input: sources without frames, invalid options, and outputs that cannot be written."""
 
+import argparse
+import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -13,8 +16,13 @@ import numpy as np
 import pytest
 
 from calibration.__main__ import main as calibration
+from edge.bundle.bundle import Bundle
 from edge.cli.main import main as edge
+from edge.cli.run import _sources
+from edge.console import SOURCE_LOST, TERMINATED
+from edge.errors import SourceError
 from tests.support.commands import (
+    TIMEOUT_S,
     Result,
     call,
     contents,
@@ -80,8 +88,8 @@ def test_a_truncated_photo_is_refused(bundle: Path, tmp_path: Path) -> None:
     [
         (lambda path: path.mkdir(), "holds no images"),
         (lambda path: path.mkdir() or (path / "notes.txt").write_text("x"), "holds no images"),
-        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; is it a video?"),
-        (lambda path: path.write_bytes(b""), "found when processing input; is it a video?"),
+        (lambda path: path.write_text("not a video\n" * 1000), "found when processing input; give a video"),
+        (lambda path: path.write_bytes(b""), "found when processing input; give a video"),
         (lambda path: None, "there is no video or folder"),
         (
             lambda path: path.mkdir() or np.save(path / "0.npy", np.zeros((1, 32, 32))),
@@ -99,9 +107,19 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
     assert result.stdout == ""
 
 
-def test_a_missing_camera_is_refused_by_its_number(bundle: Path) -> None:
-    done = run_command("edge", "run", bundle, "--source", "99")
-    assert only_error_line(done).startswith("camera 99 cannot be opened: /dev/video99: No such file or directory; ")
+def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
+    done = run_command("edge", "run", bundle, "--source", "99", "--give-up", 1)
+    expected = "99 gave no frame for 1 s and is given up: camera 99 cannot be opened: /dev/video99: No such file"
+    assert error_line(done, SOURCE_LOST).startswith(expected)
+
+
+def test_a_source_is_named_without_its_password_where_a_bundle_reads_arrays(digits_bundle: Bundle) -> None:
+    manifest, secret = digits_bundle.manifest, "hunter" + "2"
+    array = dataclasses.replace(manifest.input, kind="array", colour=None)
+    bundle = Bundle(digits_bundle.path, dataclasses.replace(manifest, input=array))
+    arguments = argparse.Namespace(source=[f"rtsp://admin:{secret}@camera/live"], crop=None)
+    with pytest.raises(SourceError, match=r"^rtsp://camera/live is not a folder, and this bundle reads arrays"):
+        _sources(arguments, bundle)
 
 
 @pytest.fixture
@@ -112,17 +130,24 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def test_a_stream_without_a_server_fails_soon(bundle: Path, closed_port: int) -> None:
+def test_a_stream_without_a_server_is_given_up_in_time(bundle: Path, closed_port: int) -> None:
     address = f"rtsp://127.0.0.1:{closed_port}/stream"
     started = time.monotonic()
-    done = run_command("edge", "run", bundle, "--source", address)
+    done = run_command("edge", "run", bundle, "--source", address, "--give-up", 1)
     assert time.monotonic() - started < 20
-    assert address in error_line(done)
+    message = error_line(done, SOURCE_LOST)
+    assert address in message
+    assert "Connection refused" in message
+    assert "give a video" not in message
 
 
-def test_a_stream_without_a_server_prints_one_error(bundle: Path, closed_port: int) -> None:
-    done = run_command("edge", "run", bundle, "--source", f"rtsp://127.0.0.1:{closed_port}/stream")
-    assert "is it a video?" not in only_error_line(done)
+def test_a_source_that_is_absent_is_waited_for(bundle: Path, closed_port: int) -> None:
+    address = f"rtsp://127.0.0.1:{closed_port}/stream"
+    with start_command("edge", "run", bundle, "--source", address, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert "is lost: cannot be opened: Connection refused" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == TERMINATED
 
 
 # Options
@@ -173,7 +198,7 @@ def test_an_unknown_precision_is_refused_with_the_available_ones(
 ) -> None:
     before = contents(bundle)
     message = only_error_line(call(main, *words[:1], bundle, *words[1:], "--precision", "fp4"))
-    assert "no precision 'fp4'; it has fp32, int8" in message
+    assert "no precision 'fp4'; choose one of fp32, int8" in message
     assert contents(bundle) == before
 
 

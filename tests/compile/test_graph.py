@@ -9,7 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from compile.graph import IndexedGraph, int8_macs_share, parameter_count, total_macs
-from tests.support.networks import INPUT, multi_exit_graph, settled, tiny_cnn
+from tests.support.networks import INPUT, multi_exit_graph, seeded_network, tiny_cnn
 
 
 def model_of(nodes: list[NodeProto], input_shape: list[Any], **weights: tuple[int, ...]) -> ModelProto:
@@ -52,7 +52,7 @@ def test_nodes_without_weights_have_no_multiply_accumulates() -> None:
 
 
 def test_multiply_accumulates_of_an_exported_network_equal_those_of_torch() -> None:
-    network, image = settled(tiny_cnn), torch.zeros(1, *INPUT.shape)
+    network, image = seeded_network(tiny_cnn), torch.zeros(1, *INPUT.shape)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         network(image)
@@ -60,7 +60,7 @@ def test_multiply_accumulates_of_an_exported_network_equal_those_of_torch() -> N
 
 
 def test_the_parameter_count_is_that_of_the_network_with_folded_batch_norms() -> None:
-    network = settled(tiny_cnn)
+    network = seeded_network(tiny_cnn)
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
     linears = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
     biases = sum(module.weight.shape[0] for module in (*convolutions, *linears))

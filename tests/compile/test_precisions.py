@@ -11,12 +11,12 @@ from compile.check import assert_chain_equals_whole
 from compile.evaluate import compute_logits
 from compile.fp16 import to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph, int8_macs_share
-from compile.quantise import float_convolutions, quantise_int8
+from compile.quantise import fp32_convolutions, quantise_int8
 from compile.sensitivity import measure_sensitivity
 from edge.bundle import tensors
 from edge.errors import CheckpointError
 from edge.parity.compare import TOLERANCES, Tolerance
-from tests.support.networks import decided_and_cut, multi_exit_graph, random_images
+from tests.support.networks import compile_graph, multi_exit_graph, random_images
 
 NAMES = ("tiny cnn", "residual", "two tensors", "five exits")
 IMAGES = random_images(64)
@@ -48,7 +48,7 @@ def test_fp16_equals_fp32_up_to_rounding(name: str) -> None:
 
 @each_network
 def test_cuts_of_fp16_segments_are_fp16_and_their_decisions_fp32(name: str) -> None:
-    whole, segments = decided_and_cut(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES))
+    whole, segments = compile_graph(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES))
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     for k, segment in enumerate(segments):
         indexed = IndexedGraph(segment.model)
@@ -60,7 +60,7 @@ def test_cuts_of_fp16_segments_are_fp16_and_their_decisions_fp32(name: str) -> N
 
 @each_network
 def test_every_convolution_of_an_fp16_segment_has_fp16_weights(name: str) -> None:
-    for segment in decided_and_cut(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES)).segments:
+    for segment in compile_graph(to_fp16(multi_exit_graph(name, "fp32"), SAMPLES)).segments:
         indexed = IndexedGraph(segment.model)
         convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
         assert convolutions
@@ -125,11 +125,11 @@ def test_the_two_calibration_methods_choose_different_ranges() -> None:
 
 
 @each_network
-def test_each_convolution_that_stays_float_has_its_reason(name: str) -> None:
+def test_each_convolution_that_stays_fp32_has_its_reason(name: str) -> None:
     fp32, quantised = multi_exit_graph(name, "fp32"), IndexedGraph(multi_exit_graph(name, "int8").model)
-    reasons = float_convolutions(fp32)
-    in_float = {node.name for node in quantised.nodes if node.op_type == "Conv" and not quantised.is_int8(node)}
-    assert in_float == set(reasons)
+    reasons = fp32_convolutions(fp32)
+    in_fp32 = {node.name for node in quantised.nodes if node.op_type == "Conv" and not quantised.is_int8(node)}
+    assert in_fp32 == set(reasons)
     assert all(reasons.values())
 
 
@@ -162,7 +162,7 @@ def test_auto_is_the_next_wider_precision_where_int8_changes_every_exit(
     bound = float(fp16_error) if allowed == "fp16" else 0.0
     tolerate(monkeypatch, NO_LIMITS._replace(max_abs_logit_error=bound))
     mixed, reasons = fastest_per_segment(fp32, selection(name))
-    whole, segments = decided_and_cut(mixed)
+    whole, segments = compile_graph(mixed)
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     assert int8_macs_share(mixed.model) == 0
     assert all(f": {allowed}, " in reason and "at exit" in reason for reason in reasons)
@@ -208,7 +208,7 @@ def test_only_segments_that_change_predictions_are_not_int8(name: str, monkeypat
     assert not all(is_int8[:2])
     assert all(is_int8[2:])
     assert changed(compute_logits(mixed, IMAGES), expected).max() <= 0.03
-    whole, segments = decided_and_cut(mixed)
+    whole, segments = compile_graph(mixed)
     assert_chain_equals_whole(whole, segments, IMAGES[:4])
     assert [int8_macs_share(segment.model) > 0.5 for segment in segments] == is_int8
 
@@ -230,7 +230,7 @@ def test_a_segment_that_overflows_in_fp16_is_fp32_and_its_note_gives_the_reason(
 @pytest.mark.parametrize("name", ["tiny cnn", "two tensors", "five exits"])  # an Add is quantised with its neighbour
 def test_the_sensitivity_of_a_convolution_equals_that_of_quantising_it_alone(name: str) -> None:
     fp32, int8 = multi_exit_graph(name, "fp32"), multi_exit_graph(name, "int8")
-    nodes, float_names = IndexedGraph(fp32.model).nodes, float_convolutions(fp32)
+    nodes, float_names = IndexedGraph(fp32.model).nodes, fp32_convolutions(fp32)
     expected = compute_logits(fp32, IMAGES)
     measured = {layer.layer: layer for layer in measure_sensitivity(fp32, int8, IMAGES)}
     convolutions = [node for node in nodes if node.op_type == "Conv" and node.name not in float_names]
@@ -240,7 +240,7 @@ def test_the_sensitivity_of_a_convolution_equals_that_of_quantising_it_alone(nam
         alone = compute_logits(quantise_int8(fp32, SAMPLES, method="max", exclude=others), IMAGES)
         layer = measured[node.input[1].removeprefix("network.")]
         assert layer.logit_change == pytest.approx(float(np.abs(alone - expected).mean()), rel=0.02, abs=1e-5)
-        assert layer.changed_answers == pytest.approx(changed(alone, expected).tolist(), abs=1 / 64 + 1e-9)
+        assert layer.changed_predictions == pytest.approx(changed(alone, expected).tolist(), abs=1 / 64 + 1e-9)
 
 
 def test_the_most_sensitive_convolution_comes_first_and_shares_sum_to_the_int8_share() -> None:

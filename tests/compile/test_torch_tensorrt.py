@@ -36,11 +36,11 @@ from tests.support.networks import (
     CLASSES,
     INPUT,
     NETWORKS,
-    decided_and_cut,
+    compile_graph,
     multi_exit_graph,
     random_images,
-    settled,
-    written,
+    seeded_network,
+    write_precision,
 )
 from tests.support.torch_tensorrt_stand_in import TorchTensorRt
 
@@ -59,12 +59,12 @@ def bundle_precision(folder: Path, name: str, precision: str) -> PrecisionSpec:
     graph = multi_exit_graph(name, "fp32")
     if precision == "fp16":
         graph = to_fp16(graph, random_images(2))
-    return written(folder, decided_and_cut(graph), precision)
+    return write_precision(folder, compile_graph(graph), precision)
 
 
 def segments_of(name: str, precision: str = "fp32") -> list[TorchSegment]:
     """Return a network's segments in torch."""
-    return list(torch_segments(settled(NETWORKS[name]).to(PRECISIONS[precision]), INPUT))
+    return list(torch_segments(seeded_network(NETWORKS[name]).to(PRECISIONS[precision]), INPUT))
 
 
 def contract(spec: SegmentSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -89,7 +89,7 @@ def test_segments_in_torch_have_the_tensors_of_the_bundles_segments(name: str, p
 
 @each_network
 def test_segments_in_torch_compute_the_network(name: str) -> None:
-    network, images = settled(NETWORKS[name]), torch.from_numpy(random_images(5))
+    network, images = seeded_network(NETWORKS[name]), torch.from_numpy(random_images(5))
     values: dict[str, torch.Tensor] = {tensors.IMAGE: images}
     for k, segment in enumerate(torch_segments(network, INPUT)):
         values[tensors.threshold(k)] = torch.tensor([0.4])
@@ -111,7 +111,7 @@ def test_a_backbone_whose_stages_are_not_modules_is_refused() -> None:
     class Opaque(Backbone):
         """A backbone without separate stages."""
 
-    network = settled(NETWORKS["tiny cnn"])
+    network = seeded_network(NETWORKS["tiny cnn"])
     opaque = MultiExitNetwork(Opaque(), list(network.heads))
     with pytest.raises(CheckpointError, match="stages are not separate modules; use `python -m compile`"):
         list(torch_segments(opaque, INPUT))
@@ -222,19 +222,19 @@ def install(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., bytes] | Non
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_is_an_error_before_the_library_is_imported() -> None:
     with pytest.raises(EngineError, match=r"builds on an NVIDIA GPU, and torch finds none here; use `edge build`"):
-        segment_engines(settled(NETWORKS["tiny cnn"]), INPUT, half=False)
+        segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 
 def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, None)
     with pytest.raises(EngineError, match=rf"is not installed .*; {re.escape(pip_install('torch-tensorrt'))}$"):
-        segment_engines(settled(NETWORKS["tiny cnn"]), INPUT, half=False)
+        segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 
 def test_a_library_without_binding_names_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, lambda program, *, arg_inputs, **options: b"")
     with pytest.raises(EngineError, match=r"Torch-TensorRT 2.13.0 cannot name an engine's tensors; pip install '?/"):
-        segment_engines(settled(NETWORKS["tiny cnn"]), INPUT, half=False)
+        segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 
 @pytest.mark.parametrize("options", [[], ["--half"]])
@@ -242,7 +242,7 @@ def test_the_command_writes_an_engine_of_each_segment(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, TorchTensorRt().convert)
-    checkpoint = SimpleNamespace(network=lambda: settled(NETWORKS["tiny cnn"]), input=INPUT)
+    checkpoint = SimpleNamespace(network=lambda: seeded_network(NETWORKS["tiny cnn"]), input=INPUT)
     monkeypatch.setattr(torch_tensorrt, "read_checkpoint", lambda path: checkpoint)
     on_cpu = torch.nn.Module.to
     monkeypatch.setattr(MultiExitNetwork, "to", lambda self, device, dtype: on_cpu(self, dtype=dtype))

@@ -164,7 +164,7 @@ def test_the_whole_network_is_a_batch_of_one_segment(network: Networks) -> None:
 def test_host_engines_of_batch_1_refuse_several_images_with_a_remedy(network: Networks) -> None:
     tiny = network("tiny cnn")
     batch = HostBatch(tiny.chain, tiny.load_host_engines(batch=1))
-    with pytest.raises(EngineError, match="only engines loaded with batch=None take several images"):
+    with pytest.raises(EngineError, match="load the engine with batch=None for several images"):
         classify(batch, image_batch(2), [0.0, 0.0])
 
 

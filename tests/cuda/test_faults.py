@@ -46,23 +46,23 @@ def test_with_conditional_nodes_the_mode_is_graph(world: World) -> None:
 
 
 def test_doctor_reports_the_mode_and_its_reason(world: World) -> None:
-    assert check_graph_mode().value == "decided on the GPU: one graph, one wait a frame"
+    assert check_graph_mode().value == "available: one CUDA graph and one wait per frame"
     world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
     from edge.cuda.runtime import _open_once
 
     _open_once.cache_clear()
     check = check_graph_mode()
-    assert check.value == "decided by the host, exit by exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
+    assert check.value == "unavailable, the host checks each exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
     assert not check.ok
     world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
     _open_once.cache_clear()
-    assert check_graph_mode().value == "not run here: CUDA_ERROR_NO_DEVICE"
+    assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
 def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
     check = check_graph_mode()
-    assert check.value.startswith("not run here: No module named 'pycuda")
+    assert check.value.startswith("unavailable: No module named 'pycuda")
     assert pip_install("cuda13") in check.remedy
 
 

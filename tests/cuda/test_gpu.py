@@ -236,9 +236,9 @@ def test_torch_modules_in_the_chain_predict_as_the_whole_network(
     import torch
 
     from benchmarks.gpu.networks import Example, torch_workload
-    from tests.support.networks import INPUT, NETWORKS, random_images, settled
+    from tests.support.networks import INPUT, NETWORKS, random_images, seeded_network
 
-    network, images = settled(NETWORKS["tiny cnn"]), random_images(2000)
+    network, images = seeded_network(NETWORKS["tiny cnn"]), random_images(2000)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # its rounding changes labels of random weights
     with torch.no_grad():
         logits = np.stack([out.logits.cpu().numpy() for out in network.cuda()(torch.from_numpy(images).cuda())])
@@ -337,8 +337,8 @@ def test_user_code_predicts_as_the_chain(runtime: "Runtime", monkeypatch: pytest
 
     monkeypatch.setattr(networks, "NETWORKS", {"cnn-small": 32})
     [figures] = networks.compare_with_user_code(runtime, SHARES, 500, 20)["networks"].values()
-    for way in figures["ways"].values():
-        assert way["same_label_there"] > 0.99
+    for predictor in figures["ways"].values():
+        assert predictor["same_label_there"] > 0.99
     assert all(figures["ways"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))
 
 

@@ -44,8 +44,8 @@ def test_a_library_is_absent_only_where_it_is_not_installed(
     [
         (lambda path: path.mkdir(), "ok", "{path}"),
         (lambda path: None, "ok", "{path}"),
-        (lambda path: path.write_text(""), "problem", "{path}: {path} is no folder"),
-        (lambda path: path.symlink_to("nowhere"), "problem", "{path}: {path} is no folder"),
+        (lambda path: path.write_text(""), "problem", "{path}: {path} is not a folder"),
+        (lambda path: path.symlink_to("nowhere"), "problem", "{path}: {path} is not a folder"),
     ],
     ids=["folder", "to be made", "file", "dangling link"],
 )
@@ -68,7 +68,7 @@ def test_a_cache_or_camera_without_permission_is_a_problem(tmp_path: Path, monke
         "cameras",
         "problem",
         f"no permission for {tmp_path / 'video0'}",
-        "add this user to the group that owns them, often: sudo usermod -aG video $USER; then log in again",
+        "add this user to their group, usually with sudo usermod -aG video $USER, and log in again",
     )
     assert checks._engine_cache().state == "problem"
 

@@ -116,8 +116,8 @@ def test_a_failed_build_is_an_error_with_version_file_reason_and_remedy(
 
 
 DEATHS = {
-    "SIGKILL": "was ended by SIGKILL, most likely for lack of memory; close other programs, add swap",
-    "SIGSEGV": "was ended by SIGSEGV, the library crashed; report it with this segment",
+    "SIGKILL": "was killed by SIGKILL, most likely for lack of memory; close other programs, add swap",
+    "SIGSEGV": "was killed by SIGSEGV, since the library crashed; report it, and attach this segment",
     "exit 3": "ended with exit code 3",
     "exit 0": "segment_0.onnx",
 }

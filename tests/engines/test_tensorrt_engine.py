@@ -51,11 +51,15 @@ def test_every_input_is_bound_with_batch_1(batch: int | None, trt: ModuleType, t
 
 FAILURES = {
     "unreadable engine": "tensorrt 10.3.0 cannot read the engine of segment_0.onnx",
-    "no context": "the engine of segment_0.onnx gets no execution context, most likely for lack of memory",
+    "no context": "the engine of segment_0.onnx cannot create an execution context, most likely for lack of memory",
     "refused shape": f"the engine of segment_0.onnx does not accept {IMAGE} with shape (1, 3, 16, 16)",
     "refused address": f"the engine of segment_0.onnx does not accept the address of {IMAGE}",
     "no start": "the engine of segment_0.onnx did not start",
 }
+
+
+def remedy_for(fault: str) -> str:
+    return "close other programs" if fault == "no context" else "see `edge doctor`"
 
 
 @pytest.mark.parametrize("suffix", ["", " without a message"])
@@ -66,7 +70,7 @@ def test_a_failing_status_is_an_error_with_segment_failure_reason_and_remedy(
     message = error_message(lambda: load_model(trt, tmp_path, fault=fault + suffix).bind(ADDRESSES)(7))
     reason = "it gave no reason" if suffix else stand_in.MESSAGES[fault]
     remedy = f"; remove {tmp_path} and build it again on this machine, or see `edge doctor`"
-    rest = f" ({reason}){remedy}" if fault == "unreadable engine" else f": {reason}; see `edge doctor`"
+    rest = f" ({reason}){remedy}" if fault == "unreadable engine" else f": {reason}; {remedy_for(fault)}"
     assert message == FAILURES[fault] + rest
     assert trt.ENQUEUED == []
 
@@ -74,7 +78,7 @@ def test_a_failing_status_is_an_error_with_segment_failure_reason_and_remedy(
 @pytest.mark.parametrize("fault", ["no context", "refused address", "no start"])
 def test_a_failing_status_of_a_batch_is_an_error_too(fault: str, trt: ModuleType, tmp_path: Path) -> None:
     message = error_message(lambda: load_model(trt, tmp_path, batch=None, fault=fault).bind_batch(ADDRESSES)(7, 2))
-    assert message == f"{FAILURES[fault]}: {stand_in.MESSAGES[fault]}; see `edge doctor`"
+    assert message == f"{FAILURES[fault]}: {stand_in.MESSAGES[fault]}; {remedy_for(fault)}"
     assert trt.ENQUEUED == []
 
 
@@ -127,7 +131,8 @@ def test_an_engine_without_a_dynamic_batch_is_refused_as_a_batch(trt: ModuleType
     engine = load_model(trt, tmp_path, **static)
     message = error_message(lambda: engine.bind_batch(ADDRESSES))
     assert message == (
-        "the engine of segment_0.onnx takes one image only; engines loaded with batch=None take several images"
+        "the engine of segment_0.onnx was built for one image per call; "
+        "load the engine with batch=None for several images"
     )
 
 

@@ -22,7 +22,7 @@ from edge.inference.slots import new_batch, new_slot
 from edge.system import pip_install
 from tests.support import tensorrt_stand_in as stand_in
 from tests.support.gpu_identity import install_gpu
-from tests.support.networks import CLASSES, INPUT, compiled, random_images, written
+from tests.support.networks import CLASSES, INPUT, compiled, random_images, write_precision
 from tests.support.tensorrt_models import (
     ADDRESSES,
     error_message,
@@ -119,7 +119,7 @@ def build_model(family: "Family", folder: Path) -> Path:
 
 def chain_of_models(folder: Path) -> ChainSpec:
     """Write the tiny CNN's segments as models of the stand-in; return their chain."""
-    spec = written(folder, compiled("tiny cnn", "fp32"), "fp32")
+    spec = write_precision(folder, compiled("tiny cnn", "fp32"), "fp32")
     write_models(spec, folder)
     labels = tuple(f"class {k}" for k in range(CLASSES))
     return ChainSpec(INPUT, labels, spec.segments, spec.temperatures)

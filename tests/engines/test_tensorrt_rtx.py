@@ -26,7 +26,7 @@ from edge.engines.tensorrt.engine import TensorRtEngine
 from edge.errors import EngineError
 from edge.progress import Progress
 from tests.support.commands import build_processes, start_command, wait_until
-from tests.support.networks import built_in_graph, decided_and_cut, written
+from tests.support.networks import built_in_graph, compile_graph, write_precision
 from tests.support.tensorrt_models import segment_spec
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def test_every_backbone_is_built_in_its_precision(
     sizes: dict[tuple[str, str], int] = {}
     for precision, target in product(("fp32", "fp16", "int8"), TARGETS):
         folder = tmp_path / f"{precision}-{target}"
-        spec = written(folder, decided_and_cut(built_in_graph(backbone, shape, precision)), precision)
+        spec = write_precision(folder, compile_graph(built_in_graph(backbone, shape, precision)), precision)
         built = [cache.get(folder / segment.file, rtx(target), 1) for segment in (*spec.segments, spec.whole)]
         assert not any(engine.was_cached for engine in built)
         sizes[precision, target] = sum(engine.path.stat().st_size for engine in built)
@@ -146,7 +146,7 @@ def test_engines_of_a_library_and_gpu_share_a_timing_cache(digits_bundle: Bundle
 
 
 def test_an_unsupported_gpu_is_refused_with_a_list_of_gpus() -> None:
-    with pytest.raises(EngineError, match="does not build for 'sm87'; it builds for sm75, sm80"):
+    with pytest.raises(EngineError, match="does not build for 'sm87'; choose one of sm75, sm80"):
         rtx("sm87")
 
 
@@ -219,7 +219,7 @@ def test_a_killed_build_is_an_error_about_memory_and_leaves_no_engine(cache: Eng
     with pytest.raises(EngineError) as failure:
         cache.get(segment, backend, 1, kill)
     message = str(failure.value)
-    assert f"building {segment} for sm89 with tensorrt_rtx was ended by SIGKILL" in message
+    assert f"building {segment} for sm89 with tensorrt_rtx was killed by SIGKILL" in message
     assert "lack of memory; close other programs, add swap" in message
     assert entries(cache) == []
     assert not cache.get(segment, backend, 1).was_cached
@@ -261,7 +261,7 @@ def test_ctrl_c_ends_a_build_and_leaves_whole_engines_only(
     rtx()
     build = interrupted_build(digits_bundle, delay)
     assert build.code == INTERRUPTED, build.stderr
-    assert "interrupted; nothing half-written is left behind" in build.stderr
+    assert "interrupted; no partial file was left behind" in build.stderr
     assert not any(map(is_running, build.children))
     assert all({ENGINE, ENTRY} <= set(os.listdir(folder)) for folder in entries(cache))
     assert not list(cache.root.glob(".*"))
@@ -270,7 +270,7 @@ def test_ctrl_c_ends_a_build_and_leaves_whole_engines_only(
 def test_ctrl_c_prints_one_line(digits_bundle: Bundle, cache: EngineCache) -> None:
     rtx()
     outputs = [interrupted_build(digits_bundle, delay).stderr for delay in (0.04, 0.07, 0.1, 0.13)]
-    assert outputs == ["interrupted; nothing half-written is left behind\n"] * 4
+    assert outputs == ["interrupted; no partial file was left behind\n"] * 4
 
 
 def test_two_processes_build_each_engine_of_a_bundle_once(digits_bundle: Bundle, cache: EngineCache) -> None:

@@ -117,13 +117,13 @@ def test_planes_of_another_format_than_nv12_are_not_read_as_gray() -> None:
     report = read_all(red("video/x-raw,format=I420,width=64,height=48"))
     assert report["frames"] == []
     assert report["error"].startswith(
-        "the last format of the GStreamer pipeline is I420; end it in video/x-raw,format=NV12"
+        "the last format of the GStreamer pipeline is I420; end the pipeline in video/x-raw,format=NV12"
     )
 
 
 @pytest.mark.parametrize("last", ["RGBA", "RGBx", "rggb", "I420"])
 def test_an_unsupported_last_format_is_refused_before_the_pipeline_starts(last: str) -> None:
-    with pytest.raises(SourceError, match=f"the last format of the GStreamer pipeline is {last}; end it in"):
+    with pytest.raises(SourceError, match=f"the last format of the GStreamer pipeline is {last}; end the pipeline in"):
         open_source(f"camera ! video/x-raw,format=NV12 ! convert ! video/x-raw,format={last} ! appsink")
 
 
@@ -131,7 +131,7 @@ def test_an_unsupported_last_format_is_refused_before_the_pipeline_starts(last: 
 def test_the_error_of_a_pipeline_that_does_not_start_names_gst_launch() -> None:
     report = read_all("nosuchelement ! appsink")
     assert report["error"].startswith(
-        "the GStreamer pipeline cannot be opened: it has not started in 10 s; does it run"
+        "the GStreamer pipeline cannot be opened: it has not started in 10 s; check that it runs"
     )
 
 
@@ -192,21 +192,21 @@ def test_a_caps_filter_before_the_last_appsink_fixes_the_format(pipeline: str, b
 
 
 def test_a_pipeline_without_appsink_is_refused() -> None:
-    with pytest.raises(SourceError, match="has no appsink; end it in ! appsink"):
+    with pytest.raises(SourceError, match='has no appsink; end it in "! appsink"'):
         open_source("videotestsrc ! fakesink")
 
 
 @pytest.mark.skipif(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer")
 def test_the_error_of_an_opencv_without_gstreamer_names_one_that_has_it() -> None:
     with pytest.raises(
-        UnavailableError, match="this OpenCV was built without GStreamer; the python3-opencv of JetPack"
+        UnavailableError, match="this OpenCV was built without GStreamer; use the python3-opencv of JetPack"
     ):
         open_source("videotestsrc ! appsink")
 
 
 @pytest.mark.parametrize(
     ("is_supported", "value"),
-    [(True, "in OpenCV"), (False, "not in this OpenCV: it reads no CSI cameras and pipelines")],
+    [(True, "in OpenCV"), (False, "not in this OpenCV, which cannot read CSI cameras and pipelines")],
 )
 def test_doctor_reports_the_gstreamer_support_of_opencv(
     is_supported: bool, value: str, monkeypatch: pytest.MonkeyPatch

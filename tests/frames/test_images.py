@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edge.errors import SourceError
-from edge.frames.files import IMAGE_SUFFIXES, files_in, read_frame
-from edge.frames.images import decode_image, flatten
+from edge.frames.files import files_in, read_frame
+from edge.frames.images import IMAGE_SUFFIXES, decode_image, flatten
 from edge.frames.labelled import labelled_files
 from edge.frames.open import open_frame, open_source
 from tests.support.commands import limited_memory, random_frames, without_privileges
@@ -42,7 +42,7 @@ def by_opencv(content: bytes) -> NDArray[np.uint8]:
 
 
 def read(content: bytes) -> NDArray[np.uint8]:
-    return decode_image(content, Path("picture"))
+    return decode_image(content, Path("picture.png"))
 
 
 JPEG = encode(".jpg", photo())
@@ -100,7 +100,7 @@ def flipped(content: bytes) -> bytes:
 def test_damage_inside_a_jpeg_or_png_is_refused(kind: str, damage: Callable[[bytes], bytes]) -> None:
     content = damage(HEALTHY[kind])
     assert content[-2:] == HEALTHY[kind][-2:]
-    with pytest.raises(SourceError, match=r"picture cannot be read as an image: .*; remove or replace it"):
+    with pytest.raises(SourceError, match=r"picture\.png cannot be read as an image: .*; remove or replace it"):
         read(content)
 
 
@@ -126,7 +126,7 @@ BITS = {name: (photo().astype(np.uint16) * 257) >> (16 - bits) for name, bits in
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jp2"])
 @pytest.mark.parametrize("bits", BITS)
 def test_few_bits_in_a_16_bit_image_are_refused(bits: str, suffix: str) -> None:
-    with pytest.raises(SourceError, match=r"picture has 16 bits per channel and values up to \d+ of 65535"):
+    with pytest.raises(SourceError, match=r"picture\.png has 16 bits per channel and values up to \d+ of 65535"):
         read(encode(suffix, BITS[bits]))
     with pytest.raises(SourceError, match="the image has 16 bits per channel"):
         open_frame(Image.fromarray(BITS[bits][:, :, 0]), "image")
@@ -148,7 +148,7 @@ def test_a_black_16_bit_image_is_black() -> None:
     ids=["4 bits", "12 bits", "float", "GIF", "text"],
 )
 def test_values_that_would_be_guessed_are_refused(content: bytes, message: str) -> None:
-    with pytest.raises(SourceError, match=f"picture {message}"):
+    with pytest.raises(SourceError, match=f"picture.png {message}"):
         read(content)
 
 
@@ -205,7 +205,7 @@ def test_a_loop_of_links_is_refused_with_the_system_s_reason(tmp_path: Path) -> 
 
 def test_an_image_that_does_not_fit_into_memory_is_refused_as_such() -> None:
     content = encode(".jpg", np.zeros((9000, 9000, 3), dtype=np.uint8))
-    with limited_memory(100_000_000), pytest.raises(SourceError, match=r"picture cannot be read.*out of memory"):
+    with limited_memory(100_000_000), pytest.raises(SourceError, match=r"picture\.png cannot be read.*out of memory"):
         read(content)
 
 
@@ -219,7 +219,9 @@ def test_an_image_that_does_not_fit_into_memory_is_refused_as_such() -> None:
     ids=["JPEG", "progressive JPEG", "PNG"],
 )
 def test_a_small_file_that_announces_a_huge_picture_is_refused_unread(content: bytes) -> None:
-    with pytest.raises(SourceError, match="picture cannot be read as an image: it announces 65500 x 65500 pixels"):
+    with pytest.raises(
+        SourceError, match=r"picture\.png cannot be read as an image: its header announces 65500 x 65500"
+    ):
         read(content)
 
 
@@ -245,7 +247,7 @@ def test_files_that_are_not_read_are_counted_by_kind(tmp_path: Path, caplog: pyt
     (tmp_path / "d.jfif").write_bytes(JPEG)
     with caplog.at_level(logging.WARNING):
         assert files_in(tmp_path) == [tmp_path / "d.jfif"]
-    assert re.search(r"not read, since no images or arrays: 2 \.gif, 1 ", caplog.text)
+    assert re.search(r"are not images or arrays and are ignored: 2 \.gif, 1 ", caplog.text)
     for kind in ("1 .heic", "1 no suffix", "1 broken links"):
         assert kind in caplog.text
 
@@ -300,6 +302,6 @@ def test_damaged_images_are_left_out_and_counted_on_request(
     source = open_source(damaged_folder, skip_bad=True)
     frames = list(iter(lambda: source.read(None), None))
     assert [frame.position for frame in frames] == ["0.png", "sub/2.png"]
-    assert (source.skipped, source.frames) == (1, 3)
+    assert (source.damaged, source.frames) == (1, 3)
     assert "left out: " in caplog.text
     assert "1.png cannot be read as an image" in caplog.text

@@ -180,7 +180,7 @@ def array_file(edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
 def test_a_file_without_an_array_of_numbers_is_refused_by_name(write: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
     write(path)
-    with pytest.raises(SourceError, match=r"array\.npy is no array of numbers .*; remove or replace it"):
+    with pytest.raises(SourceError, match=r"array\.npy is not an array of numbers .*; remove or replace it"):
         read_frame(path)
 
 
@@ -195,4 +195,4 @@ def test_an_archive_named_like_an_array_is_refused(share: float, tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-c", script, path], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
     )
-    assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is no array of numbers")
+    assert done.stderr.splitlines()[-1].startswith(f"edge.errors.SourceError: {path} is not an array of numbers")

@@ -42,6 +42,10 @@ SECRET = "hunter" + "2"
         ("http://camera/a@b.mp4", "http://camera/a@b.mp4"),
         ("http://[::1]:80/video.mp4", "http://[::1]:80/video.mp4"),
         ("admin:hunter2@camera/live", "…@camera/live"),
+        ("//admin:hunter2@camera/live", "…@camera/live"),
+        ("rtsp:/admin:hunter2@camera/live", "…@camera/live"),
+        ("camera/video?user=admin&password=hunter2", "camera/video…"),
+        ("camera:554/user=admin_password=hunter2", "camera:554/user…"),
         ("folder/a@b:c.mp4", "folder/a@b:c.mp4"),
         ('rtspsrc location=rtsp://a:b@c/x user-pw="hunter2" ! decodebin ! appsink', "GStreamer pipeline"),
         ("video.mp4", "video.mp4"),
@@ -50,6 +54,14 @@ SECRET = "hunter" + "2"
 )
 def test_an_address_is_shown_without_secrets(address: str, shown: str) -> None:
     assert public_address(address) == shown
+
+
+def test_the_path_of_an_existing_file_is_shown_whole(tmp_path: Path) -> None:
+    path = tmp_path / "day=3" / "a:b@c?.mp4"
+    path.parent.mkdir()
+    assert public_address(str(path)) != str(path)
+    path.touch()
+    assert public_address(str(path)) == str(path)
 
 
 def server(path: str, request: BaseHTTPRequestHandler, folder: Path) -> None:
@@ -88,14 +100,14 @@ def test_a_video_over_http_is_finite_and_complete(name: str, host: str) -> None:
     source.close()
 
 
-@pytest.mark.parametrize(("name", "skipped"), [("live", 0), ("live-damaged", 1)])
-def test_a_live_stream_that_ends_is_lost_and_leaves_damaged_frames_out(name: str, skipped: int, host: str) -> None:
+@pytest.mark.parametrize(("name", "damaged"), [("live", 0), ("live-damaged", 1)])
+def test_a_live_stream_that_ends_is_lost_and_leaves_damaged_frames_out(name: str, damaged: int, host: str) -> None:
     source = open_source(f"http://{host}/{name}")
     assert (source.is_live, source.frames) == (True, None)
-    frames = [source.read(None) for _ in range(20 - skipped)]
+    frames = [source.read(None) for _ in range(20 - damaged)]
     assert {frame.position for frame in frames if frame} == {None}
-    assert source.skipped == skipped
-    with pytest.raises(SourceLostError, match=rf"live\S* stopped after {20 - skipped} frames .*; check the camera"):
+    assert source.damaged == damaged
+    with pytest.raises(SourceLostError, match=rf"live\S* stopped after {20 - damaged} frames .*; check the camera"):
         source.read(None)
     source.close()
 
@@ -118,12 +130,12 @@ def closed_port() -> int:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("http://{host}/401", "Server returned 401 Unauthorized .*; are user name and password right"),
-        ("http://{host}/403", "Server returned 403 Forbidden .*; are user name and password right"),
-        ("http://{host}/404", "Server returned 404 Not Found; is the address right"),
-        ("http://{host}/500", "Server returned 5XX .*; is the address right"),
-        ("http://{closed}/x", "Connection refused; is the address right, and is the server sending"),
-        ("rtsp://{closed}/x", "Connection refused; is the address right, and is the server sending"),
+        ("http://{host}/401", "Server returned 401 Unauthorized .*; check user name and password"),
+        ("http://{host}/403", "Server returned 403 Forbidden .*; check user name and password"),
+        ("http://{host}/404", "Server returned 404 Not Found; check the address"),
+        ("http://{host}/500", "Server returned 5XX .*; check the address"),
+        ("http://{closed}/x", "Connection refused; check the address, and that the server is sending"),
+        ("rtsp://{closed}/x", "Connection refused; check the address, and that the server is sending"),
         ("nosuch://{closed}/x", "Protocol not found"),
     ],
 )
@@ -155,7 +167,7 @@ def silent_port() -> Iterator[int]:
 def test_opening_a_silent_server_ends(scheme: str, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "TIMEOUT_S", 1.0)
     started = time.monotonic()
-    with pytest.raises(SourceError, match="cannot be opened: no answer within 1 s; is the address right"):
+    with pytest.raises(SourceError, match="cannot be opened: no reply within 1 s; check the address"):
         open_source(f"{scheme}://127.0.0.1:{silent_port}/x")
     assert time.monotonic() - started < 5
 

@@ -125,7 +125,7 @@ def test_a_truncated_video_gives_its_complete_frames_and_then_an_error(
 def test_a_video_without_its_index_is_refused(tmp_path: Path) -> None:
     path = write_encoded(tmp_path / "video.mp4", FRAMES)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(SourceError, match=r"video\.mp4 cannot be opened: .*; is it a video\?"):
+    with pytest.raises(SourceError, match=r"video\.mp4 cannot be opened: .*; give a video"):
         open_source(path)
 
 
@@ -141,12 +141,12 @@ def damaged_mjpeg(folder: Path, bad: tuple[int, ...]) -> Path:
 def test_a_damaged_jpeg_in_a_video_is_an_error_or_left_out_on_request(tmp_path: Path) -> None:
     path = damaged_mjpeg(tmp_path, (3, 7))
     with pytest.raises(
-        SourceError, match=r"video\.mjpeg is damaged or was cut off after 3 frames; repair it, or leave"
+        SourceError, match=r"video\.mjpeg is damaged or was cut off after 3 frames; repair it, or leave out"
     ):
         read_frames(path)
     source = open_source(path, skip_bad=True)
     assert len(list(iter(lambda: source.read(None), None))) == 8
-    assert source.skipped == 2
+    assert source.damaged == 2
 
 
 def test_frames_between_damage_and_the_next_key_frame_are_left_out(tmp_path: Path) -> None:

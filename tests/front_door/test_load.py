@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 import edge
 from edge.bundle.bundle import Bundle
+from edge.bundle.manifest import SegmentSpec
 from edge.decision import NEVER
 from edge.engines import default_backend
-from edge.errors import BundleError, EngineError, ThresholdError
+from edge.engines.base import Backend, BuildOrder, DeviceKind, OnPhase
+from edge.errors import BundleError, EngineError, ThresholdError, UnavailableError
+from edge.inference.load import load_classifier, load_whole_network
 from tests.support.front_door import SlotLog
 
 
@@ -33,10 +36,15 @@ def test_thresholds_can_be_given_to_load(digits_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"precision": "fp4"}, BundleError, "has no precision 'fp4'; it has fp32, int8"),
-        ({"backend": "coral"}, EngineError, "unknown backend 'coral'; there are onnxruntime"),
+        ({"precision": "fp4"}, BundleError, "has no precision 'fp4'; choose one of fp32, int8"),
+        ({"backend": "coral"}, EngineError, "unknown backend 'coral'; choose one of auto, onnxruntime"),
         ({"thresholds": [0.5]}, ThresholdError, "got 1 thresholds for 3 exits; give 2"),
         ({"thresholds": [0.5, -1]}, ThresholdError, "threshold 1 is -1"),
+        ({"thresholds": [90, 80]}, ThresholdError, "threshold 0 is 90.0; give a confidence from 0 to 1"),
+        ({"threads": -1}, EngineError, "threads is -1; give 0 for all cores, or a number from 1 to"),
+        ({"threads": 10**6}, EngineError, "threads is 1000000; give 0 for all cores"),
+        ({"threads": "2"}, EngineError, "threads is '2'; give 0 for all cores"),
+        ({"threads": True}, EngineError, "threads is True; give 0 for all cores"),
     ],
 )
 def test_wrong_arguments_of_load_are_refused(
@@ -44,6 +52,49 @@ def test_wrong_arguments_of_load_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         edge.load(digits_bundle.path, **{"backend": "onnxruntime", **arguments})
+
+
+def test_thresholds_are_checked_before_engines_are_built(
+    digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ThresholdError):
+        edge.load(digits_bundle.path, backend="onnxruntime", thresholds=[90, 80])
+    assert not (tmp_path / "cache").exists()
+
+
+class BackendWithoutGpu:
+    """A backend on a GPU that this machine does not have; building for it is an error."""
+
+    name = "tensorrt-rtx"
+    device: DeviceKind = "cuda"
+
+    def device_key(self) -> dict[str, str]:
+        return {}
+
+    def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
+        pytest.fail("an engine was built that cannot run")
+
+    def load(self, engine: Path, spec: SegmentSpec) -> Any:
+        pytest.fail("an engine was loaded that cannot run")
+
+
+@pytest.mark.parametrize("load", [load_classifier, load_whole_network])
+def test_the_gpu_is_opened_before_engines_are_built_for_it(
+    load: Callable[[Bundle, str, Backend], object], digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_gpu() -> None:
+        raise UnavailableError("no NVIDIA GPU can be used here")
+
+    monkeypatch.setattr("edge.cuda.get_runtime", no_gpu)
+    with pytest.raises(UnavailableError, match="no NVIDIA GPU"):
+        load(digits_bundle, "fp32", BackendWithoutGpu())
+
+
+@pytest.mark.parametrize("bundle", [None, 3, ["runs/digits/bundle"], b"bundle"])
+def test_a_bundle_that_is_not_a_path_is_refused(bundle: Any) -> None:
+    with pytest.raises(BundleError, match=f"{type(bundle).__name__} is not a path; give a folder made by"):
+        edge.load(bundle)
 
 
 def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
@@ -141,10 +192,11 @@ def test_an_array_of_thresholds_may_be_reused_by_the_caller(classifier: edge.Cla
         ([], "got 0 thresholds for 3 exits"),
         (0.5, "got 1 thresholds for 3 exits"),
         ([0.5, 0.5, 0.5], "got 3 thresholds for 3 exits"),
-        ([float("nan"), 0.5], "threshold 0 is nan; give a finite number of 0 or more"),
+        ([float("nan"), 0.5], "threshold 0 is nan; give a confidence from 0 to 1"),
         ([0.5, float("inf")], "threshold 1 is inf"),
         ([0.5, 1e39], "threshold 1 is inf"),
         ([-0.1, 0.5], "threshold 0 is -0.1"),
+        ([0.9, 80], "threshold 1 is 80.0; give a confidence from 0 to 1, such as 0.9 for 90 %, or 2 to never exit"),
         (None, "got 1 thresholds for 3 exits"),
         (["high", "low"], r"thresholds are \['high', 'low'\]; give 2 numbers"),
         ([[0.5], [0.5, 0.5]], r"thresholds are .*; give 2 numbers"),

@@ -16,7 +16,7 @@ from PIL import Image
 import edge
 from edge.bundle.bundle import Bundle
 from edge.errors import SourceError
-from edge.inference.classifier import MAX_BATCH
+from edge.inference.classifier import READ_AHEAD
 from tests.support.commands import ROOT, random_frames
 from tests.support.front_door import assert_equal_predictions
 
@@ -84,15 +84,21 @@ def test_predictions_do_not_change_the_image(classifier: edge.Classifier, pictur
 NO_IMAGES = [
     pytest.param("nowhere.png", "there is no image nowhere.png", id="missing file"),
     pytest.param(Path("nowhere.png"), "there is no image nowhere.png", id="missing path"),
-    pytest.param(ROOT, "there is no image", id="folder"),
-    pytest.param(ROOT / "Makefile", "Makefile cannot be read as an image", id="text file"),
-    pytest.param(None, "NoneType is not an image; give .*OpenCV returns None for files that it cannot read", id="None"),
+    pytest.param(ROOT / "docs", "docs is a folder; .* classify the folder with `Classifier.stream`", id="folder"),
+    pytest.param(Path("/dev/null"), "null is not a file; give an image file, or", id="device"),
+    pytest.param(ROOT / "Makefile", "Makefile cannot be read as an image: .*; give an image file; classify", id="text"),
+    pytest.param(ROOT / "docs/digits.mp4", "decode; give an image file; classify videos with", id="video"),
+    pytest.param(
+        None, "None is not an image: OpenCV returns it for files that it cannot read; check the path", id="None"
+    ),
     pytest.param(7, "int is not an image; give a file, a NumPy array or a PIL image", id="number"),
     pytest.param([[0, 0], [0, 0]], "list is not an image; give a file, a NumPy array or a PIL image", id="list"),
-    pytest.param(np.zeros((8, 8, 3)), r"shape \(8, 8, 3\), dtype float64; this bundle reads 8-bit images", id="float"),
+    pytest.param(np.zeros((8, 8, 3)), r"\(8, 8, 3\), dtype float64; .*; convert values from 0 to 1", id="float"),
     pytest.param(np.zeros((8, 8), np.uint16), r"dtype uint16; this bundle reads 8-bit images", id="uint16"),
     pytest.param(np.zeros((8, 8), bool), r"dtype bool; this bundle reads 8-bit images", id="bool"),
-    pytest.param(np.zeros((1, 16, 16), np.uint8), r"shape \(1, 16, 16\), dtype uint8", id="channels first"),
+    pytest.param(np.zeros((3, 16, 16), np.uint8), r"\(3, 16, 16\), .*image.transpose\(1, 2, 0\)", id="channels first"),
+    pytest.param(np.zeros((16, 16, 1), np.uint8), r"\(16, 16, 1\), .*image\[:, :, 0\]", id="gray with channel"),
+    pytest.param(np.zeros((2, 8, 8, 3), np.uint8), r"\(2, 8, 8, 3\), .*with `predict_batch`", id="several images"),
     pytest.param(np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)", id="empty"),
     pytest.param(
         edge.Frame(np.zeros((8, 8), np.uint8), edge.PixelFormat.BGR), r"BGR frame has shape \(8, 8\)", id="form"
@@ -114,6 +120,25 @@ def test_an_image_that_cannot_be_classified_is_refused_in_plain_words(
     assert classifier.predict(picture) == expected
 
 
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        ("seven.png", "str"),
+        (Path("seven.png"), "Path|PosixPath"),
+        (np.zeros((16, 16), np.uint8), "ndarray"),
+        (np.zeros((16, 16, 3), np.uint8), "ndarray"),
+        (edge.Frame(np.zeros((16, 16), np.uint8), edge.PixelFormat.GRAY), "Frame"),
+        (Image.new("RGB", (16, 16)), "Image"),
+        (None, "NoneType"),
+        (7, "int"),
+    ],
+)
+def test_a_single_image_is_not_a_batch(images: Any, kind: str, classifier: edge.Classifier) -> None:
+    message = f"predict_batch classifies several images, got ({kind}); give a list, or call `predict`"
+    with pytest.raises(SourceError, match=message):
+        classifier.predict_batch(images)
+
+
 def test_a_damaged_image_is_refused(classifier: edge.Classifier, picture: NDArray[np.uint8], tmp_path: Path) -> None:
     content = cv2.imencode(".png", picture)[1].tobytes()
     (tmp_path / "damaged.png").write_bytes(content[: len(content) // 2])
@@ -121,13 +146,13 @@ def test_a_damaged_image_is_refused(classifier: edge.Classifier, picture: NDArra
         classifier.predict(tmp_path / "damaged.png")
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 2 * MAX_BATCH + 2])
+@pytest.mark.parametrize("count", [0, 1, 3, 2 * READ_AHEAD + 2])
 def test_a_batch_gives_the_predictions_of_single_images_in_order(
     count: int, classifier: edge.Classifier, digits: NDArray[np.uint8]
 ) -> None:
     predictions = classifier.predict_batch(digits[:count])
     assert_equal_predictions(predictions, [classifier.predict(pixels) for pixels in digits[:count]])
-    if count > MAX_BATCH:
+    if count > READ_AHEAD:
         assert {prediction.exit_index for prediction in predictions} == {0, 1, 2}
 
 
@@ -151,15 +176,15 @@ def test_a_batch_from_an_iterator_holds_few_images_in_memory(
 
     def images() -> Iterator[NDArray[np.uint8]]:
         nonlocal alive, most
-        for pixels in digits[: 4 * MAX_BATCH]:
+        for pixels in digits[: 4 * READ_AHEAD]:
             image = pixels.copy()
             weakref.finalize(image, forget)
             alive += 1
             most = max(most, alive)
             yield image
 
-    assert len(classifier.predict_batch(images())) == 4 * MAX_BATCH
-    assert most <= 2 * MAX_BATCH
+    assert len(classifier.predict_batch(images())) == 4 * READ_AHEAD
+    assert most <= 2 * READ_AHEAD
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])

@@ -35,11 +35,11 @@ from tests.support.networks import (
     INPUT,
     PRECISIONS,
     Compiled,
+    compile_graph,
     compiled,
-    decided_and_cut,
     multi_exit_graph,
     random_images,
-    written,
+    write_precision,
 )
 
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
@@ -157,7 +157,7 @@ def tiny(tmp_path: Path) -> Callable[[Compiled, str], Case]:
     """Return a function that makes a case of a tiny network."""
 
     def make(network: Compiled, precision: str) -> Case:
-        spec = written(tmp_path / "bundle", network, precision)
+        spec = write_precision(tmp_path / "bundle", network, precision)
         frames = [frame_from_array(image, "array") for image in random_images(12)]
         return case_of(tmp_path / "bundle", tmp_path, spec, INPUT, network.whole, frames)
 
@@ -349,4 +349,4 @@ def with_nan_logit(graph: MultiExitGraph, exit_index: int) -> Compiled:
     value = numpy_helper.to_array(bias).copy()
     value[1] = np.nan
     bias.CopyFrom(numpy_helper.from_array(value, name))
-    return decided_and_cut(damaged)
+    return compile_graph(damaged)

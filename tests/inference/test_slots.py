@@ -149,7 +149,7 @@ def test_a_failing_engine_raises_and_the_next_frame_is_classified() -> None:
     assert chain.classifier.predict_batch([number(2)]) == [expected]
 
 
-@pytest.mark.parametrize("image", [None, 7, [[0.0]]])
+@pytest.mark.parametrize("image", [7, [[0.0]], object()])
 def test_an_image_of_another_type_is_refused(image: Any) -> None:
     with pytest.raises(
         SourceError, match=f"{type(image).__name__} is not an image; give a file, a NumPy array or a PIL"
@@ -251,5 +251,5 @@ def test_a_label_that_the_bundle_does_not_have_is_an_error(label: int) -> None:
 
 
 def test_a_batch_of_one_file_name_is_refused() -> None:
-    with pytest.raises(SourceError, match=r"picture\.png is one image"):
+    with pytest.raises(SourceError, match="predict_batch classifies several images, got str"):
         FakeChain().classifier.predict_batch("picture.png")

@@ -3,33 +3,33 @@
 import logging
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
+import numpy as np
 import pytest
 
-from edge.decision import Prediction
+from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Event, Message, Observation
-from edge.live.outputs.base import MAX_QUEUED, OutputQueue
+from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, Output, OutputQueue
+from tests.support import observations
 
 
 def observation(index: int) -> Observation:
-    return Observation(
-        source="test://", time=datetime(2026, 1, 1, tzinfo=timezone.utc), position=None, frame_index=index,
-        prediction=Prediction("7", 7, 0.9, 0, 0.8), age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5, infer_ms=1.0,
-        dropped=0, skipped=0, damaged=0,
-    )  # fmt: skip
+    return observations.observation(index / 30, frame_index=index)
 
 
 def event(label: str) -> Event:
     return Event("entered", "test://", datetime(2026, 1, 1, tzinfo=timezone.utc), label, 7, None)
 
 
-class Recorder:
+class Recorder(Output):
     """An output that keeps its messages, and waits before each call while `gate` is closed."""
 
-    name, wants_frames = "recorder", False
+    name = "recorder"
 
     def __init__(self) -> None:
+        self.wants_frames = False
         self.messages: list[Message] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -102,3 +102,47 @@ def test_a_failing_output_is_reported_once_and_goes_on(caplog: pytest.LogCapture
             called = queue.failed
         queue.close()
     assert caplog.text.count("disk full") == 1
+
+
+def test_few_frames_wait_for_a_late_output_and_messages_without_do_not_replace_them() -> None:
+    recorder = Recorder()
+    recorder.wants_frames = True
+    recorder.gate.clear()
+    queue = OutputQueue(recorder)
+    queue.put(event("first"))
+    frame, copied = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY), 0
+    for index in range(5 * MAX_QUEUED_FRAMES):
+        has_frame = queue.wants_frame(observation(index))
+        queue.put(replace(observation(index), frame=frame if has_frame else None))
+        copied += has_frame
+    assert MAX_QUEUED_FRAMES <= copied <= 2 * MAX_QUEUED_FRAMES  # some may have reached the output already
+    assert queue.dropped == 5 * MAX_QUEUED_FRAMES - copied
+    recorder.gate.set()
+    queue.close()
+    given = [message for message in recorder.messages if isinstance(message, Observation)]
+    assert len(given) == 5 * MAX_QUEUED_FRAMES
+    assert sum(message.frame is not None for message in given) == copied
+
+
+def test_an_output_without_frames_asks_for_none() -> None:
+    queue = OutputQueue(Recorder())
+    assert not queue.wants_frame(observation(0))
+    assert queue.dropped == 0
+    queue.close()
+
+
+def test_a_lossless_queue_waits_for_room_for_frames() -> None:
+    recorder = Recorder()
+    recorder.wants_frames = True
+    recorder.gate.clear()
+    queue = OutputQueue(recorder)
+    queue.lossless = True
+    queue.put(event("first"))
+    frame, total = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY), 10 * MAX_QUEUED_FRAMES
+    threading.Timer(0.05, recorder.gate.set).start()
+    for index in range(total):
+        assert queue.wants_frame(observation(index))
+        queue.put(replace(observation(index), frame=frame))
+    queue.close()
+    assert queue.dropped == 0
+    assert sum(isinstance(message, Observation) for message in recorder.messages) == total

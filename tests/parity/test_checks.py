@@ -42,14 +42,14 @@ def test_the_checks_need_a_bundle(checks: str) -> None:
     ("bundle", "backend", "message"),
     [
         (None, "openvino", "argument --backend: invalid choice: 'openvino'"),
-        (None, "tensorrt", "backend tensorrt needs a library that is not installed"),
+        (None, "tensorrt", "backend tensorrt needs a library that cannot be loaded (no libnvinfer)"),
         ("none", "onnxruntime", "there is no bundle at none; make one with"),
     ],
 )
 def test_the_checks_refuse_a_wrong_command_line_before_they_start(
     bundle: str | None, backend: str, message: str, digits_bundle: Bundle, tmp_path: Path
 ) -> None:
-    (tmp_path / "tensorrt.py").write_text("raise ImportError")
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('no libnvinfer', name='tensorrt')")
     words = ("--bundle", bundle or digits_bundle.path, "--backend", backend)
     done = run_checks(CHECKS, *words, python_path=tmp_path)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR

@@ -20,7 +20,7 @@ from edge.inference.base import Slot
 from edge.inference.classifier import Classifier
 from edge.inference.host import HostBatch, HostSlot
 from tests.support.cuda_stand_in import KernelNode, Node, World, require
-from tests.support.networks import INPUT, compiled, random_images, written
+from tests.support.networks import INPUT, compiled, random_images, write_precision
 
 if TYPE_CHECKING:
     from edge.cuda.batch import CudaBatch
@@ -47,7 +47,7 @@ class Network:
     ) -> None:
         """Compile the network, or with `is_whole` the network without early exits as the only segment."""
         self.path, self.world = folder / name, world
-        written_spec = written(self.path, compiled(name, precision), precision)
+        written_spec = write_precision(self.path, compiled(name, precision), precision)
         segments = (written_spec.whole,) if is_whole else written_spec.segments
         self.exits = len(segments)
         temperatures = tuple(0.5 + k for k in range(self.exits))

@@ -194,5 +194,7 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "pip": _check_pip,
     "make": _check_make,
     "apt-get": _ignore,
+    "jetson_clocks": _ignore,
+    "nvpmodel": _ignore,
     "tensorboard": _ignore,
 }

@@ -136,7 +136,9 @@ NETWORKS: dict[str, Callable[[], MultiExitNetwork]] = {
 }
 
 
-def settled(build: Callable[[], MultiExitNetwork], shape: tuple[int, int, int] = INPUT.shape) -> MultiExitNetwork:
+def seeded_network(
+    build: Callable[[], MultiExitNetwork], shape: tuple[int, int, int] = INPUT.shape
+) -> MultiExitNetwork:
     """Return a network in evaluation mode, with seeded weights and batch statistics like those of a trained one."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -161,7 +163,7 @@ def random_images(count: int, seed: int = 0, shape: tuple[int, int, int] = INPUT
 def multi_exit_graph(name: str, precision: str) -> MultiExitGraph:
     """Return one of `NETWORKS` exported, in fp32 or int8. It is shared: change a copy only."""
     if precision == "fp32":
-        return export_onnx(settled(NETWORKS[name]), INPUT)
+        return export_onnx(seeded_network(NETWORKS[name]), INPUT)
     return quantise_int8(multi_exit_graph(name, "fp32"), random_images(32, seed=1), method="max")
 
 
@@ -171,7 +173,7 @@ def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -
     if precision == "fp32":
         spec = replace(INPUT, channels=shape[0], height=shape[1], width=shape[2])
         small = (shape[0], min(shape[1], 64), min(shape[2], 64))
-        return export_onnx(settled(lambda: build_network(backbone, shape[0], 10), small), spec)
+        return export_onnx(seeded_network(lambda: build_network(backbone, shape[0], 10), small), spec)
     fp32, samples = built_in_graph(backbone, shape, "fp32"), random_images(2, seed=1, shape=shape)
     return to_fp16(fp32, samples) if precision == "fp16" else quantise_int8(fp32, samples, method="max")
 
@@ -179,16 +181,16 @@ def built_in_graph(backbone: str, shape: tuple[int, int, int], precision: str) -
 @cache
 def compiled(name: str, precision: str) -> Compiled:
     """Return one of `NETWORKS` with decisions and cut. It is shared: change a copy only."""
-    return decided_and_cut(multi_exit_graph(name, precision))
+    return compile_graph(multi_exit_graph(name, precision))
 
 
-def decided_and_cut(graph: MultiExitGraph) -> Compiled:
+def compile_graph(graph: MultiExitGraph) -> Compiled:
     """Add decisions to a multi-exit graph and cut it."""
     whole = add_decisions(graph)
     return Compiled(whole, cut_segments(whole))
 
 
-def written(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
+def write_precision(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
     """Write a network's ONNX files into a new folder; its thresholds are never reached, its temperatures are 1."""
     folder.mkdir()
     files = write_network(folder, precision, network.segments, whole_network(network.whole))

@@ -9,11 +9,12 @@ from edge.errors import CheckpointError
 from edge.training.backbones import BACKBONES, build_network
 from edge.training.backbones.mobilenet import InvertedResidual
 from edge.training.network import MultiExitNetwork, Stages
-from tests.support.networks import built_in_graph, decided_and_cut, random_images, settled
+from tests.support.networks import built_in_graph, compile_graph, random_images, seeded_network
 
 SHAPES = {
     "cnn": (1, 28, 28),
     "cnn-small": (1, 28, 28),
+    "cnn-deep": (1, 28, 28),
     "resnet18": (3, 96, 96),
     "resnet18-cifar": (3, 32, 32),
     "mobilenet": (3, 64, 64),
@@ -25,7 +26,7 @@ each_backbone = pytest.mark.parametrize("backbone", SHAPES)
 
 
 def network_of(backbone: str) -> MultiExitNetwork:
-    return settled(lambda: build_network(backbone, SHAPES[backbone][0], CLASSES), SHAPES[backbone])
+    return seeded_network(lambda: build_network(backbone, SHAPES[backbone][0], CLASSES), SHAPES[backbone])
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -55,7 +56,7 @@ def test_every_exit_returns_logits_and_a_map_and_early_exits_a_cut(backbone: str
 @pytest.mark.parametrize("size", [5, 8])
 def test_cnns_read_patches_of_a_few_pixels_and_compile(backbone: str, size: int) -> None:
     shape = (30, size, size)
-    whole, segments = decided_and_cut(built_in_graph(backbone, shape, "fp32"))
+    whole, segments = compile_graph(built_in_graph(backbone, shape, "fp32"))
     assert_chain_equals_whole(whole, segments, random_images(3, shape=shape))
 
 
@@ -92,7 +93,7 @@ def test_earlier_truncation_leaves_fewer_weights(backbone: str) -> None:
 
 @pytest.mark.parametrize("exit_index", range(EXITS))
 def test_a_truncated_network_loads_its_own_weights(exit_index: int) -> None:
-    written = settled(lambda: build_network("cnn", 1, CLASSES), SHAPES["cnn"]).truncated(exit_index)
+    written = seeded_network(lambda: build_network("cnn", 1, CLASSES), SHAPES["cnn"]).truncated(exit_index)
     loaded = build_network("cnn", 1, CLASSES, truncated_at=exit_index)
     loaded.load_state_dict(written.state_dict())
     images = torch.from_numpy(random_images(2, shape=SHAPES["cnn"]))
@@ -117,7 +118,7 @@ def test_a_missing_exit_is_refused_with_the_range_of_exits(backbone: str, exit_i
 
 def test_an_unknown_backbone_is_refused_with_the_names_of_all_backbones() -> None:
     with pytest.raises(
-        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, resnet18, .*mobilenet and timm:NAME"
+        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, cnn-deep, resnet18, .*mobilenet and timm:NAME"
     ):
         build_network("vgg", 3, CLASSES)
 
@@ -133,7 +134,7 @@ def test_an_inverted_residual_adds_its_input_only_if_the_shape_stays_the_same() 
 @each_backbone
 def test_chained_segments_of_a_backbone_equal_the_whole_network(backbone: str) -> None:
     shape = SHAPES[backbone]
-    whole, segments = decided_and_cut(built_in_graph(backbone, shape, "fp32"))
+    whole, segments = compile_graph(built_in_graph(backbone, shape, "fp32"))
     assert [list(segment.inputs) for segment in segments] == [
         ["image", "threshold_0"], ["cut_0", "threshold_1"], ["cut_1"],
     ]  # fmt: skip
@@ -142,7 +143,7 @@ def test_chained_segments_of_a_backbone_equal_the_whole_network(backbone: str) -
 
 @each_backbone
 def test_no_segment_of_a_backbone_has_more_than_three_fifths_of_the_macs(backbone: str) -> None:
-    segments = decided_and_cut(built_in_graph(backbone, SHAPES[backbone], "fp32")).segments
+    segments = compile_graph(built_in_graph(backbone, SHAPES[backbone], "fp32")).segments
     macs = [total_macs(segment.model) for segment in segments]
     assert max(macs) <= 0.6 * sum(macs)
     assert macs[0] <= 0.4 * sum(macs)  # otherwise an early exit saves little
@@ -160,6 +161,6 @@ def test_the_mobilenet_needs_less_than_an_eighth_of_a_resnets_macs_per_pixel() -
 def test_nine_tenths_of_a_backbones_convolutions_run_in_int8_in_every_segment(backbone: str) -> None:
     """Including depthwise convolutions and those after an addition."""
     shape = SHAPES[backbone]
-    whole, segments = decided_and_cut(built_in_graph(backbone, shape, "int8"))
+    whole, segments = compile_graph(built_in_graph(backbone, shape, "int8"))
     assert min(int8_macs_share(segment.model) for segment in segments) >= 0.9
     assert_chain_equals_whole(whole, segments, random_images(1, shape=shape))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edge.training.evaluate import accuracies, evaluate, logits_of
 from edge.training.explain import STEPS, consistency, faithfulness
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages
-from tests.support.networks import random_images, settled, tiny_cnn
+from tests.support.networks import random_images, seeded_network, tiny_cnn
 
 Maps = NDArray[np.float32]
 
@@ -177,7 +177,7 @@ def test_faithfulness_follows_the_confidence_in_the_prediction_for_the_whole_ima
 
 
 def test_faithfulness_does_not_modify_images_and_needs_no_gradient() -> None:
-    network = settled(tiny_cnn)
+    network = seeded_network(tiny_cnn)
     images = torch.from_numpy(random_images(4))
     before = images.clone()
     result = faithfulness(network.train(), images)
@@ -191,7 +191,7 @@ def test_faithfulness_does_not_modify_images_and_needs_no_gradient() -> None:
 
 
 def test_evaluation_returns_the_networks_outputs_in_sample_order() -> None:
-    network = settled(tiny_cnn).train()
+    network = seeded_network(tiny_cnn).train()
     images, labels = torch.from_numpy(random_images(7)), torch.arange(7) % 4
     evaluation = evaluate(network, [(images[:3], labels[:3]), (images[3:], labels[3:])])
     assert not network.training
@@ -213,7 +213,7 @@ def test_early_maps_are_resized_to_the_final_map() -> None:
         heads = [AttentionHead(3, 2), AttentionHead(3, 2)]
         return MultiExitNetwork(Stages([nn.Identity(), nn.AvgPool2d(2)]), heads)
 
-    network = settled(build, (3, 8, 8))
+    network = seeded_network(build, (3, 8, 8))
     images = torch.from_numpy(random_images(2, shape=(3, 8, 8)))
     evaluation = evaluate(network, [(images, torch.zeros(2, dtype=torch.int64))])
     with torch.no_grad():

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from edge.errors import DataError
+from edge.frames.open import open_source
 from edge.frames.preprocess import resize
 from edge.training.data import measured_input
 from edge.training.datasets import load_dataset
@@ -116,3 +118,26 @@ def test_a_folder_must_be_given() -> None:
 def test_an_image_size_of_zero_is_refused(pets: Path) -> None:
     with pytest.raises(DataError, match="size of 0 pixels"):
         load_dataset("folder", pets, 0)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_training_and_run_time_see_every_exif_orientation_as_a_viewer_shows_it(suffix: str, tmp_path: Path) -> None:
+    upright = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, -1),
+    }  # fmt: skip
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / "ab"[orientation % 2] / f"{orientation}{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        options = {"lossless": True} if suffix == ".webp" else {"quality": 95}
+        Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])).save(path, exif=exif, **options)
+    images = load_dataset("folder", tmp_path)
+    source = open_source(tmp_path)
+    for index in range(8):
+        frame = source.read(None)
+        assert frame is not None
+        np.testing.assert_array_equal(images.frames[index], frame.pixels)
+        assert np.abs(frame.pixels.astype(int) - upright).mean() <= (10 if suffix == ".jpg" else 0)

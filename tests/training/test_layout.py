@@ -52,13 +52,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (lambda p: split_folders(p, ("val", "test")), "but no folder train"),
         (lambda p: split_folders(p, ("train", "test")) and class_folder(p, ("cat",)), "look like splits .*beside cat"),
         (lambda p: class_folder(p, ("train", "test")), "hold images directly"),
-        (lambda p: split_folders(p, ("val", "valid", "train")), "several folders of a split"),
+        (lambda p: split_folders(p, ("val", "valid", "train")), "several folders for one split"),
         (
             lambda p: split_folders(p, ("train", "val")) and class_folder(p / "val", ("owl",)),
             "val has the classes owl, which .*train lacks",
         ),
         (lambda p: split_folders(p, ("pictures",)), "has only pictures, which has .*give --data .*/pictures"),
-        (lambda p: split_folders(p, ("training_set", "test_set")), "one level further down"),
+        (lambda p: split_folders(p, ("training_set", "test_set")), "one level deeper"),
     ],
     ids=["no train", "beside classes", "no classes", "twice", "other classes", "one level too many", "two folders"],
 )

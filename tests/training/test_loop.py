@@ -170,7 +170,7 @@ def test_every_regime_trains_a_single_exit_network(regime: str, tmp_path: Path) 
 
 
 def test_fewer_epochs_than_phases_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'mixed' has 2 phases .* 1 are too few"):
+    with pytest.raises(DataError, match=r"'mixed' has 2 phases .* got 1; raise --epochs to 2"):
         new_run(tmp_path, regime="mixed", epochs=1)
 
 

@@ -221,7 +221,7 @@ def test_each_of_two_phases_has_half_of_the_epochs(epochs: int, ends: tuple[int,
 
 
 def test_fewer_epochs_than_phases_are_refused() -> None:
-    with pytest.raises(DataError, match=r"'disjoint' has 2 phases .* 1 are too few"):
+    with pytest.raises(DataError, match=r"'disjoint' has 2 phases .* got 1; raise --epochs to 2"):
         phase_ends(REGIMES["disjoint"], Settings(dataset="none", regime="disjoint", epochs=1))
 
 

@@ -24,9 +24,9 @@ def test_each_class_has_its_accuracy_at_every_exit_and_its_mistakes() -> None:
 
 
 @pytest.mark.parametrize(("balance", "remedy"), [(False, "try --balance"), (True, "check the labels")])
-def test_a_network_that_answers_the_majority_is_called_that(balance: bool, remedy: str) -> None:
+def test_a_network_that_predicts_the_majority_gets_a_warning(balance: bool, remedy: str) -> None:
     warning = majority_warning(class_report(logits([0] * 12), LABELS, NAMES), balance=balance)
-    assert "right on 66.7% of the validation images, and always answering 'cat' would be on 66.7%" in warning
+    assert "validation accuracy of 66.7%, and always predicting 'cat' has 66.7%" in warning
     assert remedy in warning
 
 

@@ -124,7 +124,7 @@ def test_a_finished_run_is_reused_and_refused_for_other_settings(folder: Path, c
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     reused = train(SETTINGS, folder)
     assert (reused.settings, reused.metrics, reused.splits) == (SETTINGS, checkpoint.metrics, checkpoint.splits)
-    with pytest.raises(CheckpointError, match="is a finished run of other settings"):
+    with pytest.raises(CheckpointError, match="is a finished run with other settings"):
         train(dataclasses.replace(SETTINGS, seed=4), folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -142,7 +142,7 @@ def test_a_nan_loss_stops_with_its_batch_and_epoch(tmp_path: Path) -> None:
 
 
 def test_invalid_settings_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    message = "'disjoint' has 2 phases and needs an epoch for each; 1 are too few"
+    message = "'disjoint' has 2 phases and needs an epoch for each, got 1; raise --epochs to 2"
     with pytest.raises(DataError, match=message):
         train(dataclasses.replace(SETTINGS, regime="disjoint", epochs=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()

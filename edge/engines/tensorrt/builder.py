@@ -1,7 +1,7 @@
 """Segment to TensorRT or TensorRT-RTX engine, built in the calling process.
 
-The same code serves TensorRT 10.3 to 11 and TensorRT-RTX 1. Precision is in the ONNX file; strongly typed networks keep
-it.
+The same code supports TensorRT 10.3 to 11 and TensorRT-RTX 1. The ONNX file defines the precision, which strongly typed
+networks keep.
 """
 
 import importlib
@@ -17,14 +17,14 @@ from edge.storage import write_file
 
 WORKSPACE_BYTES = 1 << 30
 DYNAMIC_BATCH = (1, 8, MAX_BATCH)
-"""Minimum, optimum and maximum of the optimization profile where the batch is not pinned."""
+"""Minimum, optimum and maximum batch of the optimization profile for any batch."""
 OPTIONS = {"workspace_bytes": str(WORKSPACE_BYTES), "free_batch": str(DYNAMIC_BATCH), "revision": "1"}
 """Part of an engine's cache key. Raise the revision when `_create_config` changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRtBuild:
-    """A build order with the library and the GPU to build for. It travels to another process."""
+    """A build order with the library and the GPU to build for. Picklable, for the build process."""
 
     library: str
     """The module: `tensorrt` or `tensorrt_rtx`."""
@@ -57,7 +57,7 @@ def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
     log = error_logger(trt)
     try:
         builder = trt.Builder(log)
-    except TypeError as error:  # pybind11 raises it where the library returns no builder
+    except TypeError as error:  # pybind11 raises it if the library returns no builder
         raise build_error(build, "cannot create a builder", log.last_error) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, log, build)
@@ -76,7 +76,7 @@ def build_error(build: TensorRtBuild, failure: str, reason: str) -> EngineError:
     version = importlib.import_module(build.library).__version__
     return EngineError(
         f"{build.library} {version} {failure}: {reason} (segment {build.order.segment}); compile the bundle with the "
-        "tool versions of constraints.txt, leave this precision out, or run with --backend onnxruntime"
+        "tool versions of constraints.txt, use another precision, or run with --backend onnxruntime"
     )
 
 
@@ -108,7 +108,7 @@ def _create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build:
 
 
 def _create_profile(builder: Any, network: Any, batch: int | None) -> Any:
-    """Return an optimization profile that pins the batch, or lets it range over `DYNAMIC_BATCH`."""
+    """Return an optimization profile for one batch size, or for `DYNAMIC_BATCH` if `batch` is None."""
     batches = DYNAMIC_BATCH if batch is None else (batch,) * 3
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
@@ -119,7 +119,7 @@ def _create_profile(builder: Any, network: Any, batch: int | None) -> Any:
 
 
 def _load_timing_cache(config: Any, build: TensorRtBuild) -> None:
-    """Set the timing cache of earlier builds, or an empty one where it is damaged or another version's."""
+    """Set the timing cache of earlier builds, or an empty one if it is damaged or of another version."""
     path = build.order.timing_cache
     for content in (path.read_bytes() if path.exists() else b"", b""):
         cache = config.create_timing_cache(content)
@@ -137,7 +137,7 @@ def _write_layers(trt: ModuleType, log: Any, build: TensorRtBuild) -> None:
     """Write the engine's layers as JSON. TensorRT-RTX may be unable to read an engine that is for another GPU."""
     try:
         engine = trt.Runtime(log).deserialize_cuda_engine(build.order.engine.read_bytes())
-    except TypeError:  # pybind11 raises it where the library returns no runtime, as without a driver
+    except TypeError:  # pybind11 raises it if the library returns no runtime, as without a driver
         engine = None
     if engine is not None:
         inspector = engine.create_engine_inspector()

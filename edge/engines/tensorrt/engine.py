@@ -11,14 +11,14 @@ from edge.cuda import get_runtime
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 
-BATCH_HINT = "engines loaded with batch=None take several images"
+BATCH_HINT = "load the engine with batch=None for several images"
 
 
 def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec) -> "TensorRtEngine":
     """Load an engine onto the GPU in this machine.
 
     Raises:
-        EngineError: there is no GPU, the engine was built for another GPU or version, or it is not this segment's.
+        EngineError: there is no GPU, or the engine was built for another GPU, version or segment.
     """
     with get_runtime().context.activate(f"loading the engine of {spec.file}"):
         return TensorRtEngine(trt, file, spec)
@@ -36,13 +36,13 @@ class TensorRtEngine:
             spec: The segment it was built from.
 
         Raises:
-            EngineError: the engine was built for another GPU or version, or its tensors are not the segment's.
+            EngineError: the engine was built for another GPU, version or segment.
         """
         self._segment, self._log, self._input_mode = spec.file, error_logger(trt), trt.TensorIOMode.INPUT
         try:
             self._runtime = trt.Runtime(self._log)
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
-        except TypeError:  # pybind11 raises it where the library returns no runtime
+        except TypeError:  # pybind11 raises it if the library returns no runtime
             self._engine = None
         if self._engine is None:
             raise EngineError(
@@ -72,7 +72,7 @@ class TensorRtEngine:
         context = self._new_context(addresses)
         dynamic = [name for name in self._inputs() if min(self._engine.get_tensor_shape(name)) < 0]
         if not dynamic:
-            raise EngineError(f"the engine of {self._segment} takes one image only; {BATCH_HINT}")
+            raise EngineError(f"the engine of {self._segment} was built for one image per call; {BATCH_HINT}")
 
         def enqueue(stream: int, samples: int) -> None:
             for name in dynamic:
@@ -82,7 +82,7 @@ class TensorRtEngine:
         return enqueue
 
     def _check_tensors(self, trt: ModuleType, spec: SegmentSpec) -> None:
-        """Compare names and types with the segment's: slots allocate memory by the segment's."""
+        """Compare names and types with the segment's, for which slots allocate memory."""
         types = {
             trt.DataType.FLOAT: "float32",
             trt.DataType.HALF: "float16",
@@ -106,7 +106,9 @@ class TensorRtEngine:
     def _new_context(self, addresses: Mapping[str, int]) -> Any:
         context = self._engine.create_execution_context()  # without a runtime config TensorRT-RTX captures no graphs
         if context is None:
-            raise self._error("gets no execution context, most likely for lack of memory")
+            raise self._error(
+                "cannot create an execution context, most likely for lack of memory", "close other programs"
+            )
         for name in self._names:
             if not context.set_tensor_address(name, addresses[name]):
                 raise self._error(f"does not accept the address of {name}")
@@ -121,8 +123,8 @@ class TensorRtEngine:
             hint = f"; {BATCH_HINT}" if samples > 1 else ""
             raise self._error(f"does not accept {name} with shape {shape}{hint}")
 
-    def _error(self, failure: str) -> EngineError:
-        return EngineError(f"the engine of {self._segment} {failure}: {self._log.last_error}; see `edge doctor`")
+    def _error(self, failure: str, remedy: str = "see `edge doctor`") -> EngineError:
+        return EngineError(f"the engine of {self._segment} {failure}: {self._log.last_error}; {remedy}")
 
 
 def _listed(tensors: set[tuple[str, str]]) -> str:

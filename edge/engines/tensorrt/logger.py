@@ -8,7 +8,7 @@ def error_logger(trt: ModuleType) -> Any:
     """Return a logger that keeps the last error as `last_error` and prints nothing."""
 
     class ErrorLogger(trt.ILogger):  # type: ignore[misc, name-defined]  # the base class is known at run time only
-        """Keeps the last error for our own messages."""
+        """Keeps the last error for error messages."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

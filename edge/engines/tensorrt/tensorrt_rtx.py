@@ -16,13 +16,13 @@ DEFAULT_TARGET = "ampere and later"
 
 
 class TensorRtRtx:
-    """Builds segments for a compute capability, and runs them on such a GPU."""
+    """Builds segments for a compute capability, and runs them on a GPU that has it."""
 
     name = "tensorrt-rtx"
     device: DeviceKind = "cuda"
 
     def __init__(self, target: str | None = None) -> None:
-        """Set the GPU to build for, such as `sm89`; None builds for all RTX GPUs from Ampere on.
+        """Set the GPU to build for, such as `sm89`; None builds for Ampere and all later RTX GPUs.
 
         Raises:
             EngineError: this version does not build for that GPU.
@@ -49,7 +49,7 @@ def _compute_capability(target: str) -> str:
     supported = [member for member in trt.ComputeCapability.__members__ if re.fullmatch(r"SM\d+", member)]
     if name not in supported:
         raise EngineError(
-            f"TensorRT-RTX {trt.__version__} does not build for {target!r}; "
-            f"it builds for {', '.join(supported).lower()}"
+            f"TensorRT-RTX {trt.__version__} does not build for {target!r}; choose one of "
+            f"{', '.join(supported).lower()}"
         )
     return name

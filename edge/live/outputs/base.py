@@ -2,11 +2,11 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Protocol
 
 from edge.errors import one_line
 from edge.live.messages import Message, Observation
@@ -14,34 +14,44 @@ from edge.live.messages import Message, Observation
 MAX_QUEUED = 256
 """Messages that wait for an output; further ones replace the oldest, which are counted as dropped."""
 MAX_QUEUED_FRAMES = 4
-"""The same for outputs that receive frames, which are large."""
+"""Frames that wait for an output, which are large; further ones are not copied, and are counted as dropped."""
 MIN_INTERVAL_S = 0.02
 """Least time between two calls: an output of thousands of messages a second writes them in blocks."""
+STUCK_S = 10.0
+"""Longest wait for room in a lossless queue; after it, the output is stuck and messages are dropped."""
 CLOSE_LIMIT_S = 0.5
 """Longest wait at the end for an output that hangs."""
 
 log = logging.getLogger(__name__)
 
 
-class Output(Protocol):
+class Output(ABC):
     """Receiver of messages, called by a thread of its own: it may block or raise without harm to the pipeline."""
 
     name: str
     """Name in the log and in metrics."""
-    wants_frames: bool
-    """True to receive a copy of every frame with its observation."""
+    wants_frames = False
+    """True to receive a copy of the frame with every observation, or with those it chooses."""
 
-    def open(self) -> None:
+    def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - not abstract: most outputs need it not
+        """Receive the queues of all outputs, to report their drops and failures."""
+
+    def open(self) -> None:  # noqa: B027
         """Open files or connections that must be there from the start. Called before the first message.
 
         Raises:
-            EdgeError: it cannot be used as configured; the run does not start.
+            EdgeError: the output cannot be used as configured; the run does not start.
         """
 
-    def write(self, messages: Sequence[Message]) -> None:
-        """Write messages, in their order. What it raises is logged once per kind, and the run goes on."""
+    def chooses(self, observation: Observation) -> bool:
+        """Check that the frame of an observation is needed. Called by the pipeline, before it copies the frame."""
+        return True
 
-    def close(self) -> None:
+    @abstractmethod
+    def write(self, messages: Sequence[Message]) -> None:
+        """Write messages, in their order. An exception is logged, and the run continues; a lossless run ends."""
+
+    def close(self) -> None:  # noqa: B027
         """Write the rest and release everything. Idempotent; takes no longer than `CLOSE_LIMIT_S`."""
 
 
@@ -59,34 +69,60 @@ class OutputQueue:
         """Messages dropped, since the output was late."""
         self.failed = 0
         """Calls of the output that raised an exception."""
-        self._max_queued = MAX_QUEUED_FRAMES if output.wants_frames else MAX_QUEUED
+        self.lossless = False
+        """True if no message may be lost: wait for room as long as the output is not stuck, and keep its error."""
+        self.error: Exception | None = None
+        """First exception of a lossless queue."""
         self._queued: deque[Message] = deque()
+        self._queued_frames = 0
         self._changed, self._closing = threading.Condition(), False
         self._last_error = ""
         output.open()
         self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
         self._thread.start()
 
-    @property
-    def has_room(self) -> bool:
-        """True while a frame would not replace another, so that it is worth a copy."""
-        return len(self._queued) < self._max_queued
+    def wants_frame(self, observation: Observation) -> bool:
+        """Check that the output needs the frame of an observation, and has room.
+
+        Without room the frame is counted as dropped; a lossless queue waits for room.
+        """
+        if not self.output.wants_frames or not self.output.chooses(observation):
+            return False
+        with self._changed:
+            if not self._has_room_for_frame() and self.lossless:
+                self.lossless = self._changed.wait_for(self._has_room_for_frame, STUCK_S)
+            has_room = self._has_room_for_frame()
+            self.dropped += not has_room
+        return has_room
 
     def put(self, message: Message) -> None:
-        """Queue a message, without waiting. In a full queue it replaces the oldest observation."""
+        """Queue a message. In a full queue it replaces the oldest observation, or waits if the queue is lossless.
+
+        Raises:
+            Exception: the queue is lossless, and the output failed.
+        """
+        if self.error is not None:
+            raise self.error
         with self._changed:
-            if len(self._queued) >= self._max_queued:
+            if len(self._queued) >= MAX_QUEUED and self.lossless:
+                self.lossless = self._changed.wait_for(lambda: len(self._queued) < MAX_QUEUED, STUCK_S)
+            if len(self._queued) >= MAX_QUEUED:
                 self.dropped += 1
                 self._drop_oldest()
             self._queued.append(message)
-            if len(self._queued) == 1:
-                self._changed.notify()
+            self._queued_frames += _has_frame(message)
+            if len(self._queued) == 1 or self._is_due():
+                self._changed.notify_all()
 
-    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """Write the queued messages and close the output; one that hangs is left behind. Idempotent."""
+    def end(self) -> None:
+        """Let the output write the queued messages and close, without waiting. Idempotent."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
+        """End the output and wait for it; if it hangs, it is left behind. Idempotent."""
+        self.end()
         self._thread.join(limit_s)
         if self._thread.is_alive():
             log.warning("output %s hangs; %d messages are lost", self.output.name, len(self._queued))
@@ -95,19 +131,27 @@ class OutputQueue:
         """Drop the oldest observation, or the oldest message where all are events."""
         for index, message in enumerate(self._queued):
             if isinstance(message, Observation):
+                self._queued_frames -= _has_frame(message)
                 del self._queued[index]
                 return
         self._queued.popleft()
+
+    def _has_room_for_frame(self) -> bool:
+        return self._queued_frames < MAX_QUEUED_FRAMES
+
+    def _is_due(self) -> bool:
+        return self._closing or len(self._queued) >= MAX_QUEUED or not self._has_room_for_frame()
 
     def _work(self) -> None:
         written_at = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queued or self._closing)
-                if not self._closing:
-                    self._changed.wait_for(lambda: self._closing, written_at + MIN_INTERVAL_S - monotonic())
+                self._changed.wait_for(self._is_due, written_at + MIN_INTERVAL_S - monotonic())
                 messages, closing = list(self._queued), self._closing
                 self._queued.clear()
+                self._queued_frames = 0
+                self._changed.notify_all()
             if messages:
                 self._call(partial(self.output.write, messages))
             if closing:
@@ -116,12 +160,19 @@ class OutputQueue:
             written_at = monotonic()
 
     def _call(self, work: Callable[[], object]) -> None:
-        """Call the output; an exception is counted, and logged where it differs from the last."""
+        """Call the output; an exception is counted, and kept or logged where it differs from the last."""
         try:
             work()
         except Exception as error:
             self.failed += 1
+            if self.lossless:
+                self.error = self.error or error
+                return
             reason = f"{type(error).__name__}: {error}"
             if reason != self._last_error:
                 log.warning("output %s failed (%s); the run goes on", self.output.name, one_line(reason))
             self._last_error = reason
+
+
+def _has_frame(message: Message) -> bool:
+    return isinstance(message, Observation) and message.frame is not None

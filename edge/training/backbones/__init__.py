@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from edge.errors import CheckpointError
-from edge.training.backbones.cnn import build_cnn, build_small_cnn
+from edge.training.backbones.cnn import build_cnn, build_deep_cnn, build_small_cnn
 from edge.training.backbones.mobilenet import build_mobilenet
 from edge.training.backbones.resnet import build_resnet18, build_resnet18_cifar
 from edge.training.backbones.timm import PREFIX, build_timm
@@ -12,11 +12,12 @@ from edge.training.network import MultiExitNetwork
 BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {
     "cnn": build_cnn,
     "cnn-small": build_small_cnn,
+    "cnn-deep": build_deep_cnn,
     "resnet18": build_resnet18,
     "resnet18-cifar": build_resnet18_cifar,
     "mobilenet": build_mobilenet,
 }
-"""Builders, from the number of input channels and of classes to a network."""
+"""Builders by name; each takes the numbers of input channels and classes."""
 
 
 def build_network(backbone: str, channels: int, classes: int, truncated_at: int | None = None) -> MultiExitNetwork:

@@ -1,4 +1,4 @@
-"""Plain convolutional network of the CGT paper's size, for inputs of about 8 to 64 pixels."""
+"""Plain convolutional networks for inputs of about 8 to 64 pixels, among them one of the CGT paper's size."""
 
 from torch import nn
 
@@ -24,15 +24,42 @@ def build_cnn(channels: int, classes: int, width: int = 32) -> MultiExitNetwork:
         ),
         nn.Sequential(conv_bn_relu(2 * width, 4 * width), conv_bn_relu(4 * width, 4 * width)),
     ]
-    first_neck = nn.Sequential(conv_bn_relu(width, width, stride=2), conv_bn_relu(width, 2 * width, stride=2))
-    heads = [
-        AttentionHead(2 * width, classes, first_neck, grid=2, broadcast_1x1=True),
-        AttentionHead(2 * width, classes, conv_bn_relu(2 * width, 2 * width, stride=2), grid=2, broadcast_1x1=True),
-        AttentionHead(4 * width, classes, grid=2),
-    ]
+    heads = [*_early_heads(width, classes), AttentionHead(4 * width, classes, grid=2)]
     return MultiExitNetwork(Stages(stages), heads)
 
 
 def build_small_cnn(channels: int, classes: int) -> MultiExitNetwork:
     """Build the CNN with half the width: a quarter of the computation, a third of the training time."""
     return build_cnn(channels, classes, width=16)
+
+
+def build_deep_cnn(channels: int, classes: int, width: int = 24) -> MultiExitNetwork:
+    """Build a CNN whose exits differ: seven convolutions in three stages, each of which halves the resolution.
+
+    An exit sees about twice as much of the image as the one before it. For inputs from about 16 pixels.
+
+    Args:
+        channels: Channels of the input.
+        classes: Number of classes.
+        width: Output channels of the first stage; the following stages have two and four times as many.
+    """
+    stages = [
+        nn.Sequential(conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2)),
+        nn.Sequential(conv_bn_relu(width, 2 * width, stride=2), conv_bn_relu(2 * width, 2 * width)),
+        nn.Sequential(
+            conv_bn_relu(2 * width, 3 * width),
+            conv_bn_relu(3 * width, 4 * width, stride=2),
+            conv_bn_relu(4 * width, 4 * width),
+        ),
+    ]
+    heads = [*_early_heads(width, classes), AttentionHead(4 * width, classes, grid=2)]
+    return MultiExitNetwork(Stages(stages), heads)
+
+
+def _early_heads(width: int, classes: int) -> list[AttentionHead]:
+    """Return the heads of the first two stages, which have `width` and twice as many channels."""
+    first_neck = nn.Sequential(conv_bn_relu(width, width, stride=2), conv_bn_relu(width, 2 * width, stride=2))
+    return [
+        AttentionHead(2 * width, classes, first_neck, grid=2, broadcast_1x1=True),
+        AttentionHead(2 * width, classes, conv_bn_relu(2 * width, 2 * width, stride=2), grid=2, broadcast_1x1=True),
+    ]

@@ -60,7 +60,7 @@ def _parse_stages(backbone: str, stage_list: str) -> list[int]:
     stages = [int(number) for number in numbers if number.isdecimal()]
     if len(stages) != len(numbers) or stages != sorted(set(stages)) or len(stages) < 2:
         raise CheckpointError(
-            f"invalid feature stages in {backbone!r}; give the stages that exits follow, two or more in rising order, "
+            f"invalid feature stages in {backbone!r}; list two or more stages in ascending order, "
             "as in timm:resnet18:1,2,4"
         )
     return stages
@@ -80,12 +80,12 @@ def published_weights(backbone: str) -> dict[str, Tensor]:
     name = backbone.removeprefix(PREFIX).partition(":")[0]
     if not backbone.startswith(PREFIX):
         raise CheckpointError(
-            f"nobody publishes weights for {backbone!r}; give --pretrained a file, or choose a {PREFIX}NAME backbone"
+            f"timm publishes no weights for {backbone!r}; give --pretrained a file, or choose a {PREFIX}NAME backbone"
         )
     timm = _import_timm()
     try:
         weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # of huggingface_hub, its HTTP library, the file system, or timm without weights
+    except Exception as error:  # from huggingface_hub, its HTTP library, the file system, or timm
         raise CheckpointError(
             f"timm's weights of {name!r} cannot be loaded ({type(error).__name__}: {error}); they are downloaded from "
             "huggingface.co: check the network, or give --pretrained a file that you copied here"
@@ -94,7 +94,7 @@ def published_weights(backbone: str) -> dict[str, Tensor]:
 
 
 def native_size(network: MultiExitNetwork) -> int | None:
-    """Return the image size that a timm model was made for; None for other backbones."""
+    """Return a timm model's native image size; None for other backbones."""
     model = getattr(network.backbone, "model", None)
     configuration = getattr(getattr(model, "model", model), "pretrained_cfg", None) or {}
     size = configuration.get("input_size")
@@ -129,7 +129,7 @@ def _create_model(name: str, channels: int, stages: Sequence[int] | None) -> nn.
         )
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"timm's {name} has no features of stages {stages}: {error or type(error).__name__}; "
+            f"timm's {name} does not have the feature stages {stages}: {error or type(error).__name__}; "
             f"`timm.create_model({name!r}, features_only=True).feature_info` lists its stages"
         ) from error
     return model

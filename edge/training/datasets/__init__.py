@@ -8,7 +8,7 @@ from edge.errors import DataError
 from edge.training.datasets.base import LabelledImages
 
 Loader = Callable[[Path | None, int | None], LabelledImages]
-"""Loads a dataset from a folder, if the user named one, at an image size, if the user chose one."""
+"""Takes the folder and the image size; None for the dataset's defaults."""
 
 
 def load_dataset(

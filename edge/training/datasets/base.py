@@ -37,13 +37,13 @@ class LabelledImages:
     digests: Sequence[str]
     """Content digest of each sample."""
     fixed_splits: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
-    """Indices of splits that are given, such as the test split of the dataset's authors; the others are drawn."""
+    """Predefined splits, such as the authors' test split, as sample indices; the other splits are drawn."""
     from_files: bool = False
-    """True if an access decodes a file; worker processes may then do it."""
+    """True if an access decodes a file, which worker processes can do in parallel."""
     mirror: bool = False
-    """True if a mirrored image still belongs to its class, so that training may mirror it."""
+    """True if mirroring keeps the class of an image; training then mirrors at random."""
     notes: tuple[str, ...] = ()
-    """Sentences about files that were left out, or look wrong, and why."""
+    """Messages about files that were left out or look wrong."""
 
 
 def content_digests(frames: Frames) -> list[str]:

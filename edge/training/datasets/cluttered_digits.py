@@ -23,10 +23,10 @@ SEED = 2014
 """Of the frames, which are the same for every seed of training."""
 SHARES = {"test": 0.15, "thresholds": 0.15, "calibration": 0.05, "validation": 0.05}
 """Share of each class's digits for each purpose; training gets the rest."""
-FRAMES_PER_DIGIT = {"test": 6, "thresholds": 8, "calibration": 3, "validation": 2, "train": 4}
+FRAMES_PER_DIGIT = {"test": 12, "thresholds": 12, "calibration": 3, "validation": 2, "train": 4}
 
-EASINESS, TRAINING_EASINESS = 4.0, 1.5
-"""Difficulties are uniform numbers raised to this power: half of them are below 0.06, in training below 0.35."""
+EASINESS, TRAINING_EASINESS = 2.5, 1.5
+"""Difficulties are uniform numbers raised to this power: half of them are below 0.18, in training below 0.35."""
 DIGIT_SIZE = (0.9, 0.45)
 """Size of the digit as a share of the frame's, from the easiest frame to the hardest."""
 DIGIT_CONTRAST = (1.0, 0.8)

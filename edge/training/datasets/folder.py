@@ -16,7 +16,7 @@ from edge.training.datasets.layout import images_by_split
 
 SIZE = 64
 MAX_NAMED = 20
-"""Files that one message names."""
+"""Largest number of files that a message lists."""
 
 
 class ImageFiles:
@@ -44,11 +44,11 @@ class ImageFiles:
 
 
 def load(path: Path | None, image_size: int | None, *, skip_bad: bool = False) -> LabelledImages:
-    """Return the colour images of a folder, which the network reads at 64x64 (or `image_size`) pixels.
+    """Return the colour images of a folder, for a network input of 64x64 (or `image_size`) pixels.
 
-    Subfolders are classes, in the order of their names, with all images in and below them. Where they are called
-    train, val and test, they are these splits, and their subfolders the classes. Hidden files and folders are skipped.
-    Every image is decoded once here, so that damaged ones are reported before a long training.
+    Subfolders are classes, sorted by name, with all images in and below them. Subfolders named train, val and test are
+    splits, and their subfolders are the classes. Hidden files and folders are skipped. Every image is decoded once
+    here, so that damaged ones are reported before a long training.
 
     Raises:
         DataError: the folder is missing or has fewer than two classes, a class has no images, or an image is damaged
@@ -102,7 +102,7 @@ class _Checked(NamedTuple):
     digests: list[str]
     """Of the files that can be read."""
     bad: dict[int, str]
-    """Reason by index of a file that cannot be read."""
+    """Reasons why files cannot be read, by index."""
     uniform: list[Path]
     """Images of a single colour, such as those of a covered camera."""
 
@@ -144,6 +144,6 @@ def _check_two_classes(paths: Sequence[Path], labels: NDArray[np.int64], digests
 
 
 def _first(texts: Sequence[str]) -> str:
-    """Return the first texts of many."""
+    """Join the first texts and count the others."""
     more = f"; and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
     return "; ".join(texts[:MAX_NAMED]) + more

@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 from edge.errors import DataError
-from edge.frames.files import IMAGE_SUFFIXES
+from edge.frames.images import IMAGE_SUFFIXES
 from edge.frames.labelled import class_folders
 
 LAYOUT = "give --data a folder with a subfolder of images for each class"
@@ -12,9 +12,9 @@ SPLITS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Purpose of a split's folder by its name."""
+"""Split by the name of its folder."""
 UNPRINTABLE = ("Cc", "Cs")
-"""Unicode's categories of control characters and surrogates, which stand for bytes that are no UTF-8."""
+"""Unicode's categories of control characters and surrogates, which stand for bytes that are not UTF-8."""
 
 ClassImages = dict[str, list[Path]]
 """Image files of each class."""
@@ -44,9 +44,9 @@ def images_by_split(folder: Path | None) -> dict[str, ClassImages]:
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folder of each split; none if the subfolders are classes.
+    """Return the folder of each split; empty if the subfolders are classes.
 
-    A folder named `train` with images directly in it is a class: of vehicles, for instance.
+    A folder named `train` with images directly in it is a class, of vehicles for instance.
     """
     subfolders = _subfolders(folder)
     named = {path: SPLITS[path.name.lower()] for path in subfolders if path.name.lower() in SPLITS}
@@ -73,7 +73,8 @@ def _each_once(folder: Path, named: dict[Path, str]) -> dict[str, Path]:
     splits = {purpose: path for path, purpose in named.items()}
     if len(splits) < len(named):
         raise DataError(
-            f"{folder} has several folders of a split among {', '.join(path.name for path in named)}; keep one each"
+            f"{folder} has several folders for one split: {', '.join(path.name for path in named)}; "
+            "keep one for each split"
         )
     if "train" not in splits:
         raise DataError(
@@ -84,7 +85,7 @@ def _each_once(folder: Path, named: dict[Path, str]) -> dict[str, Path]:
 
 
 def _check_depth(folder: Path, subfolders: list[Path]) -> None:
-    """Refuse folders whose classes are one level further down.
+    """Refuse folders whose classes are one level deeper.
 
     Raises:
         DataError: there is a single subfolder and it has several, or all have subfolders of the same names.
@@ -101,8 +102,8 @@ def _check_depth(folder: Path, subfolders: list[Path]) -> None:
     if len(subfolders) > 1 and len(shared) > 1:
         raise DataError(
             f"all of {_listed({path.name for path in subfolders})} in {folder} have the subfolders {_listed(shared)}, "
-            "so that the classes seem to be one level further down; give --data a folder whose subfolders are the "
-            "classes, or call the splits train, val and test"
+            "so the classes seem to be one level deeper; give --data a folder whose subfolders are the classes, or "
+            "name the splits train, val and test"
         )
 
 

@@ -1,7 +1,7 @@
-"""Reads around a cut that can be avoided: cuts in another layout, and batch sizes.
+"""Rewrites that make a segment read its own inputs only, where its stage bypasses a cut.
 
-A segment may read only its own inputs. A transformer's stage reads its tokens where the features handed to the head are
-a map made of them, and reshapes read the batch size of the image.
+A transformer's next stage reads tokens, while the cut is the feature map that the head reads: the cut is moved to the
+tokens. Reshapes read the batch size of the image: they get the batch size of the segment's first input.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,8 @@ LAYOUT_OPS = ("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze
 def move_cuts(graph: MultiExitGraph) -> MultiExitGraph:
     """Return the graph with each cut moved to the tensor that later stages read.
 
-    A cut that is a rearranged copy of that tensor, such as a map of a transformer's tokens, stays in the segment before
-    it. A cut that later stages read around for another reason stays where it is, and cannot be cut.
+    A cut that rearranges this tensor, such as the feature map of a transformer's tokens, becomes part of the segment
+    before it. A cut that later stages bypass for another reason is not moved, and slicing refuses it.
     """
     for k, cut in enumerate(graph.cuts):
         if len(cut) == 1:
@@ -36,7 +36,7 @@ def _later_outputs(graph: MultiExitGraph, k: int) -> list[str]:
 
 
 def _separator(indexed: IndexedGraph, cut: str, later_outputs: Sequence[str]) -> str | None:
-    """Return the tensor, at or before a cut, that separates later outputs from the image; None if there is none."""
+    """Return the tensor, at or before a cut, that separates later outputs from the image; None if none does."""
     name, outputs = cut, {output.name for output in indexed.model.graph.output}
     while name == cut or name not in outputs:
         readers = indexed.data_ancestors(later_outputs, stop=[name])
@@ -50,7 +50,7 @@ def _separator(indexed: IndexedGraph, cut: str, later_outputs: Sequence[str]) ->
 
 
 def _renamed(graph: MultiExitGraph, indexed: IndexedGraph, cut: str, separator: str) -> MultiExitGraph:
-    """Give the name of a cut to another tensor."""
+    """Give a cut's name to another tensor."""
     moved = graph.copy()
     proto = moved.model.graph
     names = {separator: cut, cut: f"{cut}_features"}
@@ -67,14 +67,14 @@ def _renamed(graph: MultiExitGraph, indexed: IndexedGraph, cut: str, separator: 
 
 
 def localise_shapes(graph: MultiExitGraph, cuts: Sequence[Sequence[str]]) -> MultiExitGraph:
-    """Return the graph in which the shapes that a segment computes with are those of its own tensors.
+    """Return the graph in which each segment computes with shapes of its own tensors.
 
-    Reads of another stage's shape, most often the batch size of the image, become reads of the batch size of the
-    segment's first input. Their other sizes are constants.
+    A read of a shape in another segment, most often the image's batch size, becomes a read of the batch size of the
+    segment's first input. Its other sizes are constants.
 
     Args:
         graph: The graph that will be cut.
-        cuts: For each exit but the last, the tensors that are passed on.
+        cuts: Tensors to pass on, for each exit but the last.
     """
     localised = graph.copy()
     for k in range(1, graph.exits):
@@ -85,11 +85,11 @@ def localise_shapes(graph: MultiExitGraph, cuts: Sequence[Sequence[str]]) -> Mul
 
 
 def _localise(model: ModelProto, outputs: Sequence[str], inputs: Sequence[str], suffix: str) -> None:
-    """Make one segment's shapes its own, in place."""
+    """Replace the shapes that one segment reads from others, in place."""
     indexed = IndexedGraph(model)
     members = indexed.data_ancestors(outputs, stop=inputs)
     if any(tensors.IMAGE in node.input and node.op_type != "Shape" for node in members):
-        return  # the segment reads around its cut for another reason; cutting reports it
+        return  # the segment bypasses its cut for another reason, which slicing reports
     own = {name for node in members for name in node.output} | set(inputs)
     foreign = _foreign_shapes(members, own, indexed)
     if not foreign:
@@ -105,7 +105,7 @@ def _localise(model: ModelProto, outputs: Sequence[str], inputs: Sequence[str], 
 
 
 def _foreign_shapes(members: Sequence[NodeProto], own: set[str], indexed: IndexedGraph) -> list[NodeProto]:
-    """Return the nodes, in order, that compute with the shape of a tensor outside the segment, and nothing else."""
+    """Return the nodes, in order, that compute from shapes of tensors outside the segment only."""
     foreign: list[NodeProto] = []
     outputs: set[str] = set()
     for node in members:
@@ -118,14 +118,14 @@ def _foreign_shapes(members: Sequence[NodeProto], own: set[str], indexed: Indexe
 
 
 def _sizes(node: NodeProto, indexed: IndexedGraph) -> list[int | None]:
-    """Return the sizes that a Shape node computes; None for one that is not constant."""
+    """Return the sizes that a Shape node computes; None for symbolic sizes."""
     shape = list(indexed.shape(node.input[0]))
     limits = {attribute.name: attribute.i for attribute in node.attribute}
     return shape[limits.get("start", 0) : limits.get("end", len(shape))]
 
 
 def _is_batch_only(node: NodeProto, indexed: IndexedGraph) -> bool:
-    """Check that of the sizes a Shape node computes only the first of the tensor is not constant."""
+    """Check that a Shape node computes no symbolic size but the batch size."""
     first = {attribute.name: attribute.i for attribute in node.attribute}.get("start", 0) == 0
     sizes = _sizes(node, indexed)
     return None not in (sizes[1:] if first else sizes)
@@ -134,7 +134,7 @@ def _is_batch_only(node: NodeProto, indexed: IndexedGraph) -> bool:
 def _copies(
     node: NodeProto, indexed: IndexedGraph, segment_input: str, suffix: str, model: ModelProto
 ) -> list[NodeProto]:
-    """Return copies, for one segment, of a node that computes shapes; a Shape node reads the segment's input."""
+    """Return a segment's copy of a node that computes shapes; the copy of a Shape node reads the segment's input."""
     name, output = node.name + suffix, node.output[0] + suffix
     if node.op_type != "Shape":
         copy = NodeProto()
@@ -152,7 +152,7 @@ def _copies(
 
 
 def _in_order(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    """Return the nodes with each after those that it reads."""
+    """Return the nodes in topological order."""
     by_name = {node.name: node for node in nodes}
     producer = {output: name for name, node in by_name.items() for output in node.output}
     reads = {name: [producer[read] for read in node.input if read in producer] for name, node in by_name.items()}

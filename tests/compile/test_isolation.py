@@ -13,7 +13,7 @@ from compile.quantise import quantise_int8
 from edge.errors import CheckpointError
 from edge.training.network import AttentionHead, Backbone, MultiExitNetwork, conv_bn_relu
 from tests.compile.test_cut import chain, exit_outputs
-from tests.support.networks import CHANNELS, INPUT, WIDTH, decided_and_cut, random_images, settled
+from tests.support.networks import CHANNELS, INPUT, WIDTH, compile_graph, random_images, seeded_network
 
 
 class Tokens(Backbone):
@@ -56,7 +56,7 @@ NETWORKS = {"tokens": Tokens, "batch": BatchReader}
 
 def graph_of(name: str, precision: str) -> MultiExitGraph:
     heads = [AttentionHead(WIDTH, 4), AttentionHead(WIDTH, 4)]
-    graph = export_onnx(settled(lambda: MultiExitNetwork(NETWORKS[name](), heads)), INPUT)
+    graph = export_onnx(seeded_network(lambda: MultiExitNetwork(NETWORKS[name](), heads)), INPUT)
     samples = random_images(32, seed=1)
     converters = {
         "fp32": lambda: graph,
@@ -69,7 +69,7 @@ def graph_of(name: str, precision: str) -> MultiExitGraph:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_segments_equal_the_network_for_every_batch_size(name: str, precision: str) -> None:
-    whole, segments = decided_and_cut(graph_of(name, precision))
+    whole, segments = compile_graph(graph_of(name, precision))
     assert segments[1].inputs == ("cut_0",)
     for batch in (1, 3):
         values = {"image": random_images(batch), "threshold_0": np.ones(1, np.float32)}
@@ -80,7 +80,7 @@ def test_segments_equal_the_network_for_every_batch_size(name: str, precision: s
 
 
 def test_the_cut_of_tokens_is_all_tokens_and_the_head_reads_them_as_a_map() -> None:
-    _, segments = decided_and_cut(graph_of("tokens", "fp32"))
+    _, segments = compile_graph(graph_of("tokens", "fp32"))
     assert IndexedGraph(segments[0].model).spec("cut_0").shape == (None, 37, WIDTH)
     assert IndexedGraph(segments[0].model).spec("attention_0").shape == (None, 1, 6, 6)
     assert IndexedGraph(segments[1].model).spec("attention_1").shape == (None, 1, 6, 6)

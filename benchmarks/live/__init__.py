@@ -1,0 +1,1 @@
+"""Live classification measured: freshness, throughput, outputs, cameras, recovery, endurance."""

@@ -1,0 +1,101 @@
+"""Throughput with all outputs against throughput without any."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from benchmarks.live.sources import MemorySource
+from edge.errors import EdgeError
+from edge.frames.base import Frame
+from edge.inference.classifier import Classifier
+from edge.live import run
+from edge.live.events import Debouncer
+from edge.live.outputs.base import Output
+from edge.live.outputs.heartbeat import Heartbeat
+from edge.live.outputs.open import open_output
+from edge.live.outputs.terminal import Terminal
+
+ROUNDS, BROKER_START_S = 5, 5.0
+
+
+def outputs_cost(classifier: Classifier, pictures: list[Frame], total: int, folder: Path) -> dict[str, Any]:
+    """Run the same frames without outputs and with all of them, in turns; return the share of throughput they cost."""
+    with broker() as address:
+        without: list[float] = []
+        with_all: list[float] = []
+        for index in range(ROUNDS):
+            for used in (False, True) if index % 2 else (True, False):
+                outputs = all_outputs(folder / str(index), address) if used else []
+                (with_all if used else without).append(seconds(classifier, pictures, total, outputs))
+    ratios = np.array(without) / np.array(with_all)
+    return {
+        "frames": total,
+        "rounds": ROUNDS,
+        "outputs": [type(output).__name__ for output in all_outputs(folder / "names", address)],
+        "frames_per_s_without": total / float(np.median(without)),
+        "outputs_cost": 1 - float(np.median(ratios)),
+        "outputs_cost_min": 1 - float(ratios.max()),
+        "outputs_cost_max": 1 - float(ratios.min()),
+    }
+
+
+def seconds(classifier: Classifier, pictures: list[Frame], total: int, outputs: list[Output]) -> float:
+    """Return the time of a run that drops no frame and does not wait for outputs."""
+    started = perf_counter()
+    source = MemorySource(pictures, 10**9)
+    run(classifier, [source], outputs, policy="latest", new_debouncer=Debouncer, frames=total)
+    return perf_counter() - started
+
+
+def all_outputs(folder: Path, broker_address: str) -> list[Output]:
+    """Return every kind of output."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [str(folder / "lines.jsonl"), str(folder / "video.mp4"), broker_address, "http://127.0.0.1:0"]
+    return [
+        *(open_output(name, overwrite=True) for name in names),
+        Heartbeat(),
+        Terminal(lambda line: None),
+    ]
+
+
+@contextmanager
+def broker() -> Iterator[str]:
+    """Start mosquitto on a free port; yields its address.
+
+    Raises:
+        EdgeError: it is not installed or does not start.
+    """
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        raise EdgeError("there is no MQTT broker to measure with; apt-get install mosquitto")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    with subprocess.Popen([program, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(port)
+            yield f"mqtt://127.0.0.1:{port}/edge"
+        finally:
+            process.terminate()
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until a server of this machine listens.
+
+    Raises:
+        EdgeError: it does not listen in time.
+    """
+    deadline = perf_counter() + BROKER_START_S
+    while perf_counter() < deadline:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise EdgeError(f"nothing listens on port {port} after {BROKER_START_S:.0f} s")

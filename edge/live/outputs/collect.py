@@ -1,0 +1,131 @@
+"""Frames to label: those whose confidence was nearest to a threshold."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edge.frames.base import Frame, PixelFormat
+from edge.live.messages import Message, Observation, iso_time, record
+from edge.live.outputs.base import Output
+from edge.live.reservoir import Reservoir, file_name
+
+MAX_FILES, MAX_BYTES = 500, 1 << 30
+INTERVAL_S = 30.0
+TO_BGR = {PixelFormat.NV12: cv2.COLOR_YUV2BGR_NV12, PixelFormat.BGRX: cv2.COLOR_BGRA2BGR}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The frame nearest to a threshold in the interval that began at `since_s`."""
+
+    observation: Observation
+    frame: Frame
+    margin: float
+    since_s: float
+
+
+class Collector(Output):
+    """An output that collects frames in a folder, at most one in each interval of a source.
+
+    The nearest frames stay in the folder; of a scene that stands still, it has few.
+    """
+
+    name, wants_frames = "collect", True
+
+    def __init__(
+        self,
+        folder: Path,
+        thresholds: Callable[[], Sequence[float]],
+        *,
+        max_files: int = MAX_FILES,
+        max_bytes: int = MAX_BYTES,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """Store the arguments.
+
+        Args:
+            folder: A new or empty folder, or that of an earlier run.
+            thresholds: Returns the classifier's thresholds.
+            max_files: Unsorted files at most.
+            max_bytes: Their size at most.
+            interval_s: Length of an interval. Every image of a folder is an interval of its own.
+        """
+        self._reservoir = Reservoir(folder, max_files, max_bytes)
+        self._thresholds, self._interval_s = thresholds, interval_s
+        self._candidates: dict[str, Candidate] = {}
+
+    def open(self) -> None:
+        """Create or take over the folder.
+
+        Raises:
+            OutputError: it holds something else, or another process collects into it.
+        """
+        self._reservoir.open()
+
+    def chooses(self, observation: Observation) -> bool:
+        """Check that a frame is nearer to a threshold than the one it would replace."""
+        candidate = self._candidates.get(observation.source)
+        if candidate is None or self._is_over(candidate, observation):
+            return self._margin(observation) < self._reservoir.limit
+        return self._margin(observation) < candidate.margin
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Keep the nearest frame of each interval."""
+        self._reservoir.rescan()
+        for message in messages:
+            if isinstance(message, Observation):
+                self._add(message)
+
+    def close(self) -> None:
+        """Save the nearest frames of intervals that are not over. Idempotent."""
+        try:
+            for source in list(self._candidates):
+                self._save(self._candidates.pop(source))
+        finally:
+            self._reservoir.close()
+
+    def _add(self, observation: Observation) -> None:
+        source, now_s = observation.source, observation.timeline_s
+        candidate = self._candidates.get(source)
+        if candidate is not None and self._is_over(candidate, observation):
+            self._save(self._candidates.pop(source))
+            candidate = None
+        if observation.frame is not None and self.chooses(observation):
+            since_s = now_s if candidate is None else candidate.since_s
+            margin = self._margin(observation)
+            self._candidates[source] = Candidate(observation, observation.frame, margin, since_s)
+
+    def _is_over(self, candidate: Candidate, observation: Observation) -> bool:
+        """Check that an observation is not in the interval of a candidate."""
+        passed_s = observation.timeline_s - candidate.since_s
+        return isinstance(observation.position, str) or not 0 <= passed_s < self._interval_s
+
+    def _margin(self, observation: Observation) -> float:
+        """Return the distance of the confidence from the threshold of the exit that answered.
+
+        The last exit has no threshold: there it is the one that the exit before did not reach. A network without early
+        exits has none at all, and its least confident predictions are collected.
+        """
+        prediction, thresholds = observation.prediction, self._thresholds()
+        threshold = thresholds[min(prediction.exit_index, len(thresholds) - 1)] if thresholds else 0.0
+        return abs(prediction.confidence - threshold)
+
+    def _save(self, candidate: Candidate) -> None:
+        observation, margin = candidate.observation, candidate.margin
+        suffix, content = encode(candidate.frame)
+        name = file_name(observation.prediction.label, margin, iso_time(observation.time), suffix)
+        self._reservoir.add(margin, name, content, record(observation))
+
+
+def encode(frame: Frame) -> tuple[str, bytes]:
+    """Return a frame as a file without loss, by suffix and content: a PNG image, or an array."""
+    if frame.format is PixelFormat.ARRAY:
+        content = BytesIO()
+        np.save(content, frame.pixels, allow_pickle=False)
+        return ".npy", content.getvalue()
+    pixels = cv2.cvtColor(frame.pixels, TO_BGR[frame.format]) if frame.format in TO_BGR else frame.pixels
+    return ".png", cv2.imencode(".png", pixels)[1].tobytes()

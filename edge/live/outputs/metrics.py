@@ -1,0 +1,137 @@
+"""Metrics for Prometheus at `/metrics`, and health at `/healthz`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from time import monotonic
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from edge.live.health import health
+from edge.live.messages import Message
+from edge.live.outputs.base import Output, OutputQueue
+from edge.live.statistics import LATENCY_BOUNDS_MS, SourceStatistics, Statistics
+from edge.live.web import WebServer
+
+BOUNDS_S = tuple(str(bound / 1e3) for bound in LATENCY_BOUNDS_MS)
+
+
+class Metrics(Output):
+    """An output that serves metrics and health over HTTP."""
+
+    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
+        """Prepare the server.
+
+        Args:
+            host: Address to listen on; others than this machine reach it only where it is not a loopback address.
+            port: Port; 0 takes a free one.
+            timeout_s: Seconds without a result after which a source is unhealthy.
+        """
+        self.statistics = Statistics()
+        self._collector, self._timeout_s = StatisticsCollector(self.statistics), timeout_s
+        self._registry = CollectorRegistry()
+        self._registry.register(self._collector)
+        ProcessCollector(registry=self._registry)
+        self._server = WebServer(host, port, [Route("/metrics", self._metrics), Route("/healthz", self._health)])
+        self.name = self._server.url
+
+    def watch(self, queues: Sequence[OutputQueue]) -> None:
+        """Report drops and failures of these outputs, too."""
+        self._collector.queues = queues
+
+    def open(self) -> None:
+        """Start the server.
+
+        Raises:
+            OutputError: the address cannot be listened on.
+        """
+        self._server.start()
+        self.name = self._server.url
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Count messages."""
+        self.statistics.add(messages)
+
+    def close(self) -> None:
+        """Stop the server. Idempotent."""
+        self._server.stop()
+
+    async def _metrics(self, request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._registry), headers={"content-type": content_type})
+
+    async def _health(self, request: Request) -> Response:
+        now = health(self.statistics, self._timeout_s)
+        return JSONResponse(now.to_json(), status_code=200 if now.is_healthy else 503)
+
+
+class StatisticsCollector(Collector):
+    """Statistics as metric families, made when Prometheus asks."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        """Read these statistics."""
+        self.queues: Sequence[OutputQueue] = ()
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metric families."""
+        with self._statistics.sources() as sources:
+            yield from _counters(sources)
+            yield from _exits_and_events(sources)
+            yield from _times(sources)
+        yield _family("edge_output_dropped", "Messages dropped, since the output was late", "output",
+                      ((queue.output.name, queue.dropped) for queue in self.queues))  # fmt: skip
+        yield _family("edge_output_failures", "Calls of the output that failed", "output",
+                      ((queue.output.name, queue.failed) for queue in self.queues))  # fmt: skip
+
+
+def _counters(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
+    for name, help_text in (
+        ("frames", "Classified frames"),
+        ("dropped", "Frames dropped, since inference was late"),
+        ("skipped", "Frames that the trigger left out"),
+        ("damaged", "Damaged frames or files left out"),
+        ("reconnects", "Connections to the source after the first"),
+    ):
+        title = f"edge_{name}" if name in ("frames", "reconnects") else f"edge_frames_{name}"
+        yield _family(title, help_text, "source", ((key, getattr(each, name)) for key, each in sources.items()))
+
+
+def _exits_and_events(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
+    exits = CounterMetricFamily("edge_exits", "Classified frames by the exit that answered", labels=("source", "exit"))
+    events = CounterMetricFamily("edge_events", "States that began or ended", labels=("source", "event", "label"))
+    for name, source in sources.items():
+        for index, count in sorted(source.exits.items()):
+            exits.add_metric((name, str(index)), count)
+        for (kind, label), count in source.events.items():
+            events.add_metric((name, kind, label), count)
+    yield exits
+    yield events
+
+
+def _times(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("edge_source_connected", "1 while the source gives frames", labels=("source",))
+    age = GaugeMetricFamily(
+        "edge_frame_age_seconds", "Time since the capture of the newest classified frame", labels=("source",)
+    )
+    latency = HistogramMetricFamily("edge_latency_seconds", "From capture to prediction", labels=("source",))
+    for name, source in sources.items():
+        connected.add_metric((name,), source.status == "connected")
+        if source.captured_s is not None:
+            age.add_metric((name,), monotonic() - source.captured_s)
+        buckets = zip((*BOUNDS_S, "+Inf"), accumulate(source.latency_counts), strict=True)
+        latency.add_metric((name,), list(buckets), source.latency_sum_ms / 1e3)
+    yield from (connected, age, latency)
+
+
+def _family(name: str, help_text: str, label: str, values: Iterable[tuple[str, Any]]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=(label,))
+    for key, value in values:
+        family.add_metric((key,), value)
+    return family

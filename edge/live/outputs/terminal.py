@@ -1,0 +1,38 @@
+"""Messages for people."""
+
+from collections.abc import Callable, Sequence
+
+from edge.live.messages import Event, Message, Observation, SourceChange, iso_time
+from edge.live.outputs.base import Output
+
+
+class Terminal(Output):
+    """An output of events for people. It formats; the caller prints. Changes of sources are in the log already."""
+
+    name = "terminal"
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        """Store the function that prints a line."""
+        self._write_line = write_line
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Print a line for each event."""
+        for message in messages:
+            if isinstance(message, Event):
+                self._write_line(f"{iso_time(message.time)} {message.source}: {describe(message)}")
+
+
+def describe(message: Message) -> str:
+    """Return a message in words, without its time and source."""
+    if isinstance(message, Observation):
+        prediction = message.prediction
+        return f"{prediction.label} {prediction.probability:.0%} at exit {prediction.exit_index}"
+    if isinstance(message, Event):
+        duration = "" if message.duration_s is None else f" after {message.duration_s:.1f} s"
+        return f"{message.kind} {message.label}{duration}"
+    return _describe_change(message)
+
+
+def _describe_change(change: SourceChange) -> str:
+    reason = f": {change.reason}" if change.reason else ""
+    return f"{change.status}{reason}" + (f" (reconnects: {change.reconnects})" if change.reconnects else "")

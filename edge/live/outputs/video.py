@@ -1,0 +1,196 @@
+"""Annotated video: frames with their label, probability and exit, as H.264 in a file that a kill leaves playable."""
+
+import logging
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import cv2
+from numpy.typing import NDArray
+
+from edge.errors import OutputError
+from edge.frames.base import Frame, PixelFormat
+from edge.live.messages import Message, Observation
+from edge.live.outputs.base import Output
+from edge.live.outputs.terminal import describe
+
+CODEC = "libx264"
+CODEC_OPTIONS = {"preset": "superfast", "tune": "zerolatency", "crf": "26", "g": "15"}
+CONTAINER_OPTIONS = {
+    "movflags": "empty_moov+default_base_moof+skip_trailer",  # the trailer's index would grow in memory
+    "frag_duration": "1000000",
+    "flush_packets": "1",
+}
+"""A fragment is written every second, and all before it are playable."""
+MAX_RATE = 15
+"""Frames a second of the source's time, at most: encoding takes as long as a small network."""
+MIN_SIDE, MAX_SIDE = 320, 1280
+"""Frames whose longer side is shorter or longer are scaled."""
+MAX_OTHER_SIZE = MAX_RATE
+"""Consecutive frames of another size that are scaled to the file's; the next begins a new file."""
+TIME_BASE = Fraction(1, 1000)
+TO_BGR = {
+    PixelFormat.NV12: cv2.COLOR_YUV2BGR_NV12,
+    PixelFormat.BGRX: cv2.COLOR_BGRA2BGR,
+    PixelFormat.GRAY: cv2.COLOR_GRAY2BGR,
+}
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+log = logging.getLogger(__name__)
+
+
+class Video(Output):
+    """An output of annotated video: a file for each source, and a new one where the size of its frames changes."""
+
+    wants_frames = True
+
+    def __init__(self, path: Path) -> None:
+        """Write to a path that ends in `.mp4`, or where it exists `NAME-2.mp4`, and so on: no file is replaced."""
+        self.name = f"video {path}"
+        self._path = path
+        self._due_s: dict[str, float] = {}
+        self._files: dict[str, VideoFile] = {}
+
+    def open(self) -> None:
+        """Check that the folder and the encoder are there.
+
+        Raises:
+            OutputError: one is missing.
+        """
+        if not self._path.parent.is_dir():
+            raise OutputError(f"there is no folder {self._path.parent}; create it")
+        if CODEC not in av.codecs_available:
+            raise OutputError(f"PyAV {av.__version__} cannot encode H.264; install it with pip install av")
+
+    def chooses(self, observation: Observation) -> bool:
+        """Choose frames of `MAX_RATE`, on average where they come unevenly. Called once for each observation."""
+        now_s, due_s = observation.timeline_s, self._due_s.get(observation.source, 0.0)
+        interval_s = 1 / MAX_RATE
+        if due_s - interval_s <= now_s < due_s:
+            return False
+        is_steady = due_s <= now_s < due_s + interval_s
+        self._due_s[observation.source] = (due_s if is_steady else now_s) + interval_s
+        return True
+
+    def write(self, messages: Sequence[Message]) -> None:
+        """Encode chosen frames."""
+        for message in messages:
+            if isinstance(message, Observation) and message.frame is not None:
+                self._add(message, annotated(message.frame, describe(message)))
+
+    def close(self) -> None:
+        """Finish the files. Idempotent."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _add(self, observation: Observation, picture: NDArray[Any]) -> None:
+        source = observation.source
+        file = self._files.get(source)
+        if file is not None and file.is_outgrown_by(picture):
+            self._files.pop(source).close()
+            file = None
+        if file is None:
+            path = free_path(self._path)
+            log.info("%s is recorded to %s", source, path)
+            file = self._files[source] = VideoFile(path, picture.shape[:2], source)
+        file.write(picture, observation.timeline_s)
+
+
+class VideoFile:
+    """A video of pictures of one size."""
+
+    def __init__(self, path: Path, size: tuple[int, ...], title: str) -> None:
+        """Create a file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._size, self._others = size, 0
+        self._started_s, self._last_pts = 0.0, -1
+        self._container = av.open(str(path), "w", format="mp4", options=CONTAINER_OPTIONS)
+        self._container.metadata["title"] = title
+        self._stream = cast(av.VideoStream, self._container.add_stream(CODEC, rate=MAX_RATE, options=CODEC_OPTIONS))
+        self._stream.height, self._stream.width = size
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = TIME_BASE
+        self._stream.codec_context.thread_count = 1
+
+    def is_outgrown_by(self, picture: NDArray[Any]) -> bool:
+        """Check that pictures have had another size for so long that they need another file."""
+        self._others = self._others + 1 if picture.shape[:2] != self._size else 0
+        return self._others > MAX_OTHER_SIZE
+
+    def write(self, picture: NDArray[Any], time_s: float) -> None:
+        """Append a picture of a moment; where time went back, it follows at once.
+
+        Raises:
+            OSError: it cannot be written or encoded.
+        """
+        if picture.shape[:2] != self._size:
+            picture = cv2.resize(picture, self._size[::-1])
+        if self._last_pts < 0:
+            self._started_s = time_s
+        frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+        frame.pts = self._last_pts = max(round((time_s - self._started_s) * 1000), self._last_pts + 1)
+        frame.time_base = TIME_BASE
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            if self._last_pts >= 0:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+
+def annotated(frame: Frame, text: str) -> NDArray[Any]:
+    """Return a frame as a BGR picture of even size with a text at the top.
+
+    Raises:
+        OutputError: the frame is no picture.
+    """
+    if frame.format is PixelFormat.ARRAY:
+        raise OutputError("frames of this source are arrays, which cannot be recorded; leave the video output out")
+    height, width = frame.size
+    scale = min(max(1.0, MIN_SIDE / max(height, width)), MAX_SIDE / max(height, width))
+    size = (_even(width * scale), _even(height * scale))
+    pixels = cv2.cvtColor(frame.pixels, TO_BGR[frame.format]) if frame.format in TO_BGR else frame.pixels
+    if scale > 1:
+        picture = cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
+    elif size != (width, height):
+        picture = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    else:
+        picture = pixels  # a copy already
+    draw(picture, text)
+    return picture
+
+
+def draw(picture: NDArray[Any], text: str) -> None:
+    """Write a text at the top of a BGR picture, as large as fits. OpenCV's font has ASCII only."""
+    text = unicodedata.normalize("NFKD", text).encode("ascii", "replace").decode()
+    (width, height), _ = cv2.getTextSize(text, FONT, 1, 2)
+    scale = min((picture.shape[1] - 8) / width, picture.shape[0] / 12 / height)
+    place, thickness = (4, 4 + round(height * scale)), max(1, round(2 * scale))
+    for colour, extra in (((0, 0, 0), 2), ((255, 255, 255), 0)):
+        cv2.putText(picture, text, place, FONT, scale, colour, thickness + extra, cv2.LINE_AA)
+
+
+def free_path(path: Path) -> Path:
+    """Create an empty file under the first free name: that of the path, or with a number."""
+    for number in count(1):
+        numbered = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        try:
+            numbered.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return numbered
+    raise AssertionError("unreachable")
+
+
+def _even(length: float) -> int:
+    return max(16, round(length / 2) * 2)

@@ -1,0 +1,89 @@
+"""The run of a standing installation: sources to observations and events, and these to outputs."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+
+from edge.frames.base import FrameSource
+from edge.inference.classifier import Classifier
+from edge.inference.pipeline import Policy
+from edge.live.events import Debouncer
+from edge.live.hub import Hub
+from edge.live.messages import Message
+from edge.live.outputs.base import CLOSE_LIMIT_S, STUCK_S, Output
+from edge.live.sources import open_live, public_names
+from edge.live.triggers import Trigger
+from edge.live.worker import OnMessage, RunState, SourceWorker
+from edge.progress import OnProgress, ignore_progress
+
+STOP_LIMIT_S = 0.4
+"""Longest wait at the end for sources that hang in a read."""
+
+
+def ignore_message(message: Message) -> None:
+    """Do nothing."""
+
+
+def run(
+    classifier: Classifier,
+    sources: Sequence[str | int | Path | FrameSource],
+    outputs: Sequence[Output] = (),
+    *,
+    policy: Policy | None = None,
+    new_trigger: Callable[[], Trigger] | None = None,
+    new_debouncer: Callable[[], Debouncer] | None = None,
+    frames: int | None = None,
+    give_up_s: float | None = None,
+    skip_bad: bool = False,
+    stop: threading.Event | None = None,
+    on_message: OnMessage = ignore_message,
+    on_progress: OnProgress = ignore_progress,
+) -> None:
+    """Classify the frames of all sources until they end, or until `stop` is set.
+
+    Each source has a thread and a state of its own; the engines are shared. Live sources that fail are opened again,
+    and a source that ends in an error does not end the others.
+
+    Args:
+        classifier: Classifier of all frames.
+        sources: Addresses as for `edge.open_source`, or open sources; all are closed at the end.
+        outputs: Receivers of all messages, closed at the end. None of them slows the run, except where no frame may be
+            dropped (policy `all`, and finite sources by default): there the run waits for late ones.
+        policy: Treatment of late frames, as for `Classifier.stream`.
+        new_trigger: Makes the trigger of each source; by default every frame is classified.
+        new_debouncer: Makes the rule by which predictions of each source become events; by default there are none.
+        frames: Observations of all sources together to stop after.
+        give_up_s: Seconds without a frame after which a live source is lost; by default it is never given up.
+        skip_bad: Leave damaged images and video frames out, as for `edge.open_source`.
+        stop: Ends the run from another thread, within about a second.
+        on_message: Receives every message before the outputs do, in the thread of its source.
+        on_progress: Receives the progress of each source, some times a second.
+
+    Raises:
+        SourceError: a source cannot be opened or failed; raised when the others have ended.
+        EdgeError: an output or an engine cannot be used.
+    """
+    stop = stop or threading.Event()
+    hub = Hub(outputs)
+    state = RunState(hub, stop, on_message, on_progress, frames)
+    workers = [SourceWorker(name, classifier, policy, state) for name in public_names(sources)]
+    limit_s = CLOSE_LIMIT_S
+    try:
+        for source, worker in zip(sources, workers, strict=True):
+            opened = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
+            if policy == "all" or not (policy or opened.is_live):
+                hub.require_all()
+            worker.start(opened, None if new_debouncer is None else new_debouncer())
+        for worker in workers:
+            worker.join()
+        limit_s = STUCK_S
+    finally:
+        stop.set()
+        deadline = monotonic() + STOP_LIMIT_S
+        for worker in workers:
+            worker.join(max(0.0, deadline - monotonic()))
+        hub.close(limit_s)
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error

@@ -1,0 +1,77 @@
+"""Live sources: opened by address, with everything that keeps them alive."""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from edge.frames.address import SourceAddress, parse_address, public_address
+from edge.frames.base import FrameSource
+from edge.frames.guarded import START_LIMIT_S
+from edge.frames.open import open_address
+from edge.frames.stream_properties import LIVE_SCHEMES
+from edge.live.reconnect import STALL_S, OnChange, ReconnectingSource
+from edge.live.triggers import Trigger, Triggered
+
+CONNECT_S = 1.0
+"""Seconds to wait at the start for a stream, so that a wrong address is refused before the run begins."""
+
+
+def public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]:
+    """Return the names of sources in messages; those that differ only in a secret get a number."""
+    names: list[str] = []
+    for source in sources:
+        name = public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
+
+
+def open_live(
+    source: str | int | Path | FrameSource,
+    stop: threading.Event,
+    on_change: OnChange,
+    new_trigger: Callable[[], Trigger] | None,
+    *,
+    give_up_s: float | None,
+    skip_bad: bool,
+) -> FrameSource:
+    """Open a source that comes back after faults. Files and other finite sources, and open ones, stay as they are.
+
+    Args:
+        source: An address, or an open source.
+        stop: Ends a read that waits, within 50 ms; the source then has no more frames.
+        on_change: Called when the source comes, goes, or gives a frozen picture.
+        new_trigger: Makes the trigger of the source; None hands every frame on.
+        give_up_s: Seconds without a frame after which the source is lost for good; None waits for ever.
+        skip_bad: Leave damaged files and frames of finite sources out.
+
+    Raises:
+        AddressError: the source can never work as it is addressed.
+        UnavailableError: a library or a permission is missing.
+        SourceError: a finite source cannot be opened.
+    """
+    opened: FrameSource
+    if not isinstance(source, str | int | Path):
+        opened = source
+    elif (address := parse_address(str(source))).is_finite:
+        opened = open_address(address, skip_bad=skip_bad)
+    else:
+        opened = _connected(address, stop, on_change, give_up_s=give_up_s, skip_bad=skip_bad)
+    return opened if new_trigger is None else Triggered(opened, new_trigger())
+
+
+def _connected(
+    address: SourceAddress, stop: threading.Event, on_change: OnChange, *, give_up_s: float | None, skip_bad: bool
+) -> ReconnectingSource:
+    source = ReconnectingSource(
+        partial(open_address, address, skip_bad=skip_bad),
+        address.public,
+        stop=stop,
+        stall_s=address.options.timeout_s or STALL_S,
+        give_up_s=give_up_s,
+        on_change=on_change,
+    )
+    # Other servers may send a file, which ends: the treatment of late frames depends on it.
+    source.connect(CONNECT_S if address.scheme in LIVE_SCHEMES else START_LIMIT_S)
+    return source

@@ -1,0 +1,82 @@
+"""Counts and times of each source, from the messages to an output."""
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from edge.live.messages import Event, Message, Observation, SourceStatus
+
+LATENCY_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 33, 66, 125, 250, 500, 1000, 2000)
+
+
+@dataclass(slots=True)
+class SourceStatistics:
+    """Counts and times of a source since the start; counters never fall."""
+
+    frames: int = 0
+    """Classified frames."""
+    dropped: int = 0
+    skipped: int = 0
+    damaged: int = 0
+    reconnects: int = 0
+    exits: Counter[int] = field(default_factory=Counter)
+    """Classified frames by exit index."""
+    events: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Events by kind and label."""
+    latency_counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS_MS) + 1))
+    """Classified frames up to each of `LATENCY_BOUNDS_MS`, and above the last."""
+    latency_sum_ms: float = 0.0
+    status: SourceStatus = "connected"
+    reason: str = ""
+    """Why it is not connected."""
+    captured_s: float | None = None
+    """Capture of the newest classified frame, on the monotonic clock; None before the first."""
+    answered_s: float | None = None
+    """Arrival of the newest result, on the same clock."""
+
+
+class Statistics:
+    """Statistics of all sources; one thread adds messages, others read."""
+
+    def __init__(self) -> None:
+        """Start without sources."""
+        self.started_s = monotonic()
+        self._sources: dict[str, SourceStatistics] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def sources(self) -> Iterator[dict[str, SourceStatistics]]:
+        """Yield the statistics by source; none changes meanwhile."""
+        with self._lock:
+            yield self._sources
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Count messages."""
+        now_s = monotonic()
+        with self._lock:
+            for message in messages:
+                source = self._sources.get(message.source)
+                if source is None:
+                    source = self._sources[message.source] = SourceStatistics()
+                if isinstance(message, Observation):
+                    _add_observation(source, message, now_s)
+                elif isinstance(message, Event):
+                    source.events[message.kind, message.label] += 1
+                else:
+                    source.status, source.reason = message.status, message.reason
+                    source.reconnects = max(source.reconnects, message.reconnects)
+
+
+def _add_observation(source: SourceStatistics, observation: Observation, now_s: float) -> None:
+    source.frames += 1
+    source.dropped = max(source.dropped, observation.dropped)
+    source.skipped = max(source.skipped, observation.skipped)
+    source.damaged = max(source.damaged, observation.damaged)
+    source.exits[observation.prediction.exit_index] += 1
+    source.latency_counts[bisect_left(LATENCY_BOUNDS_MS, observation.latency_ms)] += 1
+    source.latency_sum_ms += observation.latency_ms
+    source.captured_s, source.answered_s = observation.captured_s, now_s

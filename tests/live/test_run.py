@@ -1,0 +1,195 @@
+"""Runs: several sources, events, outputs, limits and ends."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import edge
+from edge.errors import OutputError, SourceLostError
+from edge.frames.base import Frame, PixelFormat
+from edge.live import run
+from edge.live.events import Debouncer
+from edge.live.messages import Event, Message, Observation
+from edge.live.outputs.base import Output
+from edge.live.triggers import Every
+from tests.support.commands import TIMEOUT_S, wait_until
+
+
+class ArraySource:
+    """Frames of an array; may fail or wait at its end."""
+
+    def __init__(self, frames: NDArray[np.uint8], *, is_live: bool = False, fails: Exception | None = None) -> None:
+        self.is_live, self.frames = is_live, None
+        self.is_closed = False
+        self._frames, self._fails = iter(frames), fails
+
+    def read(self, out: Frame | None) -> Frame | None:
+        assert not self.is_closed
+        pixels = next(self._frames, None)
+        if pixels is None and self._fails:
+            raise self._fails
+        return None if pixels is None else Frame(pixels, PixelFormat.GRAY)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class EndlessSource(ArraySource):
+    """The same frame for ever."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        super().__init__(pixels[None], is_live=True)
+        self._pixels = pixels
+
+    def read(self, out: Frame | None) -> Frame | None:
+        assert not self.is_closed
+        return Frame(self._pixels, PixelFormat.GRAY)
+
+
+class Recorder(Output):
+    """An output that keeps its messages."""
+
+    name = "recorder"
+
+    def __init__(self, *, wants_frames: bool = False, refuses: Exception | None = None) -> None:
+        self.wants_frames = wants_frames
+        self.messages: list[Message] = []
+        self.is_closed = False
+        self._refuses = refuses
+
+    def open(self) -> None:
+        if self._refuses:
+            raise self._refuses
+
+    def write(self, messages: Sequence[Message]) -> None:
+        assert not self.is_closed
+        self.messages += messages
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def observations(self) -> list[Observation]:
+        return [message for message in self.messages if isinstance(message, Observation)]
+
+    @property
+    def events(self) -> list[Event]:
+        return [message for message in self.messages if isinstance(message, Event)]
+
+
+def test_every_output_gets_every_frame_of_a_finite_source(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    outputs = [Recorder(), Recorder()]
+    source = ArraySource(np.tile(digits, (3, 1, 1)))
+    run(classifier, [source], outputs)
+    expected = [classifier.predict(pixels).label for pixels in digits] * 3
+    for output in outputs:
+        assert [observation.prediction.label for observation in output.observations] == expected
+        assert [observation.frame_index for observation in output.observations] == list(range(len(expected)))
+        assert output.is_closed
+    assert source.is_closed
+
+
+def test_several_sources_are_answered_independently(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
+    class First(ArraySource):
+        pass
+
+    class Second(ArraySource):
+        pass
+
+    output = Recorder()
+    run(classifier, [First(digits[:50]), Second(digits[50:80])], [output])
+    for name, frames in (("First", digits[:50]), ("Second", digits[50:80])):
+        mine = [observation for observation in output.observations if observation.source == name]
+        assert [observation.prediction.label for observation in mine] == [classifier.predict(f).label for f in frames]
+
+
+def test_frames_are_copied_for_the_outputs_that_want_them_only(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    with_frames, without = Recorder(wants_frames=True), Recorder()
+    run(classifier, [ArraySource(digits)], [with_frames, without])
+    copies = [observation for observation in with_frames.observations if observation.frame is not None]
+    assert copies
+    for observation in copies:
+        assert observation.frame is not None
+        assert (observation.frame.pixels == digits[observation.frame_index]).all()
+    assert all(observation.frame is None for observation in without.observations)
+
+
+def test_events_follow_the_predictions_that_decide_them(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
+    labels = [classifier.predict(pixels).label for pixels in digits]
+    first = digits[0]
+    second = digits[next(index for index, label in enumerate(labels) if label != labels[0])]
+    output = Recorder()
+    source = ArraySource(np.stack([first] * 5 + [second] * 5))
+    run(classifier, [source], [output], new_debouncer=lambda: Debouncer(3, 5))
+    states = [(event.kind, event.label) for event in output.events]
+    second_label = classifier.predict(second).label
+    assert states == [("entered", labels[0]), ("left", labels[0]), ("entered", second_label), ("left", second_label)]
+    entered = output.messages.index(output.events[0])
+    assert isinstance(output.messages[entered - 1], Observation)
+    assert output.messages[entered - 1].frame_index == 2
+
+
+def test_frames_that_the_trigger_leaves_out_are_counted_as_skipped(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    output = Recorder()
+    run(classifier, [ArraySource(digits)], [output], new_trigger=lambda: Every(3600))
+    assert [observation.frame_index for observation in output.observations] == [0]
+    assert output.observations[-1].dropped == 0
+
+
+@pytest.mark.parametrize("sources", [1, 3])
+def test_a_run_stops_after_the_given_number_of_frames(
+    sources: int, classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    output = Recorder()
+    run(classifier, [EndlessSource(digits[0]) for _ in range(sources)], [output], frames=25, policy="all")
+    assert len(output.observations) == 25
+
+
+def test_another_thread_can_stop_a_run(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
+    output, stop, before = Recorder(), threading.Event(), set(threading.enumerate())
+    source = EndlessSource(digits[0])
+    thread = threading.Thread(target=run, args=(classifier, [source], [output]), kwargs={"stop": stop})
+    thread.start()
+    wait_until(lambda: output.observations, "the first observation")
+    stop.set()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert output.is_closed
+    assert source.is_closed
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_source_that_fails_does_not_end_the_others(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
+    output = Recorder()
+    lost = ArraySource(digits[:3], fails=SourceLostError("the camera was unplugged"))
+    with pytest.raises(SourceLostError, match="the camera was unplugged"):
+        run(classifier, [lost, ArraySource(digits)], [output])
+    assert len(output.observations) == 3 + len(digits)
+
+
+def test_an_output_that_cannot_be_opened_ends_the_run_before_it_starts(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    first, second = Recorder(), Recorder(refuses=OutputError("the broker refuses the password"))
+    source = ArraySource(digits)
+    with pytest.raises(OutputError, match="refuses the password"):
+        run(classifier, [source], [first, second])
+    assert first.is_closed
+    assert not first.messages
+
+
+def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8], classifier: edge.Classifier) -> None:
+    broken = ArraySource(digits[:2], fails=RuntimeError("a bug"))
+    endless = EndlessSource(digits[0])
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(classifier, [endless, broken], [Recorder()])
+    assert endless.is_closed
