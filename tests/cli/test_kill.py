@@ -422,7 +422,7 @@ def test_each_line_of_a_run_is_readable_as_soon_as_its_frame_is_classified(
     digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = StandingSource(3)
-    monkeypatch.setattr("edge.cli.run.open_source", lambda name, *, skip_bad: source)
+    monkeypatch.setattr("edge.live.runner.open_live", lambda *words, **options: source)
     words = ("--source", "standing", "--precision", "fp32", "--policy", "all", "--json")
     monkeypatch.setattr(sys, "argv", ["edge", "run", str(digits_bundle.path), *words])
     read_end, write_end = os.pipe()

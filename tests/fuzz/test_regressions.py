@@ -3,7 +3,8 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.fuzz.base import Input, Reader, reader_named
+from tests.fuzz.readers.segments import SegmentReader
 from tests.fuzz.zips import array_file, join_header, zip_of
 
 Content = Callable[[Any], bytes]
@@ -19,9 +21,17 @@ HUGE = 10**400
 
 
 @pytest.fixture
-def reader_of(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Reader]:
+def reader_of(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Reader]]:
     monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "engines"))
-    return lambda name: reader_named(name, base, tmp_path)
+    with ExitStack() as opened:
+
+        def named(name: str) -> Reader:
+            reader = reader_named(name, base, tmp_path)
+            if isinstance(reader, SegmentReader):
+                opened.callback(reader.close)
+            return reader
+
+        yield named
 
 
 def manifest(edit: Callable[[dict[str, Any]], object]) -> Content:

@@ -102,6 +102,10 @@ class SegmentReader:
             for entry in self._entries() - self._known:
                 shutil.rmtree(self._engines / entry)
 
+    def close(self) -> None:
+        """End the process that builds."""
+        self._process.close()
+
     def _share_process(self) -> None:
         """Keep the process that builds, for a while: starting it takes ten times as long as most builds."""
         if self._reads % READS_PER_PROCESS == 0:
