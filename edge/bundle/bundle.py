@@ -29,8 +29,6 @@ __all__ = [
     "write_samples",
 ]
 
-ATTEMPTS = 5
-"""Attempts to open a bundle that other processes replace meanwhile."""
 SAMPLE_DIGESTS = ArraySpec(("u8",), (1,))
 
 
@@ -52,15 +50,14 @@ class Bundle:
         Raises:
             BundleError: the bundle is missing, damaged, or of another version.
         """
-        for _ in range(ATTEMPTS):
-            text = read_manifest(path)
+        try:
+            return _checked(path)
+        except BundleError as error:
             try:
-                return _checked(path, text)
-            except BundleError as error:
-                if read_manifest(path) == text:
-                    raise
-                replaced = error  # the manifest of one bundle, the files of another
-        raise replaced
+                with locked_dir(path):  # another process may have replaced it while it was read
+                    return _checked(path)
+            except (OSError, ValueError):  # there is no such folder
+                raise error from None
 
     def precision(self, name: str) -> PrecisionSpec:
         """Return the specification of one precision.
@@ -149,13 +146,13 @@ class Bundle:
         return read_unchanged(self.path / name, self.manifest.files[name])
 
 
-def _checked(path: Path, text: str) -> Bundle:
-    """Decode and validate a manifest, and check the files that it lists.
+def _checked(path: Path) -> Bundle:
+    """Read and validate a manifest, and check the files that it lists.
 
     Raises:
         BundleError: the manifest is invalid, or a file is missing, damaged or forbidden.
     """
-    manifest = manifest_from_json(text, path / MANIFEST)
+    manifest = manifest_from_json(read_manifest(path), path / MANIFEST)
     for error in validation_errors(manifest):
         raise BundleError(f"{path / MANIFEST}: {error}; compile the bundle again")
     check_files(path, manifest)
