@@ -100,6 +100,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def main() -> int:
+    """Run the campaign or verb of the command line."""
+    arguments = parse_arguments()
+    exit_code: int = arguments.verb(arguments)
+    return exit_code
+
+
 if __name__ == "__main__":
-    parsed = parse_arguments()
-    sys.exit(parsed.verb(parsed))
+    sys.exit(main())
