@@ -1,14 +1,14 @@
-"""Sources that come back: cameras and streams that are absent, die, freeze or return changed."""
+"""Reconnection: cameras and streams that are absent, die, freeze or return changed."""
 
 import logging
 import threading
 from collections.abc import Callable
-from random import uniform
 from time import monotonic
 
 from edge.errors import AddressError, EdgeError, SourceLostError, UnavailableError, one_line
 from edge.frames.base import Frame, FrameSource
 from edge.frames.guarded import START_LIMIT_S, STOP_POLL_S, GuardedSource, StalledError
+from edge.live.backoff import Backoff
 from edge.live.freeze import FreezeDetector
 from edge.live.messages import SourceStatus
 
@@ -32,24 +32,6 @@ log = logging.getLogger(__name__)
 
 def ignore_change(status: SourceStatus, reason: str, reconnects: int) -> None:
     """Do nothing about a change."""
-
-
-class Backoff:
-    """Delays between attempts, which grow and have jitter, so that many clients of a server do not come at once."""
-
-    def __init__(self) -> None:
-        """Start with the shortest."""
-        self._next_s = MIN_DELAY_S
-
-    def reset(self) -> None:
-        """Start again with the shortest."""
-        self._next_s = MIN_DELAY_S
-
-    def delay_s(self, outage_s: float) -> float:
-        """Return the delay before the next attempt, in an outage that lasts so long."""
-        longest_s = min(self._next_s, MAX_DELAY_S if outage_s < PATIENCE_S else MAX_LATE_DELAY_S)
-        self._next_s = 2 * longest_s
-        return longest_s * uniform(0.5, 1)  # noqa: S311 (no secret)
 
 
 class ReconnectingSource:
@@ -78,7 +60,7 @@ class ReconnectingSource:
             name: The source in messages and in the log, without secrets.
             stop: Ends a read that waits, within 50 ms; the source then has no more frames.
             stall_s: Seconds without a frame after which it counts as stalled.
-            give_up_s: Seconds without a frame after which it is lost for good; None waits for ever.
+            give_up_s: Seconds without a frame after which it is lost for good; None waits forever.
             on_change: Called when the status or its reason changes, by the thread that reads.
         """
         self.is_live, self.frames = True, None
@@ -89,7 +71,7 @@ class ReconnectingSource:
         self._stall_s, self._start_s = min(stall_s, self._give_up_s), min(START_LIMIT_S, self._give_up_s)
         self._source: GuardedSource | None = None
         self._left_behind: list[GuardedSource] = []
-        self._backoff, self._freeze = Backoff(), FreezeDetector(FROZEN_S)
+        self._backoff, self._freeze = Backoff(MIN_DELAY_S), FreezeDetector(FROZEN_S)
         self._is_over = self._has_worked = False
         self._change: tuple[SourceStatus | None, str] = (None, "")
         self._works_since = float("inf")
@@ -198,7 +180,9 @@ class ReconnectingSource:
             raise SourceLostError(f"{self._name} gave no frame for {now - started:.0f} s and is given up: {reason}")
         if now - self._works_since > MAX_DELAY_S:
             self._backoff.reset()
-        self._wait(min(self._backoff.delay_s(now - started), self._give_up_s - (now - started)))
+        outage_s = now - started
+        max_delay_s = MAX_DELAY_S if outage_s < PATIENCE_S else MAX_LATE_DELAY_S
+        self._wait(min(self._backoff.delay_s(max_delay_s), self._give_up_s - outage_s))
 
     def _report(self, status: SourceStatus, reason: str) -> None:
         """Log a change, and tell the listener."""

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import random
 import socket
 import ssl
 import threading
@@ -19,6 +18,7 @@ import aiomqtt
 
 from edge.errors import OutputError, one_line
 from edge.frames.address import public_address
+from edge.live.backoff import Backoff
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.outputs.mqtt_topics import OFFLINE, ONLINE, PREDICTION_INTERVAL_S, Outbox, Publication
@@ -57,17 +57,17 @@ def parse_broker(url: str, environment: Mapping[str, str] = os.environ) -> Broke
     it is `edge/` and the name of this machine.
 
     Raises:
-        OutputError: it is no such address.
+        OutputError: the address is invalid.
     """
     usage = "give mqtt://host:port/base/topic, or mqtts:// for TLS"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise OutputError(f"{public_address(url)} is no address of a broker ({error}); {usage}") from None
+        raise OutputError(f"{public_address(url)} is not the address of a broker ({error}); {usage}") from None
     base = unquote(parts.path).strip("/") or f"edge/{socket.gethostname()}"
     if parts.scheme not in PORTS or not parts.hostname or parts.query or "#" in url:
-        raise OutputError(f"{public_address(url)} is no address of a broker; {usage}")
+        raise OutputError(f"{public_address(url)} is not the address of a broker; {usage}")
     if set("+#\0") & set(base):
         raise OutputError(f"{public_address(url)} has a topic with + or #, which nothing can be published to; {usage}")
     return Broker(
@@ -133,18 +133,17 @@ class Mqtt(Output):
 
     async def _serve(self) -> None:
         """Publish over one connection after the other."""
-        backoff_s = MIN_BACKOFF_S
+        backoff = Backoff(MIN_BACKOFF_S)
         while not self._closing.is_set():
             try:
                 async with self._client() as client:
                     self._report_connection()
-                    backoff_s = MIN_BACKOFF_S
+                    backoff.reset()
                     await self._publish(client)
             except Exception as error:
                 self._report_error(error)
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), backoff_s * random.uniform(0.5, 1))  # noqa: S311
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                    await asyncio.wait_for(self._closing.wait(), backoff.delay_s(MAX_BACKOFF_S))
 
     def _client(self) -> aiomqtt.Client:
         broker = self._broker
