@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge.bundle.manifest import InputSpec
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
+from edge.frames.colour import bgr_pixels
 
 
 class Preprocess(Protocol):
@@ -44,7 +45,7 @@ class ImagePreprocess:
         check_image(frame)
         pixels = frame.pixels
         if frame.format is PixelFormat.NV12:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_YUV2BGR_NV12)
+            pixels = bgr_pixels(frame)
         resized = resize(pixels, self._spec)
         if self._spec.colour == "gray":
             gray: NDArray[Any] = resized if resized.ndim == 2 else cv2.cvtColor(resized[:, :, :3], cv2.COLOR_BGR2GRAY)

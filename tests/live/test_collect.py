@@ -158,7 +158,7 @@ def test_sorted_frames_stay_and_leave_room_for_others(tmp_path: Path, monkeypatc
 
 def test_copies_of_a_frame_are_kept_once_also_when_it_was_sorted(tmp_path: Path) -> None:
     [still, other] = every_minute([0.85, 0.81], label="[7]*")
-    again = replace(still, captured_s=200.0, time=other.time)
+    again = replace(still, result=replace(still.result, captured_s=200.0, time=other.time))
     collect(tmp_path, [still, again, other])
     assert margins(tmp_path) == ["0.0100", "0.0500"]
     (tmp_path / "7").mkdir()
@@ -224,7 +224,7 @@ def test_folders_with_other_content_are_refused_and_stay_as_they_are(tmp_path: P
     with pytest.raises(OutputError, match="is not empty"):
         opened(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(OutputError, match="is not a folder"):
         opened(tmp_path / "notes.txt")
 
 

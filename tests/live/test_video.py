@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.errors import OutputError
+from edge.errors import OutputError, SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Observation
 from edge.live.outputs import video as video_module
@@ -143,7 +143,7 @@ def test_pictures_of_any_size_and_format_are_recorded(
 
 
 def test_arrays_are_refused() -> None:
-    with pytest.raises(OutputError, match="are arrays, which cannot be recorded"):
+    with pytest.raises(SourceError, match="the frames are arrays, not pictures"):
         annotated(Frame(np.zeros((5, 9, 9)), PixelFormat.ARRAY), "7")
 
 

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from edge.frames.base import Frame, PixelFormat
+from edge.frames.colour import bgr_pixels
 from edge.live.messages import Message, Observation, iso_time, record
 from edge.live.outputs.base import Output
 from edge.live.reservoir import Reservoir, file_name
 
 MAX_FILES, MAX_BYTES = 500, 1 << 30
 INTERVAL_S = 30.0
-TO_BGR = {PixelFormat.NV12: cv2.COLOR_YUV2BGR_NV12, PixelFormat.BGRX: cv2.COLOR_BGRA2BGR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Collector(Output):
             self._reservoir.close()
 
     def _add(self, observation: Observation) -> None:
-        source, now_s = observation.source, observation.timeline_s
+        source, now_s = observation.source, observation.result.timeline_s
         candidate = self._candidates.get(source)
         if candidate is not None and self._is_over(candidate, observation):
             self._save(self._candidates.pop(source))
@@ -101,8 +101,8 @@ class Collector(Output):
 
     def _is_over(self, candidate: Candidate, observation: Observation) -> bool:
         """Check that an observation is not in the interval of a candidate."""
-        passed_s = observation.timeline_s - candidate.since_s
-        return isinstance(observation.position, str) or not 0 <= passed_s < self._interval_s
+        passed_s = observation.result.timeline_s - candidate.since_s
+        return isinstance(observation.result.position, str) or not 0 <= passed_s < self._interval_s
 
     def _margin(self, observation: Observation) -> float:
         """Return the distance of the confidence from the threshold of the exit that answered.
@@ -127,5 +127,5 @@ def encode(frame: Frame) -> tuple[str, bytes]:
         content = BytesIO()
         np.save(content, frame.pixels, allow_pickle=False)
         return ".npy", content.getvalue()
-    pixels = cv2.cvtColor(frame.pixels, TO_BGR[frame.format]) if frame.format in TO_BGR else frame.pixels
+    pixels = frame.pixels if frame.format is PixelFormat.GRAY else bgr_pixels(frame)
     return ".png", cv2.imencode(".png", pixels)[1].tobytes()

@@ -13,7 +13,8 @@ import cv2
 from numpy.typing import NDArray
 
 from edge.errors import OutputError
-from edge.frames.base import Frame, PixelFormat
+from edge.frames.base import Frame
+from edge.frames.colour import bgr_pixels
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.outputs.terminal import describe
@@ -33,11 +34,6 @@ MIN_SIDE, MAX_SIDE = 320, 1280
 MAX_OTHER_SIZE = MAX_RATE
 """Consecutive frames of another size that are scaled to the file's; the next begins a new file."""
 TIME_BASE = Fraction(1, 1000)
-TO_BGR = {
-    PixelFormat.NV12: cv2.COLOR_YUV2BGR_NV12,
-    PixelFormat.BGRX: cv2.COLOR_BGRA2BGR,
-    PixelFormat.GRAY: cv2.COLOR_GRAY2BGR,
-}
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 log = logging.getLogger(__name__)
@@ -68,7 +64,7 @@ class Video(Output):
 
     def chooses(self, observation: Observation) -> bool:
         """Choose frames of `MAX_RATE`, on average where they come unevenly. Called once for each observation."""
-        now_s, due_s = observation.timeline_s, self._due_s.get(observation.source, 0.0)
+        now_s, due_s = observation.result.timeline_s, self._due_s.get(observation.source, 0.0)
         interval_s = 1 / MAX_RATE
         if due_s - interval_s <= now_s < due_s:
             return False
@@ -97,7 +93,7 @@ class Video(Output):
             path = free_path(self._path)
             log.info("%s is recorded to %s", source, path)
             file = self._files[source] = VideoFile(path, picture.shape[:2], source)
-        file.write(picture, observation.timeline_s)
+        file.write(picture, observation.result.timeline_s)
 
 
 class VideoFile:
@@ -152,14 +148,12 @@ def annotated(frame: Frame, text: str) -> NDArray[Any]:
     """Return a frame as a BGR picture of even size with a text at the top.
 
     Raises:
-        OutputError: the frame is no picture.
+        SourceError: the frame is not a picture.
     """
-    if frame.format is PixelFormat.ARRAY:
-        raise OutputError("frames of this source are arrays, which cannot be recorded; leave the video output out")
+    pixels = bgr_pixels(frame)
     height, width = frame.size
     scale = min(max(1.0, MIN_SIDE / max(height, width)), MAX_SIDE / max(height, width))
     size = (_even(width * scale), _even(height * scale))
-    pixels = cv2.cvtColor(frame.pixels, TO_BGR[frame.format]) if frame.format in TO_BGR else frame.pixels
     if scale > 1:
         picture = cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST)
     elif size != (width, height):
