@@ -14,7 +14,7 @@ import pytest
 
 from edge.errors import OutputError
 from edge.live.messages import iso_time
-from edge.live.outputs.lines_file import PAGE_BYTES, LinesFile, Rotation, align, parse_rotation
+from edge.live.outputs.lines_file import KEPT_FILES, PAGE_BYTES, LinesFile, Rotation, align, parse_rotation
 from tests.support.commands import ROOT, TIMEOUT_S, full_disk, json_lines, wait_until
 
 WRITER = """
@@ -138,12 +138,16 @@ def test_a_full_disk_leaves_whole_lines_and_lines_follow_once_there_is_space(tmp
 
 def test_a_file_is_rotated_before_it_exceeds_its_size(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    with LinesFile(path, rotation=Rotation(max_bytes=3 * len(line(0)), keep=2)) as file:
-        for number in range(11):
+    last = 3 * (KEPT_FILES + 2)
+    with LinesFile(path, rotation=Rotation(max_bytes=3 * len(line(0)))) as file:
+        for number in range(last + 2):
             write(file, number)
     names = sorted(os.listdir(tmp_path))
-    assert names == ["lines", "lines.1", "lines.2"]
-    assert [numbers(tmp_path / name) for name in names] == [[9, 10], [6, 7, 8], [3, 4, 5]]
+    assert names == ["lines", *(f"lines.{number}" for number in range(1, KEPT_FILES + 1))]
+    assert numbers(path) == [last, last + 1]
+    for number in range(1, KEPT_FILES + 1):
+        first = last - 3 * number
+        assert numbers(tmp_path / f"lines.{number}") == [first, first + 1, first + 2]
 
 
 def test_a_file_is_rotated_by_the_age_of_its_first_record(tmp_path: Path) -> None:

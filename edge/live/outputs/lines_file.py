@@ -16,7 +16,8 @@ from edge.errors import OutputError
 PAGE_BYTES = 4096
 """The system writes page by page, and a kill may come between two pages."""
 USUAL_LINE_BYTES = 512
-DEFAULT_KEPT = 7
+KEPT_FILES = 7
+"""Former files that are kept."""
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SIZES = ("kB", "MB", "GB")
 
@@ -27,11 +28,9 @@ class Rotation:
 
     max_bytes: float | None = None
     max_age_s: float | None = None
-    keep: int = DEFAULT_KEPT
-    """Former files that are kept."""
 
 
-def parse_rotation(text: str, keep: int = DEFAULT_KEPT) -> Rotation:
+def parse_rotation(text: str) -> Rotation:
     """Parse the limit of a file: a size such as `100MB`, or an age such as `1d`.
 
     Raises:
@@ -41,9 +40,9 @@ def parse_rotation(text: str, keep: int = DEFAULT_KEPT) -> Rotation:
     limit = float(match[1]) * UNITS.get(match[2], 0) if match else 0
     if match is None or not limit:
         raise OutputError(
-            f"{text!r} is no size or age; give a number above 0 with {', '.join(UNITS)}, such as 100MB or 1d"
+            f"{text!r} is not a size or an age; give a number above 0 with {', '.join(UNITS)}, such as 100MB or 1d"
         )
-    return Rotation(max_bytes=limit, keep=keep) if match[2] in SIZES else Rotation(max_age_s=limit, keep=keep)
+    return Rotation(max_bytes=limit) if match[2] in SIZES else Rotation(max_age_s=limit)
 
 
 class LinesFile:
@@ -73,8 +72,8 @@ class LinesFile:
         """Append lines, each of which ends in a newline.
 
         Raises:
-            OSError: they do not fit, the file cannot be created again, or a pipe's reader went away. What was written
-                ends with a whole line.
+            OSError: they do not fit, the file cannot be created again, or a pipe's reader went away. The file
+                still ends with a whole line.
         """
         if self._is_regular:
             self._follow(sum(map(len, lines)))
@@ -134,13 +133,10 @@ class LinesFile:
 
     def _rotate(self) -> None:
         self.close()
-        for number in range(self._rotation.keep - 1, 0, -1):
+        for number in range(KEPT_FILES - 1, 0, -1):
             if (former := self._numbered(number)).exists():
                 os.replace(former, self._numbered(number + 1))
-        if self._rotation.keep:
-            os.replace(self._path, self._numbered(1))
-        else:
-            self._path.unlink()
+        os.replace(self._path, self._numbered(1))
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
