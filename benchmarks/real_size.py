@@ -17,12 +17,13 @@ from benchmarks.results import add_output, command_line, write_result
 from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from edge.bundle.bundle import Bundle
-from edge.cli.run_summary import STAGES
 from edge.console import PASSED, print_table, track
+from edge.live.messages import DURATIONS
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions
 
 CLASSES, IMAGES_PER_CLASS, FRAMES = 4, 120, 200
+STAGES = [name.removesuffix("_ms") for name in DURATIONS]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

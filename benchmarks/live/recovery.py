@@ -106,7 +106,7 @@ class Answers:
         """Note an observation."""
         if isinstance(message, Observation):
             with self._changed:
-                self._captured_s, self._answered_s = message.captured_s, monotonic()
+                self._captured_s, self._answered_s = message.result.captured_s, monotonic()
                 self._changed.notify_all()
 
     def wait_after(self, moment_s: float) -> float:
