@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 
 import edge
@@ -16,6 +15,7 @@ from edge.bundle.bundle import Bundle
 from edge.cuda import get_runtime
 from edge.engines import backend_named
 from edge.errors import EdgeError
+from tests.support.noisy_digits import noisy_digits
 
 
 def unavailable_reason(name: str) -> str:
@@ -49,10 +49,7 @@ def classifier(request: pytest.FixtureRequest, digits_bundle: Bundle) -> Iterato
 @pytest.fixture
 def frames(digits_bundle: Bundle) -> list[Any]:
     """Return digits with noise, all different."""
-    generator = np.random.default_rng(0)
-    samples = digits_bundle.reference().frames
-    selected = samples[generator.integers(0, len(samples), 250)].astype(np.int16)
-    return list(np.clip(selected + generator.integers(-40, 41, selected.shape), 0, 255).astype(np.uint8))
+    return list(noisy_digits(digits_bundle, 250))
 
 
 class Frames:
