@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edge.frames.open import open_source
     from edge.inference.classifier import Classifier
     from edge.inference.load import load
-    from edge.inference.pipeline import Result
+    from edge.inference.result import Result
     from edge.progress import Progress
 
 __all__ = [
@@ -44,7 +44,7 @@ _MODULES = {
     "PixelFormat": "edge.frames.base",
     "Prediction": "edge.decision",
     "Progress": "edge.progress",
-    "Result": "edge.inference.pipeline",
+    "Result": "edge.inference.result",
     "load": "edge.inference.load",
     "open_source": "edge.frames.open",
 }

@@ -74,7 +74,7 @@ def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LABEL",
-        help="label that is no state, such as none",
+        help="label that is not a state, such as background",
     )
     parser.add_argument("--frames", type=at_least(1), metavar="N", help="stop after N classified frames")
     parser.add_argument(

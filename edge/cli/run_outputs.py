@@ -77,7 +77,7 @@ def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_reque
         OutputError: the output is unknown.
         UnavailableError: a library for an output is missing.
     """
-    logging.getLogger("edge.live.outputs").setLevel(logging.INFO)  # the heartbeat is no warning
+    logging.getLogger("edge.live.outputs").setLevel(logging.INFO)  # to show the heartbeat
     rotation = parse_rotation(arguments.rotate_lines) if arguments.rotate_lines else None
     names = [*arguments.output]
     if arguments.json and not any(name in STDOUT_NAMES for name in names):

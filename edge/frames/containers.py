@@ -57,7 +57,7 @@ def _mp4_end(file: BinaryIO) -> int:
         size = int.from_bytes(header[:4], "big")
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
-        if size < 8:  # 0: up to the end of the file; anything else is no box
+        if size < 8:  # 0: up to the end of the file; any other is not a box
             return 0
         end += size
     return 0

@@ -7,7 +7,7 @@ only sign of damaged data. All other formats are decoded with OpenCV.
   detected: WebP, TIFF, JPEG 2000, BMP and PNM have no checksums, or OpenCV ignores them.
 * A JPEG may lack its end marker or be followed by other data, as in motion photos.
 * 16 bits per channel are reduced to the upper 8. An image without values of 20000 or more, such as 12-bit sensor data
-  in 16 bits, is refused, since it would be nearly black. Floating-point and signed values are refused, too.
+  in 16 bits, is refused, since it would be nearly black. Floating-point and signed values are also refused.
 * Transparent pixels are laid on white, as in a browser. BMP has no transparency.
 * Orientation in EXIF data is applied.
 """

@@ -18,7 +18,8 @@ from edge.frames.base import Frame, FrameSource
 from edge.frames.open import is_single_image, open_frame, open_source
 from edge.frames.preprocess import preprocess_batch
 from edge.inference.base import Batch, Slot
-from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy, Result
+from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy
+from edge.inference.result import Result
 from edge.inference.slots import new_batch, new_slot
 
 if TYPE_CHECKING:

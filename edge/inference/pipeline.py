@@ -13,19 +13,19 @@ their inference, so that they are recent.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from queue import Empty, SimpleQueue
 from time import monotonic_ns, time
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Prediction
 from edge.errors import SourceError
-from edge.frames.base import Frame, FrameSource
+from edge.frames.base import FrameSource
 from edge.inference.base import Slot
+from edge.inference.result import InFlightFrame, Result
 
 Policy = Literal["latest", "all"]
 POLICIES = get_args(Policy)
@@ -38,102 +38,6 @@ SMALL_BYTES = 1 << 16
 """Largest size of a small frame, and of a small network input."""
 STUCK_READ_S = 1.0
 """Seconds to wait at the end for a source that hangs in a read, such as a silent stream."""
-
-
-class InFlightFrame:
-    """A slot with the frame in it, and the frame's times."""
-
-    def __init__(self, slot: Slot) -> None:
-        """Use a slot without a frame."""
-        self.slot = slot
-        self.frame: Frame | None = None
-        self.frame_index = -1
-        self.is_started = False
-        self.capture_ns = self.captured_ns = self.load_ns = 0
-        self.captured_at_s = 0.0
-        """Seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A prediction with its frame's index, origin, durations in milliseconds, and counts of frames left out."""
-
-    prediction: Prediction
-    frame_index: int
-    """Position in the source, dropped frames included."""
-    age_ms: float
-    """Age of the frame when its inference started."""
-    latency_ms: float
-    """Time from the frame's capture to its prediction."""
-    capture_ms: float
-    """Time of waiting for the source and decoding; not part of the latency."""
-    load_ms: float
-    infer_ms: float
-    dropped: int
-    """Frames dropped so far because inference was late."""
-    skipped: int
-    """Frames left out by the source's trigger so far."""
-    damaged: int
-    """Damaged frames or files left out so far."""
-    time: datetime
-    """Time of capture, in UTC."""
-    captured_s: float
-    """Time of capture on the monotonic clock, in seconds."""
-    position: str | float | None
-    """Position in the source: a file's path in its folder, or seconds from a video's start; None for live sources."""
-    _in_flight: InFlightFrame = field(repr=False, compare=False)
-
-    @property
-    def label(self) -> str:
-        """Name of the predicted class."""
-        return self.prediction.label
-
-    @property
-    def label_index(self) -> int:
-        """Index of the predicted class."""
-        return self.prediction.label_index
-
-    @property
-    def probability(self) -> float:
-        """Calibrated probability of the label."""
-        return self.prediction.probability
-
-    @property
-    def confidence(self) -> float:
-        """Uncalibrated confidence, as the exit rule uses it."""
-        return self.prediction.confidence
-
-    @property
-    def exit_index(self) -> int:
-        """Index of the exit that answered."""
-        return self.prediction.exit_index
-
-    def copy_frame(self) -> Frame:
-        """Return a copy of the frame; possible until the next result is requested or the stream is closed.
-
-        Raises:
-            SourceError: the memory was reused.
-        """
-        frame = self._in_flight.frame
-        if frame is None or self._in_flight.frame_index != self.frame_index:
-            raise SourceError(
-                f"frame {self.frame_index} is no longer available: its memory was reused when the next result was "
-                "requested or the stream was closed; copy it before"
-            )
-        return Frame(frame.pixels.copy(), frame.format, frame.position)
-
-    def copy_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return copies of the chain's tensors by name, on the same condition. Tensors not computed are stale.
-
-        Raises:
-            SourceError: the memory was reused.
-        """
-        if self._in_flight.frame_index != self.frame_index:
-            raise SourceError(
-                f"the tensors of frame {self.frame_index} are no longer available; copy them before the next result is "
-                "requested or the stream is closed"
-            )
-        return {name: np.array(tensor) for name, tensor in self._in_flight.slot.tensors().items()}
 
 
 class Pipeline:

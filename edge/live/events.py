@@ -20,7 +20,7 @@ class State(NamedTuple):
 class Debouncer:
     """The state of one source: it changes as soon as `k` of the last `n` predictions agree on another one.
 
-    Predictions of an ignored label, and those that are too improbable, agree on no state: `k` of them end one.
+    Predictions of an ignored label, and those that are too improbable, count for no state: `k` of them end one.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Debouncer:
         Args:
             k: Predictions that must agree; more than half of `n`, so that two states never compete.
             n: Last predictions that count.
-            ignore: Labels that are no state, such as `none` or `background`.
+            ignore: Labels that are not states, such as `none` or `background`.
             min_probability: Predictions below it are of no state.
         """
         if not n / 2 < k <= n:
@@ -58,7 +58,7 @@ class Debouncer:
             return []
         events = self.end()
         if label is not None:
-            self._state = State(label, prediction.label_index, observation.timeline_s)
+            self._state = State(label, prediction.label_index, observation.result.timeline_s)
             events.append(_event("entered", observation, self._state, None))
         return events
 
@@ -67,7 +67,7 @@ class Debouncer:
         if self._state is None or self._last is None:
             return []
         state, self._state = self._state, None
-        return [_event("left", self._last, state, self._last.timeline_s - state.since_s)]
+        return [_event("left", self._last, state, self._last.result.timeline_s - state.since_s)]
 
 
 def _event(kind: Literal["entered", "left"], observation: Observation, state: State, duration_s: float | None) -> Event:

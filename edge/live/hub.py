@@ -24,41 +24,44 @@ class Hub:
             for output in outputs:
                 self.queues.append(OutputQueue(output))
                 opened.callback(self.queues[-1].close)
+            for output in outputs:
+                output.watch(self.queues)
             opened.pop_all()
-        for output in outputs:
-            output.watch(self.queues)
 
     def require_all(self) -> None:
-        """Lose no message from now on: late outputs are waited for, as long as they are not stuck."""
+        """Wait for late outputs from now on, as long as they are not stuck, where the publisher may wait."""
         for queue in self.queues:
             queue.lossless = True
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, *, may_wait: bool) -> None:
         """Queue a message for every output."""
         for queue in self.queues:
-            queue.put(message)
+            queue.put(message, may_wait=may_wait)
 
-    def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame]) -> None:
+    def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
         """Queue an observation for every output, with a copy of the frame for those that need it."""
         with_frame: Observation | None = None
         for queue in self.queues:
-            if not queue.wants_frame(observation):
-                queue.put(observation)
-                continue
-            with_frame = with_frame or replace(observation, frame=copy_frame())
-            queue.put(with_frame)
+            if queue.wants_frame(observation, may_wait=may_wait):
+                with_frame = with_frame or replace(observation, frame=copy_frame())
+                queue.put(with_frame, may_wait=may_wait)
+            else:
+                queue.put(observation, may_wait=may_wait)
 
     def close(self, limit_s: float) -> None:
-        """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent.
-
-        Raises:
-            Exception: an output failed that must not lose messages.
-        """
+        """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent."""
         for queue in self.queues:
             queue.end()
         deadline = monotonic() + limit_s
         for queue in self.queues:
             queue.close(max(0.0, deadline - monotonic()))
+
+    def raise_errors(self) -> None:
+        """Raise the first error of an output that must not lose messages.
+
+        Raises:
+            Exception: the error of the output.
+        """
         for queue in self.queues:
             if queue.error is not None:
                 raise queue.error

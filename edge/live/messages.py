@@ -7,42 +7,31 @@ from typing import Any, Literal, TypeAlias
 
 from edge.decision import Prediction
 from edge.frames.base import Frame
+from edge.inference.result import Result
+
+DURATIONS = ("capture_ms", "load_ms", "infer_ms", "age_ms", "latency_ms")
+COUNTS = ("dropped", "skipped", "damaged")
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A classified frame of a source."""
+    """A result of a source."""
 
     source: str
     """Address of the source, without secrets."""
-    time: datetime
-    """Moment of capture, in UTC: a label, since the wall clock may jump."""
-    captured_s: float
-    """Moment of capture on the monotonic clock."""
-    position: str | float | None
-    """Place in the source: a file's path in its folder, seconds from a video's start; None for live sources."""
-    frame_index: int
-    prediction: Prediction
-    age_ms: float
-    """Age of the frame when its inference started."""
-    latency_ms: float
-    """From the frame's capture to its prediction."""
-    capture_ms: float
-    load_ms: float
-    infer_ms: float
-    dropped: int
-    """Frames of this source dropped so far, since inference was late."""
-    skipped: int
-    """Frames of this source so far that the trigger left out."""
-    damaged: int
-    """Damaged frames or files of this source left out so far."""
+    result: Result
     frame: Frame | None = None
     """A copy of the frame, where an output asks for frames."""
 
     @property
-    def timeline_s(self) -> float:
-        """Moment from which durations are computed: seconds from a video's start, else on the monotonic clock."""
-        return self.position if isinstance(self.position, float) else self.captured_s
+    def time(self) -> datetime:
+        """Time of capture, in UTC: a label, since the wall clock may jump."""
+        return self.result.time
+
+    @property
+    def prediction(self) -> Prediction:
+        """Classification of the frame."""
+        return self.result.prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +77,7 @@ def record(message: Message) -> dict[str, Any]:
     """Return a message as the JSON object that outputs write."""
     common = {"time": iso_time(message.time), "source": message.source}
     if isinstance(message, Observation):
-        return common | _observation_fields(message)
+        return common | _result_fields(message.result)
     if isinstance(message, Event):
         duration = {} if message.duration_s is None else {"duration_s": round(message.duration_s, 3)}
         return common | {"event": message.kind, "label": message.label, "label_index": message.label_index} | duration
@@ -96,24 +85,18 @@ def record(message: Message) -> dict[str, Any]:
     return common | {"status": message.status, **reason, "reconnects": message.reconnects}
 
 
-def _observation_fields(observation: Observation) -> dict[str, Any]:
-    prediction, position = observation.prediction, observation.position
+def _result_fields(result: Result) -> dict[str, Any]:
+    prediction, position = result.prediction, result.position
     return {
         **({} if position is None else {"file" if isinstance(position, str) else "position_s": position}),
-        "frame": observation.frame_index,
+        "frame": result.frame_index,
         "label": prediction.label,
         "label_index": prediction.label_index,
         "confidence": _number(prediction.confidence),
         "probability": _number(prediction.probability),
         "exit_index": prediction.exit_index,
-        "age_ms": round(observation.age_ms, 4),
-        "latency_ms": round(observation.latency_ms, 4),
-        "capture_ms": round(observation.capture_ms, 4),
-        "load_ms": round(observation.load_ms, 4),
-        "infer_ms": round(observation.infer_ms, 4),
-        "dropped": observation.dropped,
-        "skipped": observation.skipped,
-        "damaged": observation.damaged,
+        **{name: round(getattr(result, name), 4) for name in DURATIONS},
+        **{name: getattr(result, name) for name in COUNTS},
     }
 
 

@@ -2,8 +2,8 @@
 
 A file directly in the folder is unsorted: nobody has labelled it, and neither `edge record` nor `edge.training` reads
 it. Whoever labels it moves it into a subfolder named like its class; from then on they read it, and the reservoir
-leaves it alone. The state is in the names, so that another run goes on with the folder; `index.jsonl` has a line for
-every file that was ever collected.
+leaves it alone. The state is in the names, so that another run can continue with the folder; `index.jsonl` has a line
+for every file that was ever collected.
 """
 
 import glob
@@ -64,7 +64,7 @@ class Reservoir:
         """
         folder = self._folder
         if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder} is no folder; give one to collect frames in")
+            raise OutputError(f"{folder} is not a folder; give a folder to collect frames in")
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / INDEX).is_file() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise OutputError(
@@ -89,7 +89,7 @@ class Reservoir:
             self._shrink()
 
     def add(self, margin: float, name: str, content: bytes, line: Mapping[str, Any]) -> None:
-        """Write a file and its line in the index, then remove what is too much.
+        """Write a file and its line in the index, then remove files above the limits.
 
         Nothing is written where the disk is nearly full, and no copy of a file: `python -m calibration` refuses copies.
 

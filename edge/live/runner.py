@@ -65,25 +65,30 @@ def run(
         EdgeError: an output or an engine cannot be used.
     """
     stop = stop or threading.Event()
+    names = public_names(sources)
     hub = Hub(outputs)
     state = RunState(hub, stop, on_message, on_progress, frames)
-    workers = [SourceWorker(name, classifier, policy, state) for name in public_names(sources)]
+    workers = [SourceWorker(name, classifier, policy, state) for name in names]
     limit_s = CLOSE_LIMIT_S
     try:
         for source, worker in zip(sources, workers, strict=True):
             opened = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
-            if policy == "all" or not (policy or opened.is_live):
+            may_wait = policy == "all" or not (policy or opened.is_live)
+            if may_wait:
                 hub.require_all()
-            worker.start(opened, None if new_debouncer is None else new_debouncer())
+            worker.start(opened, None if new_debouncer is None else new_debouncer(), may_wait=may_wait)
         for worker in workers:
             worker.join()
         limit_s = STUCK_S
     finally:
         stop.set()
         deadline = monotonic() + STOP_LIMIT_S
-        for worker in workers:
+        for source, worker in zip(sources, workers, strict=True):
             worker.join(max(0.0, deadline - monotonic()))
+            if not (worker.is_started or isinstance(source, str | int | Path)):
+                source.close()
         hub.close(limit_s)
+    hub.raise_errors()
     for worker in workers:
         if worker.error is not None:
             raise worker.error

@@ -36,14 +36,14 @@ def open_live(
     give_up_s: float | None,
     skip_bad: bool,
 ) -> FrameSource:
-    """Open a source that comes back after faults. Files and other finite sources, and open ones, stay as they are.
+    """Open a source, which reconnects after faults. Files and other finite sources, and open ones, stay as they are.
 
     Args:
         source: An address, or an open source.
         stop: Ends a read that waits, within 50 ms; the source then has no more frames.
         on_change: Called when the source comes, goes, or gives a frozen picture.
-        new_trigger: Makes the trigger of the source; None hands every frame on.
-        give_up_s: Seconds without a frame after which the source is lost for good; None waits for ever.
+        new_trigger: Makes the trigger of the source; None passes every frame on.
+        give_up_s: Seconds without a frame after which the source is lost for good; None waits forever.
         skip_bad: Leave damaged files and frames of finite sources out.
 
     Raises:

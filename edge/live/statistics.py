@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from edge.live.messages import Event, Message, Observation, SourceStatus
+from edge.inference.result import Result
+from edge.live.messages import COUNTS, Event, Message, Observation, SourceStatus
 
 LATENCY_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 33, 66, 125, 250, 500, 1000, 2000)
 
@@ -63,7 +64,7 @@ class Statistics:
                 if source is None:
                     source = self._sources[message.source] = SourceStatistics()
                 if isinstance(message, Observation):
-                    _add_observation(source, message, now_s)
+                    _add_result(source, message.result, now_s)
                 elif isinstance(message, Event):
                     source.events[message.kind, message.label] += 1
                 else:
@@ -71,12 +72,11 @@ class Statistics:
                     source.reconnects = max(source.reconnects, message.reconnects)
 
 
-def _add_observation(source: SourceStatistics, observation: Observation, now_s: float) -> None:
+def _add_result(source: SourceStatistics, result: Result, now_s: float) -> None:
     source.frames += 1
-    source.dropped = max(source.dropped, observation.dropped)
-    source.skipped = max(source.skipped, observation.skipped)
-    source.damaged = max(source.damaged, observation.damaged)
-    source.exits[observation.prediction.exit_index] += 1
-    source.latency_counts[bisect_left(LATENCY_BOUNDS_MS, observation.latency_ms)] += 1
-    source.latency_sum_ms += observation.latency_ms
-    source.captured_s, source.answered_s = observation.captured_s, now_s
+    for name in COUNTS:
+        setattr(source, name, max(getattr(source, name), getattr(result, name)))
+    source.exits[result.prediction.exit_index] += 1
+    source.latency_counts[bisect_left(LATENCY_BOUNDS_MS, result.latency_ms)] += 1
+    source.latency_sum_ms += result.latency_ms
+    source.captured_s, source.answered_s = result.captured_s, now_s

@@ -17,7 +17,7 @@ MOTION_SIZE = 160
 LEARN_FRAMES = 30
 """Frames that the background is learned from before any motion is reported."""
 HOLD_S = 2.0
-"""Seconds for which frames are still handed on after the last motion: what moved is seen at rest, too."""
+"""Seconds for which frames are still passed on after the last motion: a moving object is then seen at rest."""
 DEFAULT_AREA = 0.01
 """Share of the picture that must change."""
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -99,7 +99,7 @@ class OnRequest:
         self.requested = threading.Event()
 
     def fires(self, frame: Frame, now_s: float) -> bool:
-        """Check that a message has arrived since the last frame that was handed on."""
+        """Check that a message has arrived since the last frame that was passed on."""
         if not self.requested.is_set():
             return False
         self.requested.clear()
@@ -115,7 +115,7 @@ class Triggered:
         """Put a trigger behind a source; `close` closes both."""
         self.is_live = source.is_live
         self.skipped = 0
-        """Frames that were not handed on."""
+        """Frames that were not passed on."""
         self._source, self._trigger = source, trigger
         self._is_closed = False
 
@@ -148,7 +148,7 @@ def parse_trigger(text: str) -> Every | OnMotion | OnRequest:
     """Return a new trigger by its description on the command line.
 
     Raises:
-        SourceError: there is no such trigger, or its number is out of range.
+        SourceError: the trigger is unknown, or its number is out of range.
     """
     if text == "message":
         return OnRequest()
@@ -158,7 +158,7 @@ def parse_trigger(text: str) -> Every | OnMotion | OnRequest:
         area = DEFAULT_AREA if match[1] is None else float(match[1]) / 100
         if 0 < area <= 1:
             return OnMotion(area)
-    raise SourceError(f"{text!r} is no trigger; give {GRAMMAR}")
+    raise SourceError(f"{text!r} is not a trigger; give {GRAMMAR}")
 
 
 def _small_gray(frame: Frame) -> NDArray[Any]:

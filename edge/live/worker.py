@@ -1,16 +1,17 @@
 """The thread of a source, and the state that the sources of a run share."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 from edge.errors import EdgeError
 from edge.frames.base import Frame, FrameSource
 from edge.inference.classifier import Classifier
-from edge.inference.pipeline import Policy, Result
+from edge.inference.pipeline import Policy
+from edge.inference.result import Result
 from edge.live.events import Debouncer
 from edge.live.hub import Hub
-from edge.live.messages import Message, Observation, SourceChange, SourceStatus
+from edge.live.messages import Event, Message, Observation, SourceChange, SourceStatus
 from edge.progress import OnProgress, Progress
 
 REPORT_INTERVAL_S = 0.1
@@ -35,17 +36,17 @@ class RunState:
         self._hub, self._on_message = hub, on_message
         self._frames_left, self._lock = frames, threading.Lock()
 
-    def publish(self, message: Message) -> None:
-        """Pass an event or a change of a source on."""
+    def publish(self, message: Message, *, may_wait: bool) -> None:
+        """Pass an event or a change of a source on; `may_wait` for late outputs."""
         self._on_message(message)
-        self._hub.publish(message)
+        self._hub.publish(message, may_wait=may_wait)
 
-    def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame]) -> None:
+    def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
         """Pass an observation on, unless the run has enough of them."""
         if self._frames_left is not None and not self._take_frame():
             return
         self._on_message(observation)
-        self._hub.publish_frame(observation, copy_frame)
+        self._hub.publish_frame(observation, copy_frame, may_wait=may_wait)
 
     def _take_frame(self) -> bool:
         with self._lock:
@@ -61,80 +62,84 @@ class SourceWorker:
 
     Attributes:
         error: The exception that ended it; None before, and after a regular end.
+        is_started: True once `start` was called.
     """
 
     def __init__(self, name: str, classifier: Classifier, policy: Policy | None, state: RunState) -> None:
         """Prepare the thread of the source with this public address."""
         self.error: BaseException | None = None
+        self.is_started = False
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
-        self._debouncer: Debouncer | None = None
-        self._ended: threading.Event | None = None
+        self._ended = threading.Event()
 
-    def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
-        """Start to classify a source, which is closed at the end; without a debouncer there are no events."""
-        self._debouncer, self._ended = debouncer, threading.Event()
-        threading.Thread(target=self._run, args=(source, self._ended), name=f"source {self._name}", daemon=True).start()
+    def start(self, source: FrameSource, debouncer: Debouncer | None, *, may_wait: bool) -> None:
+        """Start to classify a source, which is closed at the end.
+
+        Args:
+            source: The source.
+            debouncer: The rule by which predictions become events; None for no events.
+            may_wait: Wait for late outputs.
+        """
+        self.is_started = True
+        work = (source, debouncer, may_wait)
+        threading.Thread(target=self._run, args=work, name=f"source {self._name}", daemon=True).start()
 
     def join(self, timeout_s: float | None = None) -> None:
         """Wait for the end of the source, if it was started.
 
         Not by `Thread.join`: up to Python 3.12, a signal during it makes all later ones return at once.
         """
-        if self._ended is not None:
+        if self.is_started:
             self._ended.wait(timeout_s)
 
     def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
-        self._state.publish(SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects))
+        change = SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects)
+        self._state.publish(change, may_wait=False)
 
-    def _run(self, source: FrameSource, ended: threading.Event) -> None:
+    def _run(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
         try:
-            self._work(source)
-        finally:
-            ended.set()
-
-    def _work(self, source: FrameSource) -> None:
-        try:
-            self._classify(source)
+            self._classify(source, debouncer, may_wait)
         except EdgeError as error:
             self.error = error
         except BaseException as error:
             self.error = error
             self._state.stop.set()
         finally:
-            if self._debouncer is not None:
-                for event in self._debouncer.end():
-                    self._state.publish(event)
+            self._ended.set()
 
-    def _classify(self, source: FrameSource) -> None:
-        total, next_report_s = self._state.frames or source.frames, 0.0
-        for count, result in enumerate(self._classifier.stream(source, policy=self._policy), start=1):
-            observation = self._observation(result)
-            self._state.publish_frame(observation, result.copy_frame)
-            if observation.captured_s >= next_report_s:
-                next_report_s = observation.captured_s + REPORT_INTERVAL_S
-                note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
-                self._state.on_progress(Progress(self._name, count, total, note))
-            if self._debouncer is not None:
-                for event in self._debouncer.add(observation):
-                    self._state.publish(event)
-            if self._state.stop.is_set():
-                return
+    def _classify(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
+        progress = ProgressReports(self._name, self._state.frames or source.frames, self._state.on_progress)
+        try:
+            for result in self._classifier.stream(source, policy=self._policy):
+                observation = Observation(self._name, result)
+                self._state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
+                progress.add(result)
+                if debouncer is not None:
+                    self._publish_events(debouncer.add(observation), may_wait)
+                if self._state.stop.is_set():
+                    return
+        finally:
+            if debouncer is not None:
+                self._publish_events(debouncer.end(), may_wait)
 
-    def _observation(self, result: Result) -> Observation:
-        return Observation(
-            source=self._name,
-            time=result.time,
-            captured_s=result.captured_s,
-            position=result.position,
-            frame_index=result.frame_index,
-            prediction=result.prediction,
-            age_ms=result.age_ms,
-            latency_ms=result.latency_ms,
-            capture_ms=result.capture_ms,
-            load_ms=result.load_ms,
-            infer_ms=result.infer_ms,
-            dropped=result.dropped,
-            skipped=result.skipped,
-            damaged=result.damaged,
-        )
+    def _publish_events(self, events: Sequence[Event], may_wait: bool) -> None:
+        for event in events:
+            self._state.publish(event, may_wait=may_wait)
+
+
+class ProgressReports:
+    """Reports of a source's progress, some times a second."""
+
+    def __init__(self, name: str, total: int | None, on_progress: OnProgress) -> None:
+        """Count from zero; None for an unknown total."""
+        self._name, self._total, self._on_progress = name, total, on_progress
+        self._count, self._next_s = 0, 0.0
+
+    def add(self, result: Result) -> None:
+        """Count a result, and report it if a report is due."""
+        self._count += 1
+        if result.captured_s >= self._next_s:
+            self._next_s = result.captured_s + REPORT_INTERVAL_S
+            note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
+            self._on_progress(Progress(self._name, self._count, self._total, note))

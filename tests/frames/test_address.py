@@ -1,4 +1,4 @@
-"""The grammar of addresses: kinds of sources, options, what goes to a server, and refusals that say what to do."""
+"""The grammar of addresses: kinds of sources, options, the part for a server, and refusals with their remedies."""
 
 from pathlib import Path
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy, Result
+from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy
+from edge.inference.result import Result
 from tests.support.commands import TIMEOUT_S
 
 WAIT = 5.0

@@ -15,7 +15,7 @@ from tests.support.outputs import change, event, free_port, opened
 
 
 def sent(outbox: Outbox, now_s: float = 0.0) -> list[tuple[str, Any]]:
-    """Return what is due, by topic, without Home Assistant's descriptions."""
+    """Return the due publications by topic, without Home Assistant's descriptions."""
     due = [(each.topic, json.loads(each.payload)) for each in outbox.due(now_s)]
     return [(topic.removeprefix("base/"), payload) for topic, payload in due if topic.startswith("base/")]
 

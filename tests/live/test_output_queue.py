@@ -68,7 +68,7 @@ def test_a_full_queue_keeps_the_newest_observations_and_all_events() -> None:
         queue.put(observation(index))
     recorder.gate.set()
     queue.close()
-    indices = [message.frame_index for message in recorder.messages if isinstance(message, Observation)]
+    indices = [message.result.frame_index for message in recorder.messages if isinstance(message, Observation)]
     assert queue.dropped > 0
     assert len(indices) + queue.dropped == total
     assert indices == sorted(indices)

@@ -1,4 +1,4 @@
-"""See, collect, label, refit: from a stream to thresholds and a network trained on what it was unsure of."""
+"""See, collect, label, refit: from a stream to thresholds and a network trained on its uncertain frames."""
 
 import json
 import shutil

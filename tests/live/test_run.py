@@ -90,7 +90,7 @@ def test_every_output_gets_every_frame_of_a_finite_source(
     expected = [classifier.predict(pixels).label for pixels in digits] * 3
     for output in outputs:
         assert [observation.prediction.label for observation in output.observations] == expected
-        assert [observation.frame_index for observation in output.observations] == list(range(len(expected)))
+        assert [observation.result.frame_index for observation in output.observations] == list(range(len(expected)))
         assert output.is_closed
     assert source.is_closed
 
@@ -118,7 +118,7 @@ def test_frames_are_copied_for_the_outputs_that_want_them_only(
     assert copies
     for observation in copies:
         assert observation.frame is not None
-        assert (observation.frame.pixels == digits[observation.frame_index]).all()
+        assert (observation.frame.pixels == digits[observation.result.frame_index]).all()
     assert all(observation.frame is None for observation in without.observations)
 
 
@@ -142,8 +142,8 @@ def test_frames_that_the_trigger_leaves_out_are_counted_as_skipped(
 ) -> None:
     output = Recorder()
     run(classifier, [ArraySource(digits)], [output], new_trigger=lambda: Every(3600))
-    assert [observation.frame_index for observation in output.observations] == [0]
-    assert output.observations[-1].dropped == 0
+    assert [observation.result.frame_index for observation in output.observations] == [0]
+    assert output.observations[-1].result.dropped == 0
 
 
 @pytest.mark.parametrize("sources", [1, 3])

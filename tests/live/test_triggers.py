@@ -203,5 +203,5 @@ def test_the_unit_of_a_period_counts() -> None:
     ["", "every", "every:5", "every:0s", "every:-1s", "every:nans", "motion:", "motion:0%", "motion:101%", "Motion"],
 )
 def test_other_words_are_refused_with_the_grammar(text: str) -> None:
-    with pytest.raises(SourceError, match=r"is no trigger; give every:5s .*motion:2%.* or message"):
+    with pytest.raises(SourceError, match=r"is not a trigger; give every:5s .*motion:2%.* or message"):
         parse_trigger(text)

@@ -1,18 +1,21 @@
-"""Observations for tests of what follows the pipeline."""
+"""Observations with given results, for tests of all that receives them."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, cast
 
 from edge.decision import Prediction
+from edge.frames.base import Frame
+from edge.inference.base import Slot
+from edge.inference.result import InFlightFrame, Result
 from edge.live.messages import Observation
 
 START = datetime(2026, 11, 27, 18, 4, 5, tzinfo=timezone.utc)
 LABELS = tuple("0123456789")
-_FIRST = Observation(
-    source="test://", time=START, captured_s=0.0, position=None, frame_index=0,
-    prediction=Prediction("7", 7, 0.9, 0, 0.8), age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5, infer_ms=1.0,
-    dropped=0, skipped=0, damaged=0,
+FIRST = Result(
+    prediction=Prediction("7", 7, 0.9, 0, 0.8), frame_index=0, age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5,
+    infer_ms=1.0, dropped=0, skipped=0, damaged=0, time=START, captured_s=0.0, position=None,
+    _in_flight=InFlightFrame(cast(Slot, None)),
 )  # fmt: skip
 
 
@@ -20,12 +23,14 @@ def observation(
     captured_s: float,
     label: str = "7",
     *,
+    source: str = "test://",
+    frame: Frame | None = None,
     probability: float = 0.9,
     confidence: float = 0.8,
     exit_index: int = 0,
     **changes: Any,
 ) -> Observation:
-    """Return an observation `captured_s` seconds after the start of a source."""
+    """Return an observation `captured_s` seconds after the start of a source; `changes` are of its result."""
     prediction = Prediction(label, LABELS.index(label) if label in LABELS else -1, probability, exit_index, confidence)
     fields = {"time": START + timedelta(seconds=captured_s), "captured_s": captured_s, "prediction": prediction}
-    return replace(_FIRST, **(fields | changes))
+    return Observation(source, replace(FIRST, **(fields | changes)), frame)

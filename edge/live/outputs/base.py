@@ -33,7 +33,7 @@ class Output(ABC):
     wants_frames = False
     """True to receive a copy of the frame with every observation, or with those it chooses."""
 
-    def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - not abstract: most outputs need it not
+    def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - optional, not abstract
         """Receive the queues of all outputs, to report their drops and failures."""
 
     def open(self) -> None:  # noqa: B027
@@ -70,7 +70,7 @@ class OutputQueue:
         self.failed = 0
         """Calls of the output that raised an exception."""
         self.lossless = False
-        """True if no message may be lost: wait for room as long as the output is not stuck, and keep its error."""
+        """True if messages must not be lost: wait for room while the output is not stuck, and keep its error."""
         self.error: Exception | None = None
         """First exception of a lossless queue."""
         self._queued: deque[Message] = deque()
@@ -81,30 +81,30 @@ class OutputQueue:
         self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
         self._thread.start()
 
-    def wants_frame(self, observation: Observation) -> bool:
+    def wants_frame(self, observation: Observation, *, may_wait: bool = True) -> bool:
         """Check that the output needs the frame of an observation, and has room.
 
-        Without room the frame is counted as dropped; a lossless queue waits for room.
+        Without room the frame is counted as dropped; a lossless queue waits for room, if it may.
         """
         if not self.output.wants_frames or not self.output.chooses(observation):
             return False
         with self._changed:
-            if not self._has_room_for_frame() and self.lossless:
+            if not self._has_room_for_frame() and self.lossless and may_wait:
                 self.lossless = self._changed.wait_for(self._has_room_for_frame, STUCK_S)
             has_room = self._has_room_for_frame()
             self.dropped += not has_room
         return has_room
 
-    def put(self, message: Message) -> None:
-        """Queue a message. In a full queue it replaces the oldest observation, or waits if the queue is lossless.
+    def put(self, message: Message, *, may_wait: bool = True) -> None:
+        """Queue a message. In a full queue it replaces the oldest observation; a lossless queue waits, if it may.
 
         Raises:
             Exception: the queue is lossless, and the output failed.
         """
-        if self.error is not None:
+        if self.error is not None and may_wait:
             raise self.error
         with self._changed:
-            if len(self._queued) >= MAX_QUEUED and self.lossless:
+            if len(self._queued) >= MAX_QUEUED and self.lossless and may_wait:
                 self.lossless = self._changed.wait_for(lambda: len(self._queued) < MAX_QUEUED, STUCK_S)
             if len(self._queued) >= MAX_QUEUED:
                 self.dropped += 1
@@ -170,7 +170,7 @@ class OutputQueue:
                 return
             reason = f"{type(error).__name__}: {error}"
             if reason != self._last_error:
-                log.warning("output %s failed (%s); the run goes on", self.output.name, one_line(reason))
+                log.warning("output %s failed (%s); the run continues", self.output.name, one_line(reason))
             self._last_error = reason
 
 

@@ -4,11 +4,12 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 
-from edge.live.messages import Message, Observation, SourceChange
+from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output, OutputQueue
+from edge.live.statistics import Statistics
 
 INTERVAL_S = 60.0
 MAX_AGES = 10_000
@@ -17,23 +18,15 @@ MAX_AGES = 10_000
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Beat:
-    """Counts of a source since the last line."""
+class Totals(NamedTuple):
+    """Counts of a source since the start, at the time of a line."""
 
-    exits: Counter[int] = field(default_factory=Counter)
-    """Classified frames by exit index."""
-    ages_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_AGES))
-    dropped: int = 0
-    reconnects: int = 0
+    exits: Counter[int]
+    dropped: int
+    reconnects: int
 
 
-@dataclass(slots=True)
-class Totals:
-    """Counts of a source since the start, as its newest messages have them."""
-
-    dropped: int = 0
-    reconnects: int = 0
+START = Totals(Counter(), 0, 0)
 
 
 class Heartbeat(Output):
@@ -42,16 +35,17 @@ class Heartbeat(Output):
     name = "heartbeat"
 
     def __init__(self, interval_s: float = INTERVAL_S) -> None:
-        """Beat every `interval_s` seconds of the monotonic clock."""
+        """Log every `interval_s` seconds of the monotonic clock."""
         self._interval_s = interval_s
         self._queues: Sequence[OutputQueue] = ()
-        self._beats: dict[str, Beat] = {}
-        self._totals: dict[str, Totals] = {}
+        self._statistics = Statistics()
+        self._before: dict[str, Totals] = {}
+        self._ages_ms: dict[str, deque[float]] = {}
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def watch(self, queues: Sequence[OutputQueue]) -> None:
-        """Report drops of these outputs, too."""
+        """Also report drops of these outputs."""
         self._queues = queues
 
     def open(self) -> None:
@@ -60,18 +54,12 @@ class Heartbeat(Output):
 
     def write(self, messages: Sequence[Message]) -> None:
         """Count messages."""
+        self._statistics.add(messages)
         with self._lock:
             for message in messages:
-                beat = self._beats.setdefault(message.source, Beat())
-                totals = self._totals.setdefault(message.source, Totals())
                 if isinstance(message, Observation):
-                    beat.exits[message.prediction.exit_index] += 1
-                    beat.ages_ms.append(message.age_ms)
-                    beat.dropped += message.dropped - totals.dropped
-                    totals.dropped = message.dropped
-                elif isinstance(message, SourceChange):
-                    beat.reconnects += message.reconnects - totals.reconnects
-                    totals.reconnects = message.reconnects
+                    ages_ms = self._ages_ms.setdefault(message.source, deque(maxlen=MAX_AGES))
+                    ages_ms.append(message.result.age_ms)
 
     def close(self) -> None:
         """Stop. Idempotent."""
@@ -86,23 +74,32 @@ class Heartbeat(Output):
             started_s = now_s
 
     def lines(self, seconds: float) -> list[str]:
-        """Return a line for each source, and begin to count again."""
+        """Return a line for each source, on the time since the previous lines."""
         with self._lock:
-            beats, self._beats = self._beats, {source: Beat() for source in self._beats}
+            ages_ms, self._ages_ms = self._ages_ms, {}
+        with self._statistics.sources() as sources:
+            totals = {
+                name: Totals(source.exits.copy(), source.dropped, source.reconnects) for name, source in sources.items()
+            }
+        before, self._before = self._before, totals
         lost = {queue.output.name: queue.dropped for queue in self._queues if queue.dropped}
         outputs = "".join(f"; {name} dropped {count} in all" for name, count in lost.items())
-        return [f"{source}: {describe(beat, seconds)}{outputs}" for source, beat in beats.items()]
+        return [
+            f"{name}: {describe(now, before.get(name, START), seconds, ages_ms.get(name, ()))}{outputs}"
+            for name, now in totals.items()
+        ]
 
 
-def describe(beat: Beat, seconds: float) -> str:
-    """Return the counts of so many seconds for people."""
-    frames = beat.exits.total()
+def describe(now: Totals, before: Totals, seconds: float, ages_ms: Sequence[float]) -> str:
+    """Return the counts of an interval for people."""
+    exits = now.exits - before.exits
+    frames = exits.total()
     parts = [f"{frames / seconds:.1f} frames/s"]
-    parts += [f"exit {index} {count / frames:.0%}" for index, count in sorted(beat.exits.items())]
-    parts.append(f"{beat.dropped} dropped")
-    if beat.ages_ms:
-        parts.append(f"frame age p95 {percentile_95(beat.ages_ms):.1f} ms")
-    parts.append(f"{beat.reconnects} reconnects")
+    parts += [f"exit {index} {count / frames:.0%}" for index, count in sorted(exits.items())]
+    parts.append(f"{now.dropped - before.dropped} dropped")
+    if ages_ms:
+        parts.append(f"frame age p95 {percentile_95(ages_ms):.1f} ms")
+    parts.append(f"{now.reconnects - before.reconnects} reconnects")
     return ", ".join(parts)
 
 

@@ -42,7 +42,7 @@ class Metrics(Output):
         self.name = self._server.url
 
     def watch(self, queues: Sequence[OutputQueue]) -> None:
-        """Report drops and failures of these outputs, too."""
+        """Also report drops and failures of these outputs."""
         self._collector.queues = queues
 
     def open(self) -> None:

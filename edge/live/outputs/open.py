@@ -81,7 +81,7 @@ def _open_address(name: str, scheme: str, on_request: Callable[[], None] | None)
 
         host, port, timeout_s = _parse_server(name)
         return Metrics(host, port, timeout_s=timeout_s)
-    raise OutputError(f"{public_address(name)} is no output; {USAGE}")
+    raise OutputError(f"{public_address(name)} is not an output; {USAGE}")
 
 
 def _parse_server(name: str) -> tuple[str, int, float]:
@@ -95,6 +95,6 @@ def _parse_server(name: str) -> tuple[str, int, float]:
         return parts.hostname, parts.port, timeout_s
     except ValueError:
         raise OutputError(
-            f"{public_address(name)} is no address to serve metrics at; give http://HOST:PORT, such as "
+            f"{public_address(name)} is not an address to serve metrics at; give http://HOST:PORT, such as "
             "http://127.0.0.1:9464, with ?timeout=SECONDS for the health of sources"
         ) from None
