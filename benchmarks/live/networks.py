@@ -1,4 +1,4 @@
-"""Two networks to measure with, and videos for them: one of microseconds, one of milliseconds."""
+"""Two networks to measure with, and videos for them: one takes microseconds, the other milliseconds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from benchmarks.demo import stage
 from benchmarks.real_size import moving_images, write_images
 from benchmarks.video import write_video
 from edge.bundle.bundle import Bundle
+from edge.decision import NEVER
 from edge.training.datasets import fashion_mnist
 
 VIDEO_FRAMES, VIDEO_SIZE = 600, (240, 320)
@@ -22,6 +23,8 @@ class Workload(NamedTuple):
     bundle: Bundle
     video: Path
     frames: int
+    thresholds: tuple[float, ...]
+    """Empty for the fitted ones."""
 
 
 def small_workload(folder: Path) -> Workload:
@@ -33,7 +36,7 @@ def small_workload(folder: Path) -> Workload:
 
 
 def large_workload(folder: Path) -> Workload:
-    """Return a ResNet-18 at 64x64 on a synthetic video; its accuracy is meaningless."""
+    """Return a ResNet-18 at 64x64 on a synthetic video, all frames to the last exit; its accuracy is meaningless."""
     pictures = folder / "large" / "pictures"
     if not pictures.exists():
         write_images(pictures)
@@ -41,7 +44,9 @@ def large_workload(folder: Path) -> Workload:
     frames = list(moving_images(VIDEO_FRAMES, height=height, width=width))
     training = ("--dataset", "folder", "--data", pictures, "--image-size", 64, "--backbone", "resnet18",
                 "--batch-size", 16)  # fmt: skip
-    return _workload("ResNet-18 64x64", folder / "large", training, frames)
+    workload = _workload("ResNet-18 64x64", folder / "large", training, frames)
+    early_exits = len(workload.bundle.manifest.exits) - 1
+    return workload._replace(thresholds=(NEVER,) * early_exits)
 
 
 def _workload(name: str, folder: Path, training: Sequence[object], frames: Sequence[NDArray[Any]]) -> Workload:
@@ -53,4 +58,4 @@ def _workload(name: str, folder: Path, training: Sequence[object], frames: Seque
               "none")  # fmt: skip
     if not video.exists():
         write_video(video, frames)
-    return Workload(name, Bundle.open(bundle), video, len(frames))
+    return Workload(name, Bundle.open(bundle), video, len(frames), ())

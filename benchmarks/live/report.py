@@ -10,7 +10,8 @@ from benchmarks.live.freshness import freshness
 from benchmarks.live.networks import large_workload, small_workload
 from benchmarks.live.outputs import outputs_cost
 from benchmarks.live.recovery import recovery
-from benchmarks.live.throughput import added_latency, read_frames, throughput
+from benchmarks.live.stages import read_frames
+from benchmarks.live.throughput import added_latency, throughput
 from benchmarks.results import command_line, write_result
 from edge.console import PASSED, at_least, log, print_table
 from edge.inference.load import load
@@ -18,6 +19,8 @@ from edge.live.outputs.open import open_output
 from edge.system import conditions
 
 ENDURANCE_FRAMES, COST_FRAMES, CAMERA_FRAMES = 200_000, 3_000, 2_000
+CAMERA_LEAD = 1.2
+"""Frames of the camera for each that is inferred, where the cost of outputs is measured."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
     small, large = small_workload(arguments.folder), large_workload(arguments.folder)
     result: dict[str, Any] = {}
     with load(small.bundle.path, backend="onnxruntime", precision="fp32") as classifier:
-        pictures = read_frames(small)
+        pictures = read_frames(small.video)
         log("throughput of the pipeline and its stages")
         result["small"] = throughput(small, classifier) | {"latency": added_latency(small, classifier)}
         log("freshness under `latest`")
@@ -52,11 +55,13 @@ def main(arguments: argparse.Namespace) -> int:
         lines = open_output(str(arguments.folder / "endurance.jsonl"), overwrite=True)
         metrics = open_output("http://127.0.0.1:0")
         result["endurance"] = endurance(classifier, pictures, arguments.frames, [lines, metrics])
-    with load(large.bundle.path, backend="onnxruntime", precision="fp32") as classifier:
+    with load(large.bundle.path, backend="onnxruntime", precision="fp32", thresholds=large.thresholds) as classifier:
         log("throughput of a larger network")
         result["large"] = throughput(large, classifier)
         log("cost of outputs")
-        result["outputs"] = outputs_cost(classifier, read_frames(large), COST_FRAMES, arguments.folder / "outputs")
+        rate = CAMERA_LEAD * result["large"]["frames_per_s"]["inference"]
+        pictures = read_frames(large.video)
+        result["outputs"] = outputs_cost(classifier, pictures, COST_FRAMES, rate, arguments.folder / "outputs")
     log("four cameras in one process and in four")
     result["cameras"] = cameras(large, CAMERA_FRAMES, arguments.folder)
     summary = summarise(result)
@@ -71,7 +76,9 @@ TARGETS = {
     "result_age_over_inference_p95_frames": "<= 2",
     "recovery_s": "<= 2",
     "pipeline_ratio": ">= 0.95",
+    "pipeline_ratio_to_two_processes": ">= 0.95",
     "small_pipeline_ratio": ">= 0.8",
+    "small_pipeline_ratio_to_two_processes": ">= 0.8",
     "small_added_ms": "<= 0.1",
     "outputs_cost": "<= 0.05",
     "rss_growth_mb": "<= 5",
@@ -87,7 +94,9 @@ def summarise(result: dict[str, Any]) -> dict[str, float]:
         "result_age_over_inference_p95_frames": result["freshness"]["result_age_over_inference_p95_frames"],
         "recovery_s": result["recovery"]["recovery_s"],
         "pipeline_ratio": result["large"]["pipeline_ratio"],
+        "pipeline_ratio_to_two_processes": result["large"]["pipeline_ratio_to_two_processes"],
         "small_pipeline_ratio": result["small"]["pipeline_ratio"],
+        "small_pipeline_ratio_to_two_processes": result["small"]["pipeline_ratio_to_two_processes"],
         "small_added_ms": result["small"]["latency"]["added_p50_ms"],
         "outputs_cost": result["outputs"]["outputs_cost"],
         "rss_growth_mb": result["endurance"]["rss_mb_growth"],

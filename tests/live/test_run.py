@@ -134,7 +134,7 @@ def test_events_follow_the_predictions_that_decide_them(classifier: edge.Classif
     assert states == [("entered", labels[0]), ("left", labels[0]), ("entered", second_label), ("left", second_label)]
     entered = output.messages.index(output.events[0])
     assert isinstance(output.messages[entered - 1], Observation)
-    assert output.messages[entered - 1].frame_index == 2
+    assert output.messages[entered - 1].result.frame_index == 2
 
 
 def test_frames_that_the_trigger_leaves_out_are_counted_as_skipped(
