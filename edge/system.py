@@ -4,11 +4,17 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
+import subprocess
+import sys
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from edge.machine_state import ROOT, MachineState, first_line, lines, machine_state, throttling
 
 LIBRARIES = (
     "numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "av", "simplejpeg", "torch", "tensorrt",
@@ -16,6 +22,8 @@ LIBRARIES = (
 )  # fmt: skip
 """Distributions whose version affects results."""
 DISTRIBUTION = "early-exit"
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""Folder of this package: a checkout, or `site-packages`."""
 BLOCKING_CALL = "edge: blocking call"
 """Name of threads in which a library waits for a device or server."""
 EXTRAS = {
@@ -45,9 +53,9 @@ REQUIRED = ("numpy", "rich")
 """Modules that are installed without extras."""
 
 
-def cpu_name() -> str:
+def cpu_name(root: Path = ROOT) -> str:
     """Return the processor's name."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return _cpuinfo("model name", root) or platform.processor() or platform.machine()
 
 
 def cpu_identity() -> str:
@@ -61,46 +69,45 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def board_model() -> str | None:
+def board_model(root: Path = ROOT) -> str | None:
     """Return the board's name from the device tree, such as a Jetson's; None if there is none."""
-    return _first_line(Path("/proc/device-tree/model"))
+    return first_line(root / "proc/device-tree/model")
 
 
-def l4t_release() -> str | None:
+def l4t_release(root: Path = ROOT) -> str | None:
     """Return the release of NVIDIA's Linux for Tegra on a Jetson; None elsewhere."""
-    return _first_line(Path("/etc/nv_tegra_release"))
+    return first_line(root / "etc/nv_tegra_release")
 
 
-def gpu_names() -> list[str]:
+def jetpack_version(root: Path = ROOT) -> str | None:
+    """Return the version of JetPack's package; None where it is not installed, as in NVIDIA's base image."""
+    package = re.search(
+        r"^Package: nvidia-jetpack\n(?:.+\n)*?Version: (\S+)",
+        "\n".join(lines(root / "var/lib/dpkg/status")),
+        re.MULTILINE,
+    )
+    return package[1] if package else None
+
+
+def gpu_names(root: Path = ROOT) -> list[str]:
     """Return the names of the NVIDIA GPUs that the kernel driver lists."""
     names = []
-    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        names += [line.partition(":")[2].strip() for line in _lines(path) if line.startswith("Model:")]
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        names += [line.partition(":")[2].strip() for line in lines(path) if line.startswith("Model:")]
     return names
 
 
-def nvidia_driver() -> str | None:
+def nvidia_driver(root: Path = ROOT) -> str | None:
     """Return the version line of NVIDIA's kernel driver, or `integrated GPU` on a Jetson; None without a driver."""
-    version, jetson = Path("/proc/driver/nvidia/version"), (Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"))
+    version, jetson = root / "proc/driver/nvidia/version", (root / "dev/nvhost-gpu", root / "dev/nvgpu")
     if version.exists():
-        return _first_line(version) or "unknown version"
+        return first_line(version) or "unknown version"
     return "integrated GPU" if any(node.exists() for node in jetson) else None
 
 
 def has_nvidia_gpu() -> bool:
     """Check for an NVIDIA GPU with a kernel driver, discrete or integrated in a Jetson."""
     return nvidia_driver() is not None
-
-
-def temperatures_c() -> dict[str, float]:
-    """Return the temperature of each readable thermal zone, in degrees Celsius."""
-    temperatures = {}
-    for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
-        try:
-            temperatures[(zone / "type").read_text().strip()] = int((zone / "temp").read_text()) / 1000
-        except (OSError, ValueError):  # some zones of a Jetson cannot be read while their component is suspended
-            continue
-    return temperatures
 
 
 def library_versions() -> dict[str, str]:
@@ -114,27 +121,38 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def load_average() -> float | None:
-    """Return the mean number of running processes in the last minute; None if the system does not report it."""
+def git_revision(checkout: Path) -> str | None:
+    """Return the commit of a checkout, with `-dirty` if files differ from it; None if it is not one."""
+    describe = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def conditions() -> dict[str, Any]:
-    """Return the conditions to record with a measurement."""
+def conditions(root: Path = ROOT) -> dict[str, Any]:
+    """Return the conditions to record with a measurement, as they are before it."""
     return {
-        "cpu": cpu_name(),
+        "cpu": cpu_name(root),
         "cores": usable_cores(),
-        "board": board_model(),
-        "l4t": l4t_release(),
+        "board": board_model(root),
+        "l4t": l4t_release(root),
+        "jetpack": jetpack_version(root),
         "system": platform.platform(),
-        "gpus": gpu_names(),
-        "temperatures_c": temperatures_c(),
-        "load_average": load_average(),
+        "gpus": gpu_names(root),
+        "driver": nvidia_driver(root),
         "libraries": library_versions(),
+        "revision": git_revision(CHECKOUT),
+        "command_line": shlex.join(sys.orig_argv),
+        **asdict(machine_state(root)),
     }
+
+
+def with_end(before: dict[str, Any], root: Path = ROOT) -> dict[str, Any]:
+    """Return conditions with the machine's state after the measurement, and the signs of throttling since `before`."""
+    state = MachineState(**{field.name: before[field.name] for field in fields(MachineState)})
+    after = machine_state(root)
+    return before | {"after": asdict(after), "throttling": throttling(state, after)}
 
 
 def pip_install(extra: str) -> str:
@@ -154,9 +172,8 @@ def import_remedy(error: ImportError) -> str:
 
 def _installed_from() -> str:
     """Return the checkout that contains this module or that it was installed from, else the wheel."""
-    checkout = Path(__file__).resolve().parents[1]
-    if (checkout / "pyproject.toml").is_file():
-        return str(checkout)
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return str(CHECKOUT)
     try:
         origin = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
         path = Path(unquote(urlsplit(json.loads(origin or "{}").get("url", "")).path))
@@ -174,20 +191,8 @@ def _version() -> str:
         return "VERSION"
 
 
-def _first_line(path: Path) -> str | None:
-    return next((line.rstrip("\0").strip() for line in _lines(path)), "") or None
-
-
-def _lines(path: Path) -> list[str]:
-    """Return a file's lines; an empty list if it is missing or cannot be read."""
-    try:
-        return path.read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-
-
-def _cpuinfo(field: str) -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
+def _cpuinfo(field: str, root: Path = ROOT) -> str:
+    for line in lines(root / "proc/cpuinfo"):
         name, _, value = line.partition(":")
         if name.strip() == field:
             return value.strip()

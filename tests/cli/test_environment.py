@@ -168,15 +168,14 @@ def test_a_deleted_working_directory(words: str, code: int, folder: Path) -> Non
         (None, None),
     ],
 )
-def test_odd_files_of_the_system_are_no_error(
-    content: bytes | None, release: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "nv_tegra_release"
-    file.write_bytes(content) if content is not None else file.mkdir()
-    monkeypatch.setattr(system, "Path", lambda path: file if str(path).startswith(("/etc", "/proc")) else Path(path))
-    assert system.l4t_release() == release
-    assert system.board_model() == release
-    json.dumps(system.conditions())
+def test_odd_files_of_the_system_are_no_error(content: bytes | None, release: str | None, tmp_path: Path) -> None:
+    for name in ("etc/nv_tegra_release", "proc/device-tree/model", "proc/loadavg", "proc/cpuinfo"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content) if content is not None else file.mkdir()
+    assert system.l4t_release(tmp_path) == release
+    assert system.board_model(tmp_path) == release
+    json.dumps(system.with_end(system.conditions(tmp_path), tmp_path))
     assert all(check.value for check in check_machine())
 
 
