@@ -171,13 +171,13 @@ def measure_all(
             ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, k, precision))
             for k, rival in enumerate(rivals)
         ]
-        measurements = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
-    whole, early_exit, *others = measurements
+        measured = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
+    whole, early_exit, *others = measured.classifiers
     per_exit, alone, at_accuracy = others[:exits], others[exits : 2 * exits], others[2 * exits :]
     macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
     cost = (macs.cumsum() / macs.sum()).tolist()
     rows = [truncated_row(k, *pair, cost) for k, pair in enumerate(zip(alone, at_accuracy, strict=True))]
-    return Measured(BenchResult(whole, early_exit, tuple(per_exit)), rows)
+    return Measured(BenchResult(whole, early_exit, tuple(per_exit), measured.control_ms), rows)
 
 
 def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any]:
@@ -194,6 +194,7 @@ def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any
             "whole": asdict(whole.latency_ms),
             "early_exit": asdict(early.latency_ms),
             "exits": [asdict(measurement.latency_ms) for measurement in measured.bench.per_exit],
+            "control": asdict(measured.bench.control_ms),
         },
         "speedup_mean": whole.latency_ms.mean / early.latency_ms.mean,
         "truncated": measured.truncated,

@@ -120,7 +120,7 @@ def _measure_speedups(
     with ExitStack() as stack:
         for classifier in classifiers:
             stack.enter_context(classifier)
-        reference, *measurements = measure(classifiers, track(frames, "measuring"), None)
+        reference, *measurements = measure(classifiers, track(frames, "measuring"), None).classifiers
     return [reference.latency_ms.mean / measurement.latency_ms.mean for measurement in measurements]
 
 

@@ -12,7 +12,7 @@ from edge.frames.base import frame_from_array
 from edge.measure.bench import BenchResult, bench
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
 from edge.progress import track
-from edge.system import conditions
+from edge.system import conditions, with_end
 
 ONNXRUNTIME_NOTE = (
     "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
@@ -41,17 +41,20 @@ def main(arguments: argparse.Namespace) -> int:
             name: bench(bundle, name, backend, track(frames, f"measuring {name}", display), labels, display)
             for name in names
         }
+    machine = with_end(before)
     if arguments.json:
         measured = {name: dataclasses.asdict(result) for name, result in results.items()}
         segments = {name: bundle.segments_digest(name) for name in names}
         run = {"backend": backend.name, "threads": arguments.threads, "segments": segments}
-        print_json(run | {"conditions": before, "precisions": measured})
+        print_json(run | {"conditions": machine, "precisions": measured})
     else:
         print_bench(results)
         if backend.name == "onnxruntime" and len(results) > 1:
             print(ONNXRUNTIME_NOTE)
-        machine = f"{before['cpu']}, {before['cores']} cores, load average {before['load_average']}"
-        print(f"on {machine}, {arguments.threads} threads")
+        where = f"{machine['cpu']}, {machine['cores']} cores, load average {machine['load_average']}"
+        print(f"on {where}, {arguments.threads} threads")
+        for reason in machine["throttling"]:
+            print(f"throttled: {reason}; measure again when the machine is cool, or in a lower power mode")
     return PASSED
 
 
@@ -66,5 +69,6 @@ def print_bench(results: Mapping[str, BenchResult]) -> None:
             shares = " / ".join(f"{share:.0%}" for share in measurement.exit_shares)
             speedup = f"{result.whole.latency_ms.mean / measurement.latency_ms.mean:.2f}x"
             rows.append((precision, name, *latency_cells(measurement.latency_ms), speedup, accuracy, shares))
+        rows.append((precision, "control loop", *latency_cells(result.control_ms), "", "", ""))
     columns = ("precision", "classifier", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
     print_table("time from available frame to known decision, interleaved in one process", columns, rows)

@@ -5,9 +5,10 @@ really ran, and the decision.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from edge.engines.base import Backend
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier, load_whole_network
+from edge.measure.control import control_loop
 from edge.measure.interleave import Timed, interleave
 from edge.measure.latency import Latency, latency_from_ms
 from edge.progress import OnProgress, ignore_progress
@@ -44,6 +46,16 @@ class BenchResult:
     """The chain with its thresholds."""
     per_exit: tuple[Measurement, ...]
     """The chain with each exit forced."""
+    control_ms: Latency
+    """The control loop, which took turns with the classifiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """Classifiers and the control loop, measured in turns."""
+
+    classifiers: tuple[Measurement, ...]
+    control_ms: Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +115,35 @@ def bench(
         EngineError: an engine cannot be built or run here.
     """
     with bench_classifiers(bundle, precision, backend, on_progress) as classifiers:
-        whole, early_exit, *per_exit = measure(list(classifiers), frames, labels)
-    return BenchResult(whole, early_exit, tuple(per_exit))
+        measured = measure(list(classifiers), frames, labels)
+    whole, early_exit, *per_exit = measured.classifiers
+    return BenchResult(whole, early_exit, tuple(per_exit), measured.control_ms)
 
 
-def measure(
-    classifiers: Sequence[Classifier], frames: Iterable[Frame], labels: Sequence[int] | None
-) -> list[Measurement]:
-    """Measure classifiers that take turns on each frame; the first frames also run beforehand, to warm up."""
+def measure(classifiers: Sequence[Classifier], frames: Iterable[Frame], labels: Sequence[int] | None) -> Measurements:
+    """Measure classifiers and the control loop, which take turns on each frame.
+
+    The first frames also run beforehand, to warm up.
+    """
     frames = iter(frames)
     warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
-    calls = [classifier.predict for classifier in classifiers]
+    calls: list[Callable[[Frame], Any]] = [*(classifier.predict for classifier in classifiers), _run_control_loop]
     interleave(calls, warm_up)
-    timed = interleave(calls, itertools.chain(warm_up, frames))
-    return [
+    *timed, control = interleave(calls, itertools.chain(warm_up, frames))
+    measurements = (
         _measurement(series, classifier.chain.exits, labels)
         for series, classifier in zip(timed, classifiers, strict=True)
-    ]
+    )
+    return Measurements(tuple(measurements), latency_from_ms(control.times_ms))
 
 
 def thresholds_for_exit(exit_index: int, exits: int) -> list[float]:
     """Return thresholds with which every frame takes this exit."""
     return [NEVER if k < exit_index else 0.0 for k in range(exits - 1)]
+
+
+def _run_control_loop(_: Frame) -> None:
+    control_loop()
 
 
 def _measurement(timed: Timed[Prediction], exits: int, labels: Sequence[int] | None) -> Measurement:

@@ -1,5 +1,6 @@
-"""Interleaved timing: calls take turns, so that a disturbance of the machine affects all of them alike."""
+"""Interleaved timing: calls take turns in random order, so that disturbances of the machine affect all alike."""
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter_ns
 from typing import Generic, NamedTuple, TypeVar
@@ -18,13 +19,17 @@ class Timed(NamedTuple, Generic[R]):
     results: list[R]
 
 
-def interleave(calls: Sequence[Callable[[T], R]], items: Iterable[T]) -> list[Timed[R]]:
-    """Time every call on every item. Calls take turns at being first, because the first finds the item in no cache."""
+def interleave(calls: Sequence[Callable[[T], R]], items: Iterable[T], seed: int = 0) -> list[Timed[R]]:
+    """Time every call on every item.
+
+    For each item the calls have a new random order, because a call finds the caches as its predecessor left them, and
+    the first finds the item in none.
+    """
     times_ns: list[list[int]] = [[] for _ in calls]
     results: list[list[R]] = [[] for _ in calls]
-    order = list(range(len(calls)))
+    order, generator = list(range(len(calls))), random.Random(seed)  # noqa: S311 - an order is no secret
     for item in items:
-        order = [*order[1:], order[0]]
+        generator.shuffle(order)
         for index in order:
             started_ns = perf_counter_ns()
             result = calls[index](item)

@@ -28,11 +28,11 @@ def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precis
     assert printed["segments"] == {name: digits_bundle.segments_digest(name) for name in ("fp32", "int8")}
     assert list(printed["precisions"]) == ["fp32", "int8"]
     for measured in printed["precisions"].values():
-        assert list(measured) == ["whole", "early_exit", "per_exit"]
+        assert list(measured) == ["whole", "early_exit", "per_exit", "control_ms"]
         assert len(measured["per_exit"]) == 3
         for measurement in (measured["whole"], measured["early_exit"], *measured["per_exit"]):
             assert set(measurement) == {"latency_ms", "accuracy", "exit_shares"}
-            assert set(measurement["latency_ms"]) == {"mean", "p50", "p95", "p99", "spread", "frames"}
+            assert set(measurement["latency_ms"]) == {"mean", "p50", "iqr", "p95", "p99", "spread", "frames"}
             assert measurement["latency_ms"]["frames"] == len(digits_bundle.reference().labels)
             assert 0.5 < measurement["accuracy"] <= 1
             assert sum(measurement["exit_shares"]) == pytest.approx(1)
@@ -42,7 +42,7 @@ def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
     result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32")
     assert result.code == 0, result.stderr
     rows = [line for line in result.stdout.splitlines() if "fp32" in line]
-    classifiers = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced")
+    classifiers = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced", "control loop")
     assert all(name in row for name, row in zip(classifiers, rows, strict=True))
     assert "1.00x" in rows[0]
 

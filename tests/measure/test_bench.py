@@ -1,6 +1,8 @@
 """Measurements of a bundle: every frame counts once, forced exits answer every frame, and all slots are closed."""
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -104,7 +106,9 @@ def test_shares_and_accuracy_count_each_frame_once(digits_bundle: Bundle, frames
         decisions = decide(scores, thresholds)
         labels = decisions.label.copy()
         labels[:5] += 1
-        [measurement] = measure([classifier.with_thresholds(thresholds)], frames, labels.tolist())
+        measured = measure([classifier.with_thresholds(thresholds)], frames, labels.tolist())
+    [measurement] = measured.classifiers
+    assert measured.control_ms.frames == len(frames)
     assert measurement.exit_shares == pytest.approx(np.bincount(decisions.exit_index, minlength=3) / len(frames))
     assert measurement.accuracy == pytest.approx(1 - 5 / len(frames))
     assert measurement.latency_ms.frames == len(frames)
@@ -148,19 +152,24 @@ def test_thresholds_that_force_an_exit_are_never_before_it(exit_index: int, thre
     assert thresholds_for_exit(exit_index, 3) == thresholds
 
 
-def test_interleaved_calls_take_turns_at_being_first() -> None:
-    order: list[tuple[str, int]] = []
+def test_interleaved_calls_run_once_per_item_in_a_random_order_that_the_seed_repeats() -> None:
+    def run(seed: int) -> tuple[list[tuple[str, int]], Any]:
+        ran: list[tuple[str, int]] = []
+        calls = [lambda item, name=name: ran.append((name, item)) or f"{name}{item}" for name in "abc"]
+        return ran, interleave(calls, range(60), seed)
 
-    def call(name: str) -> Any:
-        return lambda item: order.append((name, item)) or f"{name}{item}"
-
-    timed = interleave([call("a"), call("b"), call("c")], range(4))
-    assert order == [(name, item) for item, names in enumerate(("bca", "cab", "abc", "bca")) for name in names]
-    assert [part.results for part in timed] == [[f"{name}{item}" for item in range(4)] for name in "abc"]
-    assert all(len(part.times_ms) == 4 and (part.times_ms >= 0).all() for part in timed)
+    ran, timed = run(seed=0)
+    orders = Counter("".join(name for name, item in ran if item == wanted) for wanted in range(60))
+    assert set(orders) == set(map("".join, permutations("abc")))
+    assert [item for _, item in ran] == [item for item in range(60) for _ in "abc"]
+    assert [part.results for part in timed] == [[f"{name}{item}" for item in range(60)] for name in "abc"]
+    assert all(len(part.times_ms) == 60 and (part.times_ms >= 0).all() for part in timed)
+    assert run(seed=0)[0] == ran != run(seed=1)[0]
 
 
 def test_the_spread_of_a_latency_is_half_the_range_of_medians_of_five_parts() -> None:
     latency = latency_from_ms([*[1.0] * 20, *[2.0] * 60, *[4.0] * 20])
     assert (latency.p50, latency.p99, latency.mean, latency.frames) == (2.0, 4.0, pytest.approx(2.2), 100)
     assert latency.spread == pytest.approx((4 - 1) / 2 / 2)
+    assert latency.iqr == 0.0
+    assert latency_from_ms([1.0, 2.0, 3.0, 4.0, 5.0]).iqr == 2.0
