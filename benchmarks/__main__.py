@@ -13,6 +13,14 @@ REPORTS = {
         "the demo's network with several seeds: early exits must pay with each", "benchmarks.demo_seeds"
     ),
     "real-size": SubcommandSpec("ResNet-18 at 224x224, fed from a 1080p video", "benchmarks.real_size"),
+    "compare": SubcommandSpec(
+        "two bundles, backends or checkouts that take turns, with a verdict; two recorded runs, without",
+        "benchmarks.compare",
+    ),
+    "harness": SubcommandSpec(
+        "the measurements themselves: planted slow-downs, repeated runs, overhead", "benchmarks.harness"
+    ),
+    "report": SubcommandSpec("a page of all recorded results", "benchmarks.report"),
     "papers": SubcommandSpec(
         "the claims of Confidence-Gated and Explanation-Guided Training, beside rival methods", "benchmarks.papers"
     ),

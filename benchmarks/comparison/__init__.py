@@ -1,0 +1,1 @@
+"""Two sides that take turns: their worker processes, the turns, and the verdict."""
