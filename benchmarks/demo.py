@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.chain_overhead import chain_overhead
+from benchmarks.demo_report import precision_label, write_report
 from benchmarks.memory import peak_rss_mb_over_bare
-from benchmarks.report import precision_label, write_report
 from benchmarks.results import command_line, write_result
 from benchmarks.truncated import matched_thresholds, truncated_bundles, truncated_row
 from benchmarks.video import write_video

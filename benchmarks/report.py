@@ -1,212 +1,195 @@
-"""The demo's report as one self-contained page."""
+"""One self-contained page of all recorded results, with the conditions of each."""
 
-import base64
+import argparse
 import html
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from string import Template
 from typing import Any
 
-import cv2
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from calibration.operating_points import operating_point_of, operating_points
-from edge.bundle import tensors
-from edge.bundle.bundle import Bundle
-from edge.cli.bench import ONNXRUNTIME_NOTE
-from edge.decision import NEVER, Scores, validate_thresholds
-from edge.engines.onnxruntime import OnnxRuntime
-from edge.frames.base import Frame, PixelFormat
-from edge.inference.load import load_classifier
-from edge.storage import write_file
+from benchmarks.page import BLUE, GREY, ORANGE, inline_svg, table, write_page
+from benchmarks.published import published_for
+from benchmarks.recorded_runs import Cost, Energy, Run, run_of
+from benchmarks.results import add_output
+from edge.console import PASSED
+from edge.errors import DataError
 
-CPU_NOTES = {"fp16": "computed in fp32 here", "int8": "emulated in float here"}
-BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
-SAMPLES_PER_EXIT = 4
-
-PAGE = Path(__file__).with_name("page.html")
+RESULTS = Path(__file__).with_name("results")
+COLOURS = {"exit": BLUE, "early exits": ORANGE, "whole": GREY, "truncated": "black"}
+MARKERS = {"exit": "o", "early exits": "*", "whole": "D", "truncated": "s"}
+REGIME_POINTS = ("macs 0.3", "macs 0.5", "macs 0.7", "whole")
+"""Operating points of the papers' comparison: budgets of multiply-accumulates, and all of them."""
+Results = Mapping[str, Mapping[str, Any]]
+"""Parsed files by their names."""
 
 
-def write_report(
-    path: Path, report: dict[str, Any], bundle: Bundle, frames: Sequence[Frame], labels: Sequence[int], scores: Scores
-) -> None:
-    """Write the page; `scores` are those of the test set in the report's precision."""
-    whole, early = report["accuracy"]["whole"], report["accuracy"]["early_exit"]
-    lead = (
-        f"With early exits, the {html.escape(report['precision'])} network is "
-        f"<b>{report['speedup_mean']:.2f} times as fast</b> as the whole network on {len(labels)} test images, "
-        f"at {early:.2%} accuracy against {whole:.2%}. Segments after the exit do not run."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the report."""
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="folder of recorded JSON")
+    add_output(parser, "runs/report.html", "FILE")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Write the page.
+
+    Raises:
+        DataError: there are no results, or a file is not one.
+    """
+    results = read_results(arguments.results)
+    write_page(arguments.output, "Recorded results", sections(results))
+    print(f"wrote {arguments.output}: {len(results)} results of {arguments.results}")
+    return PASSED
+
+
+def read_results(folder: Path) -> Results:
+    """Return every recorded result of a folder.
+
+    Raises:
+        DataError: there are none, or a file is not one.
+    """
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results[path.name] = json.loads(path.read_text())
+            results[path.name].keys()
+        except (ValueError, AttributeError) as error:
+            raise DataError(f"{path} is not a recorded result ({error}); record it again, or remove it") from error
+    if not results:
+        raise DataError(f"{folder} has no recorded results; name a folder of JSON that `python -m benchmarks` wrote")
+    return results
+
+
+def sections(results: Results) -> Iterator[str]:
+    """Yield the page's HTML.
+
+    Raises:
+        DataError: a file has the form of a known result, but lacks some of it.
+    """
+    for name, recorded in results.items():
+        try:
+            run = run_of(Path(name).stem, recorded)
+            if run is not None:
+                yield from run_section(name, run)
+            elif "claims" in recorded:
+                yield from regimes_section(name, recorded["rows"])
+            elif "detection" in recorded:
+                yield from harness_section(name, recorded)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DataError(f"{name} lacks a part of its results ({error!r}); record it again, or remove it") from error
+    yield "<h2>Conditions</h2>"
+    yield from (conditions_details(name, recorded) for name, recorded in results.items())
+
+
+def run_section(name: str, run: Run) -> Iterator[str]:
+    """Yield the costs of a recorded run."""
+    yield f"<h2>{html.escape(run.title)}</h2><p>{html.escape(name)}</p>"
+    yield inline_svg(run_figure(run))
+    columns = ("precision", "classifier", "mean ms", "p50", "IQR", "p99", "accuracy")
+    yield table(columns, (cost_cells(cost) for cost in run.costs))
+    if not run.energies:
+        yield "<p>Energy: not measured in this run.</p>"
+        return
+    yield "<p>Energy per inference, gross and without the power of the idle machine:</p>"
+    rows = [energy_cells(energy) for energy in run.energies]
+    yield table(
+        ("precision", "classifier", "rail or source", "gross mJ", "net mJ", "valid"), [*rows, *published_rows(run)]
     )
-    shares, trade_off = exit_share_figure(report), trade_off_figure(report, bundle, labels, scores)
-    body = [
-        f'<p class="lead">{lead}</p>',
-        advice_list(report),
-        "<h2>Share and cost of each exit</h2>",
-        f'<div class="row">{image_tag(shares)}{image_tag(trade_off)}</div>',
-        "<h2>Latency of each exit</h2>",
-        image_tag(latency_figure(report)),
-        "<h2>Compared with networks truncated at an exit</h2>",
-        comparison_table(report),
-        "<h2>Engines against the trained network</h2>",
-        parity_table(report),
-        "<h2>Attention of each exit</h2>",
-        "<p>Test images that leave at each exit; beside each image, the attention map of every exit.</p>",
-        image_tag(attention_figure(report, bundle, frames, labels)),
-        "<h2>Conditions</h2>",
-        f"<pre>{html.escape(json.dumps(report_conditions(report), indent=2))}</pre>",
+
+
+def cost_cells(cost: Cost) -> tuple[str, ...]:
+    """Return the cells of a classifier's latency and accuracy; older files lack some statistics."""
+    times = (f"{cost.latency_ms[key]:.3f}" if key in cost.latency_ms else "" for key in ("mean", "p50", "iqr", "p99"))
+    return (cost.precision, cost.name, *times, "" if cost.accuracy is None else f"{cost.accuracy:.2%}")
+
+
+def energy_cells(energy: Energy) -> tuple[str, ...]:
+    """Return the cells of a classifier's energy on one rail."""
+    gross, net = (f"{values['mean']:.3g} ±{values['plus_minus']:.2g}" for values in (energy.gross_mj, energy.net_mj))
+    return (energy.precision, energy.name, energy.rail, gross, net, "; ".join(energy.problems) or "yes")
+
+
+def published_rows(run: Run) -> list[tuple[str, ...]]:
+    """Return the published energies for the board of a run, as rows of the table of energies."""
+    return [
+        ("int8", "ResNet-50, published", figure.source, f"{figure.energy_mj:.3g}", "", figure.note)
+        for figure in published_for(run.board)
     ]
-    page = Template(PAGE.read_text())
-    write_file(path, page.substitute(title=f"Early exits on {html.escape(report['dataset'])}", body="\n".join(body)))
 
 
-def exit_share_figure(report: dict[str, Any]) -> Figure:
-    """Draw the share of test images that leave at each exit."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.bar([f"exit {k}" for k in range(len(report["exit_shares"]))], report["exit_shares"], color=BLUE)
-    axes.bar_label(bars, labels=[f"{share:.1%}" for share in report["exit_shares"]])
-    axes.set(title="share of test images that leave", ylim=(0, 1.1))
-    axes.spines[["top", "right"]].set_visible(False)
+def run_figure(run: Run) -> Figure:
+    """Draw latency by classifier, and accuracy against latency, for each precision."""
+    precisions = run.precisions()
+    has_accuracy = any(cost.accuracy is not None for cost in run.costs)
+    figure = Figure(figsize=(4 * len(precisions), 6 if has_accuracy else 3), layout="constrained")
+    panels = figure.subplots(1 + has_accuracy, len(precisions), squeeze=False)
+    for column, precision in enumerate(precisions):
+        costs = [cost for cost in run.costs if cost.precision == precision]
+        draw_latency(panels[0][column], precision, costs)
+        if has_accuracy:
+            draw_accuracy(panels[1][column], costs)
     return figure
 
 
-def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[int], scores: Scores) -> Figure:
-    """Draw test accuracy over mean MACs: thresholds from the fitting split, the chosen point, truncated networks."""
-    precision = report["precision"]
-    macs = [exit_.macs for exit_ in bundle.manifest.exits]
-    truth = np.array(labels)
-    recorded = bundle.scores(precision)
-    fitted = operating_points(recorded.scores, recorded.truth, macs)
-    curve = [
-        operating_point_of(scores, truth, macs, validate_thresholds(point.thresholds, len(macs))) for point in fitted
-    ]
-    curve.sort(key=lambda point: point.cost_ratio)
-    chosen = operating_point_of(scores, truth, macs, validate_thresholds(report["thresholds"], len(macs)))
-    cost = np.cumsum(macs) / np.sum(macs)
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([p.cost_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
-    axes.plot(chosen.cost_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
-    axes.plot(cost, [row["accuracy"] for row in report["truncated"]], "s", color=GREY, label="truncated, trained alone")
-    axes.set(
-        xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation"
-    )
-    axes.legend()
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def latency_figure(report: dict[str, Any]) -> Figure:
-    """Draw the mean and p95 of each exit forced, of early exiting and of the whole network."""
-    latency = report["latency_ms"]
-    named = {f"exit {k} forced": value for k, value in enumerate(latency["exits"])}
-    named |= {"early exits": latency["early_exit"], "whole network": latency["whole"]}
-    colours = [BLUE] * len(latency["exits"]) + [ORANGE, GREY]
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
-    axes = figure.subplots()
-    means = [value["mean"] for value in named.values()]
-    tails = [value["p95"] for value in named.values()]
-    bars = axes.barh(list(named), means, color=colours)
-    axes.bar_label(bars, labels=[f" {mean:.3f} ms (p95 {tail:.3f})" for mean, tail in zip(means, tails, strict=True)])
-    axes.set(xlabel="mean milliseconds, frame available to decision known", xlim=(0, 1.3 * max(means)))
+def draw_latency(axes: Axes, precision: str, costs: list[Cost]) -> None:
+    """Draw the mean latency of each classifier as a bar."""
+    names = [cost.name.replace(", trained alone", "") for cost in costs]
+    axes.barh(names, [cost.latency_ms["mean"] for cost in costs], color=[COLOURS[cost.kind] for cost in costs])
+    axes.set(title=precision, xlabel="mean latency, ms")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
-def attention_figure(report: dict[str, Any], bundle: Bundle, frames: Sequence[Frame], labels: Sequence[int]) -> Figure:
-    """Draw test images that leave at each exit, with every exit's attention map."""
-    exits = len(bundle.manifest.exits)
-    classifier = load_classifier(bundle, report["precision"], OnnxRuntime())
-    chosen: list[tuple[int, int]] = []
-    for wanted in range(exits):
-        taken = (index for index, frame in enumerate(frames) if classifier.predict(frame).exit_index == wanted)
-        chosen += [(wanted, index) for index, _ in zip(taken, range(SAMPLES_PER_EXIT), strict=False)]
-    slot, never = classifier.new_slot(), np.full(exits - 1, NEVER, dtype=np.float32)
-    columns = SAMPLES_PER_EXIT
-    figure = Figure(figsize=(10, 1.0 * exits), layout="constrained")
-    grid = figure.subplots(exits, columns * (exits + 1), squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    drawn = dict.fromkeys(range(exits), 0)
-    for taken_exit, index in chosen:
-        slot.start(frames[index], never)
-        slot.result()
-        outputs = slot.tensors()
-        row, start = grid[taken_exit], drawn[taken_exit] * (exits + 1)
-        drawn[taken_exit] += 1
-        row[start].imshow(to_rgb(frames[index]), cmap="gray")
-        row[start].set_title(f"{bundle.manifest.labels[labels[index]]}", fontsize=7, pad=2)
-        for k in range(exits):
-            row[start + 1 + k].imshow(outputs[tensors.attention(k)][0, 0], cmap="magma", vmin=0)
-            row[start + 1 + k].set_title(f"exit {k}", fontsize=6, pad=2, color=ORANGE if k == taken_exit else "black")
-    return figure
+def draw_accuracy(axes: Axes, costs: list[Cost]) -> None:
+    """Draw accuracy against mean latency, with a marker for each kind of classifier."""
+    for kind, marker in MARKERS.items():
+        points = [(cost.latency_ms["mean"], cost.accuracy) for cost in costs if cost.kind == kind]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color=COLOURS[kind], label=kind)
+    axes.set(xlabel="mean latency, ms", ylabel="accuracy")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
 
 
-def to_rgb(frame: Frame) -> NDArray[Any]:
-    """Return a frame's pixels in gray or RGB, as matplotlib reads them."""
-    return frame.pixels if frame.format is PixelFormat.GRAY else cv2.cvtColor(frame.pixels, cv2.COLOR_BGR2RGB)
+def regimes_section(name: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield accuracy against multiply-accumulates for every training method, by dataset."""
+    yield f"<h2>Rival training methods</h2><p>{html.escape(name)}: means over seeds, accuracy on the test split.</p>"
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        members = [row for row in rows if row["dataset"] == dataset and row["truncated_at"] is None]
+        methods = dict.fromkeys((row["backbone"], row["regime"], row["alpha"]) for row in members)
+        lines = []
+        for backbone, regime, alpha in methods:
+            method = {"backbone": backbone, "regime": regime, "alpha": alpha}
+            accuracies = (mean_accuracy(members, method | {"operating_point": point}) for point in REGIME_POINTS)
+            lines.append((backbone, f"{regime} + EGT" if alpha else regime, *accuracies))
+        yield f"<h3>{html.escape(dataset)}</h3>" + table(("backbone", "training", *REGIME_POINTS), lines)
 
 
-def comparison_table(report: dict[str, Any]) -> str:
-    """Return truncated networks beside early exits, in every precision."""
-    columns = ("precision", "truncated at exit", "accuracy", "mean ms", "early exits", "mean ms", "speed-up")
-    rows = []
-    for name, precision in report["precisions"].items():
-        for row in precision["truncated"]:
-            rival = (f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}")
-            ours = (f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}")
-            rows.append((precision_label(name), row["exit"], *rival, *ours, f"{row['early_exit_speedup']:.2f}x"))
-    note = (
-        "Each network on the left was trained alone. Early exits beside it use the thresholds with the largest product "
-        "of accuracy gained and computation saved against it on the threshold-fitting split. The network truncated at "
-        "exit 0 is also the first segment of the chain: early exits can be more accurate, but not faster."
-    )
-    return f"<p>{note}</p>{table(columns, rows)}<p>{ONNXRUNTIME_NOTE}</p>"
+def mean_accuracy(rows: list[Mapping[str, Any]], wanted: Mapping[str, object]) -> str:
+    """Return the mean accuracy of the rows with these values, and its standard deviation."""
+    values = [row["accuracy"] for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return f"{np.mean(values):.2%} ±{np.std(values) * 100:.2f}" if values else ""
 
 
-def precision_label(precision: str) -> str:
-    """Return a precision's name with a note about its speed on a CPU."""
-    return f"{precision} ({CPU_NOTES[precision]})" if precision in CPU_NOTES else precision
-
-
-def advice_list(report: dict[str, Any]) -> str:
-    """Return the advice on this bundle's exits, if there is any."""
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in report["advice"])
-    return f"<h2>Advice on these exits</h2><ul>{items}</ul>" if items else ""
-
-
-def parity_table(report: dict[str, Any]) -> str:
-    """Return the parity of every exit."""
-    columns = ("exit", "accuracy", "trained network", "top-1 agrees", "exit decision agrees", "largest logit error")
-    shares = ("accuracy", "reference_accuracy", "top1_agreement", "exit_index_agreement")
+def harness_section(name: str, recorded: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how far the measurements can be trusted."""
+    detection = recorded["detection"]
+    yield f"<h2>The measurements themselves</h2><p>{html.escape(name)}</p>"
     rows = [
-        (k, *(f"{figures[name]:.2%}" for name in shares), f"{figures['max_abs_logit_error']:.3g}")
-        for k, figures in enumerate(report["verify"]["exits"])
+        (f"slow-down of {detection['slow_down']:.0%} found", f"{recorded['found']:.1%}"),
+        ("false alarms", f"{recorded['false_alarms']:.1%}"),
+        ("noise floor of a comparison, median", f"{detection['noise_floor_p50']:.2%}"),
+        ("range of repeated runs of edge bench", f"{recorded['bench_range']:.1%}"),
+        ("overhead of a timed call", f"{recorded['overhead_us']:.2f} us"),
     ]
-    return table(columns, rows)
+    yield table(("figure", "value"), rows)
 
 
-def report_conditions(report: dict[str, Any]) -> dict[str, Any]:
-    """Return the conditions of the figures."""
-    return {
-        key: report[key] for key in ("conditions", "command", "memory", "chain_overhead", "thresholds") if key in report
-    }
-
-
-def table(columns: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """Return an HTML table."""
-    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def image_tag(figure: Figure) -> str:
-    """Return a figure as an HTML image with embedded data."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+def conditions_details(name: str, recorded: Mapping[str, Any]) -> str:
+    """Return a result's command and conditions, folded."""
+    shown = {key: recorded.get(key, "not recorded") for key in ("command", "conditions")}
+    text = html.escape(json.dumps(shown, indent=2))
+    return f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>"

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.demo_report import advice_list, comparison_table, precision_label
 from benchmarks.demo_seeds import beats, criteria, exit_gains
-from benchmarks.report import advice_list, comparison_table, precision_label
 from benchmarks.truncated import matching_point
 from calibration.operating_points import OperatingPoint
 from edge.cli.bench import ONNXRUNTIME_NOTE
