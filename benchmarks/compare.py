@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.comparison.recorded import print_recorded, read_recorded
@@ -40,9 +41,9 @@ def main(arguments: argparse.Namespace) -> int:
     if all(Path(word).is_file() for word in (arguments.a, arguments.b)):
         print_recorded(*(read_recorded(Path(word)) for word in (arguments.a, arguments.b)))
         return PASSED
-    a, b = parse_sides(arguments)
     before = conditions()
-    with ProgressDisplay() as display:
+    with TemporaryDirectory() as caches, ProgressDisplay() as display:
+        a, b = parse_sides(arguments, Path(caches))
         passes = compare(a, b, display)
     verdict = confirmed(passes)
     result = {
@@ -58,8 +59,12 @@ def main(arguments: argparse.Namespace) -> int:
     return FAILED if verdict == "slower" else PASSED
 
 
-def parse_sides(arguments: argparse.Namespace) -> tuple[Side, Side]:
+def parse_sides(arguments: argparse.Namespace, caches: Path) -> tuple[Side, Side]:
     """Return the sides of a command line.
+
+    Args:
+        arguments: The parsed arguments.
+        caches: Folder for the engines of checkouts.
 
     Raises:
         DataError: A and B are not of the same kind, or `--bundle` is missing or unnecessary.
@@ -75,19 +80,17 @@ def parse_sides(arguments: argparse.Namespace) -> tuple[Side, Side]:
         remedy = "leave out --bundle" if kind == "bundle" else f"add --bundle: the bundle that both {kind}s run"
         raise DataError(f"A and B are {kind}s; {remedy}")
     bundle = arguments.bundle or Path(arguments.a)
-    common = {
-        "frames": bundle,
-        "bundle": bundle,
-        "backend": arguments.backend,
-        "precision": arguments.precision or "auto",
-        "threads": arguments.threads,
-    }
-    option = {"bundle": "bundle", "checkout": "checkout", "backend": "backend"}[kind]
-    a, b = (
-        Side(name, **common | {option: word if kind == "backend" else Path(word).resolve()})
-        for name, word in words.items()
-    )
+    common = Side("", bundle, bundle, arguments.backend, arguments.precision or "auto", arguments.threads)
+    a, b = (replace(common, name=name, **side_fields(kind, word, caches / name)) for name, word in words.items())
     return a, b
+
+
+def side_fields(kind: str, word: str, cache: Path) -> dict[str, Any]:
+    """Return the fields in which a side differs from the other."""
+    if kind == "backend":
+        return {"backend": word}
+    path = Path(word).resolve()
+    return {"bundle": path} if kind == "bundle" else {"checkout": path, "cache": cache}
 
 
 def kind_of(word: str) -> str:
@@ -113,8 +116,15 @@ def kind_of(word: str) -> str:
 
 def side_record(side: Side) -> dict[str, Any]:
     """Return a side as it is recorded, with the commit of its checkout."""
-    paths = {name: str(value) for name, value in asdict(side).items() if isinstance(value, Path)}
-    return asdict(side) | paths | {"revision": git_revision(side.checkout)}
+    return {
+        "name": side.name,
+        "bundle": str(side.bundle),
+        "backend": side.backend,
+        "precision": side.precision,
+        "threads": side.threads,
+        "checkout": str(side.checkout),
+        "revision": git_revision(side.checkout),
+    }
 
 
 def pass_record(one_pass: Comparison) -> dict[str, Any]:

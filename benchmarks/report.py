@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.page import BLUE, GREY, ORANGE, inline_svg, table, write_page
+from benchmarks.papers.claims import BUDGETS, WHOLE
+from benchmarks.papers.rows import Row, Rows, percent
 from benchmarks.published import published_for
 from benchmarks.recorded_runs import Cost, Energy, Run, run_of
 from benchmarks.results import add_output
@@ -21,8 +22,7 @@ from edge.errors import DataError
 RESULTS = Path(__file__).with_name("results")
 COLOURS = {"exit": BLUE, "early exits": ORANGE, "whole": GREY, "truncated": "black"}
 MARKERS = {"exit": "o", "early exits": "*", "whole": "D", "truncated": "s"}
-REGIME_POINTS = ("macs 0.3", "macs 0.5", "macs 0.7", "whole")
-"""Operating points of the papers' comparison: budgets of multiply-accumulates, and all of them."""
+OPERATING_POINTS = (WHOLE, *BUDGETS)
 Results = Mapping[str, Mapping[str, Any]]
 """Parsed files by their names."""
 
@@ -154,24 +154,23 @@ def draw_accuracy(axes: Axes, costs: list[Cost]) -> None:
     axes.legend(fontsize="small")
 
 
-def regimes_section(name: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield accuracy against multiply-accumulates for every training method, by dataset."""
-    yield f"<h2>Rival training methods</h2><p>{html.escape(name)}: means over seeds, accuracy on the test split.</p>"
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        members = [row for row in rows if row["dataset"] == dataset and row["truncated_at"] is None]
-        methods = dict.fromkeys((row["backbone"], row["regime"], row["alpha"]) for row in members)
-        lines = []
-        for backbone, regime, alpha in methods:
-            method = {"backbone": backbone, "regime": regime, "alpha": alpha}
-            accuracies = (mean_accuracy(members, method | {"operating_point": point}) for point in REGIME_POINTS)
-            lines.append((backbone, f"{regime} + EGT" if alpha else regime, *accuracies))
-        yield f"<h3>{html.escape(dataset)}</h3>" + table(("backbone", "training", *REGIME_POINTS), lines)
-
-
-def mean_accuracy(rows: list[Mapping[str, Any]], wanted: Mapping[str, object]) -> str:
-    """Return the mean accuracy of the rows with these values, and its standard deviation."""
-    values = [row["accuracy"] for row in rows if all(row[key] == value for key, value in wanted.items())]
-    return f"{np.mean(values):.2%} ±{np.std(values) * 100:.2f}" if values else ""
+def regimes_section(name: str, rows: list[Row]) -> Iterator[str]:
+    """Yield the accuracy of every training method at several budgets of computation."""
+    yield f"<h2>Rival training methods</h2><p>{html.escape(name)}: accuracy on the test split, means over seeds.</p>"
+    lines: dict[str, list[tuple[str, ...]]] = {}
+    exits = [row for row in rows if row["truncated_at"] is None]
+    methods = dict.fromkeys((row["dataset"], row["backbone"], row["regime"], row["alpha"]) for row in exits)
+    for dataset, backbone, regime, alpha in methods:
+        of_method = Rows(exits, backbone)
+        accuracies = (
+            of_method.values("accuracy", dataset=dataset, regime=regime, alpha=alpha, operating_point=point)
+            for point in OPERATING_POINTS
+        )
+        cells = (percent(values) if len(values) else "" for values in accuracies)
+        lines.setdefault(dataset, []).append((backbone, f"{regime} + EGT" if alpha else regime, *cells))
+    for dataset, of_dataset in lines.items():
+        yield f"<h3>{html.escape(dataset)}</h3>"
+        yield table(("backbone", "training", "whole", *(f"at {budget}" for budget in BUDGETS)), of_dataset)
 
 
 def harness_section(name: str, recorded: Mapping[str, Any]) -> Iterator[str]:

@@ -31,8 +31,15 @@ class Side:
     precision: str = "auto"
     threads: int = 1
     checkout: Path = CHECKOUT
+    cache: Path | None = None
+    """Folder of its engines, which another checkout may build in another way; None for the user's."""
     slow_down: float = 0.0
     """Share by which each call is delayed, to validate the comparison itself."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the side's worker."""
+        cache = {} if self.cache is None else {"EDGE_CACHE": str(self.cache)}
+        return {**os.environ, **cache, "PYTHONPATH": str(self.checkout), "PYTHONHASHSEED": "0"}
 
     def command(self) -> list[str]:
         """Return the command line of the side's worker."""
@@ -62,7 +69,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(side.checkout), "PYTHONHASHSEED": "0"},
+            env=side.environment(),
         )
 
     def wait_until_ready(self) -> None:

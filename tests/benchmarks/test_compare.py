@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import compare
 from benchmarks.__main__ import main
 from benchmarks.comparison.recorded import read_recorded
 from benchmarks.comparison.sides import Side, Worker
 from benchmarks.comparison.turns import LAUNCHES, ROUNDS
 from benchmarks.comparison.verdict import Comparison, compare_times, confirmed
 from edge.bundle.bundle import Bundle
+from edge.cli.parser import CommandParser
 from edge.console import FAILED, PASSED, UNAVAILABLE
 from edge.errors import DataError, EdgeError
 from tests.support.commands import ROOT, call, error_line
@@ -79,6 +81,14 @@ def test_a_regression_is_exit_code_1_and_is_recorded(
     assert [one_pass["verdict"] for one_pass in recorded["passes"]] == ["slower", "slower"]
     assert recorded["passes"][0]["b_over_a"]["low"] > 1
     assert {"revision", "throttling", "after"} <= set(recorded["conditions"])
+
+
+def test_checkouts_do_not_share_engines(digits_bundle: Bundle, tmp_path: Path) -> None:
+    parser = CommandParser()
+    compare.add_arguments(parser)
+    arguments = parser.parse_args([str(ROOT), str(ROOT), "--bundle", str(digits_bundle.path)])
+    a, b = compare.parse_sides(arguments, tmp_path)
+    assert a.environment()["EDGE_CACHE"] != b.environment()["EDGE_CACHE"] != os.environ["EDGE_CACHE"]
 
 
 def checkout_with_slow_classifier(folder: Path) -> Path:
