@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.comparison.recorded import print_recorded, read_recorded
 from benchmarks.comparison.sides import Side
-from benchmarks.comparison.turns import compare
+from benchmarks.comparison.turns import LAUNCHES, ROUNDS, compare
 from benchmarks.comparison.verdict import Comparison, Verdict, confirmed
 from benchmarks.results import add_output, command_line, write_result
 from edge.cli.arguments import add_backend, add_precision
@@ -142,7 +142,8 @@ def print_passes(passes: Sequence[Comparison]) -> None:
             rows.append((f"pass {number}: {name}", *quartile_cells(times), over_control, estimate_cell(ratio)))
         rows.append((f"pass {number}: noise floor", "", "", "", f"±{measured.noise_floor:.2%}"))
     columns = ("side", "median ms", "IQR", "over control", "over A, 95 % interval")
-    print_table("mean time of a frame per turn; A over A is A loaded twice", columns, rows)
+    title = f"mean time of a frame in each turn, over {LAUNCHES} launches of {ROUNDS} turns; A over A is A loaded twice"
+    print_table(title, columns, rows)
 
 
 def quartile_cells(times: Quartiles) -> tuple[str, str]:
