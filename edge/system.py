@@ -122,7 +122,9 @@ def library_versions() -> dict[str, str]:
 
 
 def git_revision(checkout: Path) -> str | None:
-    """Return the commit of a checkout, with `-dirty` if files differ from it; None if it is not one."""
+    """Return the commit of a checkout, with `-dirty` if files differ from it; None if the folder is not a checkout."""
+    if not (checkout / ".git").exists():  # a folder of packages may lie inside of somebody else's checkout
+        return None
     describe = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
@@ -143,7 +145,7 @@ def conditions(root: Path = ROOT) -> dict[str, Any]:
         "driver": nvidia_driver(root),
         "libraries": library_versions(),
         "revision": git_revision(CHECKOUT),
-        "command_line": shlex.join(sys.orig_argv),
+        "command_line": shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]]),
         **asdict(machine_state(root)),
     }
 

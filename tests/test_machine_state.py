@@ -3,13 +3,14 @@
 The Jetson's files are written from NVIDIA's documentation and the kernel's sources, not captured from a board.
 """
 
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from edge.machine_state import Clock, MachineState, machine_state, nvidia_gpus, power_mode, throttling
-from edge.system import conditions, with_end
+from edge.system import conditions, git_revision, with_end
 
 ORIN = {
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -124,6 +125,24 @@ def test_throttling_that_stopped_before_the_end_counts(tmp_path: Path) -> None:
     before = machine_state(limited)
     after = machine_state(write_tree(tmp_path, {"sys/class/thermal/cooling_device0/cur_state": "0"}))
     assert throttling(before, after) == ["cpufreq-cpu0 limits clocks"]
+
+
+def test_the_revision_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "a")
+    revision = git_revision(tmp_path)
+    assert revision is not None
+    assert len(revision) == 40
+    (tmp_path / "file").write_text("2")
+    assert git_revision(tmp_path) == f"{revision}-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert git_revision(tmp_path / "site-packages") is None
 
 
 def test_discrete_gpus_are_read_from_nvidia_smi(tmp_path: Path) -> None:
