@@ -1,0 +1,1 @@
+"""Meters of electrical power and energy: a file per kind of sensor."""
