@@ -1,4 +1,4 @@
-"""`edge bench`: latency of each exit, of early exiting and of the whole network."""
+"""`edge bench`: latency and energy of each exit, of early exiting and of the whole network."""
 
 import argparse
 import dataclasses
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions
+from edge.cli.bench_energy import measure_precisions, print_energy
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
 from edge.frames.base import frame_from_array
 from edge.measure.bench import BenchResult, bench
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
+from edge.measure.power.find import find_meters
 from edge.progress import track
 from edge.system import conditions, with_end
 
@@ -26,12 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     add_precisions(parser, "measure")
     add_backend(parser)
+    parser.add_argument(
+        "--energy", action="store_true", help="also measure the energy of each inference, which takes minutes"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Measure latency on the bundle's reference samples."""
+    """Measure latency, and energy if asked to, on the bundle's reference samples."""
     bundle = Bundle.open(arguments.bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads)
+    meters = find_meters() if arguments.energy else None
     reference, kind = bundle.reference(), bundle.manifest.input.kind
     names = arguments.precision or list(bundle.manifest.precisions)
     before = conditions()
@@ -41,14 +47,19 @@ def main(arguments: argparse.Namespace) -> int:
             name: bench(bundle, name, backend, track(frames, f"measuring {name}", display), labels, display)
             for name in names
         }
+        energy = {} if meters is None else measure_precisions(bundle, backend, frames, results, meters, display)
     machine = with_end(before)
     if arguments.json:
         measured = {name: dataclasses.asdict(result) for name, result in results.items()}
+        for name, result in energy.items():
+            measured[name]["energy"] = dataclasses.asdict(result)
         segments = {name: bundle.segments_digest(name) for name in names}
         run = {"backend": backend.name, "threads": arguments.threads, "segments": segments}
         print_json(run | {"conditions": machine, "precisions": measured})
     else:
         print_bench(results)
+        if energy:
+            print_energy(energy)
         if backend.name == "onnxruntime" and len(results) > 1:
             print(ONNXRUNTIME_NOTE)
         where = f"{machine['cpu']}, {machine['cores']} cores, load average {machine['load_average']}"

@@ -14,7 +14,7 @@ SUBCOMMANDS = {
     "run": "classify the frames of a camera, stream, video or folder",
     "verify": "compare engines with the trained network, exit by exit; exit code 1 if a tolerance is exceeded",
     "record": "record every exit's scores on labelled images, to refit thresholds",
-    "bench": "measure the latency of each exit, of early exiting and of the whole network",
+    "bench": "measure latency and energy of each exit, of early exiting and of the whole network",
     "doctor": "report this machine's capabilities; exit code 1 if one has a problem",
 }
 """Summaries by name; each name is a module of this package."""
