@@ -15,6 +15,7 @@ from benchmarks.comparison.recorded import Recorded, recorded_run
 from benchmarks.comparison.sides import Side
 from benchmarks.comparison.turns import LAUNCHES, ROUNDS, compare
 from benchmarks.comparison.verdict import Comparison, confirmed
+from benchmarks.energy_meter import meter_error
 from benchmarks.results import add_output, command_line, write_result
 from edge.console import PASSED, ProgressDisplay, at_least, print_table, track
 from edge.errors import EdgeError
@@ -28,7 +29,10 @@ SLOW_DOWN = 0.05
 PRECISION = "fp32"
 REPEATS = 5
 NO_OPS, NO_OP_ROUNDS = 5, 20_000
-TARGETS = {"found": ">= 95 %", "false_alarms": "<= 5 %", "bench_range": "<= 3 %", "overhead_us": "<= 2"}
+TARGETS = {
+    "found": ">= 95 %", "false_alarms": "<= 5 %", "bench_range": "<= 3 %", "overhead_us": "<= 2",
+    "meter_error": "<= 2 %",
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +59,7 @@ def main(arguments: argparse.Namespace) -> int:
     result["bench"] = repeated_bench(arguments.bundle)
     with ProgressDisplay() as display:
         result["detection"] = detection(arguments.trials, display)
+        result["meter"] = meter_error(display)
     figures = summarise(result)
     write_result(arguments.output, figures | result | {"command": command_line(), "conditions": with_end(before)})
     print_table("the measurements themselves", ("figure", "value", "target"), table_rows(result))
@@ -147,6 +152,7 @@ def summarise(result: dict[str, Any]) -> dict[str, float]:
         "false_alarms": result["detection"]["false_alarms"]["share"],
         "bench_range": max(result["bench"]["relative_range"].values()),
         "overhead_us": result["overhead"]["us_per_call"],
+        "meter_error": result["meter"]["largest_error"],
     }
 
 
@@ -162,6 +168,7 @@ def table_rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("false alarms", f"{figures['false_alarms']:.1%}{intervals['false_alarms']}", TARGETS["false_alarms"]),
         (f"range of {REPEATS} runs of edge bench", f"{figures['bench_range']:.1%}", TARGETS["bench_range"]),
         ("overhead of a call, us", f"{figures['overhead_us']:.2f}", TARGETS["overhead_us"]),
+        ("error of energy, of a known load", f"{figures['meter_error']:.2%}", TARGETS["meter_error"]),
     ]
 
 

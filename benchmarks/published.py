@@ -17,7 +17,7 @@ MLPERF = "ResNet-50 in int8, TensorRT, batch 1; the whole system at the wall, gr
 PUBLISHED = (
     Published("AGX Orin", "MLPerf Inference v3.0, MaxQ, as submitted", 22.2, MLPERF),
     Published("AGX Orin", "MLPerf Inference v3.0, MaxQ, as reproduced", 27.6, MLPERF),
-    Published("Orin NX", "MLPerf Inference v3.1, MaxQ", 19.4, f"{MLPERF}; derived from its power and rate"),
+    Published("Orin NX", "MLPerf Inference v3.1, MaxQ", 19.4, MLPERF),
 )
 
 

@@ -11,7 +11,7 @@ from edge.measure.bench import BenchResult
 from edge.measure.bench_energy import BenchEnergy, ExitBalance, RailBalance, bench_energy
 from edge.measure.cycles import Method
 from edge.measure.power.base import Meters
-from edge.measure.rounds import Estimate
+from edge.measure.rounds import MeanEstimate
 from edge.progress import OnProgress
 
 METHOD = Method()
@@ -80,7 +80,7 @@ def _classifier(workload: str) -> str:
     return NAMES.get(workload) or (f"{workload.replace('_', ' ')} forced" if workload != "whole" else workload)
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: MeanEstimate) -> str:
     """Return a mean with two digits of its uncertainty."""
     if not estimate.plus_minus:
         return f"{estimate.mean:.4g}"

@@ -14,7 +14,7 @@ from edge.measure.cycles import Cycle, Method, Run, run_cycles
 from edge.measure.power.base import Meter, Meters, Total, Unavailable
 from edge.measure.power.sampler import Readings, Sampler
 from edge.measure.power.trace import Trace, defect, total_trace, update_interval_s
-from edge.measure.rounds import Estimate, estimate, rail_round
+from edge.measure.rounds import MeanEstimate, estimate, rail_round
 from edge.measure.stability import gap_problems, lag_problems, machine_problems, power_problems
 from edge.progress import OnProgress, ignore_progress
 
@@ -26,8 +26,8 @@ TOTAL = "total"
 class RailEnergy:
     """Energy per inference of one workload on one rail."""
 
-    gross_mj: Estimate
-    net_mj: Estimate
+    gross_mj: MeanEstimate
+    net_mj: MeanEstimate
     """Without the power of the idle machine."""
     power_mw: float
     idle_mw: float

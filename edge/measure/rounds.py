@@ -50,15 +50,15 @@ def rail_round(cycle: Cycle, trace: Trace) -> RailRound:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanEstimate:
     """A mean over rounds, with half its 95 % confidence interval."""
 
     mean: float
     plus_minus: float
 
 
-def estimate(rounds: Sequence[float]) -> Estimate:
+def estimate(rounds: Sequence[float]) -> MeanEstimate:
     """Return the mean of at least two independent rounds, with the interval of Student's t distribution."""
     freedom = min(len(rounds) - 1, len(STUDENT_T_95))
     half = STUDENT_T_95[freedom - 1] * statistics.stdev(rounds) / math.sqrt(len(rounds))
-    return Estimate(statistics.fmean(rounds), half)
+    return MeanEstimate(statistics.fmean(rounds), half)
