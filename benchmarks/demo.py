@@ -45,7 +45,7 @@ GUARANTEE = {
 """The accuracy that early exits may cost on images the thresholds were not fitted to."""
 TRAINING = {
     "cluttered-digits": [
-        "--backbone", "cnn-deep", "--distillation-weight", "1", "--epochs", "8", "--batch-size", "64",
+        "--backbone", "cnn-deep", "--distillation-weight", "1", "--epochs", "6", "--batch-size", "64",
     ],
     "digits": ["--regime", "soft-cgt", "--epochs", "6", "--batch-size", "32"],
     "fashion-mnist": ["--regime", "joint", "--epochs", "12", "--batch-size", "128"],

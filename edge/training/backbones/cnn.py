@@ -38,7 +38,7 @@ def build_deep_cnn(channels: int, classes: int) -> MultiExitNetwork:
 
     Seven convolutions in three stages, each of which halves the resolution.
     """
-    width = 24
+    width = 40
     stages = [
         nn.Sequential(conv_bn_relu(channels, width // 2), conv_bn_relu(width // 2, width, stride=2)),
         nn.Sequential(conv_bn_relu(width, 2 * width, stride=2), conv_bn_relu(2 * width, 2 * width)),
