@@ -31,12 +31,12 @@ REPORTS = {
         "live classification: freshness, throughput, outputs, cameras, recovery", "benchmarks.live.report"
     ),
     "risk": SubcommandSpec("violations of risk guarantees, over many re-splits", "benchmarks.risk"),
-    "energy-meter": SubcommandSpec(
-        "the energy measurement against a simulated sensor whose load is known", "benchmarks.energy_meter"
-    ),
     "rejection": SubcommandSpec(
         "violations of the limit on accepted predictions, and letters that digits networks reject",
         "benchmarks.rejection",
+    ),
+    "energy-meter": SubcommandSpec(
+        "the energy measurement against a simulated sensor whose load is known", "benchmarks.energy_meter"
     ),
     "cuda-chain": SubcommandSpec(
         "exit decisions on the GPU against decisions on the host; needs a GPU", "benchmarks.cuda_chain"
