@@ -89,8 +89,9 @@ def fit_resample(
 ) -> tuple[float, float]:
     """Return risk and cost ratio on the pool for thresholds fitted to one resample."""
     drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
-    resample = Scores(scores.confidence[:, drawn], scores.label[:, drawn])
-    thresholds = np.array(fit_thresholds(resample, truth[drawn], macs, guarantee, "").values, dtype=np.float32)
+    thresholds = np.array(
+        fit_thresholds(scores.select(drawn), truth[drawn], macs, guarantee, "").values, dtype=np.float32
+    )
     risk = RISKS[guarantee.risk](scores, decide(scores, thresholds), truth).mean()
     return float(risk), operating_point_of(scores, truth, macs, thresholds).cost_ratio
 
