@@ -109,7 +109,7 @@ def fit(
             for name in recorded
         }
         return {
-            name: fit_to_ms(samples.scores, samples.truth, costs_ms[name], arguments.mean_ms, split)
+            name: fit_to_ms(samples.scores, samples.truth, macs, costs_ms[name], arguments.mean_ms, split)
             for name, samples in recorded.items()
         }
     scores = {name: samples.scores for name, samples in recorded.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.candidates import describe_candidate
 from calibration.operating_points import within_budget
 from calibration.thresholds import check_scores
 from edge.bundle.manifest import Thresholds
@@ -20,7 +21,7 @@ WRITE_BENCH = "write it with `edge bench BUNDLE --json`"
 
 
 def fit_to_macs(
-    scores: Scores, truth: NDArray[np.int64], macs: Sequence[int], macs_ratio: float, split: str
+    scores: Scores, truth: NDArray[np.int64], macs: Sequence[float], macs_ratio: float, split: str
 ) -> Thresholds:
     """Return the most accurate thresholds within a mean of multiply-accumulates.
 
@@ -36,18 +37,25 @@ def fit_to_macs(
     """
     check_scores(scores, truth, macs)
     _check_budget(macs_ratio)
-    point = within_budget(scores, truth, macs, macs_ratio)
-    return Thresholds(point.thresholds, "mean_macs", macs_ratio, "none", None, len(truth), split)
+    values = np.array(within_budget(scores, truth, macs, macs_ratio).thresholds, dtype=np.float32)
+    candidate = describe_candidate(scores, truth, macs, values)
+    return Thresholds(candidate.values, "mean_macs", macs_ratio, "none", None, len(truth), split, (candidate,))
 
 
 def fit_to_ms(
-    scores: Scores, truth: NDArray[np.int64], costs_ms: Sequence[float], limit_ms: float, split: str
+    scores: Scores,
+    truth: NDArray[np.int64],
+    macs: Sequence[float],
+    costs_ms: Sequence[float],
+    limit_ms: float,
+    split: str,
 ) -> Thresholds:
     """Return the most accurate thresholds within a mean latency.
 
     Args:
         scores: Every exit's confidence and label.
         truth: True labels, shape (samples,).
+        macs: Multiply-accumulates of each segment.
         costs_ms: Measured latency of each segment: see `segment_latencies_ms`.
         limit_ms: Largest mean latency.
         split: Fingerprint of the samples, for the manifest.
@@ -57,8 +65,9 @@ def fit_to_ms(
     """
     check_scores(scores, truth, costs_ms)
     _check_budget(limit_ms)
-    point = within_budget(scores, truth, costs_ms, limit_ms / sum(costs_ms))
-    return Thresholds(point.thresholds, "mean_ms", limit_ms, "none", None, len(truth), split)
+    values = np.array(within_budget(scores, truth, costs_ms, limit_ms / sum(costs_ms)).thresholds, dtype=np.float32)
+    candidate = describe_candidate(scores, truth, macs, values)
+    return Thresholds(candidate.values, "mean_ms", limit_ms, "none", None, len(truth), split, (candidate,))
 
 
 def segment_latencies_ms(bench: Path | None, precision: str, exits: int, segments: str) -> list[float]:

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.candidates import Certificate, describe_candidate, spread_over_costs
 from calibration.operating_points import operating_point_of, operating_points, threshold_for_count
-from edge.bundle.manifest import Thresholds
+from edge.bundle.manifest import Candidate, Thresholds
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
@@ -16,7 +17,9 @@ from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES
 SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
 """Thresholds shared by all exits, from the smallest saving to the largest; they do not depend on samples."""
 
-Candidates = NDArray[np.float32]
+DEFAULT_CONFIDENCE = 0.95
+
+FixedSequence = NDArray[np.float32]
 """A fixed sequence of thresholds, shape (candidates, exits - 1), from exits never taken to the first always taken."""
 
 
@@ -29,7 +32,7 @@ class RiskGuarantee:
     limit: float = 0.005
     method: Literal["betting", "hoeffding-bentkus", "expectation", "none"] = "betting"
     """Procedure that certifies the limit: see `edge.risk`."""
-    confidence_level: float = 0.95
+    confidence_level: float = DEFAULT_CONFIDENCE
     """Probability with which the limit holds, for the first two methods."""
     shared: bool = False
     """Use one threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
@@ -40,6 +43,11 @@ class RiskGuarantee:
         """Probability with which the limit may be exceeded."""
         return 1 - self.confidence_level
 
+    @property
+    def bound_delta(self) -> float:
+        """Probability with which a candidate's bound on the disagreement may be exceeded."""
+        return self.delta if self.method in HIGH_PROBABILITY_METHODS else 1 - DEFAULT_CONFIDENCE
+
 
 def fit_thresholds(
     scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee, split: str
@@ -49,7 +57,7 @@ def fit_thresholds(
     Args:
         scores: Every exit's confidence and label on the threshold-fitting split, as the segments computed them.
         truth: True labels, shape (samples,).
-        costs: Cost of each segment, in multiply-accumulates or milliseconds.
+        costs: Multiply-accumulates of each segment.
         guarantee: The guarantee to certify.
         split: Fingerprint of the split, for the manifest.
 
@@ -71,7 +79,7 @@ def fit_all_precisions(
     Args:
         scores: Scores of each precision on the threshold-fitting split.
         truth: True labels, shape (samples,).
-        costs: Cost of each segment, in multiply-accumulates or milliseconds.
+        costs: Multiply-accumulates of each segment.
         guarantee: The guarantee to certify.
         split: Fingerprint of the split, for the manifest.
 
@@ -82,17 +90,15 @@ def fit_all_precisions(
     for precision_scores in scores.values():
         check_scores(precision_scores, truth, costs)
     if len(costs) == 1:
-        values: dict[str, tuple[float, ...]] = dict.fromkeys(scores, ())
+        candidates: dict[str, tuple[Candidate, ...]] = dict.fromkeys(scores, (Candidate((), 0.0, 0.0, 1.0),))
     else:
-        values = _certified_values(scores, truth, costs, guarantee)
+        candidates = _fit_candidates(scores, truth, costs, guarantee)
     level = guarantee.confidence_level if guarantee.method in HIGH_PROBABILITY_METHODS else None
-    return {
-        name: Thresholds(values[name], guarantee.risk, guarantee.limit, guarantee.method, level, len(truth), split)
-        for name in scores
-    }
+    fit = (guarantee.risk, guarantee.limit, guarantee.method, level, len(truth), split)
+    return {name: Thresholds(fitted[-1].values, *fit, fitted) for name, fitted in candidates.items()}
 
 
-def match_quantiles(candidates: Candidates, tuned: Scores, other: Scores) -> Candidates:
+def match_quantiles(candidates: FixedSequence, tuned: Scores, other: Scores) -> FixedSequence:
     """Return thresholds for another precision that equally many of its samples reach.
 
     Args:
@@ -130,30 +136,39 @@ def check_scores(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float
         )
 
 
-def _certified_values(
+def _fit_candidates(
     scores: Mapping[str, Scores], truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee
-) -> dict[str, tuple[float, ...]]:
-    """Tune candidates on one split, certify them on the other, and return the cheapest certified thresholds."""
+) -> dict[str, tuple[Candidate, ...]]:
+    """Tune thresholds on one split, certify them on the other, and return candidates up to the cheapest certified."""
     tuning, certification = _tuning_and_certification(len(truth), guarantee)
     if not len(tuning):
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
     tuned = next(iter(scores.values()))
-    candidates = _tune(_select(tuned, tuning), truth[tuning], costs, guarantee)
+    candidates = _tune(tuned.select(tuning), truth[tuning], costs, guarantee)
     matched = {
         name: candidates
         if guarantee.shared or other is tuned
-        else match_quantiles(candidates, _select(tuned, tuning), _select(other, tuning))
+        else match_quantiles(candidates, tuned.select(tuning), other.select(tuning))
         for name, other in scores.items()
     }
     certified = np.ones(len(candidates), dtype=bool)
     for name, precision_scores in scores.items():
-        losses = _losses(_select(precision_scores, certification), truth[certification], matched[name], guarantee)
+        losses = _losses(precision_scores.select(certification), truth[certification], matched[name], guarantee)
         certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
     if not certified.any():
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
-    points = {index: operating_point_of(tuned, truth, costs, candidates[index]) for index in np.flatnonzero(certified)}
-    best = min(points, key=lambda index: (points[index].cost_ratio, -points[index].accuracy))
-    return {name: tuple(thresholds[best].tolist()) for name, thresholds in matched.items()}
+    indices = np.flatnonzero(certified)
+    points = [operating_point_of(tuned, truth, costs, candidates[index]) for index in indices]
+    selected, certificate = indices[spread_over_costs(points)], None
+    if guarantee.method == "none":
+        selected = selected[-1:]
+    else:
+        # Which thresholds are selected depends on the samples, so the bounds hold for all candidates tested.
+        certificate = Certificate(guarantee.limit, certification, guarantee.bound_delta / len(candidates))
+    return {
+        name: tuple(describe_candidate(other, truth, costs, matched[name][index], certificate) for index in selected)
+        for name, other in scores.items()
+    }
 
 
 def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -167,11 +182,7 @@ def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[N
     return shuffled[: samples // 2], shuffled[samples // 2 :]
 
 
-def _select(scores: Scores, samples: NDArray[np.intp]) -> Scores:
-    return Scores(scores.confidence[:, samples], scores.label[:, samples])
-
-
-def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee) -> Candidates:
+def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee) -> FixedSequence:
     """Return the candidates: a fixed grid, or the best trade-offs on the tuning split."""
     if guarantee.shared:
         grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
@@ -183,7 +194,7 @@ def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guar
     return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)
 
 
-def _losses(scores: Scores, truth: NDArray[np.int64], candidates: Candidates, guarantee: RiskGuarantee) -> Losses:
+def _losses(scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee) -> Losses:
     """Return every sample's loss under every candidate, shape (candidates, samples)."""
     risk = RISKS[guarantee.risk]
     return np.stack([risk(scores, decide(scores, thresholds), truth) for thresholds in candidates])

@@ -21,6 +21,10 @@ class Scores(NamedTuple):
     confidence: NDArray[np.float32]
     label: NDArray[np.int32]
 
+    def select(self, samples: NDArray[np.intp]) -> "Scores":
+        """Return the scores of some samples, by their indices."""
+        return Scores(self.confidence[:, samples], self.label[:, samples])
+
 
 class Decisions(NamedTuple):
     """The exit that answered each sample, with its confidence and label; each array has shape (samples,)."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edge.decision import Decisions, Scores
 
 ROUNDING = 1e-12
+BOUND_TOLERANCE = 1e-9
 MAX_SEARCHED_SAMPLES = 1 << 20
 
 Losses = NDArray[np.float64]
@@ -142,6 +143,21 @@ def binomial_cdf(successes: int, trials: int, probability: float) -> float:
     log_choose = np.concatenate([[0.0], steps.cumsum()])
     log_terms = log_choose + k * math.log(probability) + (trials - k) * math.log1p(-probability)
     return float(min(1.0, np.exp(log_terms).sum()))
+
+
+def clopper_pearson_bound(successes: int, trials: int, delta: float) -> float:
+    """Return an upper bound on a probability that holds with probability `1 - delta` (Clopper and Pearson 1934).
+
+    It is the probability with which so few successes are as unlikely as `delta`.
+    """
+    low, high = successes / trials, 1.0
+    while high - low > BOUND_TOLERANCE:
+        middle = (low + high) / 2
+        if binomial_cdf(successes, trials, middle) > delta:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:

@@ -9,14 +9,23 @@ import numpy as np
 import pytest
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value, get_r_hat_plus
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from benchmarks import risk as benchmark
 from calibration import operating_points, thresholds
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.decision import Decisions, Scores, decide
 from edge.errors import ThresholdError
-from edge.risk import PROCEDURES, RISKS, Losses, betting_test, binomial_cdf, hoeffding_bentkus_test, min_samples
+from edge.risk import (
+    PROCEDURES,
+    RISKS,
+    Losses,
+    betting_test,
+    binomial_cdf,
+    clopper_pearson_bound,
+    hoeffding_bentkus_test,
+    min_samples,
+)
 from tests.support.commands import limited_memory
 from tests.support.scores import Labels, correct_labels, random_scores, segment_costs
 
@@ -98,6 +107,13 @@ def test_the_binomial_cdf_equals_scipys(trials: int, probability: float) -> None
     for successes in {0, 1, mean, mean + 1, 2 * mean, trials - 1, trials, trials + 1}:
         expected = binom.cdf(successes, trials, probability)
         assert binomial_cdf(successes, trials, probability) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("delta", [0.5, 0.05, 1e-4, 1e-9])
+def test_the_clopper_pearson_bound_equals_scipys(delta: float) -> None:
+    for successes, trials in [(0, 1), (0, 300), (3, 300), (150, 300), (299, 300), (300, 300), (7, 100_000)]:
+        expected = 1.0 if successes == trials else beta.ppf(1 - delta, successes + 1, trials - successes)
+        assert clopper_pearson_bound(successes, trials, delta) == pytest.approx(expected, abs=1e-8)
 
 
 # Hand calculations

@@ -12,7 +12,7 @@ import numpy as np
 from edge.bundle.decoding import decode, shown
 from edge.errors import BundleError
 
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,24 @@ class SegmentSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A set of thresholds that keeps the guarantee, with bounds for other samples.
+
+    The bounds are None where the thresholds were fitted without certifying them on samples of their own.
+    """
+
+    values: tuple[float, ...]
+    risk_bound: float | None
+    """Upper bound on the fitted risk, certified by `Thresholds.method`."""
+    disagreement_bound: float | None
+    """Upper confidence bound on the share of predictions that differ from the last exit's.
+
+    It holds for all candidates together, with the confidence level of the thresholds or, if they have none, 95 %."""
+    mean_macs: float
+    """Mean of multiply-accumulates on the samples of the fit, as a share of the network's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
     """A threshold for each exit but the last, with the guarantee or budget they were fitted to."""
 
@@ -105,6 +123,8 @@ class Thresholds:
     """Number of samples they were fitted to."""
     split: str
     """Fingerprint of those samples: of the split, or of samples recorded on a device."""
+    candidates: tuple[Candidate, ...]
+    """Thresholds to choose from at run time, from the costliest to the cheapest, which are `values`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ PRECISIONS = ("fp32", "fp16", "int8", "auto")
 MAX_EXITS = 64
 MAX_SAMPLE_BYTES = 1 << 30
 """Largest tensor for one image."""
+ROUNDING = 1e-9
 MAX_NORMALIZED = 1e30
 """Largest pixel after normalization; float32 ends at 3e38."""
 
@@ -66,11 +67,8 @@ def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -
         return
     if len(precision.temperatures) != exits or not all(0.01 <= t <= 100 for t in precision.temperatures):
         yield f"{name} has temperatures {precision.temperatures}, each exit needs one from 0.01 to 100"
-    try:
-        validate_thresholds(precision.thresholds.values, exits)
-    except ThresholdError as error:
-        yield f"{name}: {error}"
     yield from _fit_errors(name, precision.thresholds)
+    yield from _candidate_errors(name, precision.thresholds, exits)
     yield from _chain_errors(manifest, name, precision)
     yield from _whole_network_errors(manifest, name, precision.whole)
 
@@ -83,6 +81,23 @@ def _fit_errors(name: str, thresholds: Thresholds) -> Iterator[str]:
         yield f"{name} has thresholds with the confidence level {level}, expected one between 0 and 1"
     if thresholds.samples < 0:
         yield f"{name} has thresholds fitted to {thresholds.samples} samples"
+
+
+def _candidate_errors(name: str, thresholds: Thresholds, exits: int) -> Iterator[str]:
+    try:
+        for values in (thresholds.values, *(candidate.values for candidate in thresholds.candidates[:-1])):
+            validate_thresholds(values, exits)
+    except ThresholdError as error:
+        yield f"{name}: {error}"
+    if not thresholds.candidates or thresholds.candidates[-1].values != thresholds.values:
+        yield f"{name} has the thresholds {thresholds.values}, which are not those of its last candidate"
+    for candidate in thresholds.candidates:
+        bounds = (candidate.risk_bound or 0.0, candidate.disagreement_bound or 0.0)
+        if not (all(0 <= bound <= 1 for bound in bounds) and 0 < candidate.mean_macs <= 1 + ROUNDING):
+            yield (
+                f"{name} has a candidate with the bounds {candidate.risk_bound} and {candidate.disagreement_bound} and "
+                f"the mean {candidate.mean_macs} of MACs, expected fractions"
+            )
 
 
 def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 from edge.bundle import tensors
 from edge.bundle.manifest import (
     MANIFEST_VERSION,
+    Candidate,
     ExitSpec,
     InputSpec,
     Manifest,
@@ -29,6 +30,7 @@ from edge.errors import BundleError
 ORIGIN = Path("somewhere/manifest.json")
 FIRST = ("precisions", "fp32", "segments", 0)
 LAST = ("precisions", "fp32", "segments", 1)
+CANDIDATES = ("precisions", "fp32", "thresholds", "candidates")
 
 
 IMAGE = TensorSpec("image", "float32", (None, 1, 8, 8))
@@ -52,6 +54,10 @@ def segments() -> tuple[SegmentSpec, SegmentSpec]:
     return early, last
 
 
+def candidates() -> tuple[Candidate, ...]:
+    return (Candidate((2.0,), 0.01, 0.06, 1.0), Candidate((0.9,), 0.01, 0.09, 0.5))
+
+
 def small_manifest() -> Manifest:
     return Manifest(
         version=MANIFEST_VERSION,
@@ -63,7 +69,7 @@ def small_manifest() -> Manifest:
             "fp32": PrecisionSpec(
                 segments=segments(),
                 whole=SegmentSpec("fp32/whole.onnx", (IMAGE,), outputs_of(1), 0.0, 1, cuts_in=(), cuts_out=()),
-                thresholds=Thresholds((0.9,), "accuracy_gap", 0.01, "betting", 0.95, 50, "0123"),
+                thresholds=Thresholds((0.9,), "accuracy_gap", 0.01, "betting", 0.95, 50, "0123", candidates()),
                 temperatures=(1.5, 0.8),
                 notes=("convolution stays fp32 (stages.0): it reads the image",),
                 scores="fp32/scores.npz",
@@ -174,6 +180,7 @@ def test_the_networks_macs_are_the_sum_of_its_segments() -> None:
             "of type float",
         ),
         ((*FIRST, "exit_index"), None, "manifest.precisions.fp32.segments[0].exit_index", "of type int"),
+        ((*CANDIDATES, 0), [0.9], "manifest.precisions.fp32.thresholds.candidates[0]", "an object"),
         ((*FIRST, "cuts_out"), "cut_0", "manifest.precisions.fp32.segments[0].cuts_out", "a list"),
         ((*LAST, "cuts_in", 0), 0, "manifest.precisions.fp32.segments[1].cuts_in[0]", "of type str"),
         (("splits", "train"), 100, "manifest.splits.train", "an object"),
@@ -219,7 +226,7 @@ def test_a_missing_field_is_refused_by_name(path: tuple[str | int, ...], where: 
     assert f"missing field {where}" in refusal(edited(path, lambda parent, key: parent.pop(key)))
 
 
-@pytest.mark.parametrize("version", [4, 2, 1, 0, None, "3", [3]])
+@pytest.mark.parametrize("version", [5, 3, 2, 1, 0, None, "4", [4]])
 def test_another_version_is_refused_before_any_field(version: Any) -> None:
     message = refusal(json.dumps({"version": version, "field of the future": 1}))
     assert f"manifest version {version!r}, this installation reads version {MANIFEST_VERSION}" in message
@@ -310,6 +317,14 @@ WHOLE = ("precisions", "fp32", "whole")
         ((*WHOLE, "cuts_in"), ["image"], "whole network has inputs that do not match the image"),
         ((*WHOLE, "cuts_out"), ["logits_1"], "whole network has the cut logits_1, but no segment follows it"),
         (("splits",), {}, "splits lacks 'thresholds'"),
+        (CANDIDATES, [], "the thresholds (0.9,), which are not those of its last candidate"),
+        (THRESHOLDS, [0.8], "the thresholds (0.8,), which are not those of its last candidate"),
+        ((*CANDIDATES, 0, "values"), [], "got 0 thresholds for 2 exits; give 1"),
+        ((*CANDIDATES, 0, "values"), [float("nan")], "threshold 0 is nan"),
+        ((*CANDIDATES, 0, "risk_bound"), -0.1, "a candidate with the bounds -0.1 and 0.06"),
+        ((*CANDIDATES, 1, "disagreement_bound"), float("nan"), "a candidate with the bounds 0.01 and nan"),
+        ((*CANDIDATES, 1, "mean_macs"), 0.0, "and the mean 0.0 of MACs, expected fractions"),
+        ((*CANDIDATES, 1, "mean_macs"), 1.5, "and the mean 1.5 of MACs, expected fractions"),
     ],
 )
 def test_inconsistent_fields_are_reported(path: tuple[str | int, ...], value: Any, expected: str) -> None:

@@ -26,6 +26,13 @@ exit_counts = st.sampled_from([2, 3, 5])
 seeds = st.integers(0, 2**32 - 1)
 
 
+def fit_with_macs_as_ms(
+    scores: Scores, truth: NDArray[np.int64], macs: Sequence[float], share: float, split: str
+) -> Thresholds:
+    """Fit to the same budget, as if each multiply-accumulate took a millisecond."""
+    return fit_to_ms(scores, truth, macs, macs, share * sum(macs), split)
+
+
 def fitted(scores: Scores, truth: NDArray[np.int64], share: float) -> OperatingPoint:
     """Return the point within a budget between the first exit's cost (share 0) and the whole network's (share 1)."""
     return within_budget(scores, truth, segment_costs(len(scores.label)), budget_of(len(scores.label), share))
@@ -136,14 +143,14 @@ def test_a_network_with_one_exit_needs_the_full_budget() -> None:
         within_budget(scores, truth, [5], 0.9)
 
 
-@pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
+@pytest.mark.parametrize("fit", [fit_to_macs, fit_with_macs_as_ms])
 def test_fitting_a_budget_without_samples_is_refused(fit: Fit) -> None:
     empty = Scores(np.zeros((2, 0), dtype=np.float32), np.zeros((2, 0), dtype=np.int32))
     with pytest.raises(ThresholdError, match="no samples to fit thresholds to"):
         fit(empty, np.zeros(0, dtype=np.int64), segment_costs(2), 0.5, "s")
 
 
-@pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
+@pytest.mark.parametrize("fit", [fit_to_macs, fit_with_macs_as_ms])
 def test_fitting_a_budget_to_scores_of_another_network_is_refused(fit: Fit) -> None:
     scores, truth = random_scores(3, 40, seed=0)
     with pytest.raises(ThresholdError, match="2 exits and 40 labels"):
@@ -153,16 +160,17 @@ def test_fitting_a_budget_to_scores_of_another_network_is_refused(fit: Fit) -> N
 def test_a_budget_in_milliseconds_equals_its_share_of_the_last_exits_latency() -> None:
     scores, truth = random_scores(3, 200, seed=1)
     by_share = fit_to_macs(scores, truth, segment_costs(3), 0.6, "s")
-    by_time = fit_to_ms(
-        scores, truth, [0.5 * cost for cost in segment_costs(3)], 0.6 * 0.5 * sum(segment_costs(3)), "s"
-    )
+    costs_ms = [0.5 * cost for cost in segment_costs(3)]
+    by_time = fit_to_ms(scores, truth, segment_costs(3), costs_ms, 0.6 * sum(costs_ms), "s")
     assert by_time.values == by_share.values
-    assert by_share == Thresholds(by_share.values, "mean_macs", 0.6, "none", None, 200, "s")
+    assert by_share == Thresholds(
+        by_share.values, "mean_macs", 0.6, "none", None, 200, "s", candidates=by_share.candidates
+    )
     assert (by_time.target_metric, by_time.limit) == ("mean_ms", pytest.approx(0.3 * sum(segment_costs(3))))
 
 
 @pytest.mark.parametrize("budget", [math.nan, -0.1, 0.0])
-@pytest.mark.parametrize("fit", [fit_to_macs, fit_to_ms])
+@pytest.mark.parametrize("fit", [fit_to_macs, fit_with_macs_as_ms])
 def test_an_invalid_budget_is_refused(fit: Fit, budget: float) -> None:
     scores, truth = random_scores(3, 40, seed=0)
     with pytest.raises(ThresholdError, match="budget"):

@@ -74,8 +74,8 @@ def test_the_manifest_records_the_requested_guarantee(
     split = Bundle.open(bundle).manifest.splits["thresholds"]
     assert list(fitted) == ["fp32", "int8"]
     for name, thresholds in fitted.items():
-        expected = Thresholds(thresholds.values, risk, 0.1, method, level, split.samples, split.fingerprint)  # type: ignore[arg-type]
-        assert thresholds == expected
+        fit = (risk, 0.1, method, level, split.samples, split.fingerprint)
+        assert thresholds == Thresholds(thresholds.values, *fit, thresholds.candidates)  # type: ignore[arg-type]
         assert (len(set(thresholds.values)) == 1) == bool(shared)
         assert point_of(bundle, name).accuracy_gap <= 0.1
         assert point_of(bundle, name).cost_ratio < 1
@@ -377,7 +377,8 @@ def test_compile_fits_the_requested_guarantee(trained: Trained) -> None:
     thresholds, split = manifest.precisions["fp32"].thresholds, manifest.splits["thresholds"]
     assert thresholds.values[0] == thresholds.values[1]
     expected = ("disagreement", 0.2, "expectation", None, split.samples, split.fingerprint)
-    assert dataclasses.astuple(thresholds)[1:] == expected
+    assert dataclasses.astuple(thresholds)[1:-1] == expected
+    assert thresholds.candidates[-1].risk_bound == 0.2
 
 
 def test_a_bundle_lists_the_samples_of_every_split_except_thresholds(trained: Trained) -> None:

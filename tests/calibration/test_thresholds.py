@@ -184,7 +184,7 @@ def test_a_confidence_that_no_softmax_has_is_refused_with_the_number_of_samples(
     for fit in (
         lambda: fit_thresholds(scores, truth, segment_costs(2), RiskGuarantee(limit=0.01), split=""),
         lambda: fit_to_macs(scores, truth, segment_costs(2), 0.9, split=""),
-        lambda: fit_to_ms(scores, truth, segment_costs(2), 6.0, split=""),
+        lambda: fit_to_ms(scores, truth, segment_costs(2), segment_costs(2), 6.0, split=""),
     ):
         with pytest.raises(ThresholdError, match=message):
             fit()

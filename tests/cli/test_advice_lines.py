@@ -25,7 +25,9 @@ def always_exit_first(bundle: Bundle) -> None:
     """Set every threshold to 0."""
     specs = {}
     for name, spec in bundle.manifest.precisions.items():
-        thresholds = dataclasses.replace(spec.thresholds, values=(0.0,) * len(spec.thresholds.values))
+        values = (0.0,) * len(spec.thresholds.values)
+        candidates = (dataclasses.replace(spec.thresholds.candidates[-1], values=values),)
+        thresholds = dataclasses.replace(spec.thresholds, values=values, candidates=candidates)
         specs[name] = dataclasses.replace(spec, thresholds=thresholds)
     bundle.with_precisions(specs)
 

@@ -19,7 +19,7 @@ from compile.export import export_onnx
 from compile.fp16 import to_fp16
 from compile.graph import MultiExitGraph
 from compile.quantise import quantise_int8
-from edge.bundle.manifest import InputSpec, PrecisionSpec, Thresholds
+from edge.bundle.manifest import Candidate, InputSpec, PrecisionSpec, Thresholds
 from edge.decision import NEVER
 from edge.training.backbones import build_network
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
@@ -195,7 +195,9 @@ def write_precision(folder: Path, network: Compiled, precision: str) -> Precisio
     folder.mkdir()
     files = write_network(folder, precision, network.segments, whole_network(network.whole))
     exits = len(files.segments)
-    never = Thresholds((NEVER,) * (exits - 1), "accuracy_gap", 0.0, "none", None, samples=0, split="")
+    values = (NEVER,) * (exits - 1)
+    candidates = (Candidate(values, None, None, mean_macs=1.0),)
+    never = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=0, split="", candidates=candidates)
     return PrecisionSpec(files.segments, files.whole, never, (1.0,) * exits, notes=(), scores=f"{precision}/{SCORES}")
 
 
