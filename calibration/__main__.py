@@ -6,19 +6,27 @@ start_process(__name__)  # before the imports below, which take a second
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments, guarantee_options
+from calibration.arguments import (
+    add_guarantee_arguments,
+    guarantee_from_arguments,
+    guarantee_options,
+    reject_guarantee_from_arguments,
+)
 from calibration.budget import fit_to_macs, fit_to_ms, segment_latencies_ms
 from calibration.operating_points import OperatingPoint, operating_point_of
 from calibration.recorded_scores import scores_to_fit
+from calibration.rejection import Fitted, FitThresholds, fit_with_rejection
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import PrecisionSpec, Thresholds
+from edge.bundle.manifest import PrecisionSpec
 from edge.bundle.scores import LabelledScores
-from edge.cli.info import print_advice
+from edge.cli.info import print_advice, print_rejections
 from edge.cli.parser import CommandParser, precision_name
 from edge.console import PASSED, log, print_json, print_table, run_main
 from edge.decision import validate_thresholds
@@ -30,14 +38,16 @@ def main() -> int:
     arguments = parse_arguments()
     bundle = Bundle.open(arguments.bundle)
     recorded, split = scores_to_fit(bundle, arguments.scores, arguments.precision)
-    thresholds = fit(bundle, recorded, split, arguments)
-    refitted = {name: refit(bundle.precision(name), recorded[name], thresholds[name]) for name in recorded}
+    fitted = fit(bundle, recorded, split, arguments)
+    refitted = {name: refit(bundle.precision(name), recorded[name], fitted[name]) for name in recorded}
+    log_removed_rejections(bundle, refitted)
     bundle = bundle.with_precisions(refitted)
     if arguments.json:
-        print_json({name: dataclasses.asdict(spec.thresholds) for name, spec in refitted.items()})
+        print_json({name: fitted_fields(spec) for name, spec in refitted.items()})
     else:
         macs = [exit_.macs for exit_ in bundle.manifest.exits]
         print_points({name: operating_point(spec, recorded[name], macs) for name, spec in refitted.items()})
+        print_rejections(refitted)
     print_advice(bundle, recorded, log if arguments.json else print)
     return PASSED
 
@@ -95,32 +105,53 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def fit(
     bundle: Bundle, recorded: Mapping[str, LabelledScores], split: str, arguments: argparse.Namespace
-) -> dict[str, Thresholds]:
-    """Return the thresholds of each precision, fitted to the budget if one was given, else to the guarantee."""
+) -> dict[str, Fitted]:
+    """Return the thresholds of each precision, and its rejection if one was asked for."""
+    scores = {name: samples.scores for name, samples in recorded.items()}
+    truth = next(iter(recorded.values())).truth
+    reject = reject_guarantee_from_arguments(arguments)
+    fit_thresholds = threshold_fit(bundle, list(recorded), split, arguments)
+    return fit_with_rejection(fit_thresholds, scores, truth, bundle.manifest.labels, reject, split)
+
+
+def threshold_fit(
+    bundle: Bundle, precisions: Sequence[str], split: str, arguments: argparse.Namespace
+) -> FitThresholds:
+    """Return the fit of thresholds to the budget if one was given, else to the guarantee."""
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     if arguments.mean_macs is not None:
-        return {
-            name: fit_to_macs(samples.scores, samples.truth, macs, arguments.mean_macs, split)
-            for name, samples in recorded.items()
+        return lambda scores, truth: {
+            name: fit_to_macs(each, truth, macs, arguments.mean_macs, split) for name, each in scores.items()
         }
     if arguments.mean_ms is not None:
         costs_ms = {
             name: segment_latencies_ms(arguments.bench, name, len(macs), bundle.segments_digest(name))
-            for name in recorded
+            for name in precisions
         }
-        return {
-            name: fit_to_ms(samples.scores, samples.truth, macs, costs_ms[name], arguments.mean_ms, split)
-            for name, samples in recorded.items()
+        return lambda scores, truth: {
+            name: fit_to_ms(each, truth, macs, costs_ms[name], arguments.mean_ms, split)
+            for name, each in scores.items()
         }
-    scores = {name: samples.scores for name, samples in recorded.items()}
-    truth = next(iter(recorded.values())).truth
-    return fit_all_precisions(scores, truth, macs, guarantee_from_arguments(arguments), split)
+    return partial(fit_all_precisions, costs=macs, guarantee=guarantee_from_arguments(arguments), split=split)
 
 
-def refit(precision: PrecisionSpec, recorded: LabelledScores, thresholds: Thresholds) -> PrecisionSpec:
-    """Return a precision with new thresholds, and temperatures fitted to the same scores."""
+def refit(precision: PrecisionSpec, recorded: LabelledScores, fitted: Fitted) -> PrecisionSpec:
+    """Return a precision with new thresholds and rejection, and temperatures fitted to the same scores."""
     temperatures = fit_temperatures(recorded.logits, recorded.truth)
-    return dataclasses.replace(precision, thresholds=thresholds, temperatures=temperatures)
+    return dataclasses.replace(precision, **fitted._asdict(), temperatures=temperatures)
+
+
+def log_removed_rejections(bundle: Bundle, refitted: Mapping[str, PrecisionSpec]) -> None:
+    """Log the precisions whose rejection is removed, since it was certified with the thresholds of before."""
+    for name, spec in refitted.items():
+        if spec.rejection is None and bundle.precision(name).rejection is not None:
+            log(f"{name} accepts every prediction from now on; to fit its rejection again, add --reject-limit")
+
+
+def fitted_fields(spec: PrecisionSpec) -> dict[str, Any]:
+    """Return the thresholds and the rejection of a precision as one JSON object."""
+    fields = dataclasses.asdict(spec)
+    return {**fields["thresholds"], "rejection": fields["rejection"]}
 
 
 def operating_point(precision: PrecisionSpec, recorded: LabelledScores, macs: list[int]) -> OperatingPoint:

@@ -3,6 +3,7 @@
 import argparse
 from functools import partial
 
+from calibration.rejection import RejectGuarantee
 from calibration.thresholds import RiskGuarantee
 from edge.risk import PROCEDURES, RISKS
 
@@ -17,7 +18,7 @@ FIELDS = {
 
 
 def add_guarantee_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `guarantee_from_arguments` reads."""
+    """Add the arguments that `guarantee_from_arguments` and `reject_guarantee_from_arguments` read."""
     group = parser.add_argument_group("guarantee for images that the thresholds were not fitted to")
     default = RiskGuarantee()
     add = partial(group.add_argument, default=argparse.SUPPRESS)
@@ -42,12 +43,29 @@ def add_guarantee_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"probability that betting and hoeffding-bentkus keep the limit (default: {default.confidence_level})",
     )
     add("--shared", action="store_true", help="use one threshold for all exits, so that fewer images are enough")
+    group = parser.add_argument_group("rejection of images that even the last exit is unsure of, labelled `none`")
+    group.add_argument(
+        "--reject-limit",
+        type=float,
+        metavar="FRACTION",
+        help="largest error you allow among the predictions that are not `none`, with the confidence above; a third of "
+        "the images certifies it (default: no image is rejected)",
+    )
 
 
 def guarantee_from_arguments(arguments: argparse.Namespace) -> RiskGuarantee:
     """Return the guarantee that the user asked for."""
     given = vars(arguments)
     return RiskGuarantee(**{field: given[field] for field in FIELDS.values() if field in given})
+
+
+def reject_guarantee_from_arguments(arguments: argparse.Namespace) -> RejectGuarantee | None:
+    """Return the guarantee on accepted predictions that the user asked for; by betting, unless the method has one."""
+    if arguments.reject_limit is None:
+        return None
+    guarantee = guarantee_from_arguments(arguments)
+    method = guarantee.method if guarantee.method == "hoeffding-bentkus" else "betting"
+    return RejectGuarantee(arguments.reject_limit, method, guarantee.confidence_level)
 
 
 def guarantee_options(arguments: argparse.Namespace) -> list[str]:

@@ -205,10 +205,17 @@ def _check_guarantee(guarantee: RiskGuarantee) -> None:
         raise ThresholdError(
             f"the limit of the risk is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
         )
-    if not 0.5 <= guarantee.confidence_level < 1:
-        raise ThresholdError(
-            f"the confidence level is {guarantee.confidence_level}; give a fraction from 0.5 up to 1, such as 0.95"
-        )
+    check_confidence_level(guarantee.confidence_level)
+
+
+def check_confidence_level(level: float) -> None:
+    """Check a guarantee's confidence level.
+
+    Raises:
+        ThresholdError: it is not a fraction from 0.5 up to 1.
+    """
+    if not 0.5 <= level < 1:
+        raise ThresholdError(f"the confidence level is {level}; give a fraction from 0.5 up to 1, such as 0.95")
 
 
 def samples_needed(guarantee: RiskGuarantee) -> int | None:

@@ -8,7 +8,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from calibration.arguments import add_guarantee_arguments, guarantee_from_arguments
+from calibration.arguments import (
+    add_guarantee_arguments,
+    guarantee_from_arguments,
+    reject_guarantee_from_arguments,
+)
 from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
@@ -29,6 +33,7 @@ def main() -> int:
         arguments.output,
         precisions=arguments.precision or DEFAULT_PRECISIONS,
         guarantee=guarantee_from_arguments(arguments),
+        reject=reject_guarantee_from_arguments(arguments),
         method=arguments.ranges,
         references=arguments.references,
         data=arguments.data,

@@ -1,11 +1,13 @@
 """Checkpoint to bundle: export, convert, cut, score, fit, write."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from calibration.rejection import Fitted, RejectGuarantee, fit_with_rejection
 from calibration.samples import check_count
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import RiskGuarantee, fit_all_precisions
@@ -21,7 +23,7 @@ from compile.trained_model import TrainedModel, load_trained_model
 from edge.bundle import tensors
 from edge.bundle.bundle import Bundle, bundle_writer
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec, Thresholds
+from edge.bundle.manifest import ExitSpec, PrecisionSpec, SegmentSpec
 from edge.bundle.scores import LabelledScores, combined_digest
 from edge.console import status
 from edge.decision import NEVER
@@ -41,6 +43,7 @@ def compile_bundle(
     output: Path,
     *,
     guarantee: RiskGuarantee,
+    reject: RejectGuarantee | None = None,
     precisions: Sequence[str] = DEFAULT_PRECISIONS,
     method: str = METHODS[0],
     references: Path | None = None,
@@ -52,6 +55,7 @@ def compile_bundle(
         checkpoint: The trained network.
         output: Folder of the bundle; an older bundle there is replaced when the new one is complete.
         guarantee: Bound on the risk of early exits, for images that the thresholds are not fitted to.
+        reject: Bound on the error of predictions that are not `none`; None to reject nothing.
         precisions: Precisions to include, of `compile.precisions.PRECISIONS`.
         method: ModelOpt's calibration method, one of `compile.quantise.METHODS`.
         references: File for more reference samples than fit into a bundle of large images.
@@ -75,10 +79,9 @@ def compile_bundle(
         networks = {name: cut_network(converted[name].graph, trained) for name in names}
         files = {name: write_network(folder, name, *networks[name]) for name in names}
         scores = {name: score(folder, name, files[name].segments, trained) for name in names}
-        thresholds = fit(scores, exits, trained, guarantee)
+        fitted = fit(scores, exits, trained, guarantee, reject)
         specs = {
-            name: precision_spec(name, files[name], scores[name], thresholds[name], converted[name].notes)
-            for name in names
+            name: precision_spec(name, files[name], scores[name], fitted[name], converted[name].notes) for name in names
         }
         if references is not None:
             with atomic_file(references) as partial:
@@ -129,23 +132,30 @@ def score(folder: Path, precision: str, segments: tuple[SegmentSpec, ...], train
 
 
 def fit(
-    scores: Mapping[str, LabelledScores], exits: Sequence[ExitSpec], trained: TrainedModel, guarantee: RiskGuarantee
-) -> dict[str, Thresholds]:
-    """Fit the thresholds of each precision to its scores."""
+    scores: Mapping[str, LabelledScores],
+    exits: Sequence[ExitSpec],
+    trained: TrainedModel,
+    guarantee: RiskGuarantee,
+    reject: RejectGuarantee | None,
+) -> dict[str, Fitted]:
+    """Fit the thresholds of each precision to its scores, and the rejection if one was asked for."""
     exit_scores = {precision: recorded.scores for precision, recorded in scores.items()}
     macs = [exit_.macs for exit_ in exits]
     split = trained.checkpoint.splits["thresholds"].fingerprint
-    return fit_all_precisions(exit_scores, trained.labels("thresholds"), macs, guarantee, split)
+    fit_thresholds = partial(fit_all_precisions, costs=macs, guarantee=guarantee, split=split)
+    truth, labels = trained.labels("thresholds"), trained.checkpoint.classes
+    return fit_with_rejection(fit_thresholds, exit_scores, truth, labels, reject, split)
 
 
 def precision_spec(
-    precision: str, files: NetworkFiles, recorded: LabelledScores, thresholds: Thresholds, notes: tuple[str, ...]
+    precision: str, files: NetworkFiles, recorded: LabelledScores, fitted: Fitted, notes: tuple[str, ...]
 ) -> PrecisionSpec:
     """Describe one precision, with temperatures fitted to its scores."""
     return PrecisionSpec(
         segments=files.segments,
         whole=files.whole,
-        thresholds=thresholds,
+        thresholds=fitted.thresholds,
+        rejection=fitted.rejection,
         temperatures=fit_temperatures(recorded.logits, recorded.truth),
         notes=notes,
         scores=f"{precision}/{SCORES}",

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,12 @@ log = logging.getLogger(__name__)
 
 NEVER = 2.0
 """The largest threshold, above any confidence: the exit is never taken."""
+
+
+NONE, NONE_INDEX = "none", -1
+"""Label and label index of a rejected prediction."""
+NONE_CLASSES = ("none", "unknown")
+"""Names of classes for objects that belong to none of the others; their predictions are rejected, too."""
 
 
 class Scores(NamedTuple):
@@ -38,7 +45,9 @@ class Prediction(NamedTuple):
     """The classification of one frame."""
 
     label: str
+    """Name of the class, or `none` if the prediction was rejected."""
     label_index: int
+    """Index of the class, or -1 if the prediction was rejected."""
     probability: float
     """Calibrated probability of the label: the softmax maximum at the temperature of the exit that answered."""
     exit_index: int
@@ -118,3 +127,22 @@ def decide(scores: Scores, thresholds: NDArray[np.float32]) -> Decisions:
     exit_index = taken.argmax(axis=0)
     sample = np.arange(samples)
     return Decisions(exit_index, scores.confidence[exit_index, sample], scores.label[exit_index, sample])
+
+
+def accepted(
+    decisions: Decisions, last_exit: int, reject_thresholds: NDArray[np.float32], labels: Sequence[str]
+) -> NDArray[np.bool_]:
+    """Return True for each prediction that is accepted, shape (reject thresholds, samples).
+
+    An early exit's prediction is accepted, and the last exit's if its confidence reaches the reject threshold; a
+    prediction of one of `NONE_CLASSES` is not.
+
+    Args:
+        decisions: The exit that answered each sample.
+        last_exit: Index of the last exit.
+        reject_thresholds: Shape (reject thresholds,).
+        labels: Names of the classes.
+    """
+    is_none = np.isin(labels, NONE_CLASSES)
+    is_sure = (decisions.exit_index < last_exit) | (decisions.confidence >= reject_thresholds[:, None])
+    return is_sure & ~is_none[decisions.label]

@@ -102,7 +102,7 @@ class Bundle:
     def chain(self, precision: str) -> ChainSpec:
         """Return the chain of one precision."""
         spec, manifest = self.precision(precision), self.manifest
-        return ChainSpec(manifest.input, manifest.labels, spec.segments, spec.temperatures)
+        return ChainSpec(manifest.input, manifest.labels, spec.segments, spec.temperatures, spec.rejection)
 
     def whole_network(self, precision: str) -> ChainSpec:
         """Return the network without early exits, as a chain with a single segment."""

@@ -128,6 +128,28 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """The least confidence of the last exit that is accepted, with the guarantee that it was fitted to.
+
+    A prediction is accepted if an early exit makes it, or the last exit with this confidence; else it is `none`.
+    """
+
+    threshold: float
+    limit: float
+    """Upper bound on the share of wrong predictions among the accepted, with the thresholds of every candidate."""
+    confidence_level: float
+    """Probability with which the limit holds."""
+    method: Literal["betting", "hoeffding-bentkus"]
+    """Procedure that certified the limit: see `edge.risk`."""
+    coverage: float
+    """Share of the samples whose prediction was accepted, with the fitted thresholds."""
+    samples: int
+    """Number of samples that certified it; the thresholds were fitted to others."""
+    split: str
+    """Fingerprint of the split that they belong to, or of the samples recorded on a device."""
+
+
+@dataclass(frozen=True, slots=True)
 class PrecisionSpec:
     """The network in one precision."""
 
@@ -135,6 +157,8 @@ class PrecisionSpec:
     whole: SegmentSpec
     """The network without early exits, the baseline of benchmarks."""
     thresholds: Thresholds
+    rejection: Rejection | None
+    """None if every prediction is accepted."""
     temperatures: tuple[float, ...]
     """Temperature of each exit: the maximum of `softmax(logits / temperature)` is the calibrated probability."""
     notes: tuple[str, ...]

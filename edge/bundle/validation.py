@@ -5,8 +5,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from edge.bundle import tensors
-from edge.bundle.manifest import InputSpec, Manifest, PrecisionSpec, SegmentSpec, TensorSpec, Thresholds
-from edge.decision import validate_thresholds
+from edge.bundle.manifest import (
+    InputSpec,
+    Manifest,
+    PrecisionSpec,
+    Rejection,
+    SegmentSpec,
+    TensorSpec,
+    Thresholds,
+)
+from edge.decision import NEVER, validate_thresholds
 from edge.errors import ThresholdError
 
 COLOUR_CHANNELS = {"rgb": 3, "gray": 1}
@@ -69,6 +77,8 @@ def _precision_errors(manifest: Manifest, name: str, precision: PrecisionSpec) -
         yield f"{name} has temperatures {precision.temperatures}, each exit needs one from 0.01 to 100"
     yield from _fit_errors(name, precision.thresholds)
     yield from _candidate_errors(name, precision.thresholds, exits)
+    if precision.rejection is not None:
+        yield from _rejection_errors(name, precision.rejection)
     yield from _chain_errors(manifest, name, precision)
     yield from _whole_network_errors(manifest, name, precision.whole)
 
@@ -98,6 +108,17 @@ def _candidate_errors(name: str, thresholds: Thresholds, exits: int) -> Iterator
                 f"{name} has a candidate with the bounds {candidate.risk_bound} and {candidate.disagreement_bound} and "
                 f"the mean {candidate.mean_macs} of MACs, expected fractions"
             )
+
+
+def _rejection_errors(name: str, rejection: Rejection) -> Iterator[str]:
+    fractions = (rejection.limit, rejection.confidence_level, rejection.coverage)
+    if not (0 <= rejection.threshold <= NEVER and all(0 <= value <= 1 for value in fractions)):
+        yield (
+            f"{name} has a rejection with the threshold {rejection.threshold}, the limit {rejection.limit}, the "
+            f"confidence level {rejection.confidence_level} and the coverage {rejection.coverage}, expected fractions"
+        )
+    if rejection.samples < 0:
+        yield f"{name} has a rejection certified on {rejection.samples} samples"
 
 
 def _tensor_errors(where: str, segment: SegmentSpec) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from edge.advice import Advice, advise, exit_figures, merge_precisions
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import Thresholds
+from edge.bundle.manifest import PrecisionSpec, Rejection, Thresholds
 from edge.bundle.scores import LabelledScores
 from edge.cli.arguments import add_bundle
 from edge.console import PASSED, log, print_json, print_table
@@ -46,6 +46,14 @@ def print_bundle(bundle: Bundle) -> None:
         print(f"{name}: {_guarantee(precision.thresholds)}")
         for note in precision.notes:
             print(f"  {note}")
+    print_rejections(manifest.precisions)
+
+
+def print_rejections(precisions: Mapping[str, PrecisionSpec]) -> None:
+    """Print the coverage and the error of each precision that rejects frames."""
+    for name, precision in precisions.items():
+        if precision.rejection is not None:
+            print(f"{name}: {_rejection(precision.rejection)}")
 
 
 def print_advice(
@@ -86,6 +94,15 @@ def _guarantee(thresholds: Thresholds) -> str:
     level = "" if thresholds.confidence_level is None else f" with confidence {_percent(thresholds.confidence_level)}"
     method = "on the samples of the fit" if thresholds.method == "none" else f"by {thresholds.method}{level}"
     return f"{bound} {method}, {thresholds.samples} samples"
+
+
+def _rejection(rejection: Rejection) -> str:
+    """Return the coverage and the bound on the error as text."""
+    return (
+        f"none if the last exit's confidence is below {rejection.threshold:.4f}; accepts {rejection.coverage:.1%}, "
+        f"error among them at most {_percent(rejection.limit)} by {rejection.method} with confidence "
+        f"{_percent(rejection.confidence_level)}, {rejection.samples} samples"
+    )
 
 
 def _percent(fraction: float) -> str:

@@ -13,6 +13,7 @@ from edge.cli.arguments import add_backend, add_bundle, add_precision
 from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outputs, writes_stdout
 from edge.cli.run_summary import Summary
 from edge.console import PASSED, ProgressDisplay, at_least
+from edge.decision import NONE
 from edge.engines import backend_named
 from edge.entry import STDOUT
 from edge.errors import SourceError
@@ -177,11 +178,10 @@ def _new_debouncer(arguments: argparse.Namespace, chain: ChainSpec) -> Callable[
             raise SourceError("--ignore was given without --events; add --events 3/5")
         return None
     k, n = arguments.events
+    labels = chain.labels if chain.rejection is None else (*chain.labels, NONE)
     for label in arguments.ignore:
-        if label not in chain.labels:
-            raise SourceError(
-                f"--ignore {label}: the bundle has no such label; choose one of {', '.join(chain.labels)}"
-            )
+        if label not in labels:
+            raise SourceError(f"--ignore {label}: the bundle has no such label; choose one of {', '.join(labels)}")
     return partial(Debouncer, k, n, ignore=arguments.ignore)
 
 

@@ -67,7 +67,7 @@ class CudaSlot:
         with self._waiting:
             self.syncs += resources.executor.finish()
         [(label, probability, exit_index, confidence, _)] = resources.chain.prediction.tolist()
-        return Prediction(self._spec.label(label), label, probability, exit_index, confidence)
+        return self._spec.prediction(label, probability, exit_index, confidence)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""

@@ -1,6 +1,6 @@
 """The classifier: segments run in sequence until an exit's confidence reaches its threshold."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
-from edge.decision import Prediction, Predictions, validate_thresholds
+from edge.bundle.manifest import Rejection
+from edge.decision import Prediction, validate_thresholds
 from edge.engines.base import DeviceKind
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, FrameSource
@@ -75,6 +76,11 @@ class Classifier:
     def thresholds(self, values: ArrayLike) -> None:
         self._thresholds = validate_thresholds(values, self.chain.exits)
 
+    @property
+    def rejection(self) -> Rejection | None:
+        """Confidence that the last exit must reach, and its guarantee; below, a prediction is `none`. None if off."""
+        return self.chain.rejection
+
     def with_thresholds(self, values: ArrayLike) -> "Classifier":
         """Return a classifier on the same engines with its own thresholds.
 
@@ -126,7 +132,8 @@ class Classifier:
             frames = [open_frame(image, self.chain.input.kind) for image in batch]
             inputs = preprocess_batch(frames, self.chain.input)
             with self._batch_lock:
-                predictions += self._with_label_names(self._open_batch().classify(inputs, thresholds))
+                classified = self._open_batch().classify(inputs, thresholds)
+            predictions += map(self.chain.prediction, *(array.tolist() for array in classified))
         return predictions
 
     def stream(
@@ -203,7 +210,3 @@ class Classifier:
                 raise EngineError("this classifier has no engines for batches; load it with `edge.load`")
             self._batch = new_batch(self._device, self.chain, self._load_batch_engines())
         return self._batch
-
-    def _with_label_names(self, predictions: Predictions) -> Iterator[Prediction]:
-        for label, probability, exit_index, confidence in zip(*(array.tolist() for array in predictions), strict=True):
-            yield Prediction(self.chain.label(label), label, probability, exit_index, confidence)

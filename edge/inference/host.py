@@ -34,7 +34,7 @@ class HostSlot:
         self._confidences = [self._buffers[tensors.confidence(k)] for k in exits]
         self._logits = [self._buffers[tensors.logits(k)][0] for k in exits]
         self._inverse_temperature = [1 / temperature for temperature in chain.temperatures]
-        self._label = chain.label
+        self._prediction = chain.prediction
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Preprocess a frame into the chain's input and set the thresholds."""
@@ -50,7 +50,7 @@ class HostSlot:
                 break
         label = int(self._labels[index][0])
         confidence = float(self._confidences[index][0])
-        return Prediction(self._label(label), label, self._probability(index), index, confidence)
+        return self._prediction(label, self._probability(index), index, confidence)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return the buffers, without copies: the next frame overwrites them."""

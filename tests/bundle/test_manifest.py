@@ -17,6 +17,7 @@ from edge.bundle.manifest import (
     InputSpec,
     Manifest,
     PrecisionSpec,
+    Rejection,
     SegmentSpec,
     SplitSpec,
     TensorSpec,
@@ -30,6 +31,7 @@ from edge.errors import BundleError
 ORIGIN = Path("somewhere/manifest.json")
 FIRST = ("precisions", "fp32", "segments", 0)
 LAST = ("precisions", "fp32", "segments", 1)
+REJECTION = ("precisions", "fp32", "rejection")
 CANDIDATES = ("precisions", "fp32", "thresholds", "candidates")
 
 
@@ -70,6 +72,7 @@ def small_manifest() -> Manifest:
                 segments=segments(),
                 whole=SegmentSpec("fp32/whole.onnx", (IMAGE,), outputs_of(1), 0.0, 1, cuts_in=(), cuts_out=()),
                 thresholds=Thresholds((0.9,), "accuracy_gap", 0.01, "betting", 0.95, 50, "0123", candidates()),
+                rejection=Rejection(0.6, 0.02, 0.95, "betting", 0.97, 20, "0123"),
                 temperatures=(1.5, 0.8),
                 notes=("convolution stays fp32 (stages.0): it reads the image",),
                 scores="fp32/scores.npz",
@@ -179,6 +182,13 @@ def test_the_networks_macs_are_the_sum_of_its_segments() -> None:
             "manifest.precisions.fp32.thresholds.values[0]",
             "of type float",
         ),
+        (REJECTION, 0.6, "manifest.precisions.fp32.rejection", "an object"),
+        (
+            (*REJECTION, "method"),
+            "none",
+            "manifest.precisions.fp32.rejection.method",
+            "one of 'betting', 'hoeffding-bentkus'",
+        ),
         ((*FIRST, "exit_index"), None, "manifest.precisions.fp32.segments[0].exit_index", "of type int"),
         ((*CANDIDATES, 0), [0.9], "manifest.precisions.fp32.thresholds.candidates[0]", "an object"),
         ((*FIRST, "cuts_out"), "cut_0", "manifest.precisions.fp32.segments[0].cuts_out", "a list"),
@@ -217,6 +227,7 @@ def test_an_unknown_field_is_refused_by_name(path: tuple[str | int, ...], where:
         (("precisions", "fp32", "temperatures"), "manifest.precisions.fp32.temperatures"),
         (("samples",), "manifest.samples"),
         (("exits", 1, "attention"), "manifest.exits[1].attention"),
+        (REJECTION, "manifest.precisions.fp32.rejection"),
         ((*FIRST, "exit_index"), "manifest.precisions.fp32.segments[0].exit_index"),
         ((*FIRST, "cuts_in"), "manifest.precisions.fp32.segments[0].cuts_in"),
         ((*FIRST, "cuts_out"), "manifest.precisions.fp32.segments[0].cuts_out"),
@@ -325,6 +336,12 @@ WHOLE = ("precisions", "fp32", "whole")
         ((*CANDIDATES, 1, "disagreement_bound"), float("nan"), "a candidate with the bounds 0.01 and nan"),
         ((*CANDIDATES, 1, "mean_macs"), 0.0, "and the mean 0.0 of MACs, expected fractions"),
         ((*CANDIDATES, 1, "mean_macs"), 1.5, "and the mean 1.5 of MACs, expected fractions"),
+        ((*REJECTION, "threshold"), float("nan"), "a rejection with the threshold nan"),
+        ((*REJECTION, "threshold"), 2.5, "a rejection with the threshold 2.5"),
+        ((*REJECTION, "limit"), -0.02, "the limit -0.02"),
+        ((*REJECTION, "confidence_level"), 95.0, "the confidence level 95.0"),
+        ((*REJECTION, "coverage"), 1.1, "the coverage 1.1, expected fractions"),
+        ((*REJECTION, "samples"), -1, "a rejection certified on -1 samples"),
     ],
 )
 def test_inconsistent_fields_are_reported(path: tuple[str | int, ...], value: Any, expected: str) -> None:

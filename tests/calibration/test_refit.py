@@ -38,7 +38,9 @@ def refitted(bundle: Path, *words: object) -> dict[str, Thresholds]:
     assert result.code == 0, result.stderr
     printed = json.loads(result.stdout)
     written = {name: Bundle.open(bundle).precision(name).thresholds for name in printed}
-    assert printed == json.loads(json.dumps({name: dataclasses.asdict(written[name]) for name in printed}))
+    specs = {name: dataclasses.asdict(Bundle.open(bundle).precision(name)) for name in printed}
+    expected = {name: {**spec["thresholds"], "rejection": spec["rejection"]} for name, spec in specs.items()}
+    assert printed == json.loads(json.dumps(expected))
     return written
 
 
@@ -139,6 +141,48 @@ def test_invalid_option_values_are_refused(words: list[str], bundle: Path) -> No
     result = call(calibration, bundle, *words)
     assert result.code == 2
     assert words[0] in result.stderr.splitlines()[-1]
+
+
+# Rejection
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        pytest.param(("--confidence", 0.8), ("betting", 0.8), id="the guarantee's confidence"),
+        pytest.param(("--method", "hoeffding-bentkus", "--limit", 0.2), ("hoeffding-bentkus", 0.95), id="its method"),
+        pytest.param(("--method", "expectation", "--limit", 0.1), ("betting", 0.95), id="betting beside expectation"),
+        pytest.param(("--mean-macs", 0.9), ("betting", 0.95), id="beside a budget"),
+    ],
+)
+def test_a_rejection_is_fitted_to_samples_of_its_own(
+    words: tuple[object, ...], expected: tuple[str, float], bundle: Path
+) -> None:
+    limit = () if "--mean-macs" in words or "--limit" in words else ("--limit", 0.2)
+    fitted = refitted(bundle, *words, *limit, "--reject-limit", 0.25)
+    split = Bundle.open(bundle).manifest.splits["thresholds"]
+    for name, thresholds in fitted.items():
+        rejection = Bundle.open(bundle).precision(name).rejection
+        assert rejection is not None
+        assert (rejection.method, rejection.confidence_level) == expected
+        assert (rejection.limit, rejection.split) == (0.25, split.fingerprint)
+        assert rejection.samples + thresholds.samples == split.samples
+
+
+def test_refitting_without_a_reject_limit_removes_the_rejection_and_says_so(bundle: Path) -> None:
+    call(calibration, bundle, *NO_GUARANTEE, "--reject-limit", 0.25, "--precision", "int8")
+    printed = call(edge, "info", bundle).stdout
+    rejection = Bundle.open(bundle).precision("int8").rejection
+    assert rejection is not None
+    assert f"accepts {rejection.coverage:.1%}, error among them at most 25% by betting with confidence 95%" in printed
+    result = call(calibration, bundle, *NO_GUARANTEE)
+    assert Bundle.open(bundle).precision("int8").rejection is None
+    assert "int8 accepts every prediction from now on; to fit its rejection again, add --reject-limit" in result.stderr
+    assert "fp32 accepts" not in result.stderr
+
+
+def test_a_reject_limit_that_cannot_be_certified_leaves_the_bundle_unchanged(bundle: Path) -> None:
+    assert "samples do not certify an error of at most 0.001" in refused(bundle, *NO_GUARANTEE, "--reject-limit", 0.001)
 
 
 # Budgets

@@ -4,6 +4,7 @@ import ctypes
 import platform
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge.cuda
-from edge.bundle.manifest import InputSpec
+from edge.bundle.manifest import InputSpec, Rejection
 from edge.decision import NEVER
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
@@ -57,6 +58,20 @@ def test_predictions_name_the_label(network: Networks) -> None:
     tiny = network("tiny cnn")
     prediction = predict(tiny.slot(), array_frames(1)[0], tiny.thresholds)
     assert prediction.label == f"class {prediction.label_index}"
+
+
+def test_the_last_exit_rejects_in_a_slot_and_in_a_batch(network: Networks) -> None:
+    tiny = network("tiny cnn")
+    [frame] = array_frames(1)
+    confidence = predict(tiny.host_slot(), frame, [NEVER, NEVER]).confidence
+    for threshold, is_rejected in ((confidence, False), (np.nextafter(np.float32(confidence), np.float32(2)), True)):
+        tiny.chain = replace(tiny.chain, rejection=Rejection(float(threshold), 0.1, 0.9, "betting", 1.0, 9, "s"))
+        with tiny.classifier() as classifier:
+            classifier.thresholds = (NEVER, NEVER)
+            for prediction in (classifier.predict(frame), *classifier.predict_batch([frame])):
+                assert (prediction.label == "none") == (prediction.label_index == -1) == is_rejected
+            classifier.thresholds = (0, 0)
+            assert classifier.predict(frame).label != "none"
 
 
 @pytest.mark.parametrize("mode", MODES)

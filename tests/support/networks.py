@@ -198,7 +198,8 @@ def write_precision(folder: Path, network: Compiled, precision: str) -> Precisio
     values = (NEVER,) * (exits - 1)
     candidates = (Candidate(values, None, None, mean_macs=1.0),)
     never = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=0, split="", candidates=candidates)
-    return PrecisionSpec(files.segments, files.whole, never, (1.0,) * exits, notes=(), scores=f"{precision}/{SCORES}")
+    scores = f"{precision}/{SCORES}"
+    return PrecisionSpec(files.segments, files.whole, never, None, (1.0,) * exits, notes=(), scores=scores)
 
 
 def _head(channels: int) -> AttentionHead:
