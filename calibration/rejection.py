@@ -179,5 +179,5 @@ def _not_certified(is_accepted: NDArray[np.bool_], is_wrong: NDArray[np.bool_], 
         f"{len(is_accepted)} samples do not certify an error of at most {guarantee.limit:g} among the accepted with "
         f"the method {guarantee.method!r}: {wrong} of the {count} that the network is surest of are wrong, and without "
         f"an error it needs {needed or f'more than {MAX_SEARCHED_SAMPLES}'}; bring more images, of which a third "
-        "certifies it, or allow a higher error (--reject-limit)"
+        "certifies it, allow a higher error (--reject-limit), or let fewer images exit early (--limit)"
     )
