@@ -1,6 +1,7 @@
 """The report on rejection counts violated limits, and shows letters to a network for digits."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from benchmarks import rejection as benchmark
 from benchmarks.letters import FONTS, VARIANTS, letter_frames
 from benchmarks.rejection import Fit, Point, judge, summary
 from calibration.rejection import Labelled
-from edge.bundle.bundle import Bundle
+from edge.bundle.bundle import MANIFEST, Bundle
 from edge.decision import Scores
 from edge.training.datasets import digits
 from tests.support.commands import error_line, run_command
@@ -66,12 +67,8 @@ def test_the_report_has_a_row_for_each_guarantee(
 
 
 def test_letters_are_shown_to_networks_for_digits_only(digits_bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "bundle").mkdir()
-    for path in digits_bundle.path.iterdir():
-        (tmp_path / "bundle" / path.name).symlink_to(path)
-    manifest = tmp_path / "bundle" / "manifest.json"
-    text = manifest.read_text()
-    manifest.unlink()
-    manifest.write_text(text.replace('"dataset": "digits"', '"dataset": "folder"'))
-    message = error_line(run_command("benchmarks", "rejection", tmp_path / "bundle", "--precision", "fp32"))
+    bundle = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
+    manifest = (bundle / MANIFEST).read_text()
+    (bundle / MANIFEST).write_text(manifest.replace('"dataset": "digits"', '"dataset": "folder"'))
+    message = error_line(run_command("benchmarks", "rejection", bundle, "--precision", "fp32"))
     assert "was trained on folder" in message
