@@ -24,7 +24,7 @@ DEFAULT_SHARE = 0.01
 MAX_WAITING = 4
 """Frames that wait for their audit, of all sources."""
 NICENESS = 5
-"""Lower scheduling priority than that of other threads; not lowest, as the thread at times holds Python's global lock."""
+"""Lowers the scheduling priority; not to the lowest, since the thread at times holds the interpreter lock."""
 
 log = logging.getLogger(__name__)
 

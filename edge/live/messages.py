@@ -114,7 +114,7 @@ class CandidateChange:
     source: str
     """Source whose frames caused it; the thresholds are those of all sources."""
     time: datetime
-    candidate: int
+    candidate_index: int
     """Index of the candidate in force from now on, from 0 for the costliest."""
     candidates: int
     """Number of candidates."""
@@ -148,10 +148,10 @@ def _watch_fields(message: Audit | Alarm | CandidateChange) -> dict[str, Any]:
     if isinstance(message, Audit):
         result, last = message.result, message.last
         labels = {"label": result.label, "last_label": last.label}
-        return {"audit": message.outcome, "frame": result.frame_index, **labels}
+        return {"audit": message.outcome, "audited_frame": result.frame_index, **labels}
     if isinstance(message, Alarm):
         return {"alarm": message.kind, "reason": message.reason, "audited": message.audited}
-    return {"candidate": message.candidate, "candidates": message.candidates, "reason": message.reason}
+    return {"candidate_index": message.candidate_index, "candidates": message.candidates, "reason": message.reason}
 
 
 def _result_fields(result: Result) -> dict[str, Any]:

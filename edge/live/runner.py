@@ -1,7 +1,7 @@
 """The run of a standing installation: sources to observations and events, and these to outputs."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 
@@ -91,14 +91,26 @@ def run(
     finally:
         stop.set()
         stop_s = monotonic() + STOP_LIMIT_S
-        for source, worker in zip(sources, workers, strict=True):
-            worker.join(max(0.0, stop_s - monotonic()))
-            if not (worker.is_started or isinstance(source, str | int | Path)):
-                source.close()
+        _end_sources(sources, workers, stop_s)
         if auditor is not None:
             auditor.close(max(0.0, stop_s - monotonic()))
         hub.close(limit_s)
     hub.raise_errors()
-    for part in (*workers, auditor):
-        if part is not None and part.error is not None:
-            raise part.error
+    _raise_first(worker.error for worker in workers)
+    _raise_first([] if auditor is None else [auditor.error])
+
+
+def _end_sources(
+    sources: Sequence[str | int | Path | FrameSource], workers: Sequence[SourceWorker], until_s: float
+) -> None:
+    """Wait for workers up to a moment of the monotonic clock, and close open sources whose worker was not started."""
+    for source, worker in zip(sources, workers, strict=True):
+        worker.join(max(0.0, until_s - monotonic()))
+        if not (worker.is_started or isinstance(source, str | int | Path)):
+            source.close()
+
+
+def _raise_first(errors: Iterable[BaseException | None]) -> None:
+    for error in errors:
+        if error is not None:
+            raise error

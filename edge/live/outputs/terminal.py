@@ -36,7 +36,7 @@ def describe(message: Message) -> str:
         return f"frame {message.result.frame_index}: {message.result.label}, last exit {message.last.label}"
     if isinstance(message, Alarm):
         return f"alarm: {message.kind}: {message.reason}"
-    return f"candidate {message.candidate + 1} of {message.candidates}: {message.reason}"
+    return f"candidate {message.candidate_index + 1} of {message.candidates}: {message.reason}"
 
 
 def _describe_change(change: SourceChange) -> str:
