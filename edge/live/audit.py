@@ -13,7 +13,6 @@ from queue import SimpleQueue
 from random import Random
 from typing import NamedTuple
 
-from edge.decision import NEVER
 from edge.errors import one_line
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
@@ -69,7 +68,7 @@ class Auditor:
         self.share, self.last_exit = share, classifier.chain.exits - 1
         self.room = threading.Semaphore(MAX_WAITING)
         self._expected, self._deadline_ms = expected, deadline_ms
-        self._classifier = classifier.with_thresholds([NEVER] * self.last_exit)
+        self._classifier = classifier.to_last_exit()
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audits", daemon=True)
 

@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 import edge
-from edge.decision import NEVER
 from edge.live import run
 from edge.live.audit import MAX_WAITING, Auditor
 from edge.live.drift import Expected
@@ -36,7 +35,7 @@ def audits_of(output: Recorder) -> list[Audit]:
 
 def test_audited_frames_are_compared_with_the_last_exit(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
     output = Recorder()
-    with classifier.with_thresholds((0.5, 0.5)) as hasty, hasty.with_thresholds([NEVER] * LAST_EXIT) as whole:
+    with classifier.with_thresholds((0.5, 0.5)) as hasty, hasty.to_last_exit() as whole:
         run(hasty, [ArraySource(np.tile(digits, (5, 1, 1)))], [output], auditor=auditor_of(hasty))
         for audit in audits_of(output):
             pixels = digits[audit.result.frame_index % len(digits)]
