@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.bundle import Bundle
 from edge.decision import decide, validate_thresholds
@@ -123,17 +123,27 @@ class ExitSharesTest:
         """Test a further frame; return the reason of an alarm, or None."""
         if expected.exit_shares is None:
             return None
-        shares = np.array(expected.exit_shares)
-        taken = np.arange(len(shares)) == audit.result.exit_index
+        shares = expected.exit_shares
         self._means = self._means or MeansTest(2 * len(shares))
-        bounds = np.minimum(np.concatenate([shares, 1 - shares]) + EXIT_SHARE_TOLERANCE, 1.0)
-        if not self._means.exceed(np.concatenate([taken, ~taken]), bounds):
+        if not self._means.exceed(exit_values(audit.result.exit_index, len(shares)), exit_bounds(shares)):
             return None
         exit_index = self._means.largest % len(shares)
         return (
             f"{self._means.recent(exit_index)} exit at {exit_index}; expected {shares[exit_index]:.0%}, give or take "
             f"{EXIT_SHARE_TOLERANCE:.0%}"
         )
+
+
+def exit_values(exit_index: ArrayLike, exits: int) -> NDArray[np.bool_]:
+    """Return True for the exit that answered, then True for each that did not, shape (..., 2 * exits)."""
+    taken = np.arange(exits) == np.asarray(exit_index)[..., None]
+    return np.concatenate([taken, ~taken], axis=-1)
+
+
+def exit_bounds(shares: Sequence[float]) -> NDArray[np.float64]:
+    """Return the bounds on the means of `exit_values` where exits are expected to answer these shares of the frames."""
+    expected = np.array(shares)
+    return np.minimum(np.concatenate([expected, 1 - expected]) + EXIT_SHARE_TOLERANCE, 1.0)
 
 
 class LatencyTest:
