@@ -29,6 +29,8 @@ EXIT_SHARES, FARTHEST_SHARES = (0.6, 0.3, 0.1), (0.7, 0.2, 0.1)
 SCENE_FRAMES, AUDIT_SHARE = 30.0, 0.01
 """Frames after which the correlation of a video has fallen to 1/e: a second at 30 frames per second."""
 
+COLUMNS = ("shift", "accuracy", "disagreement", "exit 0", "disagreement alarms", "exit share alarms", "frames, p95")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the report."""
@@ -50,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
     recorded = {"command": command_line(), "conditions": conditions(), **result, "shifts": shifts}
     write_result(arguments.output, recorded)
     print_table("alarms", ("figure", "value"), [(name, f"{value:g}") for name, value in result.items()])
-    print_table("planted shifts", tuple(shifts[0]), [tuple(map(_cell, row.values())) for row in shifts])
+    print_table("planted shifts", COLUMNS, [table_row(row) for row in shifts])
     print(f"wrote {arguments.output}")
     return PASSED
 
@@ -121,5 +123,8 @@ def _rate(found: NDArray[np.float64], within: float = np.inf) -> float:
     return float((np.isfinite(found) & (found <= within)).mean())
 
 
-def _cell(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+def table_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return a recorded shift as cells of the printed table."""
+    shares = ("accuracy", "disagreement", "exit_0_share", "disagreement_alarms", "exit_shares_alarms")
+    frames = row["first_alarm_frames_p95"]
+    return (row["shift"], *(f"{row[name]:.1%}" for name in shares), "-" if frames is None else f"{frames:.0f}")

@@ -1,5 +1,6 @@
 """Shifts planted in real images: alarms of the tests on audited frames drawn from them."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,18 +91,18 @@ def _effect(scores: Scores, decisions: Decisions, truth: NDArray[np.int64]) -> d
     }
 
 
-def _alarms(scores: Scores, decisions: Decisions, bound: float, shares: tuple[float, ...]) -> dict[str, float]:
-    """Return the share of streams with an alarm of each test, and the audited frames until the first."""
+def _alarms(scores: Scores, decisions: Decisions, bound: float, shares: tuple[float, ...]) -> dict[str, Any]:
+    """Return the share of streams with an alarm of each test, and the audited frames until the first of them."""
     differs, exits = decisions.label != scores.label[-1], exit_values(decisions.exit_index, len(shares))
     by_disagreement = first_alarms(_drawn(differs), bound)
     by_exits = first_alarms(_drawn(exits), exit_bounds(shares))
-    first = np.minimum(by_disagreement, by_exits)
+    p50, p95 = np.quantile(np.minimum(by_disagreement, by_exits), [0.5, 0.95], method="higher").tolist()
     return {
         "bound": bound,
         "disagreement_alarms": float(np.isfinite(by_disagreement).mean()),
         "exit_shares_alarms": float(np.isfinite(by_exits).mean()),
-        "first_alarm_frames_p50": float(np.quantile(first, 0.5, method="lower")),
-        "first_alarm_frames_p95": float(np.quantile(first, 0.95, method="lower")),
+        "first_alarm_frames_p50": p50 if math.isfinite(p50) else None,
+        "first_alarm_frames_p95": p95 if math.isfinite(p95) else None,
     }
 
 
