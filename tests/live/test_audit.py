@@ -8,6 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 import edge
+from benchmarks.view.shifts import SHIFTS
+from edge.decision import decide
+from edge.frames.base import frame_from_array
+from edge.inference.record import record
 from edge.live import run
 from edge.live.audit import MAX_WAITING, Auditor
 from edge.live.drift import Expected
@@ -100,6 +104,21 @@ def test_too_much_disagreement_raises_an_alarm_once(
     assert [record.message for record in caplog.records] == [f"ArraySource: {alarm.reason}"]
     before = [message for message in output.messages[: output.messages.index(alarm)] if isinstance(message, Audit)]
     assert len(before) == alarm.audited
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_a_shift_planted_in_real_images_raises_an_alarm_and_none_without_it(
+    shift: str, classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    scores = record(classifier, (frame_from_array(pixels, "image") for pixels in digits)).scores
+    decisions = decide(scores, np.array(classifier.thresholds, dtype=np.float32))
+    shares = np.bincount(decisions.exit_index, minlength=3) / len(digits)
+    disagreement = (decisions.label != scores.label[-1]).mean()
+    expected = {classifier.thresholds: Expected(1.5 * disagreement + 0.01, tuple(shares.tolist()))}
+    output, source = Recorder(), ArraySource(np.tile(SHIFTS[shift](digits), (5, 1, 1)))
+    run(classifier, [source], [output], auditor=Auditor(classifier, expected, share=1.0))
+    alarms = {message.kind for message in output.messages if isinstance(message, Alarm)}
+    assert bool(alarms) == (shift != "none")
 
 
 def test_the_same_disagreement_within_the_bound_raises_none(early: edge.Classifier, digits: NDArray[np.uint8]) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import Candidate
 from edge.decision import decide
 from edge.live.drift import Expected, SourceTests, expectations
 from edge.live.messages import Alarm
+from tests.support.candidates import certified
 from tests.support.outputs import audit
 
 COSTLY, CHEAP = (2.0, 2.0), (0.5, 0.5)
@@ -77,18 +77,14 @@ def test_without_a_deadline_latency_is_not_tested() -> None:
     assert alarms_of(slow, SourceTests(EXPECTED, None)) == []
 
 
-def certified(bundle: Bundle, bounds: Sequence[float | None], split: str) -> Bundle:
-    """Return a bundle with a candidate for each bound, certified on a split."""
-    spec = bundle.precision("fp32")
-    values = [(0.5 + index / 10,) * (len(spec.segments) - 1) for index in range(len(bounds))]
-    candidates = tuple(Candidate(value, 0.01, bound, 0.5) for value, bound in zip(values, bounds, strict=True))
-    thresholds = dataclasses.replace(spec.thresholds, candidates=candidates, values=values[-1], split=split)
-    precisions = {**bundle.manifest.precisions, "fp32": dataclasses.replace(spec, thresholds=thresholds)}
+def with_candidates(bundle: Bundle, bounds: Sequence[float | None], split: str) -> Bundle:
+    """Return a bundle, in memory only, whose fp32 has a candidate for each bound, fitted to a split."""
+    precisions = {**bundle.manifest.precisions, "fp32": certified(bundle, bounds, split)}
     return Bundle(bundle.path, dataclasses.replace(bundle.manifest, precisions=precisions))
 
 
 def test_expected_exit_shares_are_those_of_the_threshold_fitting_split(digits_bundle: Bundle) -> None:
-    bundle = certified(digits_bundle, (0.01, 0.02), digits_bundle.manifest.splits["thresholds"].fingerprint)
+    bundle = with_candidates(digits_bundle, (0.01, 0.02), digits_bundle.manifest.splits["thresholds"].fingerprint)
     expected, scores = expectations(bundle, "fp32"), bundle.scores("fp32").scores
     assert [each.disagreement for each in expected.values()] == [0.01, 0.02]
     for thresholds, each in expected.items():
@@ -97,7 +93,7 @@ def test_expected_exit_shares_are_those_of_the_threshold_fitting_split(digits_bu
 
 
 def test_thresholds_refitted_on_a_device_have_a_bound_but_no_exit_shares(digits_bundle: Bundle) -> None:
-    [expected] = expectations(certified(digits_bundle, (0.01,), "a device"), "fp32").values()
+    [expected] = expectations(with_candidates(digits_bundle, (0.01,), "a device"), "fp32").values()
     assert (expected.disagreement, expected.exit_shares) == (0.01, None)
 
 
