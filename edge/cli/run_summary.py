@@ -38,6 +38,7 @@ class Summary:
         with self._statistics.sources() as sources:
             exits = sum((source.exits for source in sources.values()), Counter[int]())
             audits = sum((source.audits for source in sources.values()), Counter[str]())
+            alarms = sorted({kind for source in sources.values() for kind in source.alarms})
             counts = {name: sum(getattr(source, name) for source in sources.values()) for name in COUNTS}
         frames = exits.total()
         if not frames:
@@ -48,4 +49,5 @@ class Summary:
                 for name, times in self._times.items()]  # fmt: skip
         title = f"{task}: {frames} frames, {frames / seconds:.0f} a second, {left_out}; {shares}"
         title += f"; {describe_audits(audits)}" if audits else ""
+        title += f"; alarms: {', '.join(alarms)}" if alarms else ""
         print_table(title, ("stage", *LATENCY_COLUMNS), rows)
