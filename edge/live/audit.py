@@ -90,7 +90,8 @@ class Auditor:
         self._thread.join(limit_s)
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
         try:
             with self._classifier:
                 while (task := self._tasks.get()) is not None:

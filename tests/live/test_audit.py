@@ -1,6 +1,8 @@
 """Audits of random frames: what is selected, what is compared, and what an alarm does."""
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +15,7 @@ from edge.decision import decide
 from edge.frames.base import frame_from_array
 from edge.inference.record import record
 from edge.live import run
-from edge.live.audit import MAX_WAITING, Auditor
+from edge.live.audit import MAX_WAITING, NICENESS, Auditor
 from edge.live.drift import Expected
 from edge.live.messages import Alarm, Audit, Message, Observation
 from tests.live.test_run import ArraySource, Recorder
@@ -104,6 +106,19 @@ def test_too_much_disagreement_raises_an_alarm_once(
     assert [record.message for record in caplog.records] == [f"ArraySource: {alarm.reason}"]
     before = [message for message in output.messages[: output.messages.index(alarm)] if isinstance(message, Audit)]
     assert len(before) == alarm.audited
+
+
+def test_audits_have_a_lower_priority_than_the_process(classifier: edge.Classifier) -> None:
+    def note(message: Message) -> None:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    niceness: list[int] = []
+    auditor = auditor_of(classifier)
+    auditor.sampler(note).add(observation(0, exit_index=LAST_EXIT))
+    auditor.start()
+    auditor.close(limit_s=10)
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert niceness == [min(before + NICENESS, 19)]
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
