@@ -4,8 +4,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,6 +18,7 @@ from edge.errors import EdgeError
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
 from edge.live import run
+from edge.live.audit import Auditor
 from edge.live.events import Debouncer
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
@@ -40,28 +42,47 @@ def outputs_cost(
         folder: Folder for the files of outputs.
     """
     with broker() as address:
-        without: list[float] = []
-        with_all: list[float] = []
-        for index in range(ROUNDS):
-            for used in (False, True) if index % 2 else (True, False):
-                outputs = all_outputs(folder / str(index), address) if used else []
-                (with_all if used else without).append(
-                    seconds(classifier, MemorySource(pictures, 10**9, rate), total, outputs)
-                )
-    ratios = np.array(without) / np.array(with_all)
+        folders = (folder / str(index) for index in count())
+
+        def run_seconds(*, used: bool) -> float:
+            outputs = all_outputs(next(folders), address) if used else []
+            return seconds(classifier, MemorySource(pictures, 10**9, rate), total, outputs)
+
+        cost = throughput_cost(run_seconds, "outputs_cost", total)
+        names = [type(output).__name__ for output in all_outputs(folder / "names", address)]
+    return {"rate": rate, "outputs": names, **cost}
+
+
+def throughput_cost(run_seconds: Callable[..., float], name: str, total: int) -> dict[str, float]:
+    """Return the share of throughput that something costs, measured in turns with and without it.
+
+    Args:
+        run_seconds: Runs with or without it, by the keyword `used`, and returns the time.
+        name: Name of the cost in the result.
+        total: Frames of each run.
+    """
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for index in range(ROUNDS):
+        for used in (False, True) if index % 2 else (True, False):
+            times[used].append(run_seconds(used=used))
+    ratios = np.array(times[False]) / np.array(times[True])
     return {
         "frames": total,
-        "rate": rate,
         "rounds": ROUNDS,
-        "outputs": [type(output).__name__ for output in all_outputs(folder / "names", address)],
-        "frames_per_s_without": total / float(np.median(without)),
-        "outputs_cost": 1 - float(np.median(ratios)),
-        "outputs_cost_min": 1 - float(ratios.max()),
-        "outputs_cost_max": 1 - float(ratios.min()),
+        "frames_per_s_without": total / float(np.median(times[False])),
+        name: 1 - float(np.median(ratios)),
+        f"{name}_min": 1 - float(ratios.max()),
+        f"{name}_max": 1 - float(ratios.min()),
     }
 
 
-def seconds(classifier: Classifier, source: MemorySource, total: int, outputs: list[Output]) -> float:
+def seconds(
+    classifier: Classifier,
+    source: MemorySource,
+    total: int,
+    outputs: list[Output],
+    auditor: Auditor | None = None,
+) -> float:
     """Return the time from the first result to the last of a run that does not wait for outputs."""
     times: list[float] = []
 
@@ -69,7 +90,10 @@ def seconds(classifier: Classifier, source: MemorySource, total: int, outputs: l
         if isinstance(message, Observation):
             times.append(perf_counter())
 
-    run(classifier, [source], outputs, policy="latest", new_debouncer=Debouncer, frames=total, on_message=note)
+    run(
+        classifier, [source], outputs, policy="latest", new_debouncer=Debouncer, frames=total, auditor=auditor,
+        on_message=note,
+    )  # fmt: skip
     return times[-1] - times[0]
 
 

@@ -12,6 +12,7 @@ from edge.bundle.chain import ChainSpec
 from edge.cli.arguments import add_backend, add_bundle, add_precision
 from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outputs, writes_stdout
 from edge.cli.run_summary import Summary
+from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
 from edge.console import PASSED, ProgressDisplay, at_least
 from edge.decision import NONE
 from edge.engines import backend_named
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="latest drops late frames; all drops none (default: latest for cameras and streams, all for files)",
     )
     _add_live_arguments(parser)
+    add_watch_arguments(parser)
     add_output_arguments(parser)
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
@@ -103,6 +105,8 @@ def main(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, bundle)
     with ProgressDisplay() as display:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
+    deadline = make_deadline(arguments, bundle, precision, classifier)
+    auditor = make_auditor(arguments, bundle, precision, classifier)
     summary, stop, task = Summary(chain.exits), threading.Event(), f"{precision} on {backend.name}"
 
     def watch(message: Message) -> None:
@@ -122,6 +126,8 @@ def main(arguments: argparse.Namespace) -> int:
                 frames=arguments.frames,
                 give_up_s=arguments.give_up,
                 skip_bad=arguments.skip_bad,
+                auditor=auditor,
+                deadline=deadline,
                 stop=stop,
                 on_message=watch,
                 on_progress=lambda progress: display(progress._replace(task=f"{task}: {progress.task}")),

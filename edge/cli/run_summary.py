@@ -6,7 +6,7 @@ from time import perf_counter
 
 from edge.console import print_table
 from edge.live.messages import COUNTS, DURATIONS, Message, Observation
-from edge.live.statistics import Statistics
+from edge.live.statistics import Statistics, describe_audits
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells, latency_from_ms
 
 MAX_SUMMARY_FRAMES = 10_000
@@ -37,6 +37,8 @@ class Summary:
         seconds = perf_counter() - self._started_s
         with self._statistics.sources() as sources:
             exits = sum((source.exits for source in sources.values()), Counter[int]())
+            audits = sum((source.audits for source in sources.values()), Counter[str]())
+            alarms = sorted({kind for source in sources.values() for kind in source.alarms})
             counts = {name: sum(getattr(source, name) for source in sources.values()) for name in COUNTS}
         frames = exits.total()
         if not frames:
@@ -46,4 +48,6 @@ class Summary:
         rows = [(name.removesuffix("_ms"), *latency_cells(latency_from_ms(times)))
                 for name, times in self._times.items()]  # fmt: skip
         title = f"{task}: {frames} frames, {frames / seconds:.0f} a second, {left_out}; {shares}"
+        title += f"; {describe_audits(audits)}" if audits else ""
+        title += f"; alarms: {', '.join(alarms)}" if alarms else ""
         print_table(title, ("stage", *LATENCY_COLUMNS), rows)

@@ -1,6 +1,7 @@
 """The classifier: segments run in sequence until an exit's confidence reaches its threshold."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import Rejection
-from edge.decision import Prediction, validate_thresholds
+from edge.decision import NEVER, Prediction, validate_thresholds
 from edge.engines.base import DeviceKind
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, FrameSource
@@ -87,13 +88,14 @@ class Classifier:
         Raises:
             ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
         """
-        return Classifier(
-            self.chain,
-            self._engines,
-            values,
-            device=self._device,
-            load_batch_engines=self._load_batch_engines,
-        )
+        return self._with(self.chain, values)
+
+    def to_last_exit(self) -> "Classifier":
+        """Return a classifier on the same engines that answers at the last exit only, however unsure it is."""
+        chain = self.chain
+        if chain.rejection is not None:  # predictions of classes such as `none` stay rejected, as at early exits
+            chain = replace(chain, rejection=replace(chain.rejection, threshold=0.0))
+        return self._with(chain, [NEVER] * (chain.exits - 1))
 
     def predict(self, image: "str | Path | NDArray[Any] | Frame | Image") -> Prediction:
         """Classify one image.
@@ -183,6 +185,10 @@ class Classifier:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _with(self, chain: ChainSpec, thresholds: ArrayLike) -> "Classifier":
+        load_batch_engines = self._load_batch_engines
+        return Classifier(chain, self._engines, thresholds, device=self._device, load_batch_engines=load_batch_engines)
 
     def _slots_in_flight(self) -> int:
         """Return the slots of a stream; small networks have more: passing a frame on takes as long as inference."""

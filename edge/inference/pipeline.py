@@ -113,7 +113,8 @@ class Pipeline:
         """Preprocess a frame, and on a GPU start its inference."""
         assert in_flight.frame is not None, "captured without a frame"  # noqa: S101 - `_capture` set it
         started_ns = monotonic_ns()
-        in_flight.slot.start(in_flight.frame, self._thresholds())
+        in_flight.thresholds = self._thresholds()
+        in_flight.slot.start(in_flight.frame, in_flight.thresholds)
         in_flight.load_ns = monotonic_ns() - started_ns
         in_flight.is_started = True
 
@@ -134,6 +135,7 @@ class Pipeline:
             time=datetime.fromtimestamp(in_flight.captured_at_s, timezone.utc),
             captured_s=in_flight.captured_ns / 1e9,
             position=None if in_flight.frame is None else in_flight.frame.position,
+            thresholds=tuple(in_flight.thresholds.tolist()),
             _in_flight=in_flight,
         )
 

@@ -22,6 +22,7 @@ class InFlightFrame:
         self.frame: Frame | None = None
         self.frame_index = -1
         self.is_started = False
+        self.thresholds: NDArray[np.float32] = np.empty(0, dtype=np.float32)
         self.capture_ns = self.captured_ns = self.load_ns = 0
         self.captured_at_s = 0.0
         """Seconds since 1970."""
@@ -54,6 +55,8 @@ class Result:
     """Time of capture on the monotonic clock, in seconds."""
     position: str | float | None
     """Position in the source: a file's path in its folder, or seconds from a video's start; None for live sources."""
+    thresholds: tuple[float, ...]
+    """Thresholds that the frame was classified with."""
     _in_flight: InFlightFrame = field(repr=False, compare=False)
 
     @property

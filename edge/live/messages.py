@@ -1,4 +1,4 @@
-"""Messages to outputs: a classified frame, a change of state, a change of a source."""
+"""Messages to outputs: classified and audited frames, states that change, sources, thresholds, and alarms."""
 
 import math
 from dataclasses import dataclass
@@ -64,7 +64,64 @@ class SourceChange:
     """Connections so far, without the first."""
 
 
-Message: TypeAlias = Observation | Event | SourceChange
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """A classified frame that also ran to the last exit."""
+
+    source: str
+    result: Result
+    last: Prediction
+    """Prediction of the last exit."""
+    left_out: int
+    """Frames of the source so far that were selected for an audit and left out, since earlier ones still waited."""
+
+    @property
+    def time(self) -> datetime:
+        """Time of capture, in UTC."""
+        return self.result.time
+
+    @property
+    def differs(self) -> bool:
+        """True if the exit that answered and the last exit predict different labels."""
+        return self.result.label_index != self.last.label_index
+
+    @property
+    def outcome(self) -> Literal["agrees", "differs"]:
+        """The same in a word."""
+        return "differs" if self.differs else "agrees"
+
+
+AlarmKind = Literal["disagreement", "exit_shares", "latency"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Evidence that a source no longer keeps to a bound; it stays raised until the end of the run."""
+
+    kind: AlarmKind
+    source: str
+    time: datetime
+    """Time of capture, in UTC, of the frame that decided."""
+    reason: str
+    audited: int
+    """Audited frames of the source until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateChange:
+    """A choice among the certified candidates at run time."""
+
+    source: str
+    """Source whose frames caused it; the thresholds are those of all sources."""
+    time: datetime
+    candidate_index: int
+    """Index of the candidate in force from now on, from 0 for the costliest."""
+    candidates: int
+    """Number of candidates."""
+    reason: str
+
+
+Message: TypeAlias = Observation | Event | SourceChange | Audit | Alarm | CandidateChange
 
 
 def iso_time(time: datetime) -> str:
@@ -81,8 +138,20 @@ def record(message: Message) -> dict[str, Any]:
     if isinstance(message, Event):
         duration = {} if message.duration_s is None else {"duration_s": round(message.duration_s, 3)}
         return common | {"event": message.kind, "label": message.label, "label_index": message.label_index} | duration
-    reason = {"reason": message.reason} if message.reason else {}
-    return common | {"status": message.status, **reason, "reconnects": message.reconnects}
+    if isinstance(message, SourceChange):
+        reason = {"reason": message.reason} if message.reason else {}
+        return common | {"status": message.status, **reason, "reconnects": message.reconnects}
+    return common | _watch_fields(message)
+
+
+def _watch_fields(message: Audit | Alarm | CandidateChange) -> dict[str, Any]:
+    if isinstance(message, Audit):
+        result, last = message.result, message.last
+        labels = {"label": result.label, "last_label": last.label}
+        return {"audit": message.outcome, "audited_frame": result.frame_index, **labels}
+    if isinstance(message, Alarm):
+        return {"alarm": message.kind, "reason": message.reason, "audited": message.audited}
+    return {"candidate_index": message.candidate_index, "candidates": message.candidates, "reason": message.reason}
 
 
 def _result_fields(result: Result) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """The run of a standing installation: sources to observations and events, and these to outputs."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 
 from edge.frames.base import FrameSource
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
+from edge.live.audit import Auditor
+from edge.live.deadline import Deadline
 from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message
@@ -36,6 +38,8 @@ def run(
     frames: int | None = None,
     give_up_s: float | None = None,
     skip_bad: bool = False,
+    auditor: Auditor | None = None,
+    deadline: Deadline | None = None,
     stop: threading.Event | None = None,
     on_message: OnMessage = ignore_message,
     on_progress: OnProgress = ignore_progress,
@@ -56,8 +60,10 @@ def run(
         frames: Observations of all sources together to stop after.
         give_up_s: Seconds without a frame after which a live source is lost; by default it is never given up.
         skip_bad: Leave damaged images and video frames out, as for `edge.open_source`.
+        auditor: Audits a random few of the frames, and raises alarms; closed at the end.
+        deadline: Chooses among the certified candidates, so that frames are answered in time.
         stop: Ends the run from another thread, within about a second.
-        on_message: Receives every message before the outputs do, in the thread of its source.
+        on_message: Receives every message before the outputs do, in the thread of its source or that of audits.
         on_progress: Receives the progress of each source, some times a second.
 
     Raises:
@@ -67,9 +73,11 @@ def run(
     stop = stop or threading.Event()
     names = public_names(sources)
     hub = Hub(outputs)
-    state = RunState(hub, stop, on_message, on_progress, frames)
+    state = RunState(hub, stop, on_message, on_progress, frames, auditor, deadline)
     workers = [SourceWorker(name, classifier, policy, state) for name in names]
     limit_s = CLOSE_LIMIT_S
+    if auditor is not None:
+        auditor.start()
     try:
         for source, worker in zip(sources, workers, strict=True):
             opened = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
@@ -82,13 +90,27 @@ def run(
         limit_s = STUCK_S
     finally:
         stop.set()
-        deadline = monotonic() + STOP_LIMIT_S
-        for source, worker in zip(sources, workers, strict=True):
-            worker.join(max(0.0, deadline - monotonic()))
-            if not (worker.is_started or isinstance(source, str | int | Path)):
-                source.close()
+        stop_s = monotonic() + STOP_LIMIT_S
+        _end_sources(sources, workers, stop_s)
+        if auditor is not None:
+            auditor.close(max(0.0, stop_s - monotonic()))
         hub.close(limit_s)
     hub.raise_errors()
-    for worker in workers:
-        if worker.error is not None:
-            raise worker.error
+    _raise_first(worker.error for worker in workers)
+    _raise_first([] if auditor is None else [auditor.error])
+
+
+def _end_sources(
+    sources: Sequence[str | int | Path | FrameSource], workers: Sequence[SourceWorker], until_s: float
+) -> None:
+    """Wait for workers up to a moment of the monotonic clock, and close open sources whose worker was not started."""
+    for source, worker in zip(sources, workers, strict=True):
+        worker.join(max(0.0, until_s - monotonic()))
+        if not (worker.is_started or isinstance(source, str | int | Path)):
+            source.close()
+
+
+def _raise_first(errors: Iterable[BaseException | None]) -> None:
+    for error in errors:
+        if error is not None:
+            raise error

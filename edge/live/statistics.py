@@ -9,7 +9,18 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from edge.inference.result import Result
-from edge.live.messages import COUNTS, Event, Message, Observation, SourceStatus
+from edge.live.messages import (
+    COUNTS,
+    Alarm,
+    AlarmKind,
+    Audit,
+    CandidateChange,
+    Event,
+    Message,
+    Observation,
+    SourceChange,
+    SourceStatus,
+)
 
 LATENCY_BOUNDS_MS = (0.25, 0.5, 1, 2, 4, 8, 16, 33, 66, 125, 250, 500, 1000, 2000)
 
@@ -38,6 +49,10 @@ class SourceStatistics:
     """Capture of the newest classified frame, on the monotonic clock; None before the first."""
     answered_s: float | None = None
     """Arrival of the newest result, on the same clock."""
+    audits: Counter[str] = field(default_factory=Counter)
+    """Frames that were selected for an audit, by outcome: `agrees`, `differs`, `left_out`."""
+    alarms: dict[AlarmKind, Alarm] = field(default_factory=dict)
+    """Alarms that were raised."""
 
 
 class Statistics:
@@ -65,11 +80,8 @@ class Statistics:
                     source = self._sources[message.source] = SourceStatistics()
                 if isinstance(message, Observation):
                     _add_result(source, message.result, now_s)
-                elif isinstance(message, Event):
-                    source.events[message.kind, message.label] += 1
                 else:
-                    source.status, source.reason = message.status, message.reason
-                    source.reconnects = max(source.reconnects, message.reconnects)
+                    _add_other(source, message)
 
 
 def _add_result(source: SourceStatistics, result: Result, now_s: float) -> None:
@@ -80,3 +92,22 @@ def _add_result(source: SourceStatistics, result: Result, now_s: float) -> None:
     source.latency_counts[bisect_left(LATENCY_BOUNDS_MS, result.latency_ms)] += 1
     source.latency_sum_ms += result.latency_ms
     source.captured_s, source.answered_s = result.captured_s, now_s
+
+
+def _add_other(source: SourceStatistics, message: Event | SourceChange | Audit | Alarm | CandidateChange) -> None:
+    if isinstance(message, Event):
+        source.events[message.kind, message.label] += 1
+    elif isinstance(message, SourceChange):
+        source.status, source.reason = message.status, message.reason
+        source.reconnects = max(source.reconnects, message.reconnects)
+    elif isinstance(message, Audit):
+        source.audits[message.outcome] += 1
+        source.audits["left_out"] = message.left_out
+    elif isinstance(message, Alarm):
+        source.alarms[message.kind] = message
+
+
+def describe_audits(audits: Counter[str]) -> str:
+    """Return the outcomes of audits for people."""
+    left_out = f", {audits['left_out']} left out" if audits["left_out"] else ""
+    return f"{audits['agrees'] + audits['differs']} audited, {audits['differs']} differ{left_out}"

@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 
 from edge.errors import EdgeError
 from edge.frames.base import Frame, FrameSource
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
 from edge.inference.result import Result
+from edge.live.audit import Auditor
+from edge.live.deadline import Deadline
 from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Event, Message, Observation, SourceChange, SourceStatus
@@ -30,14 +33,17 @@ class RunState:
         on_message: OnMessage,
         on_progress: OnProgress,
         frames: int | None,
+        auditor: Auditor | None,
+        deadline: Deadline | None,
     ) -> None:
         """Allow `frames` observations, or any number if None."""
         self.stop, self.on_progress, self.frames = stop, on_progress, frames
+        self.auditor, self.deadline = auditor, deadline
         self._hub, self._on_message = hub, on_message
         self._frames_left, self._lock = frames, threading.Lock()
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
-        """Pass an event or a change of a source on; `may_wait` for late outputs."""
+        """Pass on any message but an observation; `may_wait` for late outputs."""
         self._on_message(message)
         self._hub.publish(message, may_wait=may_wait)
 
@@ -109,23 +115,32 @@ class SourceWorker:
             self._ended.set()
 
     def _classify(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
-        progress = ProgressReports(self._name, self._state.frames or source.frames, self._state.on_progress)
+        state, publish = self._state, partial(self._state.publish, may_wait=may_wait)
+        progress = ProgressReports(self._name, state.frames or source.frames, state.on_progress)
+        sampler = None if state.auditor is None else state.auditor.sampler(publish)
         try:
             for result in self._classifier.stream(source, policy=self._policy):
                 observation = Observation(self._name, result)
-                self._state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
+                state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
                 progress.add(result)
                 if debouncer is not None:
-                    self._publish_events(debouncer.add(observation), may_wait)
-                if self._state.stop.is_set():
+                    _publish_all(debouncer.add(observation), publish)
+                if sampler is not None:
+                    sampler.add(observation)
+                if state.deadline is not None and (change := state.deadline.add(observation)) is not None:
+                    publish(change)
+                if state.stop.is_set():
                     return
         finally:
+            if sampler is not None:
+                sampler.close()
             if debouncer is not None:
-                self._publish_events(debouncer.end(), may_wait)
+                _publish_all(debouncer.end(), publish)
 
-    def _publish_events(self, events: Sequence[Event], may_wait: bool) -> None:
-        for event in events:
-            self._state.publish(event, may_wait=may_wait)
+
+def _publish_all(events: Sequence[Event], publish: Callable[[Message], None]) -> None:
+    for event in events:
+        publish(event)
 
 
 class ProgressReports:

@@ -124,3 +124,22 @@ def test_each_prediction_follows_the_reference_at_ties_and_nan(chain: ChainSpec)
 def test_without_a_rejection_a_class_called_none_is_a_class_like_any_other(chain: ChainSpec) -> None:
     assert chain.prediction(1, 0.5, 2, 0.1) == ("none", 1, 0.5, 2, 0.1)
     assert chain.prediction(2, 0.5, 2, math.nan)[:2] == ("unknown", 2)
+
+
+def test_a_classifier_of_the_last_exit_answers_however_unsure_it_is(
+    classifier: edge.Classifier, rejecting: Rejecting
+) -> None:
+    with classifier.to_last_exit() as whole:
+        predictions = [whole.predict(pixels) for pixels in rejecting.frames]
+    assert [prediction.label_index for prediction in predictions] == rejecting.scores.label[-1].tolist()
+    assert {prediction.exit_index for prediction in predictions} == {len(rejecting.thresholds)}
+
+
+def test_a_classifier_of_the_last_exit_still_rejects_the_class_of_unknown_objects(
+    classifier: edge.Classifier, rejecting: Rejecting
+) -> None:
+    labels = ("none", *classifier.chain.labels[1:])
+    chain = dataclasses.replace(classifier.chain, labels=labels)
+    with classifier._with(chain, classifier.thresholds).to_last_exit() as whole:
+        predicted = [whole.predict(pixels).label_index for pixels in rejecting.frames]
+    assert predicted == [index or -1 for index in rejecting.scores.label[-1].tolist()]

@@ -9,7 +9,7 @@ import pytest
 from edge.live.outputs.heartbeat import Heartbeat, percentile_95
 from tests.support.commands import wait_until
 from tests.support.observations import observation
-from tests.support.outputs import change, event, opened
+from tests.support.outputs import alarm, audit, change, event, opened
 
 
 def test_a_line_has_the_counts_since_the_line_before() -> None:
@@ -22,6 +22,16 @@ def test_a_line_has_the_counts_since_the_line_before() -> None:
     second = "test://: 0.1 frames/s, exit 0 100%, 4 dropped, frame age p95 3.0 ms, 1 reconnects"
     assert heartbeat.lines(10.0) == [second]
     assert heartbeat.lines(10.0) == ["test://: 0.0 frames/s, 0 dropped, 0 reconnects"]
+
+
+def test_audits_are_those_since_the_line_before_and_alarms_stay() -> None:
+    heartbeat = Heartbeat()
+    heartbeat.write([audit(), audit(differs=True, left_out=1), alarm("latency"), alarm("disagreement")])
+    raised = "alarm: disagreement, alarm: latency"
+    assert heartbeat.lines(1.0)[0].endswith(f"0 reconnects, 2 audited, 1 differ, 1 left out, {raised}")
+    heartbeat.write([audit(left_out=1)])
+    assert heartbeat.lines(1.0)[0].endswith(f"0 reconnects, 1 audited, 0 differ, {raised}")
+    assert heartbeat.lines(1.0)[0].endswith(f"0 reconnects, {raised}")
 
 
 def test_drops_of_outputs_are_named() -> None:

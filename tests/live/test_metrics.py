@@ -22,7 +22,7 @@ from edge.live.outputs.metrics import Metrics
 from edge.live.statistics import Statistics
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
-from tests.support.outputs import change, event, opened
+from tests.support.outputs import alarm, audit, change, event, opened
 
 
 class Clock:
@@ -90,6 +90,20 @@ def test_counters_follow_the_messages_and_never_fall(metrics: Metrics) -> None:
         frozenset({"left", "7", "test://"}): 1,
         frozenset({"entered", "3", "cam"}): 1,
     }
+
+
+def test_audits_and_alarms_are_counted_by_source(metrics: Metrics) -> None:
+    metrics.write([audit(), audit(differs=True), audit(left_out=3), audit(source="cam"), alarm("latency"), alarm()])
+    found = {frozenset(key[1:]): value for key, value in samples(metrics).items() if "audits" in key[0]}
+    assert found == {
+        frozenset({"test://", "agrees"}): 2,
+        frozenset({"test://", "differs"}): 1,
+        frozenset({"test://", "left_out"}): 3,
+        frozenset({"cam", "agrees"}): 1,
+        frozenset({"cam", "left_out"}): 0,
+    }
+    raised = {frozenset(key[1:]): value for key, value in samples(metrics).items() if key[0] == "edge_alarm"}
+    assert raised == {frozenset({"test://", "latency"}): 1, frozenset({"test://", "disagreement"}): 1}
 
 
 def test_the_latency_histogram_counts_every_frame_once(metrics: Metrics) -> None:

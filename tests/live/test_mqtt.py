@@ -11,7 +11,7 @@ from edge.live.outputs.mqtt import Mqtt, parse_broker
 from edge.live.outputs.mqtt_topics import MAX_EVENTS, Outbox, Publication
 from tests.support.commands import wait_until
 from tests.support.observations import observation
-from tests.support.outputs import change, event, free_port, opened
+from tests.support.outputs import alarm, audit, candidate_change, change, event, free_port, opened
 
 
 def sent(outbox: Outbox, now_s: float = 0.0) -> list[tuple[str, Any]]:
@@ -24,7 +24,7 @@ def test_the_state_follows_events_and_changes_of_the_source() -> None:
     outbox = Outbox("base")
     outbox.add([event("7", source="cam")])
     time = "2026-11-27T18:04:05.000Z"
-    first = {"source": "cam", "label": "7", "since": time, "status": "connected"}
+    first = {"source": "cam", "label": "7", "since": time, "status": "connected", "alarms": []}
     entered = {"time": time, "source": "cam", "event": "entered", "label": "7", "label_index": 7}
     assert sent(outbox) == [("cam/state", first), ("cam/event", entered)]
     outbox.add([change("lost", "no frame", source="cam", reconnects=1)])
@@ -34,6 +34,15 @@ def test_the_state_follows_events_and_changes_of_the_source() -> None:
     assert (state["label"], state["status"], state["reason"]) == (None, "connected", "")
     assert left["duration_s"] == 3
     assert sent(outbox) == []
+
+
+def test_alarms_are_events_and_stay_in_the_state_while_audits_are_not_published() -> None:
+    outbox = Outbox("base")
+    outbox.add([audit(), alarm("disagreement"), candidate_change(), alarm("latency"), event("7")])
+    (_, state), *events = sent(outbox)
+    assert (state["label"], state["alarms"]) == ("7", ["disagreement", "latency"])
+    assert [topic for topic, _ in events] == ["test/event"] * 4
+    assert [payload.get("alarm") for _, payload in events] == ["disagreement", None, "latency", None]
 
 
 def test_only_the_newest_state_is_sent_and_all_states_again_after_a_reconnection() -> None:
@@ -98,13 +107,13 @@ def test_sources_with_similar_names_have_topics_of_their_own() -> None:
     assert all(set(topic) <= set("abcdefghijklmnopqrstuvwxyz0123456789_/") for topic in topics)
 
 
-def test_home_assistant_finds_three_sensors_per_source_whose_topics_exist() -> None:
+def test_home_assistant_finds_four_sensors_per_source_whose_topics_exist() -> None:
     outbox = Outbox("farm/gate")
     outbox.add([event(source="cam"), observation(0, source="cam")])
     due: dict[str, Publication] = {each.topic: each for each in outbox.due(0.0)}
     configs = {topic: json.loads(each.payload) for topic, each in due.items() if topic.startswith("homeassistant/")}
     assert list(configs) == [
-        f"homeassistant/sensor/edge_farm_gate_cam/{key}/config" for key in ("label", "probability", "exit")
+        f"homeassistant/sensor/edge_farm_gate_cam/{key}/config" for key in ("label", "probability", "exit", "alarm")
     ]
     assert all(due[topic].retain for topic in configs)
     for topic, config in configs.items():
@@ -113,7 +122,7 @@ def test_home_assistant_finds_three_sensors_per_source_whose_topics_exist() -> N
         value = config["value_template"].removeprefix("{{ value_json.").split()[0]
         assert value in json.loads(due[config["state_topic"]].payload)
         assert [each["topic"] for each in config["availability"]] == ["farm/gate/availability", "farm/gate/cam/state"]
-    assert len({config["unique_id"] for config in configs.values()}) == 3
+    assert len({config["unique_id"] for config in configs.values()}) == 4
     assert len({json.dumps(config["device"]) for config in configs.values()}) == 1
 
 

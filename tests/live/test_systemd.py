@@ -11,7 +11,7 @@ from edge.errors import OutputError
 from edge.live.outputs import systemd as systemd_module
 from edge.live.outputs.systemd import Systemd, systemd_from
 from tests.support.observations import observation
-from tests.support.outputs import change, event, opened
+from tests.support.outputs import alarm, audit, change, event, opened
 
 
 class Manager:
@@ -69,6 +69,13 @@ def test_the_watchdog_beats_on_results_only_and_several_times_within_its_timeout
             now_s = 1000 + step / 100
             systemd.write([change("stalled"), event()])
             assert "WATCHDOG=1" not in "".join(manager.received())
+
+
+def test_alarms_are_shown_and_audits_are_not(manager: Manager) -> None:
+    with opened(Systemd(manager.address), [audit()]) as systemd:
+        assert manager.received() == []
+        systemd.write([alarm("latency", "9.0% are late"), audit()])
+        assert manager.received() == ["STATUS=0 frames; alarm: latency: 9.0% are late"]
 
 
 @pytest.mark.parametrize("period_s", [0.3, 0.49, 0.6, 0.99, 1.3])

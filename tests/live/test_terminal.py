@@ -2,7 +2,7 @@
 
 from edge.live.outputs.terminal import Terminal, describe
 from tests.support.observations import observation
-from tests.support.outputs import change, event, opened
+from tests.support.outputs import alarm, audit, candidate_change, change, event, opened
 
 
 def test_events_are_lines() -> None:
@@ -20,3 +20,6 @@ def test_every_message_has_words() -> None:
     assert describe(change("lost", "no frame for 5 s", source="cam", reconnects=2)) == (
         "lost: no frame for 5 s (reconnects: 2)"
     )
+    assert describe(audit(differs=True, frame_index=12)) == "frame 12: 7, last exit 3"
+    assert describe(alarm("latency", "9.0% are late")) == "alarm: latency: 9.0% are late"
+    assert describe(candidate_change(1)) == "candidate 2 of 4: 6 of 40 frames took longer than 33 ms"

@@ -15,7 +15,7 @@ LABELS = tuple("0123456789")
 FIRST = Result(
     prediction=Prediction("7", 7, 0.9, 0, 0.8), frame_index=0, age_ms=1.0, latency_ms=2.0, capture_ms=1.0, load_ms=0.5,
     infer_ms=1.0, dropped=0, skipped=0, damaged=0, time=START, captured_s=0.0, position=None,
-    _in_flight=InFlightFrame(cast(Slot, None)),
+    thresholds=(0.8, 0.9), _in_flight=InFlightFrame(cast(Slot, None)),
 )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from edge.live.messages import Event, Message, SourceChange, SourceStatus
+from edge.live.messages import Alarm, AlarmKind, Audit, CandidateChange, Event, Message, SourceChange, SourceStatus
 from tests.support.commands import wait_until
-from tests.support.observations import LABELS, START
+from tests.support.observations import LABELS, START, observation
 
 
 def event(
@@ -19,6 +19,21 @@ def event(
 
 def change(status: SourceStatus, reason: str = "", *, source: str = "test://", reconnects: int = 0) -> SourceChange:
     return SourceChange(source, START, status, reason, reconnects)
+
+
+def audit(differs: bool = False, *, source: str = "test://", left_out: int = 0, **changes: Any) -> Audit:
+    """Return an audit; `changes` are of the observation."""
+    audited = observation(0, source=source, **changes)
+    last = audited.prediction._replace(label="3", label_index=3) if differs else audited.prediction
+    return Audit(source, audited.result, last, left_out)
+
+
+def alarm(kind: AlarmKind = "disagreement", reason: str = "9.0% differ", *, source: str = "test://") -> Alarm:
+    return Alarm(kind, source, START, reason, audited=500)
+
+
+def candidate_change(index: int = 1, *, source: str = "test://") -> CandidateChange:
+    return CandidateChange(source, START, index, candidates=4, reason="6 of 40 frames took longer than 33 ms")
 
 
 @contextmanager

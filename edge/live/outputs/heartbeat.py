@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output, OutputQueue
-from edge.live.statistics import Statistics
+from edge.live.statistics import SourceStatistics, Statistics, describe_audits
 
 INTERVAL_S = 60.0
 MAX_AGES = 10_000
@@ -24,9 +24,11 @@ class Totals(NamedTuple):
     exits: Counter[int]
     dropped: int
     reconnects: int
+    audits: Counter[str]
+    alarms: tuple[str, ...]
 
 
-START = Totals(Counter(), 0, 0)
+START = Totals(Counter(), 0, 0, Counter(), ())
 
 
 class Heartbeat(Output):
@@ -78,9 +80,7 @@ class Heartbeat(Output):
         with self._lock:
             ages_ms, self._ages_ms = self._ages_ms, {}
         with self._statistics.sources() as sources:
-            totals = {
-                name: Totals(source.exits.copy(), source.dropped, source.reconnects) for name, source in sources.items()
-            }
+            totals = {name: _totals(source) for name, source in sources.items()}
         before, self._before = self._before, totals
         lost = {queue.output.name: queue.dropped for queue in self._queues if queue.dropped}
         outputs = "".join(f"; {name} dropped {count} in all" for name, count in lost.items())
@@ -100,7 +100,16 @@ def describe(now: Totals, before: Totals, seconds: float, ages_ms: Sequence[floa
     if ages_ms:
         parts.append(f"frame age p95 {percentile_95(ages_ms):.1f} ms")
     parts.append(f"{now.reconnects - before.reconnects} reconnects")
+    if audits := now.audits - before.audits:
+        parts.append(describe_audits(audits))
+    parts += [f"alarm: {kind}" for kind in now.alarms]
     return ", ".join(parts)
+
+
+def _totals(source: SourceStatistics) -> Totals:
+    return Totals(
+        source.exits.copy(), source.dropped, source.reconnects, source.audits.copy(), tuple(sorted(source.alarms))
+    )
 
 
 def percentile_95(values: Sequence[float]) -> float:

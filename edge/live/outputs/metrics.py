@@ -85,6 +85,7 @@ class StatisticsCollector(Collector):
             yield from _counters(sources)
             yield from _exits_and_events(sources)
             yield from _times(sources)
+            yield from _audits_and_alarms(sources)
         yield _family("edge_output_dropped", "Messages dropped, since the output was late", "output",
                       ((queue.output.name, queue.dropped) for queue in self.queues))  # fmt: skip
         yield _family("edge_output_failures", "Calls of the output that failed", "output",
@@ -113,6 +114,18 @@ def _exits_and_events(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
             events.add_metric((name, kind, label), count)
     yield exits
     yield events
+
+
+def _audits_and_alarms(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
+    audits = CounterMetricFamily("edge_audits", "Frames selected for an audit", labels=("source", "outcome"))
+    alarms = GaugeMetricFamily("edge_alarm", "1 once the alarm was raised", labels=("source", "alarm"))
+    for name, source in sources.items():
+        for outcome, count in source.audits.items():
+            audits.add_metric((name, outcome), count)
+        for kind in source.alarms:
+            alarms.add_metric((name, kind), 1)
+    yield audits
+    yield alarms
 
 
 def _times(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:

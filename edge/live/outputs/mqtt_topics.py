@@ -1,8 +1,8 @@
 """MQTT topics and payloads, in the order in which they are to be published, however often the connection breaks.
 
 BASE/availability        online or offline; retained, and the last will
-BASE/SOURCE/state        label of the current state and condition of the source, as JSON; retained
-BASE/SOURCE/event        each event, as JSON
+BASE/SOURCE/state        label of the current state, condition and alarms of the source, as JSON; retained
+BASE/SOURCE/event        each event, alarm and choice of a candidate, as JSON
 BASE/SOURCE/prediction   the newest observation, at most once a second, as JSON
 homeassistant/sensor/…   descriptions of the sensors of each source for Home Assistant; retained
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.live.messages import Event, Message, Observation, SourceChange, iso_time, record
+from edge.live.messages import Alarm, CandidateChange, Event, Message, Observation, SourceChange, iso_time, record
 
 DISCOVERY_PREFIX = "homeassistant"
 ONLINE, OFFLINE = "online", "offline"
@@ -58,10 +58,10 @@ class Outbox:
                 self._add_source(message.source)
             if isinstance(message, Observation):
                 self._newest[message.source] = message
-            elif isinstance(message, Event):
-                self._add_event(message)
-            else:
+            elif isinstance(message, SourceChange):
                 self._set_state(message.source, **_condition(message))
+            elif isinstance(message, Event | Alarm | CandidateChange):
+                self._add_event(message)
 
     def restore(self) -> None:
         """Publish everything retained again: the broker may have been restarted."""
@@ -90,18 +90,21 @@ class Outbox:
     def _add_source(self, source: str) -> None:
         name = topic_name(source)
         self._names[source] = f"{name}_{_digest(source)}" if name in self._names.values() else name
-        self._states[source] = {"source": source, "label": None, "since": None, "status": "connected"}
+        self._states[source] = {"source": source, "label": None, "since": None, "status": "connected", "alarms": []}
         for topic, payload in discovery(self._base, self._names[source], source).items():
             self._retain(topic, payload)
         self._set_state(source)
 
-    def _add_event(self, event: Event) -> None:
+    def _add_event(self, event: Event | Alarm | CandidateChange) -> None:
         if len(self._events) == MAX_EVENTS:
             self._events.popleft()
             self.lost_events += 1
         self._events.append(Publication(self._topic(event.source, "event"), json.dumps(record(event))))
-        label = event.label if event.kind == "entered" else None
-        self._set_state(event.source, label=label, since=iso_time(event.time))
+        if isinstance(event, Event):
+            label = event.label if event.kind == "entered" else None
+            self._set_state(event.source, label=label, since=iso_time(event.time))
+        elif isinstance(event, Alarm):
+            self._set_state(event.source, alarms=[*self._states[event.source]["alarms"], event.kind])
 
     def _set_state(self, source: str, **changes: Any) -> None:
         self._states[source] = self._states[source] | changes
@@ -118,7 +121,7 @@ def topic_name(source: str) -> str:
 
 
 def discovery(base: str, name: str, source: str) -> dict[str, dict[str, Any]]:
-    """Return the topics and payloads that make a source a device with three sensors in Home Assistant."""
+    """Return the topics and payloads that make a source a device with four sensors in Home Assistant."""
     device_id = f"edge_{topic_name(base)}_{name}"
     state, prediction = f"{base}/{name}/state", f"{base}/{name}/prediction"
     connected = "{{ 'online' if value_json.status == 'connected' else 'offline' }}"
@@ -130,6 +133,10 @@ def discovery(base: str, name: str, source: str) -> dict[str, dict[str, Any]]:
             "value_template": "{{ value_json.probability * 100 }}", **percent,
         },
         "exit": {"name": "Exit", "state_topic": prediction, "value_template": "{{ value_json.exit_index }}"},
+        "alarm": {
+            "name": "Alarm", "state_topic": state,
+            "value_template": "{{ value_json.alarms | join(', ') or 'none' }}",
+        },
     }  # fmt: skip
     common: dict[str, Any] = {
         "availability": [{"topic": f"{base}/availability"}, {"topic": state, "value_template": connected}],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from edge.errors import OutputError, one_line
-from edge.live.messages import Message, Observation
+from edge.live.messages import Audit, Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.outputs.terminal import describe
 
@@ -52,14 +52,14 @@ class Systemd(Output):
         """
         now_s, lines = monotonic(), []
         results = [message for message in messages if isinstance(message, Observation)]
-        others = [message for message in messages if not isinstance(message, Observation)]
+        others = [message for message in messages if not isinstance(message, Observation | Audit)]
         self._frames += len(results)
         if results and not self._is_ready:
             lines.append("READY=1")
         if results and now_s >= self._next_beat_s:
             lines.append("WATCHDOG=1")
             self._next_beat_s = now_s + self._beat_s
-        if others or now_s >= self._next_status_s:
+        if others or (results and now_s >= self._next_status_s):
             lines.append(f"STATUS={self._status([*results, *others][-1])}")
             self._next_status_s = now_s + STATUS_INTERVAL_S
         self._send(lines)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from edge.live.messages import Event, Message, Observation, SourceChange, iso_time
+from edge.live.messages import Alarm, Audit, Event, Message, Observation, SourceChange, iso_time
 from edge.live.outputs.base import Output
 
 
 class Terminal(Output):
-    """An output of events for people. It formats; the caller prints. Changes of sources are in the log already."""
+    """An output of events for people. It formats; the caller prints. The log has changes of sources and alarms."""
 
     name = "terminal"
 
@@ -30,7 +30,13 @@ def describe(message: Message) -> str:
     if isinstance(message, Event):
         duration = "" if message.duration_s is None else f" after {message.duration_s:.1f} s"
         return f"{message.kind} {message.label}{duration}"
-    return _describe_change(message)
+    if isinstance(message, SourceChange):
+        return _describe_change(message)
+    if isinstance(message, Audit):
+        return f"frame {message.result.frame_index}: {message.result.label}, last exit {message.last.label}"
+    if isinstance(message, Alarm):
+        return f"alarm: {message.kind}: {message.reason}"
+    return f"candidate {message.candidate_index + 1} of {message.candidates}: {message.reason}"
 
 
 def _describe_change(change: SourceChange) -> str:

@@ -1,0 +1,1 @@
+"""The web page and the alarms of live classification, measured."""

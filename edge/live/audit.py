@@ -1,0 +1,142 @@
+"""Audits: a random few of the classified frames also run to the last exit, off the critical path.
+
+A frame is selected before anything is known of it: right after the frame before, by a random number that does not
+depend on any frame, and only if there is room for it then. So the choice depends on earlier frames alone. Were a frame
+left out once it is there, the choice could depend on its exit: those that exit early come sooner after each other.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from random import Random
+from typing import NamedTuple
+
+from edge.errors import one_line
+from edge.frames.base import Frame
+from edge.inference.classifier import Classifier
+from edge.live.drift import Expectations, SourceTests
+from edge.live.messages import Audit, Message, Observation
+
+DEFAULT_SHARE = 0.01
+MAX_WAITING = 4
+"""Frames that wait for their audit, of all sources."""
+NICENESS = 5
+"""Lowers the scheduling priority; not to the lowest, since the thread at times holds the interpreter lock."""
+
+log = logging.getLogger(__name__)
+
+Publish = Callable[[Message], None]
+
+
+class Task(NamedTuple):
+    """A frame to audit."""
+
+    observation: Observation
+    frame: Frame | None
+    """None if the last exit has answered: it agrees with itself."""
+    left_out: int
+    tests: SourceTests
+    publish: Publish
+
+
+class Auditor:
+    """A thread that runs frames of all sources to the last exit, and tests the outcome.
+
+    Attributes:
+        error: The exception that ended it; None before, and after a regular end.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        expected: Expectations,
+        *,
+        share: float = DEFAULT_SHARE,
+        deadline_ms: float | None = None,
+    ) -> None:
+        """Prepare audits.
+
+        Args:
+            classifier: Classifier of the frames, whose engines are shared.
+            expected: Expected behaviour under each candidate.
+            share: Probability with which a frame is selected.
+            deadline_ms: Latency that 95 % of the frames are to keep; None if there is no deadline.
+        """
+        self.error: Exception | None = None
+        self.share, self.last_exit = share, classifier.chain.exits - 1
+        self.room = threading.Semaphore(MAX_WAITING)
+        self._expected, self._deadline_ms = expected, deadline_ms
+        self._classifier = classifier.to_last_exit()
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="audits", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def sampler(self, publish: Publish) -> "FrameSampler":
+        """Return the selection of a source's frames, with tests of its own; `publish` receives audits and alarms."""
+        return FrameSampler(self, SourceTests(self._expected, self._deadline_ms), publish)
+
+    def put(self, task: Task) -> None:
+        """Add a frame, for which there is room."""
+        self._tasks.put(task)
+
+    def close(self, limit_s: float) -> None:
+        """Audit the frames that wait, and end the thread; if it hangs, it is left behind. Idempotent."""
+        self._tasks.put(None)
+        self._thread.join(limit_s)
+
+    def _run(self) -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        try:
+            with self._classifier:
+                while (task := self._tasks.get()) is not None:
+                    self._audit(task)
+                    self.room.release()
+        except Exception as error:  # without room, no more frames are selected
+            self.error = error
+            log.warning("audits ended (%s: %s)", type(error).__name__, one_line(str(error)))
+
+    def _audit(self, task: Task) -> None:
+        source, result = task.observation.source, task.observation.result
+        last = result.prediction if task.frame is None else self._classifier.predict(task.frame)
+        audit = Audit(source, result, last, task.left_out)
+        task.publish(audit)
+        for alarm in task.tests.add(audit):
+            log.warning("%s: %s", source, alarm.reason)
+            task.publish(alarm)
+
+
+class FrameSampler:
+    """The random selection of a source's frames."""
+
+    def __init__(self, auditor: Auditor, tests: SourceTests, publish: Publish) -> None:
+        """Select the first frame, or not."""
+        self._auditor, self._tests, self._publish = auditor, tests, publish
+        self._random = Random()  # noqa: S311 - seeded by the operating system
+        self._left_out, self._is_selected = 0, False
+        self._select_next()
+
+    def add(self, observation: Observation) -> None:
+        """Hand a frame over if it was selected, and select the next, or not."""
+        if self._is_selected:
+            result = observation.result
+            frame = None if result.exit_index == self._auditor.last_exit else result.copy_frame()
+            self._auditor.put(Task(observation, frame, self._left_out, self._tests, self._publish))
+        self._select_next()
+
+    def close(self) -> None:
+        """Give back the room of a frame that did not come. Idempotent."""
+        if self._is_selected:
+            self._auditor.room.release()
+            self._is_selected = False
+
+    def _select_next(self) -> None:
+        self._is_selected = False
+        if self._random.random() < self._auditor.share:
+            self._is_selected = self._auditor.room.acquire(blocking=False)
+            self._left_out += not self._is_selected
