@@ -38,10 +38,6 @@ REPORTS = {
     "energy-meter": SubcommandSpec(
         "the energy measurement against a simulated sensor whose load is known", "benchmarks.energy_meter"
     ),
-    "rejection": SubcommandSpec(
-        "violations of the limit on accepted predictions, and letters that digits networks reject",
-        "benchmarks.rejection",
-    ),
     "alarms": SubcommandSpec(
         "false alarms and detections of audits, simulated and on real images", "benchmarks.view.alarms"
     ),
