@@ -24,6 +24,7 @@ from edge.live import run
 from edge.live.events import Debouncer
 from edge.live.messages import Message
 from edge.live.triggers import OnRequest, Trigger, parse_trigger
+from edge.live.view.deployment import Deployment
 
 AGREEMENT = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
@@ -119,7 +120,7 @@ def main(arguments: argparse.Namespace) -> int:
             run(
                 classifier,
                 sources,
-                make_outputs(arguments, classifier, triggers.request),
+                make_outputs(arguments, Deployment(bundle, precision, classifier), triggers.request),
                 policy=arguments.policy,
                 new_trigger=triggers.new if arguments.trigger else None,
                 new_debouncer=new_debouncer,

@@ -11,7 +11,6 @@ from edge.cli.output import check_output, check_outside
 from edge.console import log
 from edge.errors import OutputError, SourceError
 from edge.frames.address import parse_address
-from edge.inference.classifier import Classifier
 from edge.live.outputs.base import Output
 from edge.live.outputs.collect import Collector
 from edge.live.outputs.heartbeat import Heartbeat
@@ -19,6 +18,7 @@ from edge.live.outputs.lines_file import parse_rotation
 from edge.live.outputs.open import STDOUT_NAMES, is_video_name, open_output, output_path
 from edge.live.outputs.systemd import systemd_from
 from edge.live.outputs.terminal import Terminal
+from edge.live.view.deployment import Deployment
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="file that a JSON line per frame is appended to, - for stdout, VIDEO.mp4, mqtt://HOST/TOPIC, or "
-        "http://HOST:PORT for metrics and health; repeatable",
+        "http://HOST:PORT for a web page, metrics and health; repeatable",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the files of --output instead")
     parser.add_argument(
@@ -65,12 +65,12 @@ def check_outputs(arguments: argparse.Namespace, bundle: Bundle) -> None:
         check_output(name, inputs, bundle, overwrite=arguments.overwrite)
 
 
-def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_request: Callable[[], None]) -> list[Output]:
+def make_outputs(arguments: argparse.Namespace, deployment: Deployment, on_request: Callable[[], None]) -> list[Output]:
     """Return the outputs of the command line, and those of a service.
 
     Args:
         arguments: The command line, checked by `check_outputs`.
-        classifier: Classifier whose thresholds decide which frames are collected.
+        deployment: Bundle to show, and classifier whose thresholds decide which frames are collected.
         on_request: Called when a message requests a frame.
 
     Raises:
@@ -83,10 +83,13 @@ def make_outputs(arguments: argparse.Namespace, classifier: Classifier, on_reque
     if arguments.json and not any(name in STDOUT_NAMES for name in names):
         names.append("-")
     outputs = [
-        open_output(name, overwrite=arguments.overwrite, rotation=rotation, on_request=on_request) for name in names
+        open_output(
+            name, overwrite=arguments.overwrite, rotation=rotation, on_request=on_request, deployment=deployment
+        )
+        for name in names
     ]
     if arguments.collect is not None:
-        outputs.append(Collector(arguments.collect, lambda: classifier.thresholds))
+        outputs.append(Collector(arguments.collect, lambda: deployment.classifier.thresholds))
     if (systemd := systemd_from()) is not None:
         outputs.append(systemd)
     if arguments.events and not writes_stdout(arguments):

@@ -1,5 +1,6 @@
 """The result of a frame, and the frame in flight that it comes from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle import tensors
 from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame
@@ -109,9 +111,21 @@ class Result:
         Raises:
             SourceError: the memory was reused.
         """
+        return {name: np.array(tensor) for name, tensor in self._tensors().items()}
+
+    def copy_attention(self) -> NDArray[np.float32] | None:
+        """Return the attention map of the exit that answered, shape (height, width), or None if its head has none.
+
+        Raises:
+            SourceError: the memory was reused.
+        """
+        attention = self._tensors().get(tensors.attention(self.exit_index))
+        return None if attention is None else np.array(attention[0, 0])
+
+    def _tensors(self) -> Mapping[str, NDArray[Any]]:
         if self._in_flight.frame_index != self.frame_index:
             raise SourceError(
                 f"the tensors of frame {self.frame_index} are no longer available; copy them before the next result is "
                 "requested or the stream is closed"
             )
-        return {name: np.array(tensor) for name, tensor in self._in_flight.slot.tensors().items()}
+        return self._in_flight.slot.tensors()

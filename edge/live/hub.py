@@ -44,6 +44,8 @@ class Hub:
         for queue in self.queues:
             if queue.wants_frame(observation, may_wait=may_wait):
                 with_frame = with_frame or replace(observation, frame=copy_frame())
+                if queue.output.wants_attention and with_frame.attention is None:
+                    with_frame = replace(with_frame, attention=observation.result.copy_attention())
                 queue.put(with_frame, may_wait=may_wait)
             else:
                 queue.put(observation, may_wait=may_wait)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge.decision import Prediction
 from edge.frames.base import Frame
 from edge.inference.result import Result
@@ -22,6 +25,8 @@ class Observation:
     result: Result
     frame: Frame | None = None
     """A copy of the frame, where an output asks for frames."""
+    attention: NDArray[np.float32] | None = None
+    """Attention map of the exit that answered, where an output asks for it and the exit has one."""
 
     @property
     def time(self) -> datetime:

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
@@ -17,6 +18,9 @@ from edge.errors import OutputError, one_line
 
 DISCONNECT_S, STOP_S = 0.01, 0.4
 """Times at the end for each step of closing connections, and at most for all of it."""
+MAX_CONNECTIONS = 500
+MAX_MESSAGE_BYTES, MAX_MESSAGES = 1024, 16
+"""Size of a client's message over a WebSocket, and number of those that wait."""
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +28,28 @@ log = logging.getLogger(__name__)
 class WebServer:
     """An HTTP server that answers on an address from `start` to `stop`."""
 
-    def __init__(self, host: str, port: int, routes: Sequence[BaseRoute]) -> None:
-        """Prepare the application; port 0 takes a free one."""
-        self._host, self._port = host, port
-        self._application = Starlette(routes=list(routes), exception_handlers={Exception: _internal_error})
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        routes: Sequence[BaseRoute],
+        *,
+        middleware: Sequence[Middleware],
+        background: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Prepare the application.
+
+        Args:
+            host: Address to listen on.
+            port: Port; 0 takes a free one.
+            routes: Routes of requests and WebSockets.
+            middleware: Middleware around all routes, the outermost first.
+            background: Work of the server's event loop from start to stop.
+        """
+        self._host, self._port, self._background = host, port, background
+        self._application = Starlette(
+            routes=list(routes), middleware=list(middleware), exception_handlers={Exception: _internal_error}
+        )
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
 
@@ -53,11 +75,15 @@ class WebServer:
         self._thread.start()
         self._started.wait()
 
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function in the server's event loop, soon; never after the end."""
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(function, *arguments)
+
     def stop(self) -> None:
         """Close the connections and end the thread. Idempotent."""
         if self._thread is not None:
-            with suppress(RuntimeError):  # the loop is closed already
-                self._loop.call_soon_threadsafe(self._stopping.set)
+            self.call(self._stopping.set)
             self._thread.join(STOP_S)
 
     def _run(self, listener: socket.socket) -> None:
@@ -68,20 +94,32 @@ class WebServer:
         """Answer until `stop`. The server's own end waits for clients and for its clock."""
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         config = uvicorn.Config(
-            self._application, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None,
-            log_level="critical", access_log=False,
+            self._application, loop="asyncio", http="h11", ws="websockets-sansio", lifespan="off", log_config=None,
+            log_level="critical", access_log=False, server_header=False, limit_concurrency=MAX_CONNECTIONS,
+            ws_max_size=MAX_MESSAGE_BYTES, ws_max_queue=MAX_MESSAGES, ws_per_message_deflate=False,
         )  # fmt: skip
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))
+        background = asyncio.create_task(self._run_background())
         self._started.set()
         await self._stopping.wait()
         serving.cancel()
+        background.cancel()
         for listening in getattr(server, "servers", ()):  # none if it has not started yet
             listening.close()
         await asyncio.sleep(DISCONNECT_S)  # clients that were just accepted
         for connection in list(server.server_state.connections):
             connection.transport.close()
         await asyncio.sleep(DISCONNECT_S)
+        for connection in list(server.server_state.connections):  # clients that do not read the rest
+            connection.transport.abort()
+        await asyncio.sleep(DISCONNECT_S)
+
+    async def _run_background(self) -> None:
+        try:
+            await self._background()
+        except Exception:
+            log.exception("the work of %s beside requests ended", self.url)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

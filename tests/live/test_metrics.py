@@ -18,7 +18,7 @@ from edge.live import health as health_module
 from edge.live import statistics as statistics_module
 from edge.live.health import health
 from edge.live.outputs import metrics as metrics_module
-from edge.live.outputs.metrics import Metrics
+from edge.live.view.output import View
 from edge.live.statistics import Statistics
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
@@ -44,8 +44,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def metrics() -> Iterator[Metrics]:
-    with opened(Metrics("127.0.0.1", 0, timeout_s=5)) as metrics:
+def metrics() -> Iterator[View]:
+    with opened(View("127.0.0.1", 0, timeout_s=5)) as metrics:
         yield metrics
 
 
@@ -58,14 +58,14 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+def samples(metrics: View) -> dict[tuple[str, ...], float]:
     """Return the samples that a scrape gives, by name and values of labels."""
     _, text = get(metrics.name + "/metrics")
     families = text_string_to_metric_families(text)
     return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
 
 
-def test_counters_follow_the_messages_and_never_fall(metrics: Metrics) -> None:
+def test_counters_follow_the_messages_and_never_fall(metrics: View) -> None:
     metrics.write(
         [observation(index, exit_index=index % 3, dropped=index, skipped=7, damaged=2) for index in range(10)]
     )
@@ -92,7 +92,7 @@ def test_counters_follow_the_messages_and_never_fall(metrics: Metrics) -> None:
     }
 
 
-def test_audits_and_alarms_are_counted_by_source(metrics: Metrics) -> None:
+def test_audits_and_alarms_are_counted_by_source(metrics: View) -> None:
     metrics.write([audit(), audit(differs=True), audit(left_out=3), audit(source="cam"), alarm("latency"), alarm()])
     found = {frozenset(key[1:]): value for key, value in samples(metrics).items() if "audits" in key[0]}
     assert found == {
@@ -106,7 +106,7 @@ def test_audits_and_alarms_are_counted_by_source(metrics: Metrics) -> None:
     assert raised == {frozenset({"test://", "latency"}): 1, frozenset({"test://", "disagreement"}): 1}
 
 
-def test_the_latency_histogram_counts_every_frame_once(metrics: Metrics) -> None:
+def test_the_latency_histogram_counts_every_frame_once(metrics: View) -> None:
     latencies = (0.1, 0.25, 0.3, 20, 5000)
     metrics.write([observation(0, latency_ms=latency) for latency in latencies])
     found = samples(metrics)
@@ -118,14 +118,14 @@ def test_the_latency_histogram_counts_every_frame_once(metrics: Metrics) -> None
     assert found["edge_latency_seconds_sum", "test://"] == pytest.approx(sum(latencies) / 1000)
 
 
-def test_the_age_of_the_newest_frame_grows_while_a_camera_hangs(clock: Clock, metrics: Metrics) -> None:
+def test_the_age_of_the_newest_frame_grows_while_a_camera_hangs(clock: Clock, metrics: View) -> None:
     metrics.write([observation(998.5)])
     for waited_s in (0, 60):
         clock.now_s += waited_s
         assert samples(metrics)["edge_frame_age_seconds", "test://"] == pytest.approx(1.5 + waited_s)
 
 
-def test_drops_and_failures_of_all_outputs_are_counted(metrics: Metrics) -> None:
+def test_drops_and_failures_of_all_outputs_are_counted(metrics: View) -> None:
     queues: Any = [SimpleNamespace(output=SimpleNamespace(name="video"), dropped=3, failed=1)]
     metrics.watch(queues)
     queues[0].dropped += 1
@@ -134,18 +134,18 @@ def test_drops_and_failures_of_all_outputs_are_counted(metrics: Metrics) -> None
     assert found["edge_output_failures_total", "video"] == 1
 
 
-def test_an_address_in_use_is_refused_and_a_closed_server_frees_its_own(metrics: Metrics) -> None:
+def test_an_address_in_use_is_refused_and_a_closed_server_frees_its_own(metrics: View) -> None:
     port = int(metrics.name.rpartition(":")[2])
     with pytest.raises(OutputError, match=f"http://127.0.0.1:{port} cannot be served .Address already in use"):
-        Metrics("127.0.0.1", port, timeout_s=5).open()
+        View("127.0.0.1", port, timeout_s=5).open()
     with closing(socket.create_connection(("127.0.0.1", port))):  # a client that never asks
         metrics.close()
-    with opened(Metrics("127.0.0.1", port, timeout_s=5)) as second:
+    with opened(View("127.0.0.1", port, timeout_s=5)) as second:
         assert get(second.name + "/metrics")[0] == 200
 
 
 def test_an_error_in_a_page_is_logged_and_the_server_goes_on(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    metrics: View, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no statistics")
@@ -161,9 +161,9 @@ def test_an_error_in_a_page_is_logged_and_the_server_goes_on(
 
 
 def test_health_is_503_with_the_reason_once_a_source_gave_no_result_for_too_long(
-    clock: Clock, metrics: Metrics
+    clock: Clock, metrics: View
 ) -> None:
-    metrics.statistics.started_s = clock.now_s
+    metrics._state.statistics.started_s = clock.now_s
     metrics.write([observation(0), observation(0, source="cam")])
     clock.now_s += 4
     metrics.write([observation(4)])

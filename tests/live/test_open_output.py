@@ -23,8 +23,8 @@ from tests.support.outputs import event, opened
         ("record/Door.MP4", "Video", "video record/Door.MP4", "record/Door.MP4"),
         ("mqtt://u:secret@broker/a/b", "Mqtt", "mqtt://broker:1883/a/b", None),
         ("MQTTS://broker:99/a", "Mqtt", "mqtts://broker:99/a", None),
-        ("http://127.0.0.1:9464", "Metrics", "http://127.0.0.1:9464", None),
-        ("http://[::1]:9464/?timeout=30", "Metrics", "http://[::1]:9464", None),
+        ("http://127.0.0.1:9464", "View", "http://127.0.0.1:9464", None),
+        ("http://[::1]:9464/?timeout=30", "View", "http://[::1]:9464", None),
     ],
 )
 def test_names_are_opened(name: str, kind: str, shown: str, path: str | None) -> None:

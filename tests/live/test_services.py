@@ -24,8 +24,8 @@ from edge.bundle.bundle import Bundle
 from edge.console import TERMINATED
 from edge.live.outputs.base import MAX_QUEUED, OutputQueue
 from edge.live.outputs.lines import Lines
-from edge.live.outputs.metrics import Metrics
 from edge.live.outputs.mqtt import Mqtt, parse_broker
+from edge.live.view.output import View
 from tests.support.commands import ROOT, TIMEOUT_S, json_lines, start_command, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import change, event, free_port, opened, server
@@ -230,7 +230,7 @@ def test_a_message_on_the_request_topic_is_handed_on(broker: Mosquitto) -> None:
 
 def test_prometheus_scrapes_the_metrics(tmp_path: Path) -> None:
     port = free_port()
-    with opened(Metrics("127.0.0.1", 0, timeout_s=5)) as metrics:
+    with opened(View("127.0.0.1", 0, timeout_s=5)) as metrics:
         metrics.write([observation(index, exit_index=index % 2) for index in range(100)])
         metrics.write([event(), change("lost", 'a "reason"\\', source='odd "name"\\\n')])
         with urlopen(metrics.name + "/metrics") as response:

@@ -32,6 +32,8 @@ class Output(ABC):
     """Name in the log and in metrics."""
     wants_frames = False
     """True to receive a copy of the frame with every observation, or with those it chooses."""
+    wants_attention = False
+    """True to receive the attention map with each frame."""
 
     def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - optional, not abstract
         """Receive the queues of all outputs, to report their drops and failures."""

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus at `/metrics`, and health at `/healthz`."""
+"""Metrics for Prometheus at `/metrics`, and health at `/healthz`: two routes of the web server."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -14,61 +14,33 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge.live.health import health
-from edge.live.messages import Message
-from edge.live.outputs.base import Output, OutputQueue
+from edge.live.outputs.base import OutputQueue
 from edge.live.statistics import LATENCY_BOUNDS_MS, SourceStatistics, Statistics
-from edge.live.web import WebServer
 
 BOUNDS_S = tuple(str(bound / 1e3) for bound in LATENCY_BOUNDS_MS)
 
 
-class Metrics(Output):
-    """An output that serves metrics and health over HTTP."""
+def metrics_route(collector: "StatisticsCollector") -> Route:
+    """Return the route of statistics, and of this process's CPU time and memory."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
 
-    def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
-        """Prepare the server.
-
-        Args:
-            host: Address to listen on; others than this machine reach it only where it is not a loopback address.
-            port: Port; 0 takes a free one.
-            timeout_s: Seconds without a result after which a source is unhealthy.
-        """
-        self.statistics = Statistics()
-        self._collector, self._timeout_s = StatisticsCollector(self.statistics), timeout_s
-        self._registry = CollectorRegistry()
-        self._registry.register(self._collector)
-        ProcessCollector(registry=self._registry)
-        self._server = WebServer(host, port, [Route("/metrics", self._metrics), Route("/healthz", self._health)])
-        self.name = self._server.url
-
-    def watch(self, queues: Sequence[OutputQueue]) -> None:
-        """Also report drops and failures of these outputs."""
-        self._collector.queues = queues
-
-    def open(self) -> None:
-        """Start the server.
-
-        Raises:
-            OutputError: the address cannot be listened on.
-        """
-        self._server.start()
-        self.name = self._server.url
-
-    def write(self, messages: Sequence[Message]) -> None:
-        """Count messages."""
-        self.statistics.add(messages)
-
-    def close(self) -> None:
-        """Stop the server. Idempotent."""
-        self._server.stop()
-
-    async def _metrics(self, request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), headers={"content-type": content_type})
+        return Response(encode(registry), headers={"content-type": content_type})
 
-    async def _health(self, request: Request) -> Response:
-        now = health(self.statistics, self._timeout_s)
+    return Route("/metrics", metrics)
+
+
+def health_route(statistics: Statistics, timeout_s: float) -> Route:
+    """Return the route of health: status 503 where a source gave no result for longer than the timeout."""
+
+    async def answer(request: Request) -> Response:
+        now = health(statistics, timeout_s)
         return JSONResponse(now.to_json(), status_code=200 if now.is_healthy else 503)
+
+    return Route("/healthz", answer)
 
 
 class StatisticsCollector(Collector):

@@ -12,6 +12,7 @@ from edge.system import import_remedy
 if TYPE_CHECKING:
     from edge.live.outputs.base import Output
     from edge.live.outputs.lines_file import Rotation
+    from edge.live.view.deployment import Deployment
 
 STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 VIDEO_SUFFIX = ".mp4"
@@ -35,17 +36,19 @@ def open_output(
     overwrite: bool = False,
     rotation: "Rotation | None" = None,
     on_request: Callable[[], None] | None = None,
+    deployment: "Deployment | None" = None,
 ) -> "Output":
     """Return the output of a name; its files and connections are opened when its queue starts.
 
     Args:
         name: `-` for JSON lines on standard output; `VIDEO.mp4` for annotated video; another path for JSON lines in a
             file or pipe; `mqtt[s]://[user:password@]host[:port][/base/topic]` for a broker; and
-            `http://host:port[?timeout=SECONDS]` to serve metrics and health, where a source is unhealthy after so many
-            seconds without a result.
+            `http://host:port[?timeout=SECONDS]` to serve the page, metrics and health, where a source is unhealthy
+            after so many seconds without a result.
         overwrite: Empty the file of JSON lines.
         rotation: Limits of the file of JSON lines.
         on_request: Called for messages to a broker's topic `BASE/request`.
+        deployment: Bundle and classifier of the run, for the page to show and to choose thresholds of.
 
     Raises:
         OutputError: the name is none of these.
@@ -54,7 +57,7 @@ def open_output(
     scheme = SCHEME.match(name)
     try:
         if scheme is not None:
-            return _open_address(name, scheme.group().removesuffix("://").lower(), on_request)
+            return _open_address(name, scheme.group().removesuffix("://").lower(), on_request, deployment)
         if name in STDOUT_NAMES:
             from edge.live.outputs.lines import StdoutLines
 
@@ -71,16 +74,18 @@ def open_output(
     return Lines(Path(name), overwrite=overwrite, rotation=rotation)
 
 
-def _open_address(name: str, scheme: str, on_request: Callable[[], None] | None) -> "Output":
+def _open_address(
+    name: str, scheme: str, on_request: Callable[[], None] | None, deployment: "Deployment | None"
+) -> "Output":
     if scheme in ("mqtt", "mqtts"):
         from edge.live.outputs.mqtt import Mqtt, parse_broker
 
         return Mqtt(parse_broker(name), on_request)
     if scheme == "http":
-        from edge.live.outputs.metrics import Metrics
+        from edge.live.view.output import View
 
         host, port, timeout_s = _parse_server(name)
-        return Metrics(host, port, timeout_s=timeout_s)
+        return View(host, port, timeout_s=timeout_s, deployment=deployment)
     raise OutputError(f"{public_address(name)} is not an output; {USAGE}")
 
 
@@ -95,6 +100,6 @@ def _parse_server(name: str) -> tuple[str, int, float]:
         return parts.hostname, parts.port, timeout_s
     except ValueError:
         raise OutputError(
-            f"{public_address(name)} is not an address to serve metrics at; give http://HOST:PORT, such as "
-            "http://127.0.0.1:9464, with ?timeout=SECONDS for the health of sources"
+            f"{public_address(name)} is not an address to serve the page at; give http://HOST:PORT, such as "
+            "http://127.0.0.1:8080, with ?timeout=SECONDS for the health of sources"
         ) from None

@@ -17,6 +17,7 @@ from edge.frames.base import Frame
 from edge.frames.colour import bgr_pixels
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
+from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.terminal import describe
 
 CODEC = "libx264"
@@ -48,7 +49,7 @@ class Video(Output):
         """Write to a path that ends in `.mp4`, or where it exists `NAME-2.mp4`, and so on: no file is replaced."""
         self.name = f"video {path}"
         self._path = path
-        self._due_s: dict[str, float] = {}
+        self._rate = FrameRate(MAX_RATE)
         self._files: dict[str, VideoFile] = {}
 
     def open(self) -> None:
@@ -63,14 +64,8 @@ class Video(Output):
             raise OutputError(f"PyAV {av.__version__} cannot encode H.264; install it with pip install av")
 
     def chooses(self, observation: Observation) -> bool:
-        """Choose frames of `MAX_RATE`, on average where they come unevenly. Called once for each observation."""
-        now_s, due_s = observation.result.timeline_s, self._due_s.get(observation.source, 0.0)
-        interval_s = 1 / MAX_RATE
-        if due_s - interval_s <= now_s < due_s:
-            return False
-        is_steady = due_s <= now_s < due_s + interval_s
-        self._due_s[observation.source] = (due_s if is_steady else now_s) + interval_s
-        return True
+        """Choose frames of `MAX_RATE`. Called once for each observation."""
+        return self._rate.takes(observation.source, observation.result.timeline_s)
 
     def write(self, messages: Sequence[Message]) -> None:
         """Encode chosen frames."""

@@ -1,0 +1,84 @@
+"""The bundle that runs, as the page shows it, and the choice among its certified thresholds."""
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edge.bundle.bundle import Bundle
+from edge.bundle.manifest import Candidate
+from edge.errors import ThresholdError
+from edge.inference.classifier import Classifier
+from edge.system import board_model, cpu_name, gpu_names
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A bundle in one precision, and the classifier that runs it."""
+
+    bundle: Bundle
+    precision: str
+    classifier: Classifier
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Certified thresholds, from the costliest to the cheapest."""
+        return self.bundle.precision(self.precision).thresholds.candidates
+
+    @property
+    def candidate_index(self) -> int | None:
+        """Index of the candidate in force; None for thresholds that are no candidate."""
+        current = np.array(self.classifier.thresholds, dtype=np.float32)
+        for index, candidate in enumerate(self.candidates):
+            if np.array_equal(np.array(candidate.values, dtype=np.float32), current):
+                return index
+        return None
+
+    def choose(self, index: int) -> None:
+        """Put a candidate into force, from the next frame on.
+
+        Raises:
+            ThresholdError: there is no such candidate.
+        """
+        if not 0 <= index < len(self.candidates):
+            raise ThresholdError(
+                f"there is no candidate {index}; choose one from 0 to {len(self.candidates) - 1}: thresholds between "
+                "candidates have no guarantee"
+            )
+        self.classifier.thresholds = self.candidates[index].values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return bundle, device and candidates as a JSON object."""
+        manifest, thresholds = self.bundle.manifest, self.bundle.precision(self.precision).thresholds
+        return {
+            "bundle": {
+                "name": manifest.name,
+                "precision": self.precision,
+                "labels": manifest.labels,
+                "input": manifest.input.shape,
+                "exit_macs": [exit_.macs for exit_ in manifest.exits],
+            },
+            "guarantee": {
+                "target_metric": thresholds.target_metric,
+                "limit": thresholds.limit,
+                "method": thresholds.method,
+                "confidence_level": thresholds.confidence_level,
+                "samples": thresholds.samples,
+            },
+            "candidates": [
+                {
+                    "thresholds": candidate.values,
+                    "risk_bound": candidate.risk_bound,
+                    "disagreement_bound": candidate.disagreement_bound,
+                    "mean_macs": candidate.mean_macs,
+                }
+                for candidate in self.candidates
+            ],
+            "device": {
+                "board": board_model(),
+                "cpu": cpu_name(),
+                "gpus": gpu_names(),
+                "system": f"{platform.system()} {platform.machine()}",
+            },
+        }

@@ -1,0 +1,91 @@
+"""The last minutes of each source, second by second, for charts."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic
+from typing import Any
+
+import numpy as np
+
+from edge.live.messages import Message, Observation
+from edge.live.statistics import SourceStatistics, Statistics
+
+SECONDS = 300
+MAX_LATENCIES = 2000
+"""Latencies of a second that its percentiles cover at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A second of a source."""
+
+    frames: int
+    exits: tuple[int, ...]
+    """Frames by exit index."""
+    dropped: int
+    reconnects: int
+    latency_p50_ms: float | None
+    """None without frames, as for the other times."""
+    latency_p95_ms: float | None
+    frame_age_s: float | None
+    """Time since the capture of the newest classified frame; None before the first."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters of a source at the last tick."""
+
+    exits: Counter[int]
+    dropped: int = 0
+    reconnects: int = 0
+
+
+class History:
+    """Points of all sources. The output's thread adds messages, the server's calls `tick`."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        """Read counters from statistics that receive the same messages."""
+        self._statistics = statistics
+        self._points: dict[str, deque[Point]] = {}
+        self._before: dict[str, Totals] = {}
+        self._latencies_ms: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Keep the latencies of observations."""
+        with self._lock:
+            for message in messages:
+                if isinstance(message, Observation):
+                    latencies = self._latencies_ms.setdefault(message.source, deque(maxlen=MAX_LATENCIES))
+                    latencies.append(message.result.latency_ms)
+
+    def tick(self) -> dict[str, Point]:
+        """End a second: return its point of each source."""
+        with self._lock:
+            latencies_ms, self._latencies_ms = self._latencies_ms, {}
+        with self._statistics.sources() as sources:
+            points = {name: self._point(name, each, latencies_ms.get(name, ())) for name, each in sources.items()}
+        for name, point in points.items():
+            self._points.setdefault(name, deque(maxlen=SECONDS)).append(point)
+        return points
+
+    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all points by source, the oldest first."""
+        return {name: [asdict(point) for point in points] for name, points in self._points.items()}
+
+    def _point(self, name: str, source: SourceStatistics, latencies_ms: Sequence[float]) -> Point:
+        before = self._before.get(name, Totals(Counter()))
+        self._before[name] = Totals(source.exits.copy(), source.dropped, source.reconnects)
+        exits = source.exits - before.exits
+        p50, p95 = np.percentile(latencies_ms, (50, 95)).round(3).tolist() if latencies_ms else (None, None)
+        return Point(
+            frames=exits.total(),
+            exits=tuple(exits[index] for index in range(max(source.exits, default=-1) + 1)),
+            dropped=source.dropped - before.dropped,
+            reconnects=source.reconnects - before.reconnects,
+            latency_p50_ms=p50,
+            latency_p95_ms=p95,
+            frame_age_s=None if source.captured_s is None else round(monotonic() - source.captured_s, 3),
+        )
