@@ -35,6 +35,7 @@ EXTRAS = {
     "prometheus_client": "live",
     "starlette": "live",
     "uvicorn": "live",
+    "websockets": "live",
     "pycuda": "cuda13",
     "cuda": "cuda13",
     "tensorrt": "tensorrt",

@@ -58,6 +58,7 @@ class Deployment:
                 "labels": manifest.labels,
                 "input": manifest.input.shape,
                 "exit_macs": [exit_.macs for exit_ in manifest.exits],
+                "has_attention": any(exit_.attention for exit_ in manifest.exits),
             },
             "guarantee": {
                 "target_metric": thresholds.target_metric,

@@ -50,7 +50,8 @@ class Routes:
             await socket.send_denial_response(PlainTextResponse(f"{FULL}\n", 503))
             return
         with self._audience.viewer() as viewer:
-            await Session(socket, viewer, self._audience).run(json.dumps(self._state.to_json()))
+            opening = self._state.to_json() | {"sources": self._audience.sources}
+            await Session(socket, viewer, self._audience).run(json.dumps(opening))
 
     async def _snapshot(self, request: Request) -> Response:
         wanted = self._wanted(request)
