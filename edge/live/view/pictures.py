@@ -76,7 +76,7 @@ def attention_fields(attention: NDArray[np.float32], frame: Frame, spec: InputSp
     The values are scaled to the map's own range, since its units mean nothing to a viewer.
     """
     low, high = float(attention.min()), float(attention.max())
-    scaled = (attention - low) * (255 / (high - low)) if high > low else np.zeros_like(attention)
+    scaled = (attention - low) / (high - low) * 255 if high > low else np.zeros_like(attention)
     top, left, height, width = center_crop(frame.size, spec)
     rows, columns = frame.size
     return {
