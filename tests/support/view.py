@@ -2,10 +2,11 @@
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection
+from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
-import edge
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate
 from edge.live import run
-from edge.live.outputs.base import Output
+from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
 from edge.live.view.pictures import HEADER_LENGTH
-from tests.support.commands import TIMEOUT_S
+from tests.support.commands import TIMEOUT_S, wait_until
 
 CANDIDATES = (
     Candidate((2.0, 2.0), 0.01, 0.002, 1.0),
@@ -60,7 +60,9 @@ class Page:
 
     def message(self, key: str) -> Any:
         """Return the value of the next message with a key."""
+        deadline = monotonic() + TIMEOUT_S
         while True:
+            assert monotonic() < deadline, f"no message with {key!r}"
             message = self.socket.recv(TIMEOUT_S)
             if isinstance(message, str) and key in (fields := json.loads(message)):
                 return fields[key]
@@ -96,25 +98,27 @@ def page(view: View, origin: Any = None, **headers: str) -> Iterator[Page]:
 
 
 @contextmanager
-def running(classifier: edge.Classifier, sources: Sequence[Any], outputs: Sequence[Output]) -> Iterator[None]:
-    """Run in another thread until the end of the block; the run must end without an error."""
+def running(deployment: Deployment, *sources: Any, port: int = 0) -> Iterator[View]:
+    """Run with a page until the end of the block; the run must not end before, and without an error."""
+    view = View("127.0.0.1", port, timeout_s=5, deployment=deployment)
     stop, errors = threading.Event(), []
 
     def work() -> None:
         try:
-            run(classifier, sources, outputs, stop=stop)
+            run(deployment.classifier, sources, [view], stop=stop)
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        yield
-        assert thread.is_alive(), f"the run ended: {errors}"
+        wait_until(lambda: view._audience.sources or not thread.is_alive(), "the first frame")
+        yield view
+        assert thread.is_alive()
     finally:
         stop.set()
         thread.join(TIMEOUT_S)
-    assert not errors
+        assert not errors
 
 
 def with_candidates(bundle: Bundle, candidates: tuple[Candidate, ...] = CANDIDATES) -> Bundle:

@@ -76,9 +76,8 @@ def test_a_page_without_a_deployment_has_pictures_and_no_choice(deployment: Depl
         assert "candidate" not in json.loads(ask(view, "/api/status").body)
 
 
-def test_a_snapshot_is_the_next_frame(view: View, deployment: Deployment) -> None:
-    with running(deployment.classifier, [SOURCE], [view]), page(view) as opened_page:
-        opened_page.sources()
+def test_a_snapshot_is_the_next_frame(deployment: Deployment) -> None:
+    with running(deployment, SOURCE) as view:
         answer = ask(view, "/snapshot.jpg?size=320")
         assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
         pixels = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
@@ -107,9 +106,8 @@ def test_pictures_come_from_the_sources_of_the_run_only(view: View, query: str, 
             assert ask(view, f"{path}?{query}").status == status
 
 
-def test_a_stream_has_a_part_for_each_picture(view: View, deployment: Deployment) -> None:
-    with running(deployment.classifier, [SOURCE], [view]), page(view) as opened_page, ExitStack() as stack:
-        opened_page.sources()
+def test_a_stream_has_a_part_for_each_picture(deployment: Deployment) -> None:
+    with running(deployment, SOURCE) as view, ExitStack() as stack:
         connection = stack.enter_context(closing(HTTPConnection(urlsplit(view.name).netloc, timeout=TIMEOUT_S)))
         connection.request("GET", "/stream.mjpg")
         response = connection.getresponse()

@@ -96,11 +96,9 @@ def test_a_page_gets_history_events_ticks_and_choices(view: View, deployment: De
     assert deployment.classifier.thresholds == pytest.approx(CANDIDATES[1].values)
 
 
-def test_the_attention_map_is_that_of_the_exit_that_answered(view: View, deployment: Deployment) -> None:
-    classifier = deployment.classifier
+def test_the_attention_map_is_that_of_the_exit_that_answered(deployment: Deployment) -> None:
     height, width = deployment.bundle.manifest.exits[0].attention or (0, 0)
-    with running(classifier, ["test://?size=48x48&rate=30"], [view]), page(view) as opened:
-        opened.sources()
+    with running(deployment, "test://?size=48x48&rate=30") as view, page(view) as opened:
         for index in (0, 2):
             deployment.choose(index)
             opened.request()
