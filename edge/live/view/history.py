@@ -2,8 +2,8 @@
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from edge.live.messages import Message, Observation
 from edge.live.statistics import SourceStatistics, Statistics
+from edge.live.view.power import PowerReader
 
 SECONDS = 300
 MAX_LATENCIES = 2000
@@ -31,6 +32,10 @@ class Point:
     latency_p95_ms: float | None
     frame_age_s: float | None
     """Time since the capture of the newest classified frame; None before the first."""
+    power_w: float | None
+    """Power of the machine; None without a meter."""
+    energy_mj: float | None
+    """Energy of the machine for each frame of any source, idle power included; None without a meter or frames."""
 
 
 @dataclass(slots=True)
@@ -45,9 +50,9 @@ class Totals:
 class History:
     """Points of all sources. The output's thread adds messages, the server's calls `tick`."""
 
-    def __init__(self, statistics: Statistics) -> None:
-        """Read counters from statistics that receive the same messages."""
-        self._statistics = statistics
+    def __init__(self, statistics: Statistics, power: PowerReader) -> None:
+        """Read counters from statistics that receive the same messages, and the power of the machine."""
+        self._statistics, self._power = statistics, power
         self._points: dict[str, deque[Point]] = {}
         self._before: dict[str, Totals] = {}
         self._latencies_ms: dict[str, deque[float]] = {}
@@ -65,8 +70,10 @@ class History:
         """End a second: return its point of each source."""
         with self._lock:
             latencies_ms, self._latencies_ms = self._latencies_ms, {}
+        power_w = self._power.read_w()
         with self._statistics.sources() as sources:
             points = {name: self._point(name, each, latencies_ms.get(name, ())) for name, each in sources.items()}
+        points = _with_power(points, power_w)
         for name, point in points.items():
             self._points.setdefault(name, deque(maxlen=SECONDS)).append(point)
         return points
@@ -88,4 +95,15 @@ class History:
             latency_p50_ms=p50,
             latency_p95_ms=p95,
             frame_age_s=None if source.captured_s is None else round(monotonic() - source.captured_s, 3),
+            power_w=None,
+            energy_mj=None,
         )
+
+
+def _with_power(points: Mapping[str, Point], power_w: float | None) -> dict[str, Point]:
+    """Return points with the power of their second, and its energy shared equally by all frames."""
+    if power_w is None:
+        return dict(points)
+    frames = sum(point.frames for point in points.values())
+    energy_mj = round(1e3 * power_w / frames, 3) if frames else None
+    return {name: replace(each, power_w=round(power_w, 3), energy_mj=energy_mj) for name, each in points.items()}

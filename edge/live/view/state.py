@@ -13,6 +13,7 @@ from edge.live.outputs.terminal import describe
 from edge.live.statistics import SourceStatistics, Statistics
 from edge.live.view.deployment import Deployment
 from edge.live.view.history import History
+from edge.live.view.power import PowerReader, total_meter
 
 MAX_EVENTS = 200
 
@@ -24,7 +25,7 @@ class ViewState:
         """Start without messages."""
         self.statistics = Statistics()
         self.deployment = deployment
-        self._history = History(self.statistics)
+        self._history = History(self.statistics, PowerReader(total_meter()))
         self._timeout_s = timeout_s
         self._newest: dict[str, Observation] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)

@@ -86,10 +86,9 @@ def test_a_page_gets_history_events_ticks_and_choices(view: View, deployment: De
         assert opened.message("sources") == ["test://", "cam"]
         assert opened.message("event")["text"] == "lost: no frame"
         tick = opened.message("tick")
-        assert tick["points"]["test://"] == {
-            "frames": 1, "exits": [0, 1], "dropped": 0, "reconnects": 0, "latency_p50_ms": 3.0, "latency_p95_ms": 3.0,
-            "frame_age_s": tick["points"]["test://"]["frame_age_s"],
-        }  # fmt: skip
+        point = tick["points"]["test://"]
+        assert (point["frames"], point["exits"], point["dropped"], point["reconnects"]) == (1, [0, 1], 0, 0)
+        assert (point["latency_p50_ms"], point["latency_p95_ms"]) == (3.0, 3.0)
         assert [source["status"] for source in tick["sources"]] == ["connected", "lost"]
         ask(view, "/api/candidate", "PUT", '{"index": 1}')
         assert opened.message("status")["candidate"] == 1
