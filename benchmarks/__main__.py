@@ -41,6 +41,9 @@ REPORTS = {
     "alarms": SubcommandSpec(
         "false alarms and detections of audits, simulated and on real images", "benchmarks.view.alarms"
     ),
+    "view": SubcommandSpec(
+        "the web page and audits: throughput with viewers and audits, false alarms", "benchmarks.view.report"
+    ),
     "cuda-chain": SubcommandSpec(
         "exit decisions on the GPU against decisions on the host; needs a GPU", "benchmarks.cuda_chain"
     ),

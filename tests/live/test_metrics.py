@@ -18,8 +18,8 @@ from edge.live import health as health_module
 from edge.live import statistics as statistics_module
 from edge.live.health import health
 from edge.live.outputs import metrics as metrics_module
-from edge.live.view.output import View
 from edge.live.statistics import Statistics
+from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, change, event, opened
@@ -160,9 +160,7 @@ def test_an_error_in_a_page_is_logged_and_the_server_goes_on(
 # Health
 
 
-def test_health_is_503_with_the_reason_once_a_source_gave_no_result_for_too_long(
-    clock: Clock, metrics: View
-) -> None:
+def test_health_is_503_with_the_reason_once_a_source_gave_no_result_for_too_long(clock: Clock, metrics: View) -> None:
     metrics._state.statistics.started_s = clock.now_s
     metrics.write([observation(0), observation(0, source="cam")])
     clock.now_s += 4

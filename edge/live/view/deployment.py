@@ -1,7 +1,7 @@
 """The bundle that runs, as the page shows it, and the choice among its certified thresholds."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class Deployment:
 
     def to_json(self) -> dict[str, Any]:
         """Return bundle, device and candidates as a JSON object."""
-        manifest, thresholds = self.bundle.manifest, self.bundle.precision(self.precision).thresholds
+        manifest, spec = self.bundle.manifest, self.bundle.precision(self.precision)
+        thresholds = spec.thresholds
         return {
             "bundle": {
                 "name": manifest.name,
@@ -67,15 +68,8 @@ class Deployment:
                 "confidence_level": thresholds.confidence_level,
                 "samples": thresholds.samples,
             },
-            "candidates": [
-                {
-                    "thresholds": candidate.values,
-                    "risk_bound": candidate.risk_bound,
-                    "disagreement_bound": candidate.disagreement_bound,
-                    "mean_macs": candidate.mean_macs,
-                }
-                for candidate in self.candidates
-            ],
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "rejection": None if spec.rejection is None else asdict(spec.rejection),
             "device": {
                 "board": board_model(),
                 "cpu": cpu_name(),

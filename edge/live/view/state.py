@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from edge.live.health import health
-from edge.live.messages import Message, Observation, iso_time, record
+from edge.live.messages import Audit, Message, Observation, iso_time, record
 from edge.live.outputs.terminal import describe
 from edge.live.statistics import SourceStatistics, Statistics
 from edge.live.view.deployment import Deployment
@@ -32,14 +32,14 @@ class ViewState:
         self._event_ids = count()
 
     def add(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """Count messages, and return those that are events, in words and as fields."""
+        """Count messages, and return the events among them, in words and as fields; audits are only counted."""
         self.statistics.add(messages)
         self._history.add(messages)
         events = []
         for message in messages:
             if isinstance(message, Observation):
                 self._newest[message.source] = message
-            else:
+            elif not isinstance(message, Audit):
                 events.append({"id": next(self._event_ids), "text": describe(message), **record(message)})
         self._events.extend(events)
         return events
@@ -88,5 +88,7 @@ class ViewState:
             "skipped": source.skipped,
             "damaged": source.damaged,
             "reconnects": source.reconnects,
+            "audits": dict(source.audits),
+            "alarms": [record(alarm) for alarm in source.alarms.values()],
             "newest": None if newest is None else record(newest),
         }

@@ -16,7 +16,7 @@ from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
-from tests.support.outputs import change, event, opened
+from tests.support.outputs import alarm, audit, change, event, opened
 from tests.support.view import CANDIDATES, ask, page, running
 
 SOURCE = "test://?size=64x48&rate=30"
@@ -37,6 +37,15 @@ def test_events_are_the_last_two_hundred(view: View) -> None:
     events = json.loads(ask(view, "/api/events").body)
     assert [each["id"] for each in events] == list(range(50, 250))
     assert events[-1]["text"] == "entered 9"
+
+
+def test_audits_are_counted_and_an_alarm_is_an_event_that_stays(view: View) -> None:
+    view.write([observation(0), *[audit(differs=index == 0) for index in range(9)], alarm()])
+    [source] = json.loads(ask(view, "/api/status").body)["sources"]
+    assert source["audits"] == {"agrees": 8, "differs": 1, "left_out": 0}
+    assert [each["alarm"] for each in source["alarms"]] == ["disagreement"]
+    [row] = json.loads(ask(view, "/api/events").body)
+    assert (row["alarm"], row["text"]) == ("disagreement", "alarm: disagreement: 9.0% differ")
 
 
 def test_the_deployment_is_described(view: View, deployment: Deployment) -> None:

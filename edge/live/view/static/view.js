@@ -183,8 +183,16 @@ function showSource(camera, source) {
   showFacts(camera.part(".counters"), [
     ["frames", source.frames], ["a second", last?.frames ?? "–"], ["age", format(last?.frame_age_s, "s")],
     ["dropped", source.dropped], ["reconnects", source.reconnects],
-    ...(source.skipped ? [["skipped", source.skipped]] : []), ...(source.damaged ? [["damaged", source.damaged]] : []),
+    ...["skipped", "damaged"].filter((name) => source[name]).map((name) => [name, source[name]]),
+    ...auditFacts(source.audits),
   ], true);
+  camera.part(".alarm").hidden = source.alarms.length === 0;
+  const alarms = source.alarms.map(({ alarm, reason }) => `Alarm, ${alarm.replace("_", " ")}: ${reason}`).join(" ");
+  if (camera.part(".alarm").textContent !== alarms) camera.part(".alarm").textContent = alarms; // it is read aloud
+}
+
+function auditFacts({ agrees = 0, differs = 0, left_out = 0 }) {
+  return agrees + differs + left_out ? [["audited", agrees + differs], ["differ", differs]] : [];
 }
 
 function showFacts(list, facts, isGrouped = false) {
@@ -204,7 +212,7 @@ function showFacts(list, facts, isGrouped = false) {
 function showDeployment() {
   for (const id of ["choice", "bundle-card", "device-card"]) find(id).hidden = !deployment;
   if (!deployment) return;
-  const { bundle, guarantee, candidates, device } = deployment;
+  const { bundle, guarantee, candidates, rejection, device } = deployment;
   find("title").textContent = bundle.name;
   document.title = `${bundle.name}, live`;
   find("attention-switch").hidden = !bundle.has_attention;
@@ -217,6 +225,7 @@ function showDeployment() {
     ...bundle.exit_macs.map((macs, index) => [`up to exit ${index}`, percent(
       bundle.exit_macs.slice(0, index + 1).reduce((sum, each) => sum + each, 0) / total)]),
     ["fitted to", `${RISKS[guarantee.target_metric]} ≤ ${limit}`], ["guarantee", `${guarantee.method}, ${level}`],
+    ...(rejection ? [["errors unless none", `≤ ${percentUp(rejection.limit)}`], ["not none", percent(rejection.coverage)]] : []),
   ]);
   showFacts(find("device"), [
     ...(device.board ? [["board", device.board]] : []), ["processor", device.cpu],
@@ -238,9 +247,9 @@ function showChoice(index, thresholds) {
 
 function describeCandidate(index, thresholds) {
   const { candidates, guarantee } = deployment;
-  const candidate = candidates[index] ?? { thresholds, risk_bound: null, disagreement_bound: null, mean_macs: null };
+  const candidate = candidates[index] ?? { values: thresholds, risk_bound: null, disagreement_bound: null, mean_macs: null };
   const bound = (value) => value == null ? "not certified" : `≤ ${percentUp(value)}`;
-  const values = candidate.thresholds.map((value) => value > 1 ? "never" : value.toFixed(3)).join(", ");
+  const values = candidate.values.map((value) => value > 1 ? "never" : value.toFixed(3)).join(", ");
   showFacts(find("choice-facts"), [
     ["computation, mean", candidate.mean_macs == null ? "unknown" : percent(candidate.mean_macs)],
     ...(guarantee.target_metric === "disagreement" ? [] : [[RISKS[guarantee.target_metric], bound(candidate.risk_bound)]]),
@@ -259,7 +268,7 @@ async function choose(index) {
 
 // ---- events
 
-function addEvent({ time, source, text, event, status }) {
+function addEvent({ time, source, text, alarm }) {
   const row = document.createElement("li");
   const [moment, words, from] = ["time", "strong", "span"].map((tag) => document.createElement(tag));
   moment.dateTime = time;
@@ -267,7 +276,7 @@ function addEvent({ time, source, text, event, status }) {
   words.textContent = text;
   from.textContent = source;
   from.className = "from";
-  if (!event && !status) row.className = "alarm";
+  if (alarm) row.className = "alarm";
   row.append(moment, words, from);
   find("events").prepend(row);
   if (find("events").childElementCount > 200) find("events").lastElementChild.remove();
