@@ -17,7 +17,7 @@ async def watch(socket: ClientConnection, received: list[int]) -> None:
     async for message in socket:
         is_picture = isinstance(message, bytes)
         received[0] += is_picture
-        if is_picture or '"sources": ["' in message:  # type: ignore[operator] # it is text
+        if is_picture or '"sources": ["' in message:
             await socket.send(REQUEST)
 
 

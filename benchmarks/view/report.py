@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live.networks import large_workload
-from benchmarks.live.throughput import read_frames
+from benchmarks.live.stages import read_frames
 from benchmarks.results import add_output, command_line, write_result
 from benchmarks.view.alarms import alarms
 from benchmarks.view.audit import audit_cost
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
         EdgeError: a stage failed.
     """
     started, workload = conditions(), large_workload(arguments.folder)
-    pictures = read_frames(workload)
+    pictures = read_frames(workload.video)
     costs: dict[str, dict[str, Any]] = {}
     thresholds = workload.thresholds or None
     with load(workload.bundle.path, backend="onnxruntime", precision="fp32", thresholds=thresholds) as classifier:

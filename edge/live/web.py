@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import uvicorn
+import websockets  # noqa: F401 - by uvicorn, but only in the server's thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request

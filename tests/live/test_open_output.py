@@ -12,6 +12,8 @@ from edge.live.outputs.open import open_output, output_path
 from tests.support.observations import observation
 from tests.support.outputs import event, opened
 
+OUTPUT_MODULES = ("edge.live.outputs.", "edge.live.view.", "edge.live.web")
+
 
 @pytest.mark.parametrize(
     ("name", "kind", "shown", "path"),
@@ -54,6 +56,7 @@ def test_other_addresses_are_refused_without_their_secrets(name: str) -> None:
     [
         ("mqtt://u:secret@host/a", "aiomqtt", "live"),
         ("http://127.0.0.1:1", "prometheus_client", "live"),
+        ("http://127.0.0.1:1", "websockets", "live"),
         ("video.mp4", "av", "runtime"),
     ],
 )
@@ -61,7 +64,7 @@ def test_a_missing_library_is_named_with_its_remedy(
     name: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    for module in [module for module in sys.modules if module.startswith("edge.live.outputs.")]:
+    for module in [module for module in sys.modules if module.startswith(OUTPUT_MODULES)]:
         monkeypatch.delitem(sys.modules, module)
     with pytest.raises(
         UnavailableError, match=rf"needs a library \(.*{library}.*\); pip install .*\[{extra}\]"
