@@ -20,8 +20,8 @@ from edge.errors import OutputError, one_line
 DISCONNECT_S, STOP_S = 0.01, 0.4
 """Times at the end for each step of closing connections, and at most for all of it."""
 MAX_CONNECTIONS = 500
-MAX_MESSAGE_BYTES, MAX_MESSAGES = 1024, 16
-"""Size of a client's message over a WebSocket, and number of those that wait."""
+MAX_MESSAGE_BYTES = 1024
+"""Size of a client's message over a WebSocket."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class WebServer:
         config = uvicorn.Config(
             self._application, loop="asyncio", http="h11", ws="websockets-sansio", lifespan="off", log_config=None,
             log_level="critical", access_log=False, server_header=False, limit_concurrency=MAX_CONNECTIONS,
-            ws_max_size=MAX_MESSAGE_BYTES, ws_max_queue=MAX_MESSAGES, ws_per_message_deflate=False,
+            ws_max_size=MAX_MESSAGE_BYTES, ws_per_message_deflate=False,
         )  # fmt: skip
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))

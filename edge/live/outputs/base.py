@@ -32,8 +32,11 @@ class Output(ABC):
     """Name in the log and in metrics."""
     wants_frames = False
     """True to receive a copy of the frame with every observation, or with those it chooses."""
-    wants_attention = False
-    """True to receive the attention map with each frame."""
+
+    @property
+    def wants_attention(self) -> bool:
+        """True to receive the attention map with each frame. Read by the pipeline, before it copies the frame."""
+        return False
 
     def watch(self, queues: Sequence["OutputQueue"]) -> None:  # noqa: B027 - optional, not abstract
         """Receive the queues of all outputs, to report their drops and failures."""

@@ -194,7 +194,10 @@ def is_own_name(host: str) -> bool:
 def is_same_origin(headers: Headers) -> bool:
     """Check that a request comes from a page of this server, or from no page."""
     origin = headers.get("origin")
-    return origin is None or (origin != "null" and urlsplit(origin).netloc == headers.get("host"))
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get("host", "")
+    except ValueError:
+        return False
 
 
 def cookie_name(scope: Scope) -> str:

@@ -4,10 +4,9 @@ import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate
+from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 from edge.inference.classifier import Classifier
 from edge.system import board_model, cpu_name, gpu_names
@@ -29,9 +28,9 @@ class Deployment:
     @property
     def candidate_index(self) -> int | None:
         """Index of the candidate in force; None for thresholds that are no candidate."""
-        current = np.array(self.classifier.thresholds, dtype=np.float32)
+        exits, in_force = self.classifier.chain.exits, self.classifier.thresholds
         for index, candidate in enumerate(self.candidates):
-            if np.array_equal(np.array(candidate.values, dtype=np.float32), current):
+            if tuple(validate_thresholds(candidate.values, exits).tolist()) == in_force:
                 return index
         return None
 

@@ -85,16 +85,18 @@ class View(Output):
         return is_requested and self._rate.takes(source, observation.result.captured_s)
 
     @property
-    def wants_attention(self) -> bool:  # type: ignore[override]
+    def wants_attention(self) -> bool:
         """True where a viewer waits for a picture with its attention map."""
         return self._audience.wants_attention
 
     def write(self, messages: Sequence[Message]) -> None:
         """Count messages, and encode the pictures that viewers wait for."""
         events = self._state.add(messages)
-        self._server.call(self._announce, {message.source: None for message in messages}, events)
+        sources = {message.source: None for message in messages if message.source not in self._audience.sources}
+        if sources or events:
+            self._server.call(self._announce, list(sources), events)
         for message in messages:
-            if isinstance(message, Observation) and message.frame is not None:
+            if isinstance(message, Observation):
                 self._encode(message)
 
     def close(self) -> None:
@@ -104,7 +106,7 @@ class View(Output):
     def _encode(self, observation: Observation) -> None:
         frame, source = observation.frame, observation.source
         sizes = self._audience.requested_sizes(source)
-        if frame is None or frame.format is PixelFormat.ARRAY or source not in self._audience.sources or not sizes:
+        if frame is None or frame.format is PixelFormat.ARRAY or not sizes:
             return
         deployment = self._state.deployment
         spec = None if deployment is None else deployment.classifier.chain.input

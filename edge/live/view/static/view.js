@@ -57,9 +57,11 @@ function open(message) {
   deployment = message.deployment;
   histories.clear();
   Object.entries(message.history).forEach(([name, points]) => histories.set(name, points));
+  const charted = find("source").value;
   cameras.splice(0).forEach((camera) => camera.element.remove());
-  find("events").replaceChildren();
+  for (const id of ["events", "source"]) find(id).replaceChildren();
   message.sources.forEach(addCamera);
+  if (message.sources.includes(charted)) find("source").value = charted;
   message.events.forEach(addEvent);
   showDeployment();
   drawCharts();
