@@ -1,5 +1,6 @@
 """Access to the server: a token, the origin of requests, and the headers of every response."""
 
+import asyncio
 import hmac
 import os
 import secrets
@@ -27,6 +28,8 @@ MAX_FAILURES, FAILURES_PER_S = 10, 0.1
 """Wrong tokens of a client that are answered at once, and thereafter."""
 MAX_CLIENTS = 1000
 """Clients whose failures are counted."""
+SEND_LIMIT_S = 20.0
+"""Longest wait for a client to take a part of a response."""
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -137,7 +140,7 @@ class Access:
 
 
 class Guard:
-    """ASGI middleware that refuses requests without access, or of foreign pages, and sets headers."""
+    """ASGI middleware that refuses requests without access or of foreign pages, and clients that take no response."""
 
     def __init__(self, application: ASGIApp, access: Access) -> None:
         """Guard an application."""
@@ -149,7 +152,7 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
+            await asyncio.wait_for(send(message), SEND_LIMIT_S)
 
         handler: ASGIApp = self._refusal(scope) or self._application
         await handler(scope, receive, send_with_headers)

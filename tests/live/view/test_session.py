@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.frames.base import Frame, PixelFormat
+from edge.live.view import access as access_module
 from edge.live.view import audience as audience_module
 from edge.live.view.audience import MAX_WAITING, Audience
 from edge.live.view.deployment import Deployment
@@ -175,6 +176,15 @@ def test_a_viewer_that_takes_nothing_is_left_behind() -> None:
         for index in range(10 * MAX_WAITING):
             audience.announce(json.dumps(index))
         assert viewer._items.qsize() == MAX_WAITING + 1
+
+
+def test_a_connection_that_takes_nothing_is_ended(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "SEND_LIMIT_S", 0.2)
+    with page(view):
+        for _ in range(40):
+            view._server.call(view._audience.announce, "x" * 1_000_000)
+        wait_until(lambda: not view._audience._viewers, "the viewer to be given up")
+    assert ask(view, "/healthz").status == 200
 
 
 def test_viewers_beyond_the_limit_are_refused(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
