@@ -93,7 +93,9 @@ def page(view: View, origin: Any = None, **headers: str) -> Iterator[Page]:
     """Open the WebSocket."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = view.name.replace("http://", "ws://") + "/ws"
-    with connect(url, origin=origin, additional_headers=named, compression=None, max_size=None, proxy=None) as socket:
+    with connect(
+        url, origin=origin, additional_headers=named, compression=None, max_size=None, proxy=None, close_timeout=1
+    ) as socket:
         yield Page(socket)
 
 

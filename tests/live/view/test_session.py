@@ -97,7 +97,6 @@ def test_a_page_gets_history_events_ticks_and_choices(view: View, deployment: De
 
 
 def test_the_attention_map_is_that_of_the_exit_that_answered(deployment: Deployment) -> None:
-    height, width = deployment.bundle.manifest.exits[0].attention or (0, 0)
     with running(deployment, "test://?size=48x48&rate=30") as view, page(view) as opened:
         for index in (0, 2):
             deployment.choose(index)
@@ -106,7 +105,8 @@ def test_the_attention_map_is_that_of_the_exit_that_answered(deployment: Deploym
             opened.request(attention=True)
             header, _ = opened.picture()
             assert header["exit_index"] == (2 if index == 0 else 0)
-            assert (header["attention"]["height"], header["attention"]["width"]) == (height, width)
+            shape = deployment.bundle.manifest.exits[header["exit_index"]].attention
+            assert (header["attention"]["height"], header["attention"]["width"]) == shape
 
 
 MALFORMED = [
@@ -146,7 +146,7 @@ def test_broken_frames_of_the_protocol_end_their_connection(view: View, raw: byt
         opened.socket.socket.sendall(raw)
         with pytest.raises(ConnectionClosed):
             opened.message("never")
-    assert ask(view, "/healthz").status == 200
+    assert ask(view, "/api/status").status == 200
 
 
 def test_requests_without_end_are_limited(view: View) -> None:
@@ -184,7 +184,7 @@ def test_a_connection_that_takes_nothing_is_ended(view: View, monkeypatch: pytes
         for _ in range(40):
             view._server.call(view._audience.announce, "x" * 1_000_000)
         wait_until(lambda: not view._audience._viewers, "the viewer to be given up")
-    assert ask(view, "/healthz").status == 200
+    assert ask(view, "/api/status").status == 200
 
 
 def test_viewers_beyond_the_limit_are_refused(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
