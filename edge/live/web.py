@@ -108,19 +108,25 @@ class WebServer:
         background.cancel()
         for listening in getattr(server, "servers", ()):  # none if it has not started yet
             listening.close()
-        await asyncio.sleep(DISCONNECT_S)  # clients that were just accepted
-        for connection in list(server.server_state.connections):
-            connection.transport.close()
-        await asyncio.sleep(DISCONNECT_S)
-        for connection in list(server.server_state.connections):  # clients that do not read the rest
-            connection.transport.abort()
-        await asyncio.sleep(DISCONNECT_S)
+        await _disconnect(server)
 
     async def _run_background(self) -> None:
         try:
             await self._background()
         except Exception:
             log.exception("the work of %s beside requests ended", self.url)
+
+
+async def _disconnect(server: uvicorn.Server) -> None:
+    """Close all connections; those whose client does not read the rest are cut off."""
+    connections = server.server_state.connections
+    await asyncio.sleep(DISCONNECT_S)  # clients that were just accepted
+    for connection in list(connections):
+        connection.transport.close()
+    await asyncio.sleep(DISCONNECT_S)
+    for connection in list(connections):
+        connection.transport.abort()
+    await asyncio.sleep(DISCONNECT_S)
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
