@@ -2,21 +2,19 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import pycuda.driver as driver
+from cuda.core.graph import GraphDefinition
 from numpy.typing import NDArray
 
 from edge.bundle.chain import ChainSpec
 from edge.cuda.base import DeviceEngine
 from edge.cuda.chain import Chain
-from edge.cuda.executors import Executor, GraphExecutor, StepwiseExecutor, diff_outputs, enqueue_step
-from edge.cuda.graph import capture_chain, capture_error
-from edge.cuda.memory import NON_BLOCKING, synchronize_before_free
+from edge.cuda.executor import Executor, as_graph, diff_outputs, stepwise
+from edge.cuda.graph import capture
 from edge.cuda.runtime import Runtime
-from edge.decision import NEVER, Prediction
+from edge.decision import Prediction
 from edge.errors import EngineError
 from edge.frames.base import Frame
 from edge.frames.preprocess import check_image
@@ -28,7 +26,6 @@ class FrameResources(NamedTuple):
     """Resources for frames of one size and format."""
 
     format_key: tuple[Any, ...]
-    stream: driver.Stream
     chain: Chain
     executor: Executor
 
@@ -46,7 +43,7 @@ class CudaSlot:
         self._spec, self._engines, self._runtime = chain, engines, runtime
         self._starting = runtime.context.activate("sending a frame")
         self._waiting = runtime.context.activate("waiting for a result")
-        self._preparing = runtime.context.activate("preparing for frames")
+        self._preparing = runtime.context.prepare("preparing for frames")
         self._resources: FrameResources | None = None
 
     @property
@@ -56,7 +53,9 @@ class CudaSlot:
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Send a frame with its thresholds and start the chain, without waiting."""
-        resources = self._resources_for(frame)
+        resources = self._resources
+        if resources is None or resources.format_key != self._format_key(frame):
+            resources = self._prepare(frame)
         resources.chain.write(frame, thresholds)
         with self._starting:
             resources.executor.start()
@@ -66,11 +65,12 @@ class CudaSlot:
         resources = self._started()
         with self._waiting:
             self.syncs += resources.executor.finish()
-        [(label, probability, exit_index, confidence, _)] = resources.chain.prediction.tolist()
+        rows = resources.chain.predictions.tolist()
+        label, probability, exit_index, confidence, _ = next(row for row in rows if row[-1])  # the first that is final
         return self._spec.prediction(label, probability, exit_index, confidence)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Return copies of every tensor of the chain by name, batch 1. Those of segments that did not run are stale."""
+        """Return copies of the chain's tensors by name, batch 1. Those of segments that did not run are stale."""
         resources = self._started()
         with self._waiting:
             return resources.chain.tensors()
@@ -81,31 +81,36 @@ class CudaSlot:
             return
         with self._preparing:
             resources, self._resources = self._resources, None
-            synchronize_before_free(resources.stream)
-            resources.executor.close()
             resources.chain.close()
+            resources.executor.close()
             del resources  # pinned memory and streams are freed here, while the context is current
 
-    def make_executor(self, chain: Chain, stream: driver.Stream) -> Executor:
-        """Return the executor of a chain whose segments have all run once: a graph where supported, else stepwise."""
-        problems = [capture_error(stream, partial(enqueue_step, chain, stream, k)) for k in range(chain.exits)]
-        stepwise = StepwiseExecutor(chain, stream, [not problem for problem in problems])
-        for k, problem in enumerate(problems):
-            if problem:
-                self._log_once(f"segment {k} cannot be captured into a CUDA graph", problem)
-        if any(problems) or self._runtime.mode == "stepwise":
-            return stepwise
+    def make_executor(self, chain: Chain) -> Executor:
+        """Return the executor of a bound chain: a graph where supported and equal to stepwise execution, else that."""
+        segments = [self._capture(chain, index) for index in range(chain.exits)]
+        captured = [segment for segment in segments if segment is not None]
+        fallback = stepwise(chain, segments)
+        if len(captured) < chain.exits or self._runtime.mode == "stepwise":
+            return fallback
         try:
-            graph = GraphExecutor(capture_chain(chain, stream), stream)
+            graph = as_graph(chain, captured)
         except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
-            self._log_once("the chain cannot be captured into one CUDA graph", str(error))
-            return stepwise
-        if problem := diff_outputs(graph, stepwise, chain):
+            self._log_once("the chain cannot be one CUDA graph", str(error))
+            return fallback
+        if problem := diff_outputs(graph, fallback, chain):
             self._log_once("the chain as one CUDA graph predicts differently from stepwise execution", problem)
             graph.close()
-            return stepwise
-        stepwise.close()
+            return fallback
+        fallback.close()
         return graph
+
+    def _capture(self, chain: Chain, index: int) -> GraphDefinition | None:
+        """Return a captured segment; None if it cannot be captured, which is logged."""
+        try:
+            return capture(chain.segments[index])
+        except Exception as error:  # of any type that an inference library raises during capture
+            self._log_once(f"segment {index} cannot be captured into a CUDA graph", str(error))
+            return None
 
     def _log_once(self, fact: str, reason: str) -> None:
         """Log the reason for stepwise execution, once for all slots."""
@@ -119,12 +124,6 @@ class CudaSlot:
             raise EngineError("this slot has no frame; call start() first")
         return self._resources
 
-    def _resources_for(self, frame: Frame) -> FrameResources:
-        """Return the resources for a frame; those of the previous frame if its size and format are the same."""
-        if self._resources is not None and self._resources.format_key == self._format_key(frame):
-            return self._resources
-        return self._prepare(frame)
-
     def _format_key(self, frame: Frame) -> tuple[Any, ...]:
         """Return the properties that frames must share to use the same memory; arrays are all converted to float32."""
         if self._spec.input.kind == "array":
@@ -136,22 +135,14 @@ class CudaSlot:
         if self._spec.input.kind == "image":
             check_image(frame)
         self.close()
+        runtime = self._runtime
         with self._preparing:
-            stream, chain = driver.Stream(NON_BLOCKING), self._allocate_chain(frame)
+            uploads = not runtime.context.is_integrated
+            chain = Chain(self._spec, self._engines, runtime.kernels, frame, uploads=uploads)
             try:
-                chain.write(frame, np.full(chain.exits - 1, NEVER, dtype=np.float32))
-                chain.enqueue_constants(stream)
-                for index in range(chain.exits):
-                    enqueue_step(chain, stream, index)
-                stream.synchronize()
-                executor = self.make_executor(chain, stream)
-                self._resources = FrameResources(self._format_key(frame), stream, chain, executor)
+                chain.bind(frame)
+                self._resources = FrameResources(self._format_key(frame), chain, self.make_executor(chain))
             except BaseException:
-                synchronize_before_free(stream)
                 chain.close()
                 raise
         return self._resources
-
-    def _allocate_chain(self, frame: Frame) -> Chain:
-        runtime = self._runtime
-        return Chain(self._spec, self._engines, runtime.kernels, frame, uploads=not runtime.context.is_integrated)

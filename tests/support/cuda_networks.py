@@ -11,8 +11,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import InputSpec, TensorSpec
-from edge.decision import Prediction
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda.base import ACTIVATIONS, decision_tensors
+from edge.decision import NEVER, Prediction
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.frames.base import Frame, PixelFormat
@@ -55,7 +56,7 @@ class Network:
         self.chain = ChainSpec(spec, labels, segments, temperatures)
         self.thresholds = tuple(0.3 + 0.05 * k for k in range(self.exits - 1))
         self.engines = [
-            SessionEngine(world, onnxruntime.InferenceSession(self.path / segment.file), f"segment {k}")
+            SessionEngine(world, onnxruntime.InferenceSession(self.path / segment.file), segment, f"segment {k}")
             for k, segment in enumerate(segments)
         ]
 
@@ -100,27 +101,32 @@ Networks = Callable[..., Network]
 
 
 class SessionEngine:
-    """A segment on the stand-in: ONNX Runtime on its memory."""
+    """A segment on the stand-in: ONNX Runtime on its memory, without the decision, as in an engine for a GPU."""
 
-    def __init__(self, world: World, session: Any, name: str) -> None:
+    activation_bytes = 100
+
+    def __init__(self, world: World, session: Any, spec: SegmentSpec, name: str) -> None:
         self.world, self.session, self.name = world, session, name
         self.node: type[Node] = KernelNode
+        self.decided = decision_tensors(spec.exit_index)
+        self.inputs, self.outputs = (
+            [tensor for tensor in tensors if tensor.name not in self.decided]
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
 
     def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
         run = self.bind_batch(addresses)
         return lambda stream: run(stream, 1)
 
     def bind_batch(self, addresses: dict[str, int]) -> Callable[[int, int], None]:
-        for tensor in [*self.session.get_inputs(), *self.session.get_outputs()]:
-            require(tensor.name in addresses, f"no address for {tensor.name}")
-            require(addresses[tensor.name] % ALIGNMENT == 0, f"{tensor.name} is not aligned")
+        for name in [ACTIVATIONS, *(tensor.name for tensor in (*self.inputs, *self.outputs))]:
+            require(name in addresses, f"no address for {name}")
+            require(addresses[name] % ALIGNMENT == 0, f"{name} is not aligned")
 
         def run(samples: int) -> None:
-            inputs = {
-                tensor.name: self._tensor(addresses, tensor, samples).copy() for tensor in self.session.get_inputs()
-            }
-            outputs = self.session.run(None, inputs)
-            for tensor, value in zip(self.session.get_outputs(), outputs, strict=True):
+            inputs = {tensor.name: self._tensor(addresses, tensor, samples).copy() for tensor in self.inputs}
+            self.world.array(addresses[ACTIVATIONS], np.uint8, self.activation_bytes)[:] = 255
+            for tensor, value in zip(self.outputs, self.compute(inputs), strict=True):
                 self._tensor(addresses, tensor, samples)[:] = value
 
         def enqueue(stream: int, samples: int) -> None:
@@ -128,6 +134,12 @@ class SessionEngine:
             self.world.streams[stream].add(self.node(self.name, lambda _: run(samples)))
 
         return enqueue
+
+    def compute(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs that an engine has."""
+        names = {tensor.name for tensor in self.session.get_inputs()}
+        inputs |= {name: np.full(1, NEVER, np.float32) for name in names.intersection(self.decided)}
+        return list(self.session.run([tensor.name for tensor in self.outputs], inputs))
 
     def _tensor(self, addresses: dict[str, int], tensor: Any, samples: int) -> NDArray[Any]:
         types = {"float": np.float32, "int8": np.int8, "int32": np.int32, "bool": np.bool_, "float16": np.float16}
@@ -138,6 +150,8 @@ class SessionEngine:
 
 class ModuleEngine:
     """A segment on the stand-in: a torch module on its memory."""
+
+    activation_bytes = 0
 
     def __init__(self, world: World, module: Any, spec: Any) -> None:
         self.world, self.module, self.spec = world, module, spec
@@ -179,6 +193,6 @@ def predict(slot: Slot, frame: Frame, thresholds: ArrayLike) -> Prediction:
 
 
 def predict_all(slot: Slot, frames: Sequence[Frame], thresholds: ArrayLike) -> list[tuple[int, int, float, float]]:
-    """Return label index, exit index, confidence and rounded probability of each frame."""
+    """Return label index, exit index, and the confidence and probability, which a GPU rounds differently."""
     results = [predict(slot, frame, thresholds) for frame in frames]
-    return [(p.label_index, p.exit_index, p.confidence, round(p.probability, 5)) for p in results]
+    return [(p.label_index, p.exit_index, round(p.confidence, 5), round(p.probability, 5)) for p in results]

@@ -1,0 +1,67 @@
+"""Test of the driver with a chain of our kernels alone: capture, embedded graphs and nested conditional nodes."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from cuda.core import Stream
+
+from edge.bundle import tensors
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda.chain import Chain
+from edge.cuda.executor import as_graph, diff_outputs, stepwise
+from edge.cuda.graph import capture
+from edge.cuda.kernels import Kernels
+from edge.frames.base import Frame, PixelFormat
+
+EXITS = 3
+"""The fewest exits that nest conditional nodes."""
+
+
+class CopyEngine:
+    """A segment that copies the image, a single 0, to the logits; see `edge.cuda.base.DeviceEngine`."""
+
+    activation_bytes = 0
+
+    def __init__(self, kernels: Kernels, exit_index: int) -> None:
+        """Store the arguments."""
+        self._kernels, self._logits = kernels, tensors.logits(exit_index)
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        """Bind device addresses."""
+        image = addresses[tensors.IMAGE]
+        copy = self._kernels.gather(image, image, 1, 4, addresses[self._logits])  # the 0 is the number of its row too
+        return lambda stream: copy.on(Stream.from_handle(stream))
+
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Refuse batches."""
+        raise NotImplementedError
+
+
+def graph_unsupported_reason(kernels: Kernels) -> str:
+    """Run a chain as one graph and stepwise; return the reason why the graph does not work; empty if it does."""
+    frame = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
+    engines = [CopyEngine(kernels, k) for k in range(EXITS)]
+    chain = Chain(_chain_spec(), engines, kernels, frame, uploads=True)
+    try:
+        chain.bind(frame)
+        segments = [capture(segment) for segment in chain.segments]
+        graph, steps = as_graph(chain, segments), stepwise(chain, segments)
+        problem = diff_outputs(graph, steps, chain)
+        graph.close()
+        steps.close()
+    except Exception as error:  # of any type that outdated drivers and libraries raise
+        return f"{type(error).__name__}: {error}"
+    finally:
+        chain.close()
+    return problem and f"it predicts differently from stepwise execution: {problem}"
+
+
+def _chain_spec() -> ChainSpec:
+    def segment(k: int) -> SegmentSpec:
+        threshold = TensorSpec(tensors.threshold(k), "float32", (1,))
+        inputs = (TensorSpec(tensors.IMAGE, "float32", (None, 1, 1, 1)), threshold)
+        return SegmentSpec("", inputs, (TensorSpec(tensors.logits(k), "float32", (None, 1)),), 0.0, k, (), ())
+
+    spec = InputSpec("array", None, 1, 1, 1, (0.0,), (1.0,))
+    return ChainSpec(spec, ("",), tuple(map(segment, range(EXITS))), (1.0,) * EXITS)
