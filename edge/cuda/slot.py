@@ -53,9 +53,9 @@ class CudaSlot:
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Send a frame with its thresholds and start the chain, without waiting."""
-        resources = self._resources
-        if resources is None or resources.format_key != self._format_key(frame):
-            resources = self._prepare(frame)
+        if self._resources is None or self._resources.format_key != self._format_key(frame):
+            self._prepare(frame)
+        resources = self._started()
         resources.chain.write(frame, thresholds)
         with self._starting:
             resources.executor.start()
@@ -130,7 +130,7 @@ class CudaSlot:
             return ()
         return frame.format, frame.pixels.shape, frame.pixels.dtype
 
-    def _prepare(self, frame: Frame) -> FrameResources:
+    def _prepare(self, frame: Frame) -> None:
         """Allocate for frames of this size and format, run every segment once, and make the executor."""
         if self._spec.input.kind == "image":
             check_image(frame)
@@ -145,4 +145,3 @@ class CudaSlot:
             except BaseException:
                 chain.close()
                 raise
-        return self._resources
