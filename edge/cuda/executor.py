@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
-from cuda.core.graph import Graph, GraphDefinition
+from cuda.core.graph import Graph
 
 from edge.cuda.chain import Chain
-from edge.cuda.graph import chain_graph, step_graph
 from edge.decision import NEVER
 
 
@@ -47,17 +46,6 @@ class Executor:
         """Release the graphs. Idempotent."""
         for graph in self._graphs:
             graph.close()
-
-
-def stepwise(chain: Chain, segments: Sequence[GraphDefinition | None]) -> Executor:
-    """Return an executor with a graph for each segment that was captured."""
-    graphs = [segment and step_graph(chain, index, segment).instantiate() for index, segment in enumerate(segments)]
-    return Executor(chain, graphs)
-
-
-def as_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> Executor:
-    """Return an executor of the whole chain as one graph."""
-    return Executor(chain, [chain_graph(chain, segments).instantiate()])
 
 
 def diff_outputs(executor: Executor, reference: Executor, chain: Chain) -> str:

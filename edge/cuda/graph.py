@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cuda.bindings import driver as cuda
-from cuda.core.graph import GraphDefinition
+from cuda.core.graph import Graph, GraphDefinition
 
 from edge.cuda.chain import Chain
 from edge.cuda.stream import GpuStream
@@ -26,7 +26,7 @@ BODY_NODE_TYPES = (
 """Nodes that CUDA allows in a conditional body."""
 
 
-def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> GraphDefinition:
+def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> Graph:
     """Return the chain as one graph: each segment after the first is in a body that the previous exit opens."""
     graph = GraphDefinition()
     conditions = [graph.create_condition(default_value=0) for _ in segments[1:]]
@@ -36,15 +36,15 @@ def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> GraphDefin
         node = chain.decision(index, condition).after(node.embed(segment))
         if condition is not None:
             node = node.if_then(condition).then
-    return graph
+    return graph.instantiate()
 
 
-def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> GraphDefinition:
+def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> Graph:
     """Return one segment and its exit's decision as a graph; before the first segment, the input."""
     graph = GraphDefinition()
     start = graph if index else chain.add_input(graph)
     chain.decision(index).after(start.embed(segment))
-    return graph
+    return graph.instantiate()
 
 
 def capture(enqueue: Callable[[int], None]) -> GraphDefinition:

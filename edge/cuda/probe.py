@@ -9,8 +9,8 @@ from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.chain import Chain
-from edge.cuda.executor import as_graph, diff_outputs, stepwise
-from edge.cuda.graph import capture
+from edge.cuda.executor import Executor, diff_outputs
+from edge.cuda.graph import capture, chain_graph, step_graph
 from edge.cuda.kernels import Kernels
 from edge.frames.base import Frame, PixelFormat
 
@@ -46,7 +46,8 @@ def graph_unsupported_reason(kernels: Kernels) -> str:
     try:
         chain.bind(frame)
         segments = [capture(segment) for segment in chain.segments]
-        graph, steps = as_graph(chain, segments), stepwise(chain, segments)
+        steps = Executor(chain, [step_graph(chain, *step) for step in enumerate(segments)])
+        graph = Executor(chain, [chain_graph(chain, segments)])
         problem = diff_outputs(graph, steps, chain)
         graph.close()
         steps.close()

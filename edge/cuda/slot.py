@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edge.bundle.chain import ChainSpec
 from edge.cuda.base import DeviceEngine
 from edge.cuda.chain import Chain
-from edge.cuda.executor import Executor, as_graph, diff_outputs, stepwise
-from edge.cuda.graph import capture
+from edge.cuda.executor import Executor, diff_outputs
+from edge.cuda.graph import capture, chain_graph, step_graph
 from edge.cuda.runtime import Runtime
 from edge.decision import Prediction
 from edge.errors import EngineError
@@ -89,11 +89,12 @@ class CudaSlot:
         """Return the executor of a bound chain: a graph where supported and equal to stepwise execution, else that."""
         segments = [self._capture(chain, index) for index in range(chain.exits)]
         captured = [segment for segment in segments if segment is not None]
-        fallback = stepwise(chain, segments)
+        steps = [segment and step_graph(chain, index, segment) for index, segment in enumerate(segments)]
+        fallback = Executor(chain, steps)
         if len(captured) < chain.exits or self._runtime.mode == "stepwise":
             return fallback
         try:
-            graph = as_graph(chain, captured)
+            graph = Executor(chain, [chain_graph(chain, captured)])
         except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
             self._log_once("the chain cannot be one CUDA graph", str(error))
             return fallback
