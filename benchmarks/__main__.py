@@ -41,6 +41,9 @@ REPORTS = {
     "alarms": SubcommandSpec(
         "false alarms and detections of audits, simulated and on real images", "benchmarks.view.alarms"
     ),
+    "gpu": SubcommandSpec(
+        "all checks and benchmarks of a GPU, each in its own process; at most eight minutes", "benchmarks.gpu_suite"
+    ),
     "cuda-chain": SubcommandSpec(
         "exit decisions on the GPU against decisions on the host; needs a GPU", "benchmarks.cuda_chain"
     ),

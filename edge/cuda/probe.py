@@ -16,6 +16,8 @@ from edge.frames.base import Frame, PixelFormat
 
 EXITS = 3
 """The fewest exits that nest conditional nodes."""
+FRAME = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
+"""The frame that the chain of `chain_spec` reads."""
 
 
 class CopyEngine:
@@ -40,11 +42,9 @@ class CopyEngine:
 
 def graph_unsupported_reason(kernels: Kernels) -> str:
     """Run a chain as one graph and stepwise; return the reason why the graph does not work; empty if it does."""
-    frame = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
-    engines = [CopyEngine(kernels, k) for k in range(EXITS)]
-    chain = Chain(_chain_spec(), engines, kernels, frame, uploads=True)
+    chain = Chain(chain_spec(), copy_engines(kernels), kernels, FRAME, uploads=True)
     try:
-        chain.bind(frame)
+        chain.bind(FRAME)
         segments = [capture(segment) for segment in chain.segments]
         steps = Executor(chain, [step_graph(chain, *step) for step in enumerate(segments)])
         graph = Executor(chain, [chain_graph(chain, segments)])
@@ -58,7 +58,14 @@ def graph_unsupported_reason(kernels: Kernels) -> str:
     return problem and f"it predicts differently from stepwise execution: {problem}"
 
 
-def _chain_spec() -> ChainSpec:
+def copy_engines(kernels: Kernels) -> list[CopyEngine]:
+    """Return the engines of `chain_spec`."""
+    return [CopyEngine(kernels, k) for k in range(EXITS)]
+
+
+def chain_spec() -> ChainSpec:
+    """Return a chain of three exits with one class each, so that every confidence is 1."""
+
     def segment(k: int) -> SegmentSpec:
         threshold = TensorSpec(tensors.threshold(k), "float32", (1,))
         inputs = (TensorSpec(tensors.IMAGE, "float32", (None, 1, 1, 1)), threshold)
