@@ -32,6 +32,7 @@ from edge.cuda.graph import capture, chain_graph, step_graph
 from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
+from edge.doctor.probe import graph_unsupported_reason
 from edge.errors import EngineError
 from edge.system import conditions
 
@@ -49,11 +50,8 @@ def run_chain(output: Path) -> None:
         EngineError: there is no GPU, or its graphs have no conditional nodes.
     """
     runtime = get_runtime()
-    if runtime.mode != "graph":
-        raise EngineError(
-            f"this GPU cannot run conditional graph nodes ({runtime.graph_unsupported_reason}); "
-            "update the driver to CUDA 12.5"
-        )
+    if reason := graph_unsupported_reason(runtime):
+        raise EngineError(f"this GPU cannot run conditional graph nodes ({reason}); update the driver to CUDA 12.5")
     gpu = device_facts()
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
     result: dict[str, Any] = {

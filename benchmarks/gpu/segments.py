@@ -1,7 +1,7 @@
 """Chains of segments with a fixed duration, and interleaved timing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.base import DeviceEngine
 from edge.cuda.kernels import Launch
 from edge.cuda.memory import Memory
-from edge.cuda.runtime import Mode, Runtime
-from edge.cuda.slot import CudaSlot
+from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot, Mode
 from edge.decision import Prediction
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.base import Slot
@@ -51,7 +51,7 @@ class Workload:
 
     def slot(self, runtime: Runtime, mode: Mode) -> CudaSlot:
         """Return a slot that executes the chain in this mode."""
-        return CudaSlot(self.chain, self.engines, replace(runtime, mode=mode))
+        return CudaSlot(self.chain, self.engines, runtime, mode)
 
     def predictor(self, slot: Slot) -> Predictor:
         """Return the function that classifies a frame in a slot."""

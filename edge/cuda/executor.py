@@ -11,11 +11,15 @@ from edge.decision import NEVER
 
 
 class Executor:
-    """Steps that run in sequence until an exit answers; the graph of a whole chain is the only step."""
+    """Steps that run in sequence until an exit answers; the graph of a whole chain is the only step.
+
+    Attributes:
+        chain: The chain that the steps run.
+    """
 
     def __init__(self, chain: Chain, graphs: Sequence[Graph | None]) -> None:
         """Upload the graphs. A step without one enqueues its segment for each frame."""
-        self._chain, self._graphs = chain, [graph for graph in graphs if graph is not None]
+        self.chain, self._graphs = chain, [graph for graph in graphs if graph is not None]
         stream = chain.stream.core
         for graph in self._graphs:
             graph.upload(stream)
@@ -37,8 +41,8 @@ class Executor:
         for index in range(len(self._steps)):
             if index:
                 self.step(index)
-            self._chain.stream.synchronize()
-            if self._chain.predictions["is_final"][index]:
+            self.chain.stream.synchronize()
+            if self.chain.predictions["is_final"][index]:
                 break
         return index + 1
 
@@ -48,8 +52,9 @@ class Executor:
             graph.close()
 
 
-def diff_outputs(executor: Executor, reference: Executor, chain: Chain) -> str:
-    """Return how predictions differ between two executors, with each exit forced in turn; empty if equal."""
+def diff_outputs(executor: Executor, reference: Executor) -> str:
+    """Return how predictions of a chain differ between two executors, with each exit forced; empty if equal."""
+    chain = executor.chain
     for exit_index in range(chain.exits):
         chain.set_thresholds(np.where(np.arange(chain.exits - 1) < exit_index, NEVER, 0).astype(np.float32))
         results = []

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from cuda.core.graph import GraphDefinition
@@ -20,14 +20,8 @@ from edge.frames.base import Frame
 from edge.frames.preprocess import check_image
 
 log = logging.getLogger(__name__)
-
-
-class FrameResources(NamedTuple):
-    """Resources for frames of one size and format."""
-
-    format_key: tuple[Any, ...]
-    chain: Chain
-    executor: Executor
+Mode = Literal["graph", "stepwise"]
+"""`graph`: one launch and one wait per frame. `stepwise`: the host checks each exit."""
 
 
 class CudaSlot:
@@ -37,53 +31,60 @@ class CudaSlot:
         syncs: Number of waits for the GPU so far.
     """
 
-    def __init__(self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime) -> None:
+    def __init__(
+        self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, mode: Mode = "graph"
+    ) -> None:
         """Store the arguments; memory is allocated for the first frame, whose size decides."""
         self.syncs = 0
-        self._spec, self._engines, self._runtime = chain, engines, runtime
+        self._spec, self._engines, self._runtime, self._mode = chain, engines, runtime, mode
         self._starting = runtime.context.activate("sending a frame")
         self._waiting = runtime.context.activate("waiting for a result")
         self._preparing = runtime.context.prepare("preparing for frames")
-        self._resources: FrameResources | None = None
+        self._executor: Executor | None = None
+        self._format_key: tuple[Any, ...] = ()
+        """Properties that frames share to use the same memory; arrays are all converted to float32."""
 
     @property
     def buffer(self) -> Frame | None:
         """Pinned memory for the next frame; None before the first frame, and for networks that read arrays."""
-        return None if self._resources is None else self._resources.chain.frame
+        return None if self._executor is None else self._executor.chain.frame
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Send a frame with its thresholds and start the chain, without waiting."""
-        if self._resources is None or self._resources.format_key != self._format_key(frame):
+        is_image = self._spec.input.kind == "image"
+        format_key = (frame.format, frame.pixels.shape, frame.pixels.dtype) if is_image else ()
+        if self._executor is None or self._format_key != format_key:
             self._prepare(frame)
-        resources = self._started()
-        resources.chain.write(frame, thresholds)
+            self._format_key = format_key
+        executor = self._started()
+        executor.chain.write(frame, thresholds)
         with self._starting:
-            resources.executor.start()
+            executor.start()
 
     def result(self) -> Prediction:
         """Wait until an exit answers."""
-        resources = self._started()
+        executor = self._started()
         with self._waiting:
-            self.syncs += resources.executor.finish()
-        rows = resources.chain.predictions.tolist()
+            self.syncs += executor.finish()
+        rows = executor.chain.predictions.tolist()
         label, probability, exit_index, confidence, _ = next(row for row in rows if row[-1])  # the first that is final
         return self._spec.prediction(label, probability, exit_index, confidence)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of the chain's tensors by name, batch 1. Those of segments that did not run are stale."""
-        resources = self._started()
+        executor = self._started()
         with self._waiting:
-            return resources.chain.tensors()
+            return executor.chain.tensors()
 
     def close(self) -> None:
         """Release graphs, memory and stream. Idempotent."""
-        if self._resources is None:
+        if self._executor is None:
             return
         with self._preparing:
-            resources, self._resources = self._resources, None
-            resources.chain.close()
-            resources.executor.close()
-            del resources  # pinned memory and streams are freed here, while the context is current
+            executor, self._executor = self._executor, None
+            executor.chain.close()
+            executor.close()
+            del executor  # pinned memory and streams are freed here, while the context is current
 
     def make_executor(self, chain: Chain) -> Executor:
         """Return the executor of a bound chain: a graph where supported and equal to stepwise execution, else that."""
@@ -91,14 +92,14 @@ class CudaSlot:
         captured = [segment for segment in segments if segment is not None]
         steps = [segment and step_graph(chain, index, segment) for index, segment in enumerate(segments)]
         fallback = Executor(chain, steps)
-        if len(captured) < chain.exits or self._runtime.mode == "stepwise":
+        if len(captured) < chain.exits or self._mode == "stepwise":
             return fallback
         try:
             graph = Executor(chain, [chain_graph(chain, captured)])
         except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
             self._log_once("the chain cannot be one CUDA graph", str(error))
             return fallback
-        if problem := diff_outputs(graph, fallback, chain):
+        if problem := diff_outputs(graph, fallback):
             self._log_once("the chain as one CUDA graph predicts differently from stepwise execution", problem)
             graph.close()
             return fallback
@@ -120,16 +121,10 @@ class CudaSlot:
             self._runtime.logged.add(message)
             log.warning(message)
 
-    def _started(self) -> FrameResources:
-        if self._resources is None:
+    def _started(self) -> Executor:
+        if self._executor is None:
             raise EngineError("this slot has no frame; call start() first")
-        return self._resources
-
-    def _format_key(self, frame: Frame) -> tuple[Any, ...]:
-        """Return the properties that frames must share to use the same memory; arrays are all converted to float32."""
-        if self._spec.input.kind == "array":
-            return ()
-        return frame.format, frame.pixels.shape, frame.pixels.dtype
+        return self._executor
 
     def _prepare(self, frame: Frame) -> None:
         """Allocate for frames of this size and format, run every segment once, and make the executor."""
@@ -142,7 +137,7 @@ class CudaSlot:
             chain = Chain(self._spec, self._engines, runtime.kernels, frame, uploads=uploads)
             try:
                 chain.bind(frame)
-                self._resources = FrameResources(self._format_key(frame), chain, self.make_executor(chain))
+                self._executor = self.make_executor(chain)
             except BaseException:
                 chain.close()
                 raise

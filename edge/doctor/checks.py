@@ -83,10 +83,11 @@ def check_graph_mode() -> Check:
         remedy = f"install the NVIDIA driver and {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
         return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
-    if runtime.mode == "graph":
-        return Check(name, "ok", "available: one CUDA graph and one wait per frame")
-    value = f"unavailable, the host checks each exit: {runtime.graph_unsupported_reason}"
-    return Check(name, "problem", value, "update the driver to CUDA 12.5 or later")
+    from edge.doctor.probe import graph_unsupported_reason
+
+    if reason := graph_unsupported_reason(runtime):
+        return Check(name, "problem", f"unavailable: {reason}", "update the driver to CUDA 12.5 or later")
+    return Check(name, "ok", "available: one CUDA graph and one wait per frame")
 
 
 def _cameras() -> Check:

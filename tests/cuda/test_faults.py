@@ -42,26 +42,15 @@ def bgr_frame(height: int) -> Frame:
 # Missing support
 
 
-def test_without_conditional_nodes_the_mode_is_stepwise_and_the_reason_is_kept(world: World) -> None:
-    world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
-    runtime = edge.cuda.get_runtime()
-    assert runtime.mode == "stepwise"
-    assert runtime.graph_unsupported_reason == "CoreError: CUDA_ERROR_NOT_SUPPORTED"
-
-
-def test_with_conditional_nodes_the_mode_is_graph(world: World) -> None:
-    assert (edge.cuda.get_runtime().mode, edge.cuda.get_runtime().graph_unsupported_reason) == ("graph", "")
-
-
-def test_doctor_reports_the_mode_and_its_reason(world: World) -> None:
+def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) -> None:
     assert check_graph_mode().value == "available: one CUDA graph and one wait per frame"
     world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    check = check_graph_mode()
+    reason = "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
+    assert check.value == f"unavailable: {reason}"
+    assert not check.ok
     from edge.cuda.runtime import _open_once
 
-    _open_once.cache_clear()
-    check = check_graph_mode()
-    assert check.value == "unavailable, the host checks each exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
-    assert not check.ok
     world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
     _open_once.cache_clear()
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
@@ -75,15 +64,13 @@ def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
 
 
 @pytest.mark.parametrize("run_bodies", [True, False])
-def test_ignored_conditions_are_detected_when_the_gpu_is_opened(run_bodies: bool, world: World) -> None:
+def test_doctor_detects_ignored_conditions(run_bodies: bool, world: World) -> None:
     world.run_bodies = run_bodies
-    runtime = edge.cuda.get_runtime()
-    assert runtime.mode == "stepwise"
-    assert runtime.graph_unsupported_reason.startswith("it predicts differently from stepwise execution: ")
+    assert "as one CUDA graph predicts differently from stepwise execution" in check_graph_mode().value
     assert world.calls["graphs alive"] == 0
 
 
-def test_a_driver_without_nested_conditions_runs_stepwise(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_detects_a_driver_without_nested_conditions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     if_then = GraphNode.if_then
 
     def refuse_nested(node: GraphNode, condition: Any) -> Any:
@@ -92,7 +79,7 @@ def test_a_driver_without_nested_conditions_runs_stepwise(world: World, monkeypa
         return if_then(node, condition)
 
     monkeypatch.setattr(GraphNode, "if_then", refuse_nested)
-    assert edge.cuda.get_runtime().mode == "stepwise"
+    assert "CUDA_ERROR_NOT_SUPPORTED" in check_graph_mode().value
 
 
 @pytest.mark.parametrize("run_bodies", [True, False])
@@ -152,10 +139,10 @@ def test_executors_differ_if_one_field_of_their_predictions_does(name: str, forc
     different = (DIFFERENT[name], PREDICTED) if forced == "the last exit" else (PREDICTED, DIFFERENT[name])
     for predictions in (same, different):
         executor, other = FixedExecutor(chain, *same), FixedExecutor(chain, *predictions)
-        differ = bool(diff_outputs(executor, other, chain))
-        assert differ == bool(diff_outputs(other, executor, chain)) == (predictions is different)
+        differ = bool(diff_outputs(executor, other))
+        assert differ == bool(diff_outputs(other, executor)) == (predictions is different)
     nan = PREDICTED | {"probability": np.nan}
-    assert not diff_outputs(FixedExecutor(chain, nan, nan), FixedExecutor(chain, nan, nan), chain)
+    assert not diff_outputs(FixedExecutor(chain, nan, nan), FixedExecutor(chain, nan, nan))
 
 
 def test_a_segment_with_nodes_not_allowed_in_a_body_runs_stepwise_with_a_warning(

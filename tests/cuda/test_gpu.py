@@ -96,7 +96,7 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: 
     from benchmarks.gpu.segments import timed_engines, timed_workload
 
     workload = timed_workload(timed_engines(runtime, (0.0,) * EXITS))
-    slot = workload.slot(runtime, runtime.mode)
+    slot = workload.slot(runtime, "graph")
     classify = workload.predictor(slot)
     frames = [array_frame(value) for value in random_logits(1000)]
 
@@ -124,7 +124,7 @@ def test_two_pipelines_in_two_threads_do_not_mix_their_frames(runtime: "Runtime"
     thresholds = np.full(EXITS - 1, 0.5, np.float32)
     for seed in (1, 2):
         workload = timed_workload(timed_engines(runtime, (5.0,) * EXITS))
-        slots[seed] = [workload.slot(runtime, runtime.mode) for _ in range(MIN_SLOTS)]
+        slots[seed] = [workload.slot(runtime, "graph") for _ in range(MIN_SLOTS)]
 
     def work(seed: int) -> None:
         source = PacedSource([array_frame(value) for value in random_logits(2000, seed)])
@@ -190,7 +190,7 @@ def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime:
         first, *rest = timed_engines(runtime, (0.0,) * EXITS)
         workload = timed_workload([LatchedEngine(first, name), *rest])
         workload = replace(workload, chain=replace(workload.chain, input=spec))
-        slots.append(workload.slot(runtime, runtime.mode))
+        slots.append(workload.slot(runtime, "graph"))
         workload.predictor(slots[-1])(frame)
     memory.view("armed", np.int32)[0] = 1
     for slot in slots:
@@ -208,13 +208,13 @@ from edge.errors import EngineError
 
 runtime = edge.cuda.get_runtime()
 workload = timed_workload(timed_engines(runtime, (0.0,) * 3))
-slot = workload.slot(runtime, runtime.mode)
+slot = workload.slot(runtime, "graph")
 assert workload.predictor(slot)(frame_for(1, 3)).exit_index == 1
 broken = timed_engines(runtime, (0.0,) * 3)
 broken[0].bind = lambda addresses, bind=broken[0].bind: bind({**addresses, "image": 16})
 try:
     workload = timed_workload(broken)
-    workload.predictor(workload.slot(runtime, runtime.mode))(frame_for(1, 3))
+    workload.predictor(workload.slot(runtime, "graph"))(frame_for(1, 3))
 except EngineError as error:
     print(error)
 """
@@ -327,7 +327,7 @@ def test_torch_modules_in_overlapping_slots_predict_as_in_one(runtime: "Runtime"
     workload, frames = torch_workload(network), network.frames(5000)
     single = run_single(runtime, workload, frames)
     assert run_pipelined(runtime, workload, frames)["exits"] == single["exits"]
-    assert runtime.mode == "stepwise" or single["waits_a_frame"] == 1
+    assert single["waits_a_frame"] == 1
 
 
 @with_torch

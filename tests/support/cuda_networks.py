@@ -1,7 +1,6 @@
 """Tiny networks on the stand-in for a GPU, and the same networks on the host."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda import get_runtime
 from edge.cuda.base import ACTIVATIONS, decision_tensors
 from edge.decision import NEVER, Prediction
 from edge.engines.cache import load_engines
@@ -25,7 +25,6 @@ from tests.support.networks import INPUT, compiled, random_images, write_precisi
 
 if TYPE_CHECKING:
     from edge.cuda.batch import CudaBatch
-    from edge.cuda.runtime import Runtime
     from edge.cuda.slot import CudaSlot
 
 IMAGES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -60,22 +59,17 @@ class Network:
             for k, segment in enumerate(segments)
         ]
 
-    def runtime(self, mode: Any = "graph") -> "Runtime":
-        from edge.cuda import get_runtime
-
-        return replace(get_runtime(), mode=mode)
-
-    def slot(self, mode: str = "graph") -> "CudaSlot":
+    def slot(self, mode: Any = "graph") -> "CudaSlot":
         """Return a slot on the stand-in."""
         from edge.cuda.slot import CudaSlot
 
-        return CudaSlot(self.chain, self.engines, self.runtime(mode))
+        return CudaSlot(self.chain, self.engines, get_runtime(), mode)
 
     def batch(self, max_batch: int = 7) -> "CudaBatch":
         """Return a batch on the stand-in."""
         from edge.cuda.batch import CudaBatch
 
-        return CudaBatch(self.chain, self.engines, self.runtime(), max_batch)
+        return CudaBatch(self.chain, self.engines, get_runtime(), max_batch)
 
     def classifier(self) -> Classifier:
         """Return a classifier on the stand-in."""
