@@ -66,7 +66,10 @@ def test_a_missing_driver_is_an_error_that_names_it(tmp_path: Path, monkeypatch:
     (tmp_path / "pycuda" / "driver.py").write_text('raise ImportError("libcuda.so.1: cannot open shared object file")')
     monkeypatch.syspath_prepend(tmp_path)
     import_fresh("pycuda", monkeypatch)
-    with pytest.raises(EngineError, match=r"libcuda\.so\.1: cannot open.*; install the NVIDIA driver, then pip"):
+    with pytest.raises(
+        EngineError,
+        match=r"libcuda\.so\.1: cannot open.*; install the NVIDIA driver and the CUDA toolkit,",
+    ):
         device_facts()
 
 

@@ -198,7 +198,8 @@ def test_engines_are_not_loaded_without_a_gpu(digits_bundle: Bundle, monkeypatch
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     message = (
-        r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver, then pip install "
+        r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver and the CUDA toolkit, "
+        r"which builds pycuda, then pip install "
         r"'/.*\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
     )
     with pytest.raises(EngineError, match=message):
