@@ -14,36 +14,21 @@ from edge.frames.preprocess import center_crop, normalization_lut
 if TYPE_CHECKING:
     from edge.cuda.memory import Memory
 
-BILINEAR_TAP = np.dtype([("index0", "i4"), ("index1", "i4"), ("weight0", "i4"), ("weight1", "i4")])
+
+def _struct(**fields: str) -> np.dtype[np.void]:
+    return np.dtype([*fields.items()])
+
+
+BILINEAR_TAP = _struct(index0="i4", index1="i4", weight0="i4", weight1="i4")
 """`BilinearTap` of the kernels."""
-PREPROCESS_PARAMS = np.dtype(
-    [
-        ("pixels", "u8"),
-        ("chroma", "u8"),
-        ("image", "i4", 4),
-        ("row_taps", "u8"),
-        ("column_taps", "u8"),
-        ("lut", "u8"),
-        ("shape", "i4", 3),
-        ("padding", "i4"),
-    ]
+PREPROCESS_PARAMS = _struct(
+    pixels="u8", chroma="u8", image="4i4", row_taps="u8", column_taps="u8", lut="u8", shape="3i4", padding="i4"
 )
 """`PreprocessParams` of the kernels: the image's height, width, pitch and format; the output's height, width and
 channels."""
-EXIT = np.dtype(
-    [
-        ("logits", "u8"),
-        ("threshold", "u8"),
-        ("classes", "i4"),
-        ("exit_index", "i4"),
-        ("inverse_temperature", "f4"),
-        ("padding", "i4"),
-    ]
-)
+EXIT = _struct(logits="u8", threshold="u8", classes="i4", exit_index="i4", inverse_temperature="f4", padding="i4")
 """`Exit` of the kernels."""
-PREDICTION = np.dtype(
-    [("label_index", "i4"), ("probability", "f4"), ("exit_index", "i4"), ("confidence", "f4"), ("is_final", "i4")]
-)
+PREDICTION = _struct(label_index="i4", probability="f4", exit_index="i4", confidence="f4", is_final="i4")
 """`Prediction` of the kernels."""
 FORMATS = {PixelFormat.GRAY: 0, PixelFormat.BGR: 1, PixelFormat.BGRX: 2, PixelFormat.NV12: 3}
 """`Format` of the kernels."""

@@ -370,6 +370,25 @@ def test_garbage_collection_stays_paused_until_all_threads_have_captured(world: 
     assert gc.isenabled()
 
 
+def test_threads_take_turns_in_preparing_while_others_run_frames(network: Networks, world: World) -> None:
+    """Engines are loaded, memory is freed and segments are captured in turn: each may spoil a capture."""
+    context, slot, [frame] = edge.cuda.get_runtime().context, network("tiny cnn").slot("graph"), array_frames(1)
+    predict(slot, frame, [0, 0])
+    order: list[str] = []
+
+    def prepare() -> None:
+        with context.prepare("loading an engine"):
+            order.append("prepared")
+
+    with ThreadPoolExecutor(2) as threads:
+        with context.prepare("capturing"):
+            second = threads.submit(prepare)
+            assert threads.submit(predict, slot, frame, [0, 0]).result(10).exit_index == 0
+            order.append("captured")
+        second.result(10)
+    assert order == ["captured", "prepared"]
+
+
 def test_an_engine_that_refuses_an_address_leaves_no_memory_behind(network: Networks, world: World) -> None:
     tiny = network("tiny cnn")
 

@@ -1,6 +1,7 @@
 """Execution contexts that use our memory for intermediate tensors, so that the segments of a slot share it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +36,8 @@ class _RtxContexts:
     def __call__(self) -> Any:
         """Create a context, and keep the kernels that this compiled."""
         context = self._engine.create_execution_context(self._config)
-        content = bytes(self._cache.serialize())
-        if not self._file.exists() or self._file.read_bytes() != content:
-            write_file(self._file, content)
+        compiled = self._cache.serialize()
+        with suppress(OSError):  # a cache mounted read-only
+            if compiled is not None and (not self._file.exists() or self._file.read_bytes() != bytes(compiled)):
+                write_file(self._file, bytes(compiled))
         return context
