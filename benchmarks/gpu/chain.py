@@ -28,7 +28,7 @@ from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor
-from edge.cuda.graph import capture, chain_graph, step_graph
+from edge.cuda.graph import capture, chain_graph, instantiate, step_graph
 from edge.cuda.identity import device_facts
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
@@ -78,7 +78,7 @@ class EventTimed(Executor):
     """An executor with a CUDA event before its first step and one after each; the last record counts."""
 
     def __init__(self, clock: EventClock, chain: Chain, graphs: Sequence[Graph | None]) -> None:
-        """Upload the graphs."""
+        """Store the clock."""
         super().__init__(chain, graphs)
         self._clock, self._owner = clock, chain.stream.owner
 
@@ -131,7 +131,7 @@ def _bare_graph(last: int, chain: Chain, segments: Sequence[GraphDefinition]) ->
     for segment in segments[: last + 1]:
         node = node.embed(segment)
     chain.decision(last).after(node)
-    return [graph.instantiate()]
+    return [instantiate(chain, graph)]
 
 
 def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:

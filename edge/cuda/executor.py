@@ -18,13 +18,10 @@ class Executor:
     """
 
     def __init__(self, chain: Chain, graphs: Sequence[Graph | None]) -> None:
-        """Upload the graphs. A step without one enqueues its segment for each frame."""
+        """Make a step of each graph. A step without one enqueues its segment for each frame."""
         self.chain, self._graphs = chain, [graph for graph in graphs if graph is not None]
-        stream = chain.stream.core
-        for graph in self._graphs:
-            graph.upload(stream)
         self._steps = [
-            partial(chain.enqueue, index) if graph is None else partial(graph.launch, stream)
+            partial(chain.enqueue, index) if graph is None else partial(graph.launch, chain.stream.core)
             for index, graph in enumerate(graphs)
         ]
 

@@ -36,7 +36,7 @@ def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> Graph:
         node = chain.decision(index, condition).after(node.embed(segment))
         if condition is not None:
             node = node.if_then(condition).then
-    return graph.instantiate()
+    return instantiate(chain, graph)
 
 
 def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> Graph:
@@ -44,7 +44,14 @@ def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> Graph:
     graph = GraphDefinition()
     start = graph if index else chain.add_input(graph)
     chain.decision(index).after(start.embed(segment))
-    return graph.instantiate()
+    return instantiate(chain, graph)
+
+
+def instantiate(chain: Chain, definition: GraphDefinition) -> Graph:
+    """Return a graph of a chain, uploaded to the GPU, so that its first launch takes as long as the second."""
+    graph = definition.instantiate()
+    graph.upload(chain.stream.core)
+    return graph
 
 
 def capture(enqueue: Callable[[int], None]) -> GraphDefinition:

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from cuda.core.graph import GraphDefinition
+from cuda.core.graph import Graph, GraphDefinition
 from numpy.typing import NDArray
 
 from edge.bundle.chain import ChainSpec
@@ -22,6 +22,13 @@ from edge.frames.preprocess import check_image
 log = logging.getLogger(__name__)
 Mode = Literal["graph", "stepwise"]
 """`graph`: one launch and one wait per frame. `stepwise`: the host checks each exit."""
+
+
+class CapturedStep(NamedTuple):
+    """A captured segment, and the graph that runs it with its exit's decision."""
+
+    segment: GraphDefinition
+    graph: Graph
 
 
 class CudaSlot:
@@ -88,14 +95,13 @@ class CudaSlot:
 
     def make_executor(self, chain: Chain) -> Executor:
         """Return the executor of a bound chain: a graph where supported and equal to stepwise execution, else that."""
-        segments = [self._capture(chain, index) for index in range(chain.exits)]
-        captured = [segment for segment in segments if segment is not None]
-        steps = [segment and step_graph(chain, index, segment) for index, segment in enumerate(segments)]
-        fallback = Executor(chain, steps)
-        if len(captured) < chain.exits or self._mode == "stepwise":
+        steps = [self._capture_step(chain, index) for index in range(chain.exits)]
+        segments = [step.segment for step in steps if step is not None]
+        fallback = Executor(chain, [step and step.graph for step in steps])
+        if len(segments) < chain.exits or self._mode == "stepwise":
             return fallback
         try:
-            graph = Executor(chain, [chain_graph(chain, captured)])
+            graph = Executor(chain, [chain_graph(chain, segments)])
         except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
             self._log_once("the chain cannot be one CUDA graph", str(error))
             return fallback
@@ -106,11 +112,12 @@ class CudaSlot:
         fallback.close()
         return graph
 
-    def _capture(self, chain: Chain, index: int) -> GraphDefinition | None:
-        """Return a captured segment; None if it cannot be captured, which is logged."""
+    def _capture_step(self, chain: Chain, index: int) -> CapturedStep | None:
+        """Return a captured segment and its graph; None if it cannot be captured, which is logged."""
         try:
-            return capture(chain.segments[index])
-        except Exception as error:  # of any type that an inference library raises during capture
+            segment = capture(chain.segments[index])
+            return CapturedStep(segment, step_graph(chain, index, segment))
+        except Exception as error:  # of any type that drivers and libraries raise
             self._log_once(f"segment {index} cannot be captured into a CUDA graph", str(error))
             return None
 

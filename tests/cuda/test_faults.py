@@ -167,6 +167,18 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     assert "the driver returned CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
 
 
+@pytest.mark.parametrize("call", ["graph definition", "add node", "instantiate", "graph upload"])
+def test_a_driver_that_refuses_every_graph_runs_stepwise_without_graphs(
+    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = network("tiny cnn")
+    world.failing[call] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
+    assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
+    assert "so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED" in caplog.text
+    assert world.calls["captures alive"] == 0
+
+
 @pytest.mark.parametrize("call", ["instantiate", "graph upload"])
 def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all_slots(
     call: str, network: Networks, caplog: pytest.LogCaptureFixture
