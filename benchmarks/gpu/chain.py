@@ -30,9 +30,9 @@ from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor
 from edge.cuda.graph import capture, chain_graph, instantiate, step_graph
 from edge.cuda.identity import device_facts
+from edge.cuda.probe import graph_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
-from edge.doctor.probe import graph_unsupported_reason
 from edge.errors import EngineError
 from edge.system import conditions
 

@@ -15,9 +15,9 @@ from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.identity import device_facts
+from edge.cuda.probe import graph_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
-from edge.doctor.probe import graph_unsupported_reason
 from edge.errors import EngineError
 from edge.frames.base import Frame
 from edge.inference.pipeline import MIN_SLOTS, Pipeline

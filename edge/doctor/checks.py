@@ -91,7 +91,7 @@ def check_graph_mode() -> Check:
         remedy = f"install the NVIDIA driver and the CUDA toolkit, then {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
         return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
-    from edge.doctor.probe import graph_unsupported_reason
+    from edge.cuda.probe import graph_unsupported_reason
 
     if reason := graph_unsupported_reason(runtime):
         return Check(name, "problem", f"unavailable: {reason}", "update the driver to CUDA 12.5 or later")

@@ -34,7 +34,7 @@ def nested_conditional_nodes() -> str:
         EngineError: graphs do not work here.
     """
     runtime = get_runtime()
-    from edge.doctor.probe import graph_unsupported_reason
+    from edge.cuda.probe import graph_unsupported_reason
 
     reason = graph_unsupported_reason(runtime)
     _require(not reason, reason)
@@ -82,8 +82,8 @@ def chain_as_graph_and_stepwise() -> str:
         EngineError: a frame takes another exit than forced, or a graph waits more than once.
     """
     runtime = get_runtime()
+    from edge.cuda.probe import EXITS, FRAME, chain_spec, copy_engines
     from edge.cuda.slot import CudaSlot, Mode
-    from edge.doctor.probe import EXITS, FRAME, chain_spec, copy_engines
 
     for mode, repeat in product(get_args(Mode), range(3)):
         slot = CudaSlot(chain_spec(), copy_engines(runtime.kernels), runtime, mode)

@@ -29,7 +29,7 @@ from tests.support.cuda_stand_in import (
 )
 
 NOTHING: Mapping[str, int] = {}
-REIMPORTED = ("edge.cuda.", "edge.doctor.probe", "benchmarks.gpu.")
+REIMPORTED = ("edge.cuda.", "benchmarks.gpu.")
 """Modules that are imported anew on the stand-in."""
 
 
