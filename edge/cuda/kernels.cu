@@ -7,6 +7,7 @@
 enum Format { GRAY = 0, BGR = 1, BGRX = 2, NV12 = 3 };
 
 // An 8-bit image. In NV12, half as many rows of interleaved U and V follow at `chroma`. `pitch` is the bytes of a row.
+// Rows of BGRX are aligned to its pixels, rows of NV12 to its pairs: one read fetches one of them.
 struct Image {
     const unsigned char *pixels;
     const unsigned char *chroma;
@@ -47,10 +48,16 @@ FUNCTION Colour colour_at(const Image &image, int row, int column) {
     if (image.format == GRAY) {
         c.blue = c.green = c.red = line[column];
     } else if (image.format == NV12) {
-        const unsigned char *pair = image.chroma + (long long)(row / 2) * image.pitch + (column / 2) * 2;
-        c = colour_from_yuv(line[column], pair[0], pair[1]);
+        const unsigned char *pairs = image.chroma + (long long)(row / 2) * image.pitch;
+        const unsigned pair = reinterpret_cast<const unsigned short *>(pairs)[column / 2];  // U in the lower byte
+        c = colour_from_yuv(line[column], pair & 0xff, pair >> 8);
+    } else if (image.format == BGRX) {
+        const unsigned pixel = reinterpret_cast<const unsigned *>(line)[column];  // blue in the lowest byte
+        c.blue = pixel & 0xff;
+        c.green = pixel >> 8 & 0xff;
+        c.red = pixel >> 16 & 0xff;
     } else {
-        const unsigned char *pixel = line + column * (image.format == BGR ? 3 : 4);
+        const unsigned char *pixel = line + column * 3;
         c.blue = pixel[0];
         c.green = pixel[1];
         c.red = pixel[2];
