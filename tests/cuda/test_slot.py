@@ -4,6 +4,7 @@ import ctypes
 import platform
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge.cuda
-from edge.bundle.manifest import InputSpec
+from edge.bundle.manifest import InputSpec, Rejection
 from edge.decision import NEVER, scores_from_logits
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
@@ -70,6 +71,20 @@ def test_confidence_at_the_threshold_exits_and_nan_never_does(mode: str, network
         assert predict(gpu, frame, [threshold, 0]).exit_index == exit_index
     tiny.engines[0].change_logits = lambda logits: logits.fill(np.nan)
     assert predict(gpu, frame, [0, 0]).exit_index == 1
+
+
+def test_the_last_exit_rejects_in_a_slot_and_in_a_batch(network: Networks) -> None:
+    tiny = network("tiny cnn")
+    [frame] = array_frames(1)
+    confidence = predict(tiny.slot(), frame, [NEVER, NEVER]).confidence
+    for threshold, is_rejected in ((confidence, False), (np.nextafter(np.float32(confidence), np.float32(2)), True)):
+        tiny.chain = replace(tiny.chain, rejection=Rejection(float(threshold), 0.1, 0.9, "betting", 1.0, 9, "s"))
+        with tiny.classifier() as classifier:
+            classifier.thresholds = (NEVER, NEVER)
+            for prediction in (classifier.predict(frame), *classifier.predict_batch([frame])):
+                assert (prediction.label == "none") == (prediction.label_index == -1) == is_rejected
+            classifier.thresholds = (0, 0)
+            assert classifier.predict(frame).label != "none"
 
 
 def test_graph_mode_takes_one_launch_and_one_wait_and_runs_no_later_segment(network: Networks, world: World) -> None:
