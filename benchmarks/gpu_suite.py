@@ -12,8 +12,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from benchmarks.results import add_output, command_line, write_result
-from edge.console import FAILED, PASSED, UNAVAILABLE, log, print_table
+from edge.console import FAILED, PASSED, log, print_table
 from edge.doctor.gpu import Step, StepResult, call_step, gpu_steps, run_step
+from edge.errors import UnavailableError
 from edge.system import conditions
 
 LIMIT_S = 480.0
@@ -70,13 +71,19 @@ def suite(folder: Path) -> list[Step]:
 
 
 def run_suite(steps: list[Step], output: Path) -> list[StepResult]:
-    """Run the steps within the time limit; write the results so far after each."""
+    """Run the steps within the time limit; write the results so far after each.
+
+    Raises:
+        UnavailableError: there is no GPU, or a library for it is missing, as the first step finds out.
+    """
     started, results = perf_counter(), list[StepResult]()
     for step in steps:
         left_s = LIMIT_S - (perf_counter() - started)
         result = StepResult(step.name, "not run", 0.0, f"{LIMIT_S:g} s are over")
         if left_s > 0:
             result = run_step(step._replace(limit_s=min(step.limit_s, left_s)))
+        if not results and result.state == "not run":
+            raise UnavailableError(result.detail)
         results.append(result)
         log(f"{result.name}: {result.state}, {result.seconds:.1f} s: {result.detail}")
         rows = [dataclasses.asdict(result) for result in results]
@@ -85,14 +92,12 @@ def run_suite(steps: list[Step], output: Path) -> list[StepResult]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Run all steps; the exit code is 4 if there is no GPU."""
+    """Run all steps; the exit code is 1 if one fails or a bar is missed."""
     folder: Path = arguments.output
     results = run_suite(suite(folder), folder / "gpu.json")
     rows = [(result.state, result.name, f"{result.seconds:.1f}", result.detail) for result in results]
     print_table("steps", ("state", "step", "seconds", "detail"), rows)
     bars = [bar.row(folder) for bar in BARS]
     print_table("bars", ("state", "figure", "value", "bound"), bars)
-    if all(result.state == "not run" for result in results):
-        return UNAVAILABLE
     states = [result.state for result in results] + [state for state, *_ in bars]
     return FAILED if {"failed", "crashed"} & set(states) else PASSED

@@ -4,9 +4,10 @@ import argparse
 import dataclasses
 
 from edge.cli.arguments import add_json
-from edge.console import FAILED, PASSED, UNAVAILABLE, log, print_json, print_table
+from edge.console import FAILED, PASSED, log, print_json, print_table
 from edge.doctor.checks import check_machine
 from edge.doctor.gpu import gpu_steps, run_step
+from edge.errors import UnavailableError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +30,20 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def try_gpu(*, as_json: bool) -> int:
-    """Run the steps on the GPU and print their outcomes; the exit code is 4 if there is no GPU."""
+    """Run the steps on the GPU and print their outcomes; the exit code is 1 if one fails.
+
+    Raises:
+        UnavailableError: there is no GPU, or a library for it is missing.
+    """
     results = []
     for step in gpu_steps():
         results.append(run_step(step))
         log(f"{results[-1].name}: {results[-1].state}")
+        if results[-1].state == "not run":
+            raise UnavailableError(results[-1].detail)
     if as_json:
         print_json([dataclasses.asdict(result) for result in results])
     else:
         rows = [(result.state, result.name, f"{result.seconds:.1f}", result.detail) for result in results]
         print_table("this GPU", ("state", "step", "seconds", "detail"), rows)
-    if all(result.state == "not run" for result in results):
-        return UNAVAILABLE
     return PASSED if all(result.state == "passed" for result in results) else FAILED

@@ -16,8 +16,10 @@ NOT_AVAILABLE = 4
 """Exit code of a process that found no GPU or lacks a library for it."""
 PROGRAM = """
 import importlib, sys
+from edge.cuda import get_runtime
 from edge.errors import UnavailableError
 try:
+    get_runtime()
     print(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])())
 except UnavailableError as error:
     print(error, file=sys.stderr)
@@ -45,7 +47,7 @@ class StepResult:
 
 
 def call_step(module: str, function: str, limit_s: float) -> Step:
-    """Return a step that calls a function without arguments; its result is the detail."""
+    """Return a step that opens the GPU and calls a function without arguments; its result is the detail."""
     name = function.replace("_", " ")
     return Step(name, (sys.executable, "-c", PROGRAM, module, function), limit_s)
 

@@ -459,7 +459,7 @@ def test_without_pycuda_the_reports_end_in_one_line_that_names_the_packages(
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     for report in REPORTS:
         message = error_line(call(main, report, "--output", tmp_path / "result.json"), UNAVAILABLE)
-        assert f"which builds pycuda, then {pip_install('cuda13')}" in message
+        assert f"which pycuda is built with, then {pip_install('cuda13')}" in message
     assert not list(tmp_path.iterdir())
 
 

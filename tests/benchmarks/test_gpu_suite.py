@@ -10,6 +10,7 @@ import pytest
 from benchmarks import gpu_suite
 from benchmarks.gpu_suite import BARS, CHAIN, run_suite, suite
 from edge.doctor.gpu import Step, StepResult
+from edge.errors import UnavailableError
 from tests.support.cuda_stand_in import World
 
 STEP = Step("step", ("command",), 60)
@@ -51,13 +52,17 @@ def test_bars_are_read_from_the_reports(tmp_path: Path) -> None:
     assert [bar.row(tmp_path)[0] for bar in BARS] == ["passed", "failed", "passed", "not run", "not run"]
 
 
-CODES = {("passed",): 0, ("passed", "not run"): 0, ("passed", "crashed"): 1, ("not run",): 4}
+def test_without_a_gpu_the_first_step_gives_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_suite, "run_step", lambda step: StepResult("step", "not run", 1.0, "no GPU"))
+    with pytest.raises(UnavailableError, match="no GPU"):
+        run_suite([STEP], tmp_path / "gpu.json")
+
+
+CODES = {("passed",): 0, ("passed", "not run"): 0, ("passed", "crashed"): 1, ("failed",): 1}
 
 
 @pytest.mark.parametrize("states", CODES)
-def test_the_exit_code_tells_a_missing_gpu_from_a_bad_one(
-    states: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_exit_code_is_1_if_a_step_fails(states: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = [StepResult("step", state, 1.0, "") for state in states]
     monkeypatch.setattr(gpu_suite, "run_suite", lambda steps, output: results)
     assert gpu_suite.main(argparse.Namespace(output=tmp_path)) == CODES[states]

@@ -199,7 +199,7 @@ def test_engines_are_not_loaded_without_a_gpu(digits_bundle: Bundle, monkeypatch
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     message = (
         r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver and the CUDA toolkit, "
-        r"which builds pycuda, then pip install "
+        r"which pycuda is built with, then pip install "
         r"'/.*\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
     )
     with pytest.raises(EngineError, match=message):
