@@ -44,6 +44,9 @@ REPORTS = {
     "view": SubcommandSpec(
         "the web page and audits: throughput with viewers and audits, false alarms", "benchmarks.view.report"
     ),
+    "gpu": SubcommandSpec(
+        "all checks and benchmarks of a GPU, each in its own process; at most eight minutes", "benchmarks.gpu_suite"
+    ),
     "cuda-chain": SubcommandSpec(
         "exit decisions on the GPU against decisions on the host; needs a GPU", "benchmarks.cuda_chain"
     ),

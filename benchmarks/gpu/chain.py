@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycuda.driver as driver
-from cuda.core.graph import Graph, GraphBuilder
+from cuda.core.graph import Graph, GraphDefinition
 from numpy.typing import NDArray
 
 from benchmarks.gpu import torch_unavailable_reason
@@ -26,10 +26,11 @@ from benchmarks.gpu.segments import (
 from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
-from edge.cuda.chain import Chain, LaunchTarget
-from edge.cuda.executors import Executor, GraphExecutor, StepwiseExecutor
-from edge.cuda.graph import capture_chain, capture_graph
+from edge.cuda.chain import Chain
+from edge.cuda.executor import Executor
+from edge.cuda.graph import capture, chain_graph, instantiate, step_graph
 from edge.cuda.identity import device_facts
+from edge.cuda.probe import graph_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
@@ -39,7 +40,7 @@ DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
 """Shares of frames that take each exit."""
 FRAMES, WARM_UP = 3000, 200
-ExecutorFactory = Callable[[Chain, driver.Stream], Executor]
+GraphFactory = Callable[[Chain, Sequence[GraphDefinition]], Sequence[Graph]]
 
 
 def run_chain(output: Path) -> None:
@@ -49,11 +50,8 @@ def run_chain(output: Path) -> None:
         EngineError: there is no GPU, or its graphs have no conditional nodes.
     """
     runtime = get_runtime()
-    if runtime.mode != "graph":
-        raise EngineError(
-            f"this GPU cannot run conditional graph nodes ({runtime.graph_unsupported_reason}); "
-            "update the driver to CUDA 12.5"
-        )
+    if reason := graph_unsupported_reason(runtime):
+        raise EngineError(f"this GPU cannot run conditional graph nodes ({reason}); update the driver to CUDA 12.5")
     gpu = device_facts()
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
     result: dict[str, Any] = {
@@ -76,77 +74,64 @@ def run_chain(output: Path) -> None:
     log(f"wrote {output}")
 
 
-class EventTimedGraph(GraphExecutor):
-    """A graph launched between two CUDA events."""
+class EventTimed(Executor):
+    """An executor with a CUDA event before its first step and one after each; the last record counts."""
 
-    def __init__(self, clock: EventClock, graph: Graph, stream: driver.Stream) -> None:
-        """Upload the graph."""
-        super().__init__(graph, stream)
-        self._clock = clock
-
-    def start(self) -> None:
-        """Launch the graph."""
-        self._clock.before.record(self._stream)
-        super().start()
-        self._clock.after.record(self._stream)
-
-
-class EventTimedSteps(StepwiseExecutor):
-    """Segments with a CUDA event before the first and one after each; the last record counts."""
-
-    def __init__(self, clock: EventClock, chain: Chain, stream: driver.Stream, capturable: Sequence[bool]) -> None:
-        """Capture the segments."""
-        super().__init__(chain, stream, capturable)
-        self._clock = clock
+    def __init__(self, clock: EventClock, chain: Chain, graphs: Sequence[Graph | None]) -> None:
+        """Store the clock."""
+        super().__init__(chain, graphs)
+        self._clock, self._owner = clock, chain.stream.owner
 
     def step(self, index: int) -> None:
-        """Start one segment."""
+        """Start one step."""
         if index == 0:
-            self._clock.before.record(self._stream)
+            self._clock.before.record(self._owner)
         super().step(index)
-        self._clock.after.record(self._stream)
+        self._clock.after.record(self._owner)
 
 
 class ExecutorSlot(CudaSlot):
-    """A slot whose executors a factory makes."""
+    """A slot whose graphs a factory makes from the captured segments."""
 
-    def __init__(self, workload: Workload, runtime: Runtime, factory: ExecutorFactory) -> None:
-        """Store the factory."""
+    def __init__(
+        self, workload: Workload, runtime: Runtime, make_graphs: GraphFactory, clock: EventClock | None = None
+    ) -> None:
+        """Store the factory, and the events that time the executor if there are any."""
         super().__init__(workload.chain, workload.engines, runtime)
-        self._factory = factory
+        self._make_graphs, self._clock = make_graphs, clock
 
-    def make_executor(self, chain: Chain, stream: driver.Stream) -> Executor:
-        """Return the executor of a chain."""
-        return self._factory(chain, stream)
+    def make_executor(self, chain: Chain) -> Executor:
+        """Return the executor of a bound chain."""
+        graphs = self._make_graphs(chain, [capture(segment) for segment in chain.segments])
+        return Executor(chain, graphs) if self._clock is None else EventTimed(self._clock, chain, graphs)
 
 
-def executor_factories(exits: int, clock: EventClock | None) -> dict[str, ExecutorFactory]:
-    """Return the executors to compare, timed by `clock` if any: graph, stepwise, and bare segments up to each exit."""
-    graph = GraphExecutor if clock is None else partial(EventTimedGraph, clock)
-    steps = StepwiseExecutor if clock is None else partial(EventTimedSteps, clock)
-    factories: dict[str, ExecutorFactory] = {
-        "graph": lambda chain, stream: graph(capture_chain(chain, stream), stream),
-        "stepwise": lambda chain, stream: steps(chain, stream, [True] * exits),
+def graph_factories(exits: int) -> dict[str, GraphFactory]:
+    """Return the executions to compare: graph, stepwise, and bare segments up to each exit."""
+    factories: dict[str, GraphFactory] = {
+        "graph": lambda chain, segments: [chain_graph(chain, segments)],
+        "stepwise": lambda chain, segments: [step_graph(chain, *step) for step in enumerate(segments)],
     }
-    return factories | {bare(last): partial(_bare_executor, graph, last) for last in range(exits)}
+    return factories | {bare(last): partial(_bare_graph, last) for last in range(exits)}
 
 
 def bare(last: int) -> str:
-    """Return the name of the executor that runs segments 0 to `last` without exits between them."""
+    """Return the name of the execution of segments 0 to `last` without exits between them."""
     return f"bare 0..{last}"
 
 
-def _bare_executor(
-    make: Callable[[Graph, driver.Stream], Executor], last: int, chain: Chain, stream: driver.Stream
-) -> Executor:
-    def fill(builder: GraphBuilder) -> None:
-        target = LaunchTarget(builder, int(builder.stream.handle))
-        chain.enqueue_input(target, stream)
-        for k in range(last):
-            chain.enqueue_segment(target, k)
-        chain.enqueue_exit(target, last)
+def thresholds_of(name: str, workload: Workload) -> Workload:
+    """Return a workload for an execution: without exits between them, the only exit answers whatever its confidence."""
+    return workload if name in MODES else replace(workload, thresholds=(0.0,) * len(workload.thresholds))
 
-    return make(capture_graph(stream, fill), stream)
+
+def _bare_graph(last: int, chain: Chain, segments: Sequence[GraphDefinition]) -> list[Graph]:
+    graph = GraphDefinition()
+    node = chain.add_input(graph)
+    for segment in segments[: last + 1]:
+        node = node.embed(segment)
+    chain.decision(last).after(node)
+    return [instantiate(chain, graph)]
 
 
 def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
@@ -160,10 +145,10 @@ def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
     for name, clock in clocks.items():
         with ExitStack() as stack:
             predictors = {}
-            for executor, factory in executor_factories(exits, clock).items():
-                slot = ExecutorSlot(workload, runtime, factory)
+            for execution, factory in graph_factories(exits).items():
+                slot = ExecutorSlot(workload, runtime, factory, clock)
                 stack.callback(slot.close)
-                predictors[executor] = workload.predictor(slot)
+                predictors[execution] = thresholds_of(execution, workload).predictor(slot)
             row[name] = compare_executors(run_interleaved(predictors, frames, WARM_UP, clock), drawn[WARM_UP:])
         ratio, saving = row[name]["stepwise_over_graph_p50"], row[name]["realised_saving"]
         log(f"{duration_us} us segments, {name}: stepwise over graph {ratio:.2f}x, realised saving {saving:.0%}")

@@ -97,6 +97,8 @@ def _logits(network: MultiExitNetwork, images: NDArray[np.float32]) -> NDArray[n
 class TorchEngine:
     """A torch module as a `DeviceEngine`."""
 
+    activation_bytes = 0
+
     def __init__(self, module: nn.Module, spec: SegmentSpec) -> None:
         """Move a module to the GPU; its tensors are in the order of its specification."""
         self._module, self._spec = module.cuda().eval(), spec

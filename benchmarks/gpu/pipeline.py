@@ -15,6 +15,7 @@ from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.identity import device_facts
+from edge.cuda.probe import graph_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
@@ -62,7 +63,7 @@ def run_pipeline(output: Path) -> None:
     result: dict[str, Any] = {
         "command": command_line(),
         "conditions": conditions() | {"gpu": device_facts()},
-        "level": runtime.mode,
+        "level": "stepwise" if graph_unsupported_reason(runtime) else "graph",
         "slots": MIN_SLOTS,
         "timed_kernels": measure_timed_kernels(runtime),
     }
@@ -149,7 +150,7 @@ def run_pipelined(
 def warm_slots(runtime: Runtime, workload: Workload, frame: Frame, count: int) -> Iterator[list[CudaSlot]]:
     """Yield slots that have allocated memory and captured graphs for the first frame."""
     with ExitStack() as stack:
-        slots = [workload.slot(runtime, runtime.mode) for _ in range(count)]
+        slots = [workload.slot(runtime, "graph") for _ in range(count)]
         for slot in slots:
             stack.callback(slot.close)
             workload.predictor(slot)(frame)

@@ -1,22 +1,23 @@
 """Chains of segments with a fixed duration, and interleaved timing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pycuda.driver as driver
-from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
+from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream
 from numpy.typing import NDArray
 
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.base import DeviceEngine
-from edge.cuda.memory import PinnedMemory
-from edge.cuda.runtime import Mode, Runtime
-from edge.cuda.slot import CudaSlot
+from edge.cuda.kernels import Launch
+from edge.cuda.memory import Memory
+from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot, Mode
 from edge.decision import Prediction
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.base import Slot
@@ -26,6 +27,8 @@ from edge.measure.latency import latency_from_ms
 SOURCE = Path(__file__).with_name("segments.cu")
 MODES: tuple[Mode, ...] = ("graph", "stepwise")
 THRESHOLD = 0.5
+SURE = 9.0
+"""A logit with a confidence above the threshold, for any number of exits."""
 
 
 class Outcome(NamedTuple):
@@ -48,7 +51,7 @@ class Workload:
 
     def slot(self, runtime: Runtime, mode: Mode) -> CudaSlot:
         """Return a slot that executes the chain in this mode."""
-        return CudaSlot(self.chain, self.engines, replace(runtime, mode=mode))
+        return CudaSlot(self.chain, self.engines, runtime, mode)
 
     def predictor(self, slot: Slot) -> Predictor:
         """Return the function that classifies a frame in a slot."""
@@ -110,25 +113,22 @@ def latency_us(us: NDArray[np.float64]) -> dict[str, float]:
 class TimedEngine:
     """A segment of a fixed duration, which counts its runs on the GPU."""
 
-    def __init__(self, code: ObjectCode, index: int, duration_us: float) -> None:
+    activation_bytes = 0
+
+    def __init__(self, code: ObjectCode, index: int, exits: int, duration_us: float) -> None:
         """Get the kernel from compiled code."""
         self._kernel = code.get_kernel("timed_segment")
-        self._index, self._duration_ns = index, int(1000 * duration_us)
-        self._counter = PinnedMemory({"runs": 4})
+        self._index, self._exits, self._duration_ns = index, exits, int(1000 * duration_us)
+        self._counter = Memory({"runs": 4})
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind addresses to the segment."""
         k = self._index
         [cut] = tensors.cut(k, 1)
-        optional = [addresses.get(name, 0) for name in (tensors.threshold(k), cut)]
-        outputs = [addresses[name] for name in tensors.exit_outputs(k, is_last=True)]
-        arguments = [addresses[tensors.IMAGE], *optional, *outputs, addresses.get(tensors.exit_flag(k), 0)]
-        config, runs = LaunchConfig(grid=1, block=32), self._counter.addresses["runs"]
-
-        def enqueue(stream: int) -> None:
-            launch(Stream.from_handle(stream), config, self._kernel, self._duration_ns, np.int32(k), *arguments, runs)
-
-        return enqueue
+        pointers = (addresses[tensors.IMAGE], addresses.get(cut, 0), addresses[tensors.logits(k)])
+        arguments = (self._duration_ns, np.int32(k), np.int32(self._exits), *pointers, self._counter.addresses["runs"])
+        timed = Launch(LaunchConfig(grid=1, block=32), self._kernel, arguments)
+        return lambda stream: timed.on(Stream.from_handle(stream))
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
         """Refuse batches: a timed segment takes one sample."""
@@ -144,11 +144,12 @@ def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[Timed
     with runtime.context.activate("compiling timed segments"):
         program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=runtime.context.arch))
         code = program.compile("cubin")
-        return [TimedEngine(code, index, duration) for index, duration in enumerate(durations_us)]
+        exits = len(durations_us)
+        return [TimedEngine(code, index, exits, duration) for index, duration in enumerate(durations_us)]
 
 
 def timed_workload(engines: Sequence[DeviceEngine]) -> Workload:
-    """Return a chain of timed segments: value k of an input array is the confidence of exit k."""
+    """Return a chain of timed segments: value k of an input array is the logit of exit k."""
     exits = len(engines)
     spec = InputSpec("array", None, exits, 1, 1, (0.0,) * exits, (1.0,) * exits)
     segments = tuple(_segment(k, exits) for k in range(exits))
@@ -158,9 +159,9 @@ def timed_workload(engines: Sequence[DeviceEngine]) -> Workload:
 
 def frame_for(exit_index: int, exits: int) -> Frame:
     """Return a frame that takes this exit."""
-    confidences = np.zeros((exits, 1, 1), dtype=np.float32)
-    confidences[exit_index:] = 0.9
-    return Frame(confidences, PixelFormat.ARRAY)
+    logits = np.zeros((exits, 1, 1), dtype=np.float32)
+    logits[exit_index:] = SURE
+    return Frame(logits, PixelFormat.ARRAY)
 
 
 def _segment(k: int, exits: int) -> SegmentSpec:
@@ -170,12 +171,7 @@ def _segment(k: int, exits: int) -> SegmentSpec:
     inputs = [TensorSpec(name, "float32", (None, 1)) for name in cuts_in]
     inputs = inputs or [TensorSpec(tensors.IMAGE, "float32", (None, exits, 1, 1))]
     outputs = [TensorSpec(name, "float32", (None, 1)) for name in cuts_out]
-    outputs += [
-        TensorSpec(tensors.logits(k), "float32", (None, 2)),
-        TensorSpec(tensors.confidence(k), "float32", (None,)),
-        TensorSpec(tensors.label(k), "int32", (None,)),
-    ]
+    outputs.append(TensorSpec(tensors.logits(k), "float32", (None, exits)))
     if not is_last:
         inputs.append(TensorSpec(tensors.threshold(k), "float32", (1,)))
-        outputs.append(TensorSpec(tensors.exit_flag(k), "bool", (None,)))
     return SegmentSpec("", tuple(inputs), tuple(outputs), 0.0, k, cuts_in, cuts_out)

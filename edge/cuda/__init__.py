@@ -25,6 +25,6 @@ def get_runtime() -> "Runtime":
 def missing_library(consequence: str, error: ImportError) -> EngineError:
     """Return the error for a missing CUDA library."""
     return UnavailableError(
-        f"{consequence} ({error}); install the NVIDIA driver, then {pip_install('cuda13')} "
-        "(cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
+        f"{consequence} ({error}); install the NVIDIA driver and the CUDA toolkit, which pycuda is built with, then "
+        f"{pip_install('cuda13')} (cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
     )

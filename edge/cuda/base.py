@@ -3,18 +3,28 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from edge.bundle import tensors
+
 MAX_BATCH = 32
 """Largest batch of an engine built without a pinned batch."""
+ACTIVATIONS = "activations"
+"""Name of the memory for an engine's intermediate tensors. Segments of a slot run in sequence and share it."""
 
 
 class DeviceEngine(Protocol):
-    """A segment made runnable on a GPU."""
+    """A segment made runnable on a GPU.
+
+    It needs no decision tensors: a kernel takes the exit decision from the logits.
+    """
+
+    activation_bytes: int
+    """Bytes that each binding needs at the address of `ACTIVATIONS`, valid while it runs."""
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
-        """Bind device addresses to the segment's inputs and outputs by name, once; other names are ignored.
+        """Bind device addresses to the segment's tensors and `ACTIVATIONS` by name, once; other names are ignored.
 
         Calling the result with a stream's handle enqueues the segment there. It neither waits nor allocates. Bindings
-        may run at the same time, each on one stream only.
+        may run at the same time, each on one stream only and with its own activations.
 
         Raises:
             EngineError: the library refuses an address.
@@ -25,3 +35,9 @@ class DeviceEngine(Protocol):
 
         The result is called with a stream's handle and the number of samples at the addresses.
         """
+
+
+def decision_tensors(exit_index: int) -> tuple[str, ...]:
+    """Return the names of the tensors of the decision, and of the attention map, which an engine on a GPU may lack."""
+    names = (tensors.threshold, tensors.confidence, tensors.label, tensors.exit_flag, tensors.attention)
+    return tuple(name(exit_index) for name in names)

@@ -1,30 +1,20 @@
 """Batched inference on the GPU: samples that exit are removed and the rest is compacted."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-import pycuda.driver as driver
-from cuda.core import Stream
 from numpy.typing import NDArray
 
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import SegmentSpec, TensorSpec
-from edge.cuda.base import MAX_BATCH, DeviceEngine
-from edge.cuda.kernel_params import PREDICTION, exit_outputs_name, exit_outputs_sizes, write_exit_outputs
-from edge.cuda.memory import NON_BLOCKING, Buffers, synchronize_before_free
+from edge.cuda.base import ACTIVATIONS, MAX_BATCH, DeviceEngine
+from edge.cuda.chain import tensor_specs, threshold_names
+from edge.cuda.kernel_params import EXIT, PREDICTION, write_exits
+from edge.cuda.memory import Memory, Upload
 from edge.cuda.runtime import Runtime
+from edge.cuda.stream import GpuStream
 from edge.decision import Predictions, allocate_predictions
 from edge.errors import EngineError
-
-
-class BatchResources(NamedTuple):
-    """Stream, memory and bound segments of a batch."""
-
-    stream: driver.Stream
-    buffers: Buffers
-    steps: list[Callable[[int, int], None]]
 
 
 class CudaBatch:
@@ -41,111 +31,100 @@ class CudaBatch:
         Raises:
             EngineError: the GPU has too little memory, or an engine refuses an address.
         """
-        self._spec, self._engines, self._kernels, self._max_batch = chain, engines, runtime.kernels, max_batch
+        self._spec, self._kernels, self._max_batch = chain, runtime.kernels, max_batch
         self._classifying = runtime.context.activate("classifying a batch")
-        self._closing = runtime.context.activate("closing a batch")
-        self._threshold_names = [tensors.threshold(segment.exit_index) for segment in chain.segments[:-1]]
-        with runtime.context.activate("preparing for a batch"):
-            buffers = self._allocate(uploads=not runtime.context.is_integrated)
-            self._resources: BatchResources | None = self._bind(buffers)
+        self._preparing = runtime.context.prepare("preparing for a batch")
+        self._tensors = tensor_specs(chain)
+        with self._preparing:
+            self._stream: GpuStream | None = GpuStream()
+            self._inputs: Upload | None = None
+            constants = self._allocate(engines, uploads=not runtime.context.is_integrated)
+            try:
+                write_exits(self._memory, chain)
+                self._stream.upload(self._memory.upload(constants))
+                self._steps = [
+                    engine.bind_batch(self._memory.addresses | self._compacted(segment.cuts_in))
+                    for engine, segment in zip(engines, chain.segments, strict=True)
+                ]
+            except BaseException:
+                self.close()
+                raise
 
     def classify(self, images: NDArray[np.float32], thresholds: NDArray[np.float32]) -> Predictions:
         """Classify preprocessed images; see `edge.inference.base.Batch`."""
-        if self._resources is None:
+        if self._stream is None:
             raise EngineError("this batch was closed; load the classifier again")
         predictions = allocate_predictions(len(images))
         for start in range(0, len(images), self._max_batch):
             part = slice(start, start + self._max_batch)
             with self._classifying:
-                results = self._classify_part(self._resources, images[part], thresholds)
+                results = self._classify_part(self._stream, images[part], thresholds)
             for name, array in predictions._asdict().items():
                 array[part] = results[name]
         return predictions
 
     def close(self) -> None:
         """Release memory and stream. Idempotent."""
-        if self._resources is None:
+        if self._stream is None:
             return
-        with self._closing:
-            resources, self._resources = self._resources, None
-            synchronize_before_free(resources.stream)
-            resources.buffers.close()
-            del resources  # pinned memory and streams are freed here, while the context is current
+        with self._preparing:
+            self._stream.drain()
+            self._memory.close()
+            self._stream, self._steps, self._inputs = None, [], None
 
-    def _allocate(self, *, uploads: bool) -> Buffers:
-        segments, rows = self._spec.segments, self._max_batch
-        sizes = {spec.name: spec.sample_nbytes for segment in segments for spec in (*segment.inputs, *segment.outputs)}
-        inputs = {name: sizes[name] for name in self._threshold_names}
+    def _allocate(self, engines: Sequence[DeviceEngine], *, uploads: bool) -> dict[str, int]:
+        """Allocate the memory; return the sizes of the constants."""
+        rows, sizes = self._max_batch, {name: spec.sample_nbytes for name, spec in self._tensors.items()}
+        cuts = [name for segment in self._spec.segments for name in segment.cuts_in]
+        inputs = {name: sizes[name] for name in threshold_names(self._spec)}
         inputs |= {"samples": 4 * rows, tensors.IMAGE: rows * sizes[tensors.IMAGE]}
+        constants = {"exits": self._spec.exits * EXIT.itemsize}
         workspace = {name: rows * size for name, size in sizes.items() if name not in inputs}
-        workspace |= {_compacted(name): rows * sizes[name] for segment in segments for name in segment.cuts_in}
-        return Buffers(
-            inputs=inputs,
-            constants=exit_outputs_sizes(self._spec),
-            workspace={**workspace, "active_rows": 4 * rows},
-            outputs={"predictions": rows * PREDICTION.itemsize, "active_count": 4},
-            uploads=uploads,
-        )
+        workspace |= {f"compacted {name}": rows * sizes[name] for name in cuts}
+        workspace |= {"decisions": rows * PREDICTION.itemsize, "active_rows": 4 * rows}
+        workspace[ACTIVATIONS] = max(engine.activation_bytes for engine in engines)
+        outputs = {"predictions": rows * PREDICTION.itemsize, "active_count": 4}
+        self._memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
+        self._inputs = self._memory.upload(inputs) if uploads else None
+        return constants
 
-    def _bind(self, buffers: Buffers) -> BatchResources:
-        """Bind the engines and upload the constants."""
-        try:
-            write_exit_outputs(buffers, self._spec)
-            pairs = zip(self._spec.segments, self._engines, strict=True)
-            steps = [engine.bind_batch(_segment_addresses(buffers, segment)) for segment, engine in pairs]
-            stream = driver.Stream(NON_BLOCKING)
-            buffers.upload_constants(stream)
-        except BaseException:
-            buffers.close()
-            raise
-        return BatchResources(stream, buffers, steps)
+    def _compacted(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the address of each tensor's active rows."""
+        return {name: self._memory.addresses[f"compacted {name}"] for name in names}
 
     def _classify_part(
-        self, resources: BatchResources, images: NDArray[np.float32], thresholds: NDArray[np.float32]
+        self, stream: GpuStream, images: NDArray[np.float32], thresholds: NDArray[np.float32]
     ) -> NDArray[np.void]:
         """Classify at most `max_batch` images; return an array of `PREDICTION`."""
-        rows, view = len(images), resources.buffers.view
+        rows, view = len(images), self._memory.view
         view(tensors.IMAGE, np.float32, (-1, *images.shape[1:]))[:rows] = images
         view("samples", np.int32)[:] = np.arange(self._max_batch)
-        for name, value in zip(self._threshold_names, thresholds, strict=True):
+        for name, value in zip(threshold_names(self._spec), thresholds, strict=True):
             view(name, np.float32)[0] = value
-        resources.buffers.upload_inputs(resources.stream, unused_bytes=(self._max_batch - rows) * images[0].nbytes)
-        for index, step in enumerate(resources.steps):
-            if index:
-                self._gather_cut(resources, index, rows)
-            step(int(resources.stream.handle), rows)
-            rows = self._compact(resources, index, rows)
+        if self._inputs is not None:
+            used_bytes = self._inputs.source.nbytes - (self._max_batch - rows) * images[0].nbytes
+            stream.upload(Upload(self._inputs.address, self._inputs.source[:used_bytes]))
+        for index, step in enumerate(self._steps):
+            self._gather_cut(stream, index, rows)
+            step(stream.handle, rows)
+            rows = self._compact(stream, index, rows)
             if not rows:
                 break
         return view("predictions", PREDICTION)[: len(images)]
 
-    def _compact(self, resources: BatchResources, index: int, rows: int) -> int:
-        """Write the results of the rows that exit; return the number of active rows."""
-        stream, addresses = Stream.from_handle(resources.stream.handle), resources.buffers.addresses
-        names = ("predictions", "samples", "active_rows", "active_count")
-        exit_outputs = addresses[exit_outputs_name(index)]
-        self._kernels.compact(stream, exit_outputs, rows, **{name: addresses[name] for name in names})
-        resources.stream.synchronize()
-        return int(resources.buffers.view("active_count", np.int32)[0])
-
-    def _gather_cut(self, resources: BatchResources, index: int, rows: int) -> None:
+    def _gather_cut(self, stream: GpuStream, index: int, rows: int) -> None:
         """Copy the active rows of a segment's incoming cut to consecutive rows."""
-        stream, addresses = Stream.from_handle(resources.stream.handle), resources.buffers.addresses
-        for spec in _cut_specs(self._spec.segments[index]):
-            source, out = addresses[spec.name], addresses[_compacted(spec.name)]
-            self._kernels.gather(stream, source, addresses["active_rows"], rows, spec.sample_nbytes, out)
+        addresses = self._memory.addresses
+        for name, out in self._compacted(self._spec.segments[index].cuts_in).items():
+            row_bytes = self._tensors[name].sample_nbytes
+            self._kernels.gather(addresses[name], addresses["active_rows"], rows, row_bytes, out).on(stream.core)
 
-
-def _segment_addresses(buffers: Buffers, segment: SegmentSpec) -> dict[str, int]:
-    """Return the addresses of a segment's tensors, with the compacted buffers for its incoming cut."""
-    addresses = buffers.addresses
-    return addresses | {name: addresses[_compacted(name)] for name in segment.cuts_in}
-
-
-def _cut_specs(segment: SegmentSpec) -> list[TensorSpec]:
-    return [spec for spec in segment.inputs if spec.name in segment.cuts_in]
-
-
-def _compacted(name: str) -> str:
-    """Return the name of the buffer for the active rows of a tensor."""
-    return f"compacted {name}"
+    def _compact(self, stream: GpuStream, index: int, rows: int) -> int:
+        """Keep the decisions of the rows that exit; return the number of active rows."""
+        addresses = self._memory.addresses
+        decisions, exit_ = addresses["decisions"], addresses["exits"] + index * EXIT.itemsize
+        self._kernels.decide(exit_, decisions, rows=rows).on(stream.core)
+        names = ("predictions", "samples", "active_rows", "active_count")
+        self._kernels.compact(decisions, rows, *(addresses[name] for name in names)).on(stream.core)
+        stream.synchronize()
+        return int(self._memory.view("active_count", np.int32)[0])

@@ -1,107 +1,86 @@
-"""One slot's work on the GPU: preprocessing, then segment after segment, each followed by its exit's result.
+"""One slot's work on the GPU: preprocessing, then segment after segment, each followed by its exit's decision."""
 
-No method waits. Work is enqueued on a stream, or captured from the stream into a graph.
-"""
-
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pycuda.driver as driver
+from cuda.core.graph import GraphDefinition
 from numpy.typing import NDArray
 
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
-from edge.cuda.base import DeviceEngine
-from edge.cuda.kernel_params import (
-    PREDICTION,
-    exit_outputs_name,
-    exit_outputs_sizes,
-    preprocess_params_sizes,
-    write_exit_outputs,
-    write_preprocess_params,
-)
-from edge.cuda.kernels import Kernels
-from edge.cuda.memory import Buffers
+from edge.bundle.manifest import TensorSpec
+from edge.cuda.base import ACTIVATIONS, DeviceEngine, decision_tensors
+from edge.cuda.kernel_params import EXIT, PREDICTION, preprocess_params_sizes, write_exits, write_preprocess_params
+from edge.cuda.kernels import Kernels, Launch
+from edge.cuda.memory import Memory
+from edge.cuda.stream import GpuStream
+from edge.decision import NEVER
 from edge.frames.base import Frame
 from edge.frames.preprocess import ArrayPreprocess
 
 
-class LaunchTarget(NamedTuple):
-    """Stream to enqueue on, or graph to capture into."""
-
-    target: Any
-    """cuda.core's stream, or its builder of a graph that is captured from a stream."""
-    handle: int
-    """Handle of the stream."""
-
-
 class Chain:
-    """Buffers for frames of one size and format, and the segments bound to them.
+    """Memory and stream for frames of one size and format, and the segments bound to them.
 
     Attributes:
         exits: Number of exits.
+        stream: Stream that everything runs on.
+        segments: Each enqueues a segment on the stream of a handle.
         frame: Pinned memory for the next frame; None for networks that read arrays.
-        prediction: Result of the last exit that ran; valid when the stream is synchronised.
+        predictions: Decision of each exit; valid when the stream is synchronised, up to the first that is final.
     """
 
     def __init__(
-        self,
-        chain: ChainSpec,
-        engines: Sequence[DeviceEngine],
-        kernels: Kernels,
-        frame: Frame,
-        *,
-        uploads: bool,
+        self, chain: ChainSpec, engines: Sequence[DeviceEngine], kernels: Kernels, frame: Frame, *, uploads: bool
     ) -> None:
-        """Allocate all memory and bind the segments.
+        """Allocate all memory.
 
         Args:
             chain: The segments.
             engines: Their engines.
-            kernels: The kernels for preprocessing and exit results.
+            kernels: The kernels for preprocessing and decisions.
             frame: A frame of the size and format to allocate for.
             uploads: Copy frames to the GPU, which shares no memory with the host.
         """
-        self.exits = chain.exits
-        self._spec, self._kernels = chain.input, kernels
-        self._tensors = {spec.name: spec for segment in chain.segments for spec in (*segment.inputs, *segment.outputs)}
-        threshold_names = [tensors.threshold(segment.exit_index) for segment in chain.segments[:-1]]
-        self._buffers = self._allocate(chain, frame, threshold_names, uploads=uploads)
-        self._addresses = self._buffers.addresses
-        self._thresholds = [self._buffers.view(name, np.float32) for name in threshold_names]
-        self.prediction = self._buffers.view("prediction", PREDICTION)
+        self.exits, self.stream, self.segments = chain.exits, GpuStream(), list[Callable[[int], None]]()
+        self._spec, self._engines, self._kernels, self._tensors = chain, engines, kernels, tensor_specs(chain)
+        sizes = {name: spec.sample_nbytes for name, spec in self._tensors.items()}
+        is_image = chain.input.kind == "image"
+        inputs = {name: sizes[name] for name in threshold_names(chain)}
+        inputs |= {"frame": frame.pixels.size} if is_image else {tensors.IMAGE: sizes[tensors.IMAGE]}
+        constants = {"exits": chain.exits * EXIT.itemsize} | (preprocess_params_sizes(chain.input) if is_image else {})
+        workspace = {name: size for name, size in sizes.items() if name not in inputs}
+        workspace[ACTIVATIONS] = max(engine.activation_bytes for engine in engines)
+        outputs = {"predictions": chain.exits * PREDICTION.itemsize}
+        self._memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
+        self._inputs = self._memory.upload(inputs) if uploads else None
+        self._constants = constants
+        self._thresholds = [self._memory.view(name, np.float32) for name in threshold_names(chain)]
+        self.predictions = self._memory.view("predictions", PREDICTION)
         self.frame: Frame | None = None
         self._image: NDArray[np.float32] | None = None
-        if chain.input.kind == "image":
-            self.frame = Frame(self._buffers.view("frame", np.uint8, frame.pixels.shape), frame.format)
+        if is_image:
+            self.frame = Frame(self._memory.view("frame", np.uint8, frame.pixels.shape), frame.format)
         else:
-            self._image = self._buffers.view(tensors.IMAGE, np.float32, chain.input.shape)
+            self._image = self._memory.view(tensors.IMAGE, np.float32, chain.input.shape)
             self._preprocess_array = ArrayPreprocess(chain.input)
-        try:
-            if chain.input.kind == "image":
-                write_preprocess_params(self._buffers, frame, chain.input)
-            write_exit_outputs(self._buffers, chain)
-            self._enqueue = [engine.bind(self._addresses) for engine in engines]
-        except BaseException:
-            self.close()
-            raise
 
-    def _allocate(self, chain: ChainSpec, frame: Frame, threshold_names: Sequence[str], *, uploads: bool) -> Buffers:
-        sizes = {name: spec.sample_nbytes for name, spec in self._tensors.items()}
-        inputs, constants = {name: sizes[name] for name in threshold_names}, exit_outputs_sizes(chain)
-        if chain.input.kind == "image":
-            inputs["frame"] = frame.pixels.size
-            constants |= preprocess_params_sizes(chain.input)
-        else:
-            inputs[tensors.IMAGE] = sizes[tensors.IMAGE]
-        return Buffers(
-            inputs=inputs,
-            constants=constants,
-            workspace={name: size for name, size in sizes.items() if name not in inputs},
-            outputs={"prediction": PREDICTION.itemsize},
-            uploads=uploads,
-        )
+    def bind(self, frame: Frame) -> None:
+        """Upload the constants, bind the segments, and run each once on a frame: libraries initialise then.
+
+        Raises:
+            EngineError: an engine refuses an address.
+        """
+        write_exits(self._memory, self._spec)
+        if self.frame is not None:
+            write_preprocess_params(self._memory, frame, self._spec.input)
+        self.stream.upload(self._memory.upload(self._constants))
+        self.segments = [engine.bind(self._memory.addresses) for engine in self._engines]
+        self.write(frame, np.full(self.exits - 1, NEVER, dtype=np.float32))
+        for index in range(self.exits):
+            self.enqueue(index)
+        self.stream.synchronize()
 
     def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Write a frame and its thresholds into pinned memory."""
@@ -116,44 +95,57 @@ class Chain:
         for buffer, value in zip(self._thresholds, thresholds, strict=True):
             buffer[0] = value
 
-    def enqueue_constants(self, stream: driver.Stream) -> None:
-        """Enqueue the upload of the constants, before anything else."""
-        self._buffers.upload_constants(stream)
+    def enqueue(self, index: int) -> None:
+        """Enqueue a segment and its exit's decision; before the first segment, the input."""
+        if index == 0 and self._inputs is not None:
+            self.stream.upload(self._inputs)
+        if index == 0 and self.frame is not None:
+            self._preprocess().on(self.stream.core)
+        self.segments[index](self.stream.handle)
+        self.decision(index).on(self.stream.core)
 
-    def enqueue_step(self, target: LaunchTarget, stream: driver.Stream, index: int) -> None:
-        """Enqueue a segment and its exit's result; before the first segment, the input."""
-        if index == 0:
-            self.enqueue_input(target, stream)
-        self.enqueue_exit(target, index)
+    def add_input(self, graph: GraphDefinition) -> Any:
+        """Add the upload and preprocessing of a frame to an empty graph; return the last node, or the graph."""
+        node: Any = graph
+        if (copy := self._inputs) is not None:
+            node = node.memcpy(copy.address, copy.source.ctypes.data, copy.source.nbytes)
+        return node if self.frame is None else self._preprocess().after(node)
 
-    def enqueue_input(self, target: LaunchTarget, stream: driver.Stream) -> None:
-        """Enqueue the upload of frame and thresholds, and preprocessing."""
-        self._buffers.upload_inputs(stream)
-        if self.frame is not None:
-            params, image = self._addresses["preprocess_params"], self._addresses[tensors.IMAGE]
-            self._kernels.preprocess(target.target, params, image, self._spec.shape)
-
-    def enqueue_exit(self, target: LaunchTarget, index: int, condition: Any = None) -> None:
-        """Enqueue a segment and its exit's result, which sets the graph's condition if one is given."""
-        self.enqueue_segment(target, index)
-        exit_outputs, prediction = self._addresses[exit_outputs_name(index)], self._addresses["prediction"]
-        if condition is None:
-            self._kernels.write_prediction(target.target, exit_outputs, prediction)
-        else:
-            self._kernels.write_prediction_and_condition(target.target, condition, exit_outputs, prediction)
-
-    def enqueue_segment(self, target: LaunchTarget, index: int) -> None:
-        """Enqueue a segment alone."""
-        self._enqueue[index](target.handle)
+    def decision(self, index: int, condition: Any = None) -> Launch:
+        """Return the decision of a segment's exit, which sets a graph's condition if one is given."""
+        addresses = self._memory.addresses
+        exit_ = addresses["exits"] + index * EXIT.itemsize
+        return self._kernels.decide(exit_, addresses["predictions"] + index * PREDICTION.itemsize, condition=condition)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Return copies of all tensors; the stream must be synchronised. Those of segments not run are stale."""
-        return {
-            name: self._buffers.download(name, spec.sample_shape, spec.dtype) for name, spec in self._tensors.items()
-        }
+        """Return copies of the tensors; the stream must be synchronised. Those of segments not run are stale."""
+        decided = {name for segment in self._spec.segments for name in decision_tensors(segment.exit_index)}
+        specs = [spec for spec in self._tensors.values() if spec.name not in decided]
+        copies = {spec.name: self._memory.download(spec.name, spec.sample_shape, spec.dtype) for spec in specs}
+        for segment, prediction in zip(self._spec.segments, self.predictions.copy(), strict=True):
+            copies[tensors.confidence(segment.exit_index)] = prediction["confidence"].reshape(1)
+            copies[tensors.label(segment.exit_index)] = prediction["label_index"].reshape(1)
+        return copies
 
     def close(self) -> None:
-        """Release the memory while the GPU's context is current. Idempotent."""
-        self.frame = self._image = None
-        self.prediction, self._thresholds = np.zeros(1, dtype=PREDICTION), []
-        self._buffers.close()
+        """Wait for started work, and release the memory while the GPU's context is current. Idempotent."""
+        self.stream.drain()
+        self.frame = self._image = self._inputs = None
+        self.predictions, self._thresholds, self.segments = np.zeros(self.exits, dtype=PREDICTION), [], []
+        self._memory.close()
+
+    def _preprocess(self) -> Launch:
+        addresses = self._memory.addresses
+        return self._kernels.preprocess(
+            addresses["preprocess_params"], addresses[tensors.IMAGE], self._spec.input.shape
+        )
+
+
+def tensor_specs(chain: ChainSpec) -> dict[str, TensorSpec]:
+    """Return the tensors of all segments by name."""
+    return {spec.name: spec for segment in chain.segments for spec in (*segment.inputs, *segment.outputs)}
+
+
+def threshold_names(chain: ChainSpec) -> list[str]:
+    """Return the name of each early exit's threshold."""
+    return [tensors.threshold(segment.exit_index) for segment in chain.segments[:-1]]

@@ -1,11 +1,18 @@
 """The GPU's primary context, shared with torch and TensorRT: retained once, pushed and popped around every use."""
 
+from contextlib import AbstractContextManager, nullcontext
+from threading import RLock
 from types import TracebackType
+from typing import Any
 
 import pycuda.driver as driver
 from cuda.bindings import driver as cuda
 
 from edge.errors import EdgeError, EngineError, UnavailableError
+
+PREPARING = RLock()
+"""Held while memory, engines and graphs are made or freed: that may synchronise the whole GPU, which spoils another
+thread's capture."""
 
 
 class PrimaryContext:
@@ -35,10 +42,12 @@ class PrimaryContext:
         self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
 
     def activate(self, task: str) -> "ActiveContext":
-        """Return a context manager in which this thread may use the GPU; errors name the task."""
-        if self._context is None:
-            raise EngineError(f"{task} failed: the GPU's context was released; open it again")
-        return ActiveContext(self._context, task)
+        """Return a context manager in which this thread may run prepared work on the GPU; errors name the task."""
+        return ActiveContext(self._opened(task), task, nullcontext())
+
+    def prepare(self, task: str) -> "ActiveContext":
+        """Return the same for making and freeing memory, engines and graphs; threads take turns."""
+        return ActiveContext(self._opened(task), task, PREPARING)
 
     def close(self) -> None:
         """Release the context. Idempotent."""
@@ -48,21 +57,28 @@ class PrimaryContext:
             cuda.cuCtxPopCurrent()
             self._context = None
 
+    def _opened(self, task: str) -> driver.Context:
+        if self._context is None:
+            raise EngineError(f"{task} failed: the GPU's context was released; open it again")
+        return self._context
+
 
 class ActiveContext:
     """A block of CUDA calls. Reusable, from any thread."""
 
-    def __init__(self, context: driver.Context, task: str) -> None:
-        """Name the task of the block."""
-        self._context, self._task = context, task
+    def __init__(self, context: driver.Context, task: str, lock: AbstractContextManager[Any]) -> None:
+        """Name the task of the block; the lock is held in it."""
+        self._context, self._task, self._lock = context, task, lock
 
     def __enter__(self) -> None:
         """Make the context current in this thread."""
+        self._lock.__enter__()
         self._context.push()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Restore the thread's context, and raise library errors as `EngineError`."""
         driver.Context.pop()
+        self._lock.__exit__(None, None, None)
         if isinstance(error, Exception) and not isinstance(error, EdgeError):
             raise EngineError(
                 f"{self._task} failed: {type(error).__name__}: {error}; if earlier frames succeeded, the GPU's context "

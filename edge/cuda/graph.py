@@ -1,17 +1,19 @@
-"""CUDA graphs: one graph per segment, or the whole chain with each later segment in a conditional body."""
+"""CUDA graphs of a chain, made of segments that are captured once and embedded.
+
+Only what an inference library enqueues is captured, at top level and on a new stream; all else is built explicitly. A
+spoilt capture into the body of a conditional node ends the process (NVIDIA/cuda-python#2918).
+"""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any
 
-import pycuda.driver as driver
 from cuda.bindings import driver as cuda
-from cuda.core import Device, Stream
-from cuda.core.graph import Graph, GraphBuilder
+from cuda.core.graph import Graph, GraphDefinition
 
-from edge.cuda.chain import Chain, LaunchTarget
+from edge.cuda.chain import Chain
+from edge.cuda.stream import GpuStream
 
 NODE_TYPES = cuda.CUgraphNodeType
 BODY_NODE_TYPES = (
@@ -22,66 +24,61 @@ BODY_NODE_TYPES = (
     NODE_TYPES.CU_GRAPH_NODE_TYPE_GRAPH,
 )
 """Nodes that CUDA allows in a conditional body."""
-CAPTURE_MODE = "relaxed"
-"""Lets other threads run frames during a capture."""
-CAPTURE_LOCK = Lock()
-"""Captures take turns: each pauses garbage collection in the whole process."""
 
 
-def capture_chain(chain: Chain, stream: driver.Stream) -> Graph:
-    """Return the chain as one graph: one launch and one wait per frame, whichever exit answers.
-
-    Every segment must have run once before, and `capture_error` must have returned an empty string for it.
-    """
-
-    def fill(builder: GraphBuilder) -> None:
-        chain.enqueue_input(_target(builder), stream)
-        _capture_exits(builder, chain, 0)
-
-    return capture_graph(stream, fill)
-
-
-def capture_step(chain: Chain, stream: driver.Stream, index: int) -> Graph:
-    """Return one segment and its exit's result as a graph; before the first segment, the input."""
-    return capture_graph(stream, lambda builder: chain.enqueue_step(_target(builder), stream, index))
+def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> Graph:
+    """Return the chain as one graph: each segment after the first is in a body that the previous exit opens."""
+    graph = GraphDefinition()
+    conditions = [graph.create_condition(default_value=0) for _ in segments[1:]]
+    node = chain.add_input(graph)
+    for index, segment in enumerate(segments):
+        condition = conditions[index] if index < len(conditions) else None
+        node = chain.decision(index, condition).after(node.embed(segment))
+        if condition is not None:
+            node = node.if_then(condition).then
+    return instantiate(chain, graph)
 
 
-def capture_graph(stream: driver.Stream, fill: Callable[[GraphBuilder], None]) -> Graph:
-    """Capture the work that `fill` enqueues."""
-    Device(0).set_current()  # cuda.core requires this in each thread, whichever context is current
-    borrowed = Stream.from_handle(stream.handle)
-    _ = borrowed.context  # drivers before 12.5 cannot return it during capture
-    builder = borrowed.create_graph_builder()
-    with _garbage_collection_paused():
-        _build(builder, fill)
-    graph = builder.complete()
-    builder.close()
+def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> Graph:
+    """Return one segment and its exit's decision as a graph; before the first segment, the input."""
+    graph = GraphDefinition()
+    start = graph if index else chain.add_input(graph)
+    chain.decision(index).after(start.embed(segment))
+    return instantiate(chain, graph)
+
+
+def instantiate(chain: Chain, definition: GraphDefinition) -> Graph:
+    """Return a graph of a chain, uploaded to the GPU, so that its first launch takes as long as the second."""
+    graph = definition.instantiate()
+    graph.upload(chain.stream.core)
     return graph
 
 
-def capture_error(stream: driver.Stream, enqueue: Callable[[], None]) -> str:
-    """Return the reason why enqueued work cannot be captured into a conditional body; empty if it can.
+def capture(enqueue: Callable[[int], None]) -> GraphDefinition:
+    """Capture a segment, which must have run once before, into a graph to embed.
 
-    The capture is made with the driver: a GraphBuilder whose capture was invalidated may crash when it is closed.
+    The driver captures it: a `GraphBuilder` of cuda.core 1.2 whose capture is spoilt crashes when it is freed
+    (NVIDIA/cuda-python#2834).
+
+    Args:
+        enqueue: Enqueues the segment on the stream of a handle.
+
+    Raises:
+        RuntimeError: the segment cannot be captured, or cannot run in a conditional body.
+        Exception: any type that an inference library raises during capture.
     """
-    problem = ""
-    with _garbage_collection_paused():
-        check_status(cuda.cuStreamBeginCapture(stream.handle, cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
-        try:
-            enqueue()
-        except Exception as error:  # of any type that an inference library raises during capture
-            problem = str(error)
-        status, graph = cuda.cuStreamEndCapture(stream.handle)
-    if status != cuda.CUresult.CUDA_SUCCESS:
-        return problem or f"its capture ended with {status.name}"
+    captured = _capture(enqueue)
     try:
-        [_, count] = check_status(cuda.cuGraphGetNodes(graph))
-        [nodes, _] = check_status(cuda.cuGraphGetNodes(graph, count))
+        [_, count] = check_status(cuda.cuGraphGetNodes(captured))
+        [nodes, _] = check_status(cuda.cuGraphGetNodes(captured, count))
         types = {node_type for node in nodes for node_type in check_status(cuda.cuGraphNodeGetType(node))}
+        if refused := sorted(node_type.name for node_type in types if node_type not in BODY_NODE_TYPES):
+            raise RuntimeError(f"its graph has nodes of type {', '.join(refused)}")
+        graph = GraphDefinition()
+        check_status(cuda.cuGraphAddChildGraphNode(graph.handle, None, 0, captured))  # a copy
     finally:
-        check_status(cuda.cuGraphDestroy(graph))
-    refused = sorted(node_type.name for node_type in types if node_type not in BODY_NODE_TYPES)
-    return problem or (f"its graph has nodes of type {', '.join(refused)}" if refused else "")
+        check_status(cuda.cuGraphDestroy(captured))
+    return graph
 
 
 def check_status(result: tuple[Any, ...]) -> list[Any]:
@@ -96,36 +93,26 @@ def check_status(result: tuple[Any, ...]) -> list[Any]:
     return values
 
 
-def _capture_exits(builder: GraphBuilder, chain: Chain, index: int) -> None:
-    """Capture the segments from `index` on, each later segment in a conditional body."""
-    if index == chain.exits - 1:
-        chain.enqueue_exit(_target(builder), index)
-        return
-    condition = builder.create_condition(default_value=0)
-    chain.enqueue_exit(_target(builder), index, condition)
-    body = builder.if_then(condition)
-    _build(body, lambda inner: _capture_exits(inner, chain, index + 1))
-    body.close()
-
-
-def _build(builder: GraphBuilder, fill: Callable[[GraphBuilder], None]) -> None:
-    builder.begin_building(CAPTURE_MODE)
-    fill(builder)
-    builder.end_building()
+def _capture(enqueue: Callable[[int], None]) -> Any:
+    """Return the driver's graph of enqueued work; other threads may run frames meanwhile."""
+    stream, mode = GpuStream(), cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    with _garbage_collection_paused():
+        check_status(cuda.cuStreamBeginCapture(stream.handle, mode))
+        try:
+            enqueue(stream.handle)
+        finally:
+            result = cuda.cuStreamEndCapture(stream.handle)
+    [captured] = check_status(result)
+    return captured
 
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
     """Pause garbage collection: memory, streams and graphs freed during a capture invalidate it."""
-    with CAPTURE_LOCK:
-        was_enabled = gc.isenabled()
-        gc.disable()
-        try:
-            yield
-        finally:
-            if was_enabled:
-                gc.enable()
-
-
-def _target(builder: GraphBuilder) -> LaunchTarget:
-    return LaunchTarget(builder, int(builder.stream.handle))
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -12,40 +12,23 @@ from edge.frames.base import Frame, PixelFormat
 from edge.frames.preprocess import center_crop, normalization_lut
 
 if TYPE_CHECKING:
-    from edge.cuda.memory import Buffers
+    from edge.cuda.memory import Memory
 
-BILINEAR_TAP = np.dtype([("index0", "i4"), ("index1", "i4"), ("weight0", "i4"), ("weight1", "i4")])
+
+def _struct(**fields: str) -> np.dtype[np.void]:
+    return np.dtype([*fields.items()])
+
+
+BILINEAR_TAP = _struct(index0="i4", index1="i4", weight0="i4", weight1="i4")
 """`BilinearTap` of the kernels."""
-PREPROCESS_PARAMS = np.dtype(
-    [
-        ("pixels", "u8"),
-        ("chroma", "u8"),
-        ("image", "i4", 4),
-        ("row_taps", "u8"),
-        ("column_taps", "u8"),
-        ("lut", "u8"),
-        ("shape", "i4", 3),
-        ("padding", "i4"),
-    ]
+PREPROCESS_PARAMS = _struct(
+    pixels="u8", chroma="u8", image="4i4", row_taps="u8", column_taps="u8", lut="u8", shape="3i4", padding="i4"
 )
 """`PreprocessParams` of the kernels: the image's height, width, pitch and format; the output's height, width and
 channels."""
-EXIT_OUTPUTS = np.dtype(
-    [
-        ("label", "u8"),
-        ("confidence", "u8"),
-        ("logits", "u8"),
-        ("exit_flag", "u8"),
-        ("classes", "i4"),
-        ("exit_index", "i4"),
-        ("inverse_temperature", "f4"),
-        ("padding", "i4"),
-    ]
-)
-"""`ExitOutputs` of the kernels."""
-PREDICTION = np.dtype(
-    [("label_index", "i4"), ("probability", "f4"), ("exit_index", "i4"), ("confidence", "f4"), ("is_final", "i4")]
-)
+EXIT = _struct(logits="u8", threshold="u8", classes="i4", exit_index="i4", inverse_temperature="f4", padding="i4")
+"""`Exit` of the kernels."""
+PREDICTION = _struct(label_index="i4", probability="f4", exit_index="i4", confidence="f4", is_final="i4")
 """`Prediction` of the kernels."""
 FORMATS = {PixelFormat.GRAY: 0, PixelFormat.BGR: 1, PixelFormat.BGRX: 2, PixelFormat.NV12: 3}
 """`Format` of the kernels."""
@@ -54,7 +37,7 @@ WEIGHT_SUM = 2048
 
 
 def preprocess_params_sizes(spec: InputSpec) -> dict[str, int]:
-    """Return the bytes of each buffer that `write_preprocess_params` fills."""
+    """Return the bytes of each tensor that `write_preprocess_params` fills."""
     return {
         "preprocess_params": PREPROCESS_PARAMS.itemsize,
         "row_taps": spec.height * BILINEAR_TAP.itemsize,
@@ -63,15 +46,15 @@ def preprocess_params_sizes(spec: InputSpec) -> dict[str, int]:
     }
 
 
-def write_preprocess_params(buffers: "Buffers", frame: Frame, spec: InputSpec) -> None:
-    """Write the parameters for frames of this size and format, which lie in the buffer `frame`."""
-    (height, width), addresses = frame.size, buffers.addresses
+def write_preprocess_params(memory: "Memory", frame: Frame, spec: InputSpec) -> None:
+    """Write the parameters for frames of this size and format, which lie in the tensor `frame`."""
+    (height, width), addresses = frame.size, memory.addresses
     top, left, crop_height, crop_width = center_crop((height, width), spec)
-    buffers.view("row_taps", BILINEAR_TAP)[:] = bilinear_taps(spec.height, crop_height, top)
-    buffers.view("column_taps", BILINEAR_TAP)[:] = bilinear_taps(spec.width, crop_width, left)
-    buffers.view("lut", np.float32, (spec.channels, 256))[:] = normalization_lut(spec)
+    memory.view("row_taps", BILINEAR_TAP)[:] = bilinear_taps(spec.height, crop_height, top)
+    memory.view("column_taps", BILINEAR_TAP)[:] = bilinear_taps(spec.width, crop_width, left)
+    memory.view("lut", np.float32, (spec.channels, 256))[:] = normalization_lut(spec)
     pixel_bytes = frame.pixels.shape[2] if frame.pixels.ndim == 3 else 1
-    params = buffers.view("preprocess_params", PREPROCESS_PARAMS)
+    params = memory.view("preprocess_params", PREPROCESS_PARAMS)
     params["pixels"], params["chroma"] = addresses["frame"], addresses["frame"] + height * width
     params["image"] = (height, width, width * pixel_bytes, FORMATS[frame.format])
     params["shape"] = (spec.height, spec.width, spec.channels)
@@ -93,23 +76,11 @@ def bilinear_taps(outputs: int, inputs: int, offset: int) -> NDArray[np.void]:
     return taps
 
 
-def exit_outputs_name(index: int) -> str:
-    """Return the name of the buffer that describes the outputs of a chain's segment."""
-    return f"exit_outputs_{index}"
-
-
-def exit_outputs_sizes(chain: ChainSpec) -> dict[str, int]:
-    """Return the bytes of each buffer that `write_exit_outputs` fills."""
-    return {exit_outputs_name(index): EXIT_OUTPUTS.itemsize for index in range(chain.exits)}
-
-
-def write_exit_outputs(buffers: "Buffers", chain: ChainSpec) -> None:
-    """Write the addresses of every exit's tensors; `exit_index` is the segment's position in the chain."""
-    addresses = buffers.addresses
+def write_exits(memory: "Memory", chain: ChainSpec) -> None:
+    """Write the logits and the rule of each exit into the tensor `exits`; the first segment of the chain has exit 0."""
+    rows, addresses = memory.view("exits", EXIT), memory.addresses
     for index, (segment, temperature) in enumerate(zip(chain.segments, chain.temperatures, strict=True)):
-        outputs, k = buffers.view(exit_outputs_name(index), EXIT_OUTPUTS), segment.exit_index
-        outputs["label"], outputs["confidence"] = addresses[tensors.label(k)], addresses[tensors.confidence(k)]
-        outputs["logits"] = addresses[tensors.logits(k)]
-        outputs["exit_flag"] = addresses.get(tensors.exit_flag(k), 0)
-        outputs["classes"] = next(spec.shape[-1] for spec in segment.outputs if spec.name == tensors.logits(k))
-        outputs["exit_index"], outputs["inverse_temperature"] = index, 1 / temperature
+        logits, is_last = tensors.logits(segment.exit_index), index == chain.exits - 1
+        threshold = 0 if is_last else addresses[tensors.threshold(segment.exit_index)]
+        classes = next(spec.shape[-1] for spec in segment.outputs if spec.name == logits)
+        rows[index] = (addresses[logits], threshold, classes, index, 1 / temperature, 0)

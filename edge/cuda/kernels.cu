@@ -1,4 +1,4 @@
-// Kernels of the chain: frame preprocessing, exit results, and compaction of a batch.
+// Kernels of the chain: frame preprocessing, exit decisions, and compaction of a batch.
 //
 // Compiled by NVRTC for the GPU it runs on. The tests run this very source on the host.
 
@@ -7,6 +7,7 @@
 enum Format { GRAY = 0, BGR = 1, BGRX = 2, NV12 = 3 };
 
 // An 8-bit image. In NV12, half as many rows of interleaved U and V follow at `chroma`. `pitch` is the bytes of a row.
+// Rows of BGRX are aligned to its pixels, rows of NV12 to its pairs: one read fetches one of them.
 struct Image {
     const unsigned char *pixels;
     const unsigned char *chroma;
@@ -47,10 +48,16 @@ FUNCTION Colour colour_at(const Image &image, int row, int column) {
     if (image.format == GRAY) {
         c.blue = c.green = c.red = line[column];
     } else if (image.format == NV12) {
-        const unsigned char *pair = image.chroma + (long long)(row / 2) * image.pitch + (column / 2) * 2;
-        c = colour_from_yuv(line[column], pair[0], pair[1]);
+        const unsigned char *pairs = image.chroma + (long long)(row / 2) * image.pitch;
+        const unsigned pair = reinterpret_cast<const unsigned short *>(pairs)[column / 2];  // U in the lower byte
+        c = colour_from_yuv(line[column], pair & 0xff, pair >> 8);
+    } else if (image.format == BGRX) {
+        const unsigned pixel = reinterpret_cast<const unsigned *>(line)[column];  // blue in the lowest byte
+        c.blue = pixel & 0xff;
+        c.green = pixel >> 8 & 0xff;
+        c.red = pixel >> 16 & 0xff;
     } else {
-        const unsigned char *pixel = line + column * (image.format == BGR ? 3 : 4);
+        const unsigned char *pixel = line + column * 3;
         c.blue = pixel[0];
         c.green = pixel[1];
         c.red = pixel[2];
@@ -101,7 +108,7 @@ typedef unsigned long long cudaGraphConditionalHandle;
 extern "C" __device__ __cudart_builtin__ void CUDARTAPI cudaGraphSetConditional(
     cudaGraphConditionalHandle handle, unsigned int value);
 
-// The result of one sample, as the host reads it. `is_final`: this exit answers.
+// The decision of one exit for one sample. `is_final`: this exit answers.
 struct Prediction {
     int label_index;
     float probability;
@@ -110,71 +117,79 @@ struct Prediction {
     int is_final;
 };
 
-// An exit's raw tensors, written by its segment; `exit_flag` is null for the last exit.
-struct ExitOutputs {
-    const int *label;
-    const float *confidence, *logits;
-    const unsigned char *exit_flag;
+// An exit's logits, shape (rows, classes), and its rule; `threshold` is null for the last exit, which always answers.
+struct Exit {
+    const float *logits, *threshold;
     int classes, exit_index;
     float inverse_temperature;
 };
+
+struct Logit {
+    float value;
+    int label;
+};
+
+// The order of NumPy's argmax: NaN is larger than any number, and of equal values the first counts.
+FUNCTION bool precedes(const Logit &a, const Logit &b) {
+    const bool a_is_nan = a.value != a.value, b_is_nan = b.value != b.value;
+    if (a_is_nan != b_is_nan) return a_is_nan;
+    return a.value > b.value || (!(a.value < b.value) && a.label < b.label);
+}
+
+FUNCTION Logit warp_max(Logit best) {
+    for (int offset = 16; offset; offset /= 2) {
+        Logit other;
+        other.value = __shfl_xor_sync(0xffffffffu, best.value, offset);
+        other.label = __shfl_xor_sync(0xffffffffu, best.label, offset);
+        if (precedes(other, best)) best = other;
+    }
+    return best;
+}
 
 FUNCTION float warp_sum(float value) {
     for (int offset = 16; offset; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
     return value;
 }
 
-FUNCTION float warp_max(float value) {
-    for (int offset = 16; offset; offset /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, offset));
-    return value;
-}
-
-FUNCTION float minus_infinity() { return __int_as_float(0xff800000); }
-
-// The maximum of softmax(logits / temperature), which is 1 over its denominator; one sample, called by one warp.
-FUNCTION float warp_probability(const ExitOutputs &exit) {
-    float max_logit = minus_infinity(), sum = 0.0f;
-    for (int c = threadIdx.x; c < exit.classes; c += 32) max_logit = fmaxf(max_logit, exit.logits[c]);
-    max_logit = warp_max(max_logit);
-    for (int c = threadIdx.x; c < exit.classes; c += 32)
-        sum += expf((exit.logits[c] - max_logit) * exit.inverse_temperature);
-    return 1.0f / warp_sum(sum);
-}
-
-// The same for one row of a batch, by one thread.
-FUNCTION float row_probability(const ExitOutputs &exit, int row) {
-    const float *logits = exit.logits + (long long)row * exit.classes;
-    float max_logit = minus_infinity(), sum = 0.0f;
-    for (int c = 0; c < exit.classes; ++c) max_logit = fmaxf(max_logit, logits[c]);
-    for (int c = 0; c < exit.classes; ++c) sum += expf((logits[c] - max_logit) * exit.inverse_temperature);
-    return 1.0f / sum;
-}
-
-// Write one exit's result; a later exit, where it runs, overwrites it. Called by one warp; returns `is_final`.
-FUNCTION int write_result(const ExitOutputs &exit, Prediction *out) {
-    const float probability = warp_probability(exit);
-    const int is_final = exit.exit_flag ? *exit.exit_flag != 0 : 1;
-    if (threadIdx.x == 0) *out = Prediction{*exit.label, probability, exit.exit_index, *exit.confidence, is_final};
+// The exit rule of `edge.decision` for the sample of this block, which is one warp. The maximum of a softmax is 1 over
+// its denominator; NaN makes it NaN, which reaches no threshold. Returns `is_final`.
+FUNCTION int decide_sample(const Exit &exit, Prediction *out) {
+    const float *logits = exit.logits + (long long)blockIdx.x * exit.classes;
+    Logit best = {__int_as_float(0xff800000), 0x7fffffff};  // minus infinity
+    for (int c = threadIdx.x; c < exit.classes; c += 32) {
+        const Logit logit = {logits[c], c};
+        if (precedes(logit, best)) best = logit;
+    }
+    best = warp_max(best);
+    float sum = 0.0f, calibrated_sum = 0.0f;
+    for (int c = threadIdx.x; c < exit.classes; c += 32) {
+        const float shifted = logits[c] - best.value;
+        sum += expf(shifted);
+        calibrated_sum += expf(shifted * exit.inverse_temperature);
+    }
+    const float confidence = 1.0f / warp_sum(sum), probability = 1.0f / warp_sum(calibrated_sum);
+    const int is_final = exit.threshold ? confidence >= *exit.threshold : 1;
+    if (threadIdx.x == 0) out[blockIdx.x] = Prediction{best.label, probability, exit.exit_index, confidence, is_final};
     return is_final;
 }
 
-extern "C" __global__ void write_prediction(const ExitOutputs *exit, Prediction *out) { write_result(*exit, out); }
+extern "C" __global__ void decide(const Exit *exit, Prediction *out) { decide_sample(*exit, out); }
 
 // The same, and set the graph's condition: the next segment runs unless this exit answers.
-extern "C" __global__ void write_prediction_and_condition(
-    cudaGraphConditionalHandle handle, const ExitOutputs *exit, Prediction *out) {
-    const int is_final = write_result(*exit, out);
-    if (threadIdx.x == 0) cudaGraphSetConditional(handle, is_final ? 0 : 1);
+extern "C" __global__ void decide_and_set_condition(
+    cudaGraphConditionalHandle condition, const Exit *exit, Prediction *out) {
+    const int is_final = decide_sample(*exit, out);
+    if (threadIdx.x == 0) cudaGraphSetConditional(condition, is_final ? 0 : 1);
 }
 
-// Write the results of a batch's rows that exit, and list the active rows, which do not, in order. `samples` holds the
+// Keep the final decisions of a batch's rows, and list the active rows, which have none, in order. `samples` holds the
 // sample of each row, before and after. Called by one warp.
 extern "C" __global__ void compact(
-    const ExitOutputs *exit, int rows, Prediction *predictions, int *samples, int *active_rows, int *active_count) {
+    const Prediction *decisions, int rows, Prediction *predictions, int *samples, int *active_rows, int *active_count) {
     int count = 0;
     for (int start = 0; start < rows; start += 32) {
         const int row = start + threadIdx.x;
-        const bool is_row = row < rows, is_active = is_row && exit->exit_flag && !exit->exit_flag[row];
+        const bool is_row = row < rows, is_active = is_row && !decisions[row].is_final;
         const int sample = is_row ? samples[row] : 0;
         const unsigned active_lanes = __ballot_sync(0xffffffffu, is_active);
         const int position = count + __popc(active_lanes & ((1u << threadIdx.x) - 1));
@@ -183,8 +198,7 @@ extern "C" __global__ void compact(
             active_rows[position] = row;
             samples[position] = sample;
         } else if (is_row) {
-            const float probability = row_probability(*exit, row);
-            predictions[sample] = Prediction{exit->label[row], probability, exit->exit_index, exit->confidence[row], 1};
+            predictions[sample] = decisions[row];
         }
         count += __popc(active_lanes);
     }

@@ -2,10 +2,10 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
+from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 
 from edge.storage import check_private, private_cache_root, write_file
 
@@ -15,52 +15,56 @@ WARP, TILE, ROW = 32, (32, 8), 256
 WORD_BYTES = 16
 
 
+class Launch(NamedTuple):
+    """A kernel with its arguments."""
+
+    config: LaunchConfig
+    kernel: Kernel
+    arguments: tuple[Any, ...]
+
+    def on(self, stream: Stream) -> None:
+        """Enqueue on a stream."""
+        launch(stream, self.config, self.kernel, *self.arguments)
+
+    def after(self, node: Any) -> Any:
+        """Add a node to a graph that depends on another node, or an entry node to a graph definition; return it."""
+        return node.launch(self.config, self.kernel, *self.arguments)
+
+
 class Kernels:
-    """The kernels, launched on a stream or into a graph builder; pointers are addresses as integers."""
+    """The kernels; each method returns a launch. Pointers are addresses as integers."""
 
     def __init__(self, arch: str) -> None:
         """Load the kernels for an architecture, compiled if needed; the GPU's context must be current."""
-        code = ObjectCode.from_cubin(compile_kernels(arch))
-        self._preprocess = code.get_kernel("preprocess")
-        self._write_prediction = code.get_kernel("write_prediction")
-        self._write_prediction_and_condition = code.get_kernel("write_prediction_and_condition")
-        self._compact = code.get_kernel("compact")
-        self._gather_bytes, self._gather_words = code.get_kernel("gather_bytes"), code.get_kernel("gather_words")
+        get_kernel = ObjectCode.from_cubin(compile_kernels(arch)).get_kernel
+        self._preprocess, self._compact = get_kernel("preprocess"), get_kernel("compact")
+        self._decide, self._decide_and_set_condition = get_kernel("decide"), get_kernel("decide_and_set_condition")
+        self._gather_bytes, self._gather_words = get_kernel("gather_bytes"), get_kernel("gather_words")
 
-    def preprocess(self, stream: Any, params: int, out: int, shape: tuple[int, int, int]) -> None:
+    def preprocess(self, params: int, out: int, shape: tuple[int, int, int]) -> Launch:
         """Preprocess an image into network input, float32 of shape (channels, height, width)."""
         _, height, width = shape
         grid = (-(-width // TILE[0]), -(-height // TILE[1]))
-        _launch(stream, self._preprocess, grid, TILE, params, out)
+        return _launch(self._preprocess, grid, TILE, params, out)
 
-    def write_prediction(self, stream: Any, exit_outputs: int, out: int) -> None:
-        """Write an exit's result."""
-        _launch(stream, self._write_prediction, 1, WARP, exit_outputs, out)
+    def decide(self, exit_: int, out: int, *, rows: int = 1, condition: Any = None) -> Launch:
+        """Take an exit's decision for each row of its logits.
 
-    def write_prediction_and_condition(self, stream: Any, condition: Any, exit_outputs: int, out: int) -> None:
-        """Write an exit's result, and set a graph's condition: the next segment runs unless this exit answers."""
-        _launch(stream, self._write_prediction_and_condition, 1, WARP, condition, exit_outputs, out)
+        A graph's condition, if given, is set: the next segment runs unless this exit answers.
+        """
+        if condition is None:
+            return _launch(self._decide, rows, WARP, exit_, out)
+        return _launch(self._decide_and_set_condition, rows, WARP, condition, exit_, out)
 
-    def compact(
-        self,
-        stream: Any,
-        exit_outputs: int,
-        rows: int,
-        *,
-        predictions: int,
-        samples: int,
-        active_rows: int,
-        active_count: int,
-    ) -> None:
-        """Write the results of a batch's rows that exit, and list the rows that stay active."""
-        arguments = exit_outputs, np.int32(rows), predictions, samples, active_rows, active_count
-        _launch(stream, self._compact, 1, WARP, *arguments)
+    def compact(self, decisions: int, rows: int, predictions: int, samples: int, active: int, count: int) -> Launch:
+        """Keep the final decisions of a batch's rows by sample, and list the rows that stay active."""
+        return _launch(self._compact, 1, WARP, decisions, np.int32(rows), predictions, samples, active, count)
 
-    def gather(self, stream: Any, source: int, rows: int, count: int, row_bytes: int, out: int) -> None:
+    def gather(self, source: int, rows: int, count: int, row_bytes: int, out: int) -> Launch:
         """Copy the `count` listed rows of a tensor to consecutive rows."""
         in_words = row_bytes % WORD_BYTES == 0
         kernel, units = (self._gather_words, row_bytes // WORD_BYTES) if in_words else (self._gather_bytes, row_bytes)
-        _launch(stream, kernel, (-(-units // ROW), count), ROW, source, rows, units, out)
+        return _launch(kernel, (-(-units // ROW), count), ROW, source, rows, units, out)
 
 
 def compile_kernels(arch: str) -> bytes:
@@ -85,5 +89,5 @@ def _key(source: str, arch: str) -> str:
     return hashlib.sha256(repr((source, arch, version)).encode()).hexdigest()[:32]
 
 
-def _launch(stream: Any, kernel: Kernel, grid: Any, block: Any, *arguments: Any) -> None:
-    launch(stream, LaunchConfig(grid=grid, block=block), kernel, *arguments)
+def _launch(kernel: Kernel, grid: Any, block: Any, *arguments: Any) -> Launch:
+    return Launch(LaunchConfig(grid=grid, block=block), kernel, arguments)

@@ -3,7 +3,7 @@
 import importlib
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,8 +44,8 @@ def check_machine() -> list[Check]:
         _library("av", needed=False, remedy="pip install 'av>=14', to read videos and network streams"),
         _library("simplejpeg", needed=False, remedy="pip install simplejpeg, to read JPEG files"),
         _library("onnxruntime", needed=True, remedy=INSTALL["onnxruntime"]),
-        _library("tensorrt", needed=False, remedy=INSTALL["tensorrt"]),
-        _library("tensorrt_rtx", needed=False, remedy=f"{INSTALL['tensorrt-rtx']}, for RTX GPUs"),
+        _tensorrt(),
+        _library("tensorrt_rtx", needed=False, remedy=f"{INSTALL['tensorrt-rtx']}, for RTX GPUs; not Orin, H100, Thor"),
         _gpu(),
         check_graph_mode(),
         _cameras(),
@@ -68,6 +68,14 @@ def _library(name: str, *, needed: bool, remedy: str) -> Check:
     return Check(name, "ok", str(getattr(module, "__version__", "unknown version")))
 
 
+def _tensorrt() -> Check:
+    check = _library("tensorrt", needed=False, remedy=INSTALL["tensorrt"])
+    if check.value.startswith("10.16") and "Orin" in (board_model() or ""):
+        note = "may refuse int8 on Orin (NVIDIA/TensorRT#4832)"
+        return replace(check, value=f"{check.value}, {note}", remedy="if a build fails, use --precision fp16")
+    return check
+
+
 def _gpu() -> Check:
     if driver := nvidia_driver():
         return Check("NVIDIA driver", "ok", driver)
@@ -80,13 +88,14 @@ def check_graph_mode() -> Check:
     try:
         runtime = get_runtime()
     except EngineError as error:
-        remedy = f"install the NVIDIA driver and {pip_install('cuda13')} (cuda12 on JetPack 6)"
+        remedy = f"install the NVIDIA driver and the CUDA toolkit, then {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
         return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
-    if runtime.mode == "graph":
-        return Check(name, "ok", "available: one CUDA graph and one wait per frame")
-    value = f"unavailable, the host checks each exit: {runtime.graph_unsupported_reason}"
-    return Check(name, "problem", value, "update the driver to CUDA 12.5 or later")
+    from edge.cuda.probe import graph_unsupported_reason
+
+    if reason := graph_unsupported_reason(runtime):
+        return Check(name, "problem", f"unavailable: {reason}", "update the driver to CUDA 12.5 or later")
+    return Check(name, "ok", "available: one CUDA graph and one wait per frame")
 
 
 def _cameras() -> Check:

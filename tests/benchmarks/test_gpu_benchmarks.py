@@ -100,7 +100,7 @@ def test_events_are_recorded_around_each_launch_and_not_for_the_host_clock(
     for given in (None, clock):
         for name, order in expected.items():
             with ExitStack() as stack:
-                slot = chain.ExecutorSlot(workload, runtime, chain.executor_factories(3, given)[name])
+                slot = chain.ExecutorSlot(workload, runtime, chain.graph_factories(3)[name], given)
                 stack.callback(slot.close)
                 run = workload.predictor(slot)
                 run(segments.frame_for(2, 3))
@@ -152,18 +152,19 @@ def test_series_hold_every_frame_after_the_warm_up(world: World, monkeypatch: py
 
 @pytest.mark.parametrize("last", range(3))
 def test_a_bare_executor_runs_each_segment_once_and_predicts_the_current_frame(last: int, world: World) -> None:
-    from benchmarks.gpu.chain import ExecutorSlot, bare, executor_factories
+    from benchmarks.gpu.chain import ExecutorSlot, bare, graph_factories, thresholds_of
     from benchmarks.gpu.segments import timed_engines, timed_workload
 
     runtime = edge.cuda.get_runtime()
     engines = timed_engines(runtime, (20.0,) * 3)
     workload = timed_workload(engines)
-    slot = ExecutorSlot(workload, runtime, executor_factories(3, None)[bare(last)])
-    for confidence in (0.25, 0.75):  # of every exit; the second one is above the thresholds
+    slot = ExecutorSlot(workload, runtime, graph_factories(3)[bare(last)])
+    for logit in (0.0, 2.0):  # of every exit; the second one is above the thresholds
         before = [engine.runs() for engine in engines]
-        frame = Frame(np.full((3, 1, 1), confidence, np.float32), PixelFormat.ARRAY)
-        prediction = predict(slot, frame, workload.thresholds)
-        assert (prediction.exit_index, prediction.confidence) == (last, confidence)
+        frame = Frame(np.full((3, 1, 1), logit, np.float32), PixelFormat.ARRAY)
+        prediction = predict(slot, frame, thresholds_of(bare(last), workload).thresholds)
+        assert prediction.exit_index == last
+        assert prediction.confidence == pytest.approx(np.exp(logit) / (np.exp(logit) + 2), rel=1e-5)
     runs = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
     assert runs == [int(k <= last) for k in range(3)]
     slot.close()
@@ -458,7 +459,7 @@ def test_without_pycuda_the_reports_end_in_one_line_that_names_the_packages(
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     for report in REPORTS:
         message = error_line(call(main, report, "--output", tmp_path / "result.json"), UNAVAILABLE)
-        assert f"install the NVIDIA driver, then {pip_install('cuda13')}" in message
+        assert f"which pycuda is built with, then {pip_install('cuda13')}" in message
     assert not list(tmp_path.iterdir())
 
 

@@ -181,7 +181,7 @@ def test_an_engine_without_our_names_is_refused(tmp_path: Path) -> None:
 
     [first, *_] = segments_of("tiny cnn")
     (tmp_path / first.spec.file).write_bytes(engine_from_segment(first, convert))
-    with pytest.raises(EngineError, match=r"has output0 .* where the segment has .*logits_0 \(float32\)"):
+    with pytest.raises(EngineError, match=r"has output0 .* where the segment has .*logits_0 \(float32 1x4\)"):
         TensorRtEngine(tensorrt_stand_in, tmp_path / first.spec.file, first.spec)
 
 

@@ -24,7 +24,15 @@ from edge.inference.record import record
 from edge.storage import cache_root
 from edge.system import pip_install
 from tests.support.cuda_networks import IMAGES, Networks, SessionEngine, array_frames, predict, predict_all
-from tests.support.cuda_stand_in import CoreError, DriverError, Graph, GraphBuilder, HostCallbackNode, World
+from tests.support.cuda_stand_in import (
+    CoreError,
+    DriverError,
+    Graph,
+    GraphDefinition,
+    GraphNode,
+    HostCallbackNode,
+    World,
+)
 
 
 def bgr_frame(height: int) -> Frame:
@@ -34,26 +42,15 @@ def bgr_frame(height: int) -> Frame:
 # Missing support
 
 
-def test_without_conditional_nodes_the_mode_is_stepwise_and_the_reason_is_kept(world: World) -> None:
-    world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
-    runtime = edge.cuda.get_runtime()
-    assert runtime.mode == "stepwise"
-    assert runtime.graph_unsupported_reason == "CoreError: CUDA_ERROR_NOT_SUPPORTED"
-
-
-def test_with_conditional_nodes_the_mode_is_graph(world: World) -> None:
-    assert (edge.cuda.get_runtime().mode, edge.cuda.get_runtime().graph_unsupported_reason) == ("graph", "")
-
-
-def test_doctor_reports_the_mode_and_its_reason(world: World) -> None:
+def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) -> None:
     assert check_graph_mode().value == "available: one CUDA graph and one wait per frame"
     world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    check = check_graph_mode()
+    reason = "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
+    assert check.value == f"unavailable: {reason}"
+    assert not check.ok
     from edge.cuda.runtime import _open_once
 
-    _open_once.cache_clear()
-    check = check_graph_mode()
-    assert check.value == "unavailable, the host checks each exit: CoreError: CUDA_ERROR_NOT_SUPPORTED"
-    assert not check.ok
     world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
     _open_once.cache_clear()
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
@@ -66,11 +63,23 @@ def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
     assert pip_install("cuda13") in check.remedy
 
 
-@pytest.mark.parametrize(("run_bodies", "problem"), [(True, "condition of 0 as 1"), (False, "condition of 1 as 0")])
-def test_ignored_conditions_are_detected_when_the_gpu_is_opened(run_bodies: bool, problem: str, world: World) -> None:
+@pytest.mark.parametrize("run_bodies", [True, False])
+def test_doctor_detects_ignored_conditions(run_bodies: bool, world: World) -> None:
     world.run_bodies = run_bodies
-    runtime = edge.cuda.get_runtime()
-    assert (runtime.mode, runtime.graph_unsupported_reason) == ("stepwise", f"the GPU read a {problem}")
+    assert "as one CUDA graph predicts differently from stepwise execution" in check_graph_mode().value
+    assert world.calls["graphs alive"] == 0
+
+
+def test_doctor_detects_a_driver_without_nested_conditions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    if_then = GraphNode.if_then
+
+    def refuse_nested(node: GraphNode, condition: Any) -> Any:
+        if node.graph.root is not node.graph:
+            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
+        return if_then(node, condition)
+
+    monkeypatch.setattr(GraphNode, "if_then", refuse_nested)
+    assert "CUDA_ERROR_NOT_SUPPORTED" in check_graph_mode().value
 
 
 @pytest.mark.parametrize("run_bodies", [True, False])
@@ -103,7 +112,7 @@ class FixedExecutor:
 
     def finish(self) -> int:
         for name, value in (self.predictions[self.chain.threshold == NEVER] or {}).items():
-            self.chain.prediction[name] = value
+            self.chain.predictions[name] = value
         return 1
 
     def close(self) -> None:
@@ -121,19 +130,19 @@ DIFFERENT: dict[str, dict[str, Any] | None] = {
 @pytest.mark.parametrize("forced", ["the last exit", "the first exit"])
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_executors_differ_if_one_field_of_their_predictions_does(name: str, forced: str, world: World) -> None:
-    from edge.cuda.executors import diff_outputs
+    from edge.cuda.executor import diff_outputs
     from edge.cuda.kernel_params import PREDICTION
 
-    chain: Any = SimpleNamespace(exits=3, prediction=np.zeros(1, PREDICTION), threshold=None)
+    chain: Any = SimpleNamespace(exits=3, predictions=np.zeros(1, PREDICTION), threshold=None)
     chain.set_thresholds = lambda values: setattr(chain, "threshold", values[0])
     same = (PREDICTED, PREDICTED)
     different = (DIFFERENT[name], PREDICTED) if forced == "the last exit" else (PREDICTED, DIFFERENT[name])
     for predictions in (same, different):
         executor, other = FixedExecutor(chain, *same), FixedExecutor(chain, *predictions)
-        differ = bool(diff_outputs(executor, other, chain))
-        assert differ == bool(diff_outputs(other, executor, chain)) == (predictions is different)
+        differ = bool(diff_outputs(executor, other))
+        assert differ == bool(diff_outputs(other, executor)) == (predictions is different)
     nan = PREDICTED | {"probability": np.nan}
-    assert not diff_outputs(FixedExecutor(chain, nan, nan), FixedExecutor(chain, nan, nan), chain)
+    assert not diff_outputs(FixedExecutor(chain, nan, nan), FixedExecutor(chain, nan, nan))
 
 
 def test_a_segment_with_nodes_not_allowed_in_a_body_runs_stepwise_with_a_warning(
@@ -155,10 +164,22 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     world.failing["invalidated"] = DriverError()
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "its capture ended with CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    assert "the driver returned CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
 
 
-@pytest.mark.parametrize("call", ["complete", "graph upload"])
+@pytest.mark.parametrize("call", ["graph definition", "add node", "instantiate", "graph upload"])
+def test_a_driver_that_refuses_every_graph_runs_stepwise_without_graphs(
+    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = network("tiny cnn")
+    world.failing[call] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
+    assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
+    assert "so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED" in caplog.text
+    assert world.calls["captures alive"] == 0
+
+
+@pytest.mark.parametrize("call", ["instantiate", "graph upload"])
 def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all_slots(
     call: str, network: Networks, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -169,29 +190,27 @@ def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all
             actual = predict(slot, frame, tiny.thresholds)
             assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
     [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert message == (
-        "the chain cannot be captured into one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
-    )
+    assert message == ("the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED")
 
 
 @contextmanager
 def failing_chain_graph(call: str) -> Iterator[None]:
     """Let a call fail for graphs of a whole chain."""
-    complete, upload = GraphBuilder.complete, Graph.upload
+    instantiate, upload = GraphDefinition.instantiate, Graph.upload
 
-    def failing_complete(builder: GraphBuilder) -> Graph:
-        if call == "complete" and builder.conditions:
+    def failing_instantiate(definition: GraphDefinition) -> Graph:
+        if call == "instantiate" and definition.conditions:
             raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
-        return complete(builder)
+        return instantiate(definition)
 
     def failing_upload(graph: Graph, stream: Any) -> None:
-        if call == "graph upload":
+        if call == "graph upload" and graph.conditions:
             raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
         upload(graph, stream)
 
     with pytest.MonkeyPatch.context() as patch:
         edge.cuda.get_runtime()
-        patch.setattr(GraphBuilder, "complete", failing_complete)
+        patch.setattr(GraphDefinition, "instantiate", failing_instantiate)
         patch.setattr(Graph, "upload", failing_upload)
         yield
 
@@ -205,7 +224,7 @@ def test_stepwise_uploads_and_preprocesses_a_frame_once(is_capturable: bool, net
     predict(slot, bgr_frame(20), [NEVER, NEVER])
     world.ran.clear()
     assert predict(slot, bgr_frame(20), [NEVER, NEVER]).exit_index == 2
-    steps = [step for k in range(3) for step in (f"segment {k}", "write_prediction")]
+    steps = [step for k in range(3) for step in (f"segment {k}", "decide")]
     assert world.ran == ["upload", "preprocess", *steps]
 
 
@@ -325,9 +344,9 @@ def test_cached_kernels_are_separate_for_each_gpu_source_and_compiler(
 def test_garbage_collection_is_restored_after_a_capture_even_one_that_failed(
     is_enabled: bool, network: Networks, world: World
 ) -> None:
-    from edge.cuda.graph import capture_graph
+    from edge.cuda.graph import capture
 
-    def fail(builder: Any) -> None:
+    def fail(stream: int) -> None:
         raise CoreError("CUDA_ERROR_UNKNOWN")
 
     (gc.enable if is_enabled else gc.disable)()
@@ -335,40 +354,51 @@ def test_garbage_collection_is_restored_after_a_capture_even_one_that_failed(
         predict(network("tiny cnn").slot("graph"), array_frames(1)[0], [0, 0])
         assert gc.isenabled() == is_enabled
         with edge.cuda.get_runtime().context.activate("failing"), pytest.raises(CoreError):
-            capture_graph(driver_stream(), fail)
+            capture(fail)
         assert gc.isenabled() == is_enabled
     finally:
         gc.enable()
 
 
 def test_garbage_collection_stays_paused_until_all_threads_have_captured(world: World) -> None:
-    from edge.cuda.graph import capture_graph
+    from edge.cuda.graph import capture
 
     context, is_over, both = edge.cuda.get_runtime().context, threading.Event(), threading.Barrier(2)
 
-    def fill(is_first: bool, builder: Any) -> None:
+    def fill(is_first: bool, stream: int) -> None:
         with suppress(threading.BrokenBarrierError):
             both.wait(0.1)
         if not is_first:
             is_over.wait(1)
 
-    def capture(is_first: bool) -> None:
-        with context.activate("capturing"):
-            capture_graph(driver_stream(), partial(fill, is_first)).close()
+    def work(is_first: bool) -> None:
+        with context.prepare("capturing"):
+            capture(partial(fill, is_first))
         if is_first:
             is_over.set()
 
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(capture, (True, False)))
+        list(threads.map(work, (True, False)))
     assert gc.isenabled()
 
 
-def driver_stream() -> Any:
-    from pycuda.driver import Stream
+def test_threads_take_turns_in_preparing_while_others_run_frames(network: Networks, world: World) -> None:
+    """Engines are loaded, memory is freed and segments are captured in turn: each may spoil a capture."""
+    context, slot, [frame] = edge.cuda.get_runtime().context, network("tiny cnn").slot("graph"), array_frames(1)
+    predict(slot, frame, [0, 0])
+    order: list[str] = []
 
-    from edge.cuda.memory import NON_BLOCKING
+    def prepare() -> None:
+        with context.prepare("loading an engine"):
+            order.append("prepared")
 
-    return Stream(NON_BLOCKING)
+    with ThreadPoolExecutor(2) as threads:
+        with context.prepare("capturing"):
+            second = threads.submit(prepare)
+            assert threads.submit(predict, slot, frame, [0, 0]).result(10).exit_index == 0
+            order.append("captured")
+        second.result(10)
+    assert order == ["captured", "prepared"]
 
 
 def test_an_engine_that_refuses_an_address_leaves_no_memory_behind(network: Networks, world: World) -> None:
@@ -380,7 +410,7 @@ def test_an_engine_that_refuses_an_address_leaves_no_memory_behind(network: Netw
     tiny.engines[2].bind = refuse  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="no room"):
         predict(tiny.slot("graph"), array_frames(1)[0], [0, 0])
-    assert world.calls["mem_alloc"] == world.calls["free"] == 1
+    assert world.calls["mem_alloc"] == world.calls["free"]
 
 
 # Released resources
@@ -397,7 +427,7 @@ def test_a_frame_of_another_size_replaces_the_memory(world: World, network: Netw
     slot.close()
     slot.close()
     assert world.calls["mem_alloc"] == world.calls["free"]
-    assert world.calls["graphs alive"] == world.calls["builders alive"] == world.calls["captures alive"] == 0
+    assert world.calls["graphs alive"] == world.calls["captures alive"] == 0
     assert world.calls["pinned freed"] == len(world.pinned)
     assert world.calls["streams freed"] == world.calls["stream"]
     assert world.calls["freed without a context"] == 0
@@ -406,11 +436,11 @@ def test_a_frame_of_another_size_replaces_the_memory(world: World, network: Netw
 def test_arrays_of_all_number_types_use_the_same_memory(network: Networks, world: World) -> None:
     slot = network("tiny cnn").slot("graph")
     [frame] = array_frames(1)
-    expected = predict(slot, frame, [0, 0])
+    expected, before = predict(slot, frame, [0, 0]), world.calls["mem_alloc"]
     with pytest.raises(SourceError, match="array frame has shape"):
         predict(slot, Frame(frame.pixels[:, :-1], PixelFormat.ARRAY), [0, 0])
     assert predict(slot, Frame(frame.pixels.astype(np.float64), PixelFormat.ARRAY), [0, 0]) == expected
-    assert world.calls["mem_alloc"] == 1
+    assert world.calls["mem_alloc"] == before
 
 
 def test_closing_a_classifier_frees_its_memory(network: Networks, world: World) -> None:
@@ -424,7 +454,7 @@ def test_closing_a_classifier_frees_its_memory(network: Networks, world: World) 
     gc.collect()
     assert world.calls["pinned freed"] == before["pinned freed"] + 1
     assert world.calls["freed without a context"] == before["freed without a context"]
-    assert world.calls["mem_alloc"] == world.calls["free"] == 1
+    assert world.calls["mem_alloc"] == world.calls["free"]
     with pytest.raises(EngineError, match="the classifier was closed"):
         gpu.predict(frames[0])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import edge.cuda
 from benchmarks.gpu import torch_unavailable_reason
 from edge.bundle.manifest import InputSpec
-from edge.decision import Scores, decide, scores_from_logits
+from edge.decision import decide, scores_from_logits
 from edge.errors import EngineError
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.host import calibrated_probability
@@ -52,19 +52,19 @@ def array_frame(values: NDArray[np.float32]) -> Frame:
     return Frame(values, PixelFormat.ARRAY)
 
 
-def random_confidences(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Return confidences of every exit as inputs of timed segments; some are the threshold, some become NaN."""
+def random_logits(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return the logit of every exit as inputs of timed segments; some become NaN."""
     generator = np.random.default_rng(seed)
-    values = generator.random((count, EXITS, 1, 1), dtype=np.float32)
-    values[generator.random(values.shape) < 0.2] = 0.5
+    values = 2 * generator.random((count, EXITS, 1, 1), dtype=np.float32)
     values[generator.random(values.shape) < 0.1] = -1
     return values
 
 
 def reference_exits(values: NDArray[np.float32]) -> NDArray[np.intp]:
-    confidence = np.where(values < 0, np.nan, values)[:, :, 0, 0].T.astype(np.float32)
-    scores = Scores(confidence, np.zeros(confidence.shape, np.int32))
-    return decide(scores, np.full(EXITS - 1, 0.5, np.float32)).exit_index
+    logits = np.zeros((EXITS, len(values), EXITS), np.float32)
+    for k in range(EXITS):
+        logits[k, :, k] = np.where(values < 0, np.nan, values)[:, k, 0, 0]
+    return decide(scores_from_logits(logits), np.full(EXITS - 1, 0.5, np.float32)).exit_index
 
 
 @pytest.mark.parametrize("mode", ["graph", "stepwise"])
@@ -75,7 +75,7 @@ def test_thousands_of_frames_take_the_reference_exits_and_run_no_other_segment(m
     workload = timed_workload(engines)
     slot = workload.slot(runtime, mode)
     classify = workload.predictor(slot)
-    values = random_confidences(5000)
+    values = random_logits(5000)
     classify(array_frame(values[0]))
     syncs = slot.syncs
     with runtime.context.activate("counting"):
@@ -96,9 +96,9 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: 
     from benchmarks.gpu.segments import timed_engines, timed_workload
 
     workload = timed_workload(timed_engines(runtime, (0.0,) * EXITS))
-    slot = workload.slot(runtime, runtime.mode)
+    slot = workload.slot(runtime, "graph")
     classify = workload.predictor(slot)
-    frames = [array_frame(value) for value in random_confidences(1000)]
+    frames = [array_frame(value) for value in random_logits(1000)]
 
     def memory() -> tuple[int, int]:
         with runtime.context.activate("reading free memory"):
@@ -124,10 +124,10 @@ def test_two_pipelines_in_two_threads_do_not_mix_their_frames(runtime: "Runtime"
     thresholds = np.full(EXITS - 1, 0.5, np.float32)
     for seed in (1, 2):
         workload = timed_workload(timed_engines(runtime, (5.0,) * EXITS))
-        slots[seed] = [workload.slot(runtime, runtime.mode) for _ in range(MIN_SLOTS)]
+        slots[seed] = [workload.slot(runtime, "graph") for _ in range(MIN_SLOTS)]
 
     def work(seed: int) -> None:
-        source = PacedSource([array_frame(value) for value in random_confidences(2000, seed)])
+        source = PacedSource([array_frame(value) for value in random_logits(2000, seed)])
         exits[seed] = [result.exit_index for result in Pipeline(source, slots[seed], "all", lambda: thresholds)]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
@@ -135,7 +135,7 @@ def test_two_pipelines_in_two_threads_do_not_mix_their_frames(runtime: "Runtime"
         thread.start()
     for thread in threads:
         thread.join()
-    assert {seed: reference_exits(random_confidences(2000, seed)).tolist() for seed in (1, 2)} == exits
+    assert {seed: reference_exits(random_logits(2000, seed)).tolist() for seed in (1, 2)} == exits
     for slot in (*slots[1], *slots[2]):
         slot.close()
 
@@ -160,16 +160,17 @@ def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime:
     from cuda.core import LaunchConfig, Program, ProgramOptions, Stream, launch
 
     from benchmarks.gpu.segments import TimedEngine, timed_engines, timed_workload
-    from edge.cuda.memory import PinnedMemory
+    from edge.cuda.memory import Memory
 
     with runtime.context.activate("making a latch"):
         code = Program(LATCH, "c++", ProgramOptions(std="c++17", arch=runtime.context.arch)).compile("cubin")
-        memory = PinnedMemory({"armed": 4, "latch": 4, "missed": 4})
+        memory = Memory({"armed": 4, "latch": 4, "missed": 4})
         kernels = {name: code.get_kernel(name) for name in ("wait_for", "open_latch")}
 
     class LatchedEngine:
         def __init__(self, engine: TimedEngine, name: str) -> None:
             self.engine, self.kernel, self.bind_batch = engine, kernels[name], engine.bind_batch
+            self.activation_bytes = engine.activation_bytes
 
         def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
             run = self.engine.bind(addresses)
@@ -189,7 +190,7 @@ def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime:
         first, *rest = timed_engines(runtime, (0.0,) * EXITS)
         workload = timed_workload([LatchedEngine(first, name), *rest])
         workload = replace(workload, chain=replace(workload.chain, input=spec))
-        slots.append(workload.slot(runtime, runtime.mode))
+        slots.append(workload.slot(runtime, "graph"))
         workload.predictor(slots[-1])(frame)
     memory.view("armed", np.int32)[0] = 1
     for slot in slots:
@@ -207,13 +208,13 @@ from edge.errors import EngineError
 
 runtime = edge.cuda.get_runtime()
 workload = timed_workload(timed_engines(runtime, (0.0,) * 3))
-slot = workload.slot(runtime, runtime.mode)
+slot = workload.slot(runtime, "graph")
 assert workload.predictor(slot)(frame_for(1, 3)).exit_index == 1
 broken = timed_engines(runtime, (0.0,) * 3)
 broken[0].bind = lambda addresses, bind=broken[0].bind: bind({**addresses, "image": 16})
 try:
     workload = timed_workload(broken)
-    workload.predictor(workload.slot(runtime, runtime.mode))(frame_for(1, 3))
+    workload.predictor(workload.slot(runtime, "graph"))(frame_for(1, 3))
 except EngineError as error:
     print(error)
 """
@@ -274,48 +275,46 @@ def classify_batch(workload: "Workload", runtime: "Runtime", _: Any, images: NDA
 
 
 @pytest.mark.parametrize("rows", [1, 32, 33, 100])
-def test_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") -> None:
-    import pycuda.driver as driver
-    from cuda.core import Stream
+def test_decide_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") -> None:
+    from edge.cuda.kernel_params import EXIT, PREDICTION
+    from edge.cuda.memory import Memory
+    from edge.cuda.stream import GpuStream
 
-    from edge.cuda.kernel_params import EXIT_OUTPUTS, PREDICTION
-    from edge.cuda.memory import NON_BLOCKING, PinnedMemory
-
-    generator, classes, temperature = np.random.default_rng(rows), 9, 1.7
-    exits, label = generator.random(rows) < 0.5, generator.integers(0, classes, rows, dtype=np.int32)
+    generator, classes, temperature, threshold = np.random.default_rng(rows), 9, 1.7, 0.7
     logits = generator.normal(0, 3, (rows, classes)).astype(np.float32)
-    sizes = {"exit_outputs": EXIT_OUTPUTS.itemsize, "predictions": rows * PREDICTION.itemsize, "active_count": 4}
-    sizes |= dict.fromkeys(("samples", "active_rows", "label", "confidence"), 4 * rows)
-    sizes |= {"exit_flag": rows, "logits": logits.nbytes, "from": 80 * rows, "to": 80 * rows}
-    with runtime.context.activate("compacting"):
-        memory, py_stream = PinnedMemory(sizes), driver.Stream(NON_BLOCKING)
-        addresses, stream = memory.addresses, Stream.from_handle(py_stream.handle)
-        outputs = memory.view("exit_outputs", EXIT_OUTPUTS)
-        for name in ("label", "confidence", "logits", "exit_flag"):
-            outputs[name] = addresses[name]
-        outputs["classes"], outputs["inverse_temperature"] = classes, 1 / temperature
-        memory.view("exit_flag", np.bool_)[:], memory.view("label", np.int32)[:] = exits, label
-        memory.view("logits", np.float32)[:] = logits.ravel()
-        memory.view("samples", np.int32)[:] = np.arange(rows)
+    logits[::5] = logits[::5].round(0)
+    logits[3::7, 2] = np.nan
+    expected = scores_from_logits(logits[None])
+    sizes = {"exit": EXIT.itemsize, "threshold": 4, "logits": logits.nbytes, "active_count": 4}
+    sizes |= dict.fromkeys(("decisions", "predictions"), rows * PREDICTION.itemsize)
+    sizes |= dict.fromkeys(("samples", "active_rows"), 4 * rows) | dict.fromkeys(("from", "to"), 80 * rows)
+    with runtime.context.activate("deciding"):
+        memory, stream, kernels = Memory(sizes), GpuStream(), runtime.kernels
+        addresses = memory.addresses
+        memory.view("exit", EXIT)[0] = (addresses["logits"], addresses["threshold"], classes, 0, 1 / temperature, 0)
+        memory.view("threshold", np.float32)[0] = threshold
+        memory.view("logits", np.float32)[:], memory.view("samples", np.int32)[:] = logits.ravel(), np.arange(rows)
+        kernels.decide(addresses["exit"], addresses["decisions"], rows=rows).on(stream.core)
         names = ("predictions", "samples", "active_rows", "active_count")
-        runtime.kernels.compact(stream, addresses["exit_outputs"], rows, **{name: addresses[name] for name in names})
-        py_stream.synchronize()
-        active = np.flatnonzero(~exits)
+        kernels.compact(addresses["decisions"], rows, *(addresses[name] for name in names)).on(stream.core)
+        stream.synchronize()
+        decisions = memory.view("decisions", PREDICTION)
+        np.testing.assert_array_equal(decisions["label_index"], expected.label[0])
+        np.testing.assert_allclose(decisions["confidence"], expected.confidence[0], rtol=1e-5)
+        np.testing.assert_allclose(decisions["probability"], calibrated_probability(logits, temperature), rtol=1e-5)
+        np.testing.assert_array_equal(decisions["is_final"] == 1, decisions["confidence"] >= np.float32(threshold))
+        active = np.flatnonzero(decisions["is_final"] == 0)
         assert memory.view("active_count", np.int32)[0] == len(active)
         for name in ("samples", "active_rows"):
             np.testing.assert_array_equal(memory.view(name, np.int32)[: len(active)], active)
-        predictions = memory.view("predictions", PREDICTION)[exits]
-        np.testing.assert_array_equal(predictions["label_index"], label[exits])
-        expected = calibrated_probability(logits[exits], temperature)
-        np.testing.assert_allclose(predictions["probability"], expected, rtol=1e-5)
         for row_bytes in (75, 80) if len(active) else ():
             source, out = (
                 memory.view(name, np.uint8)[: row_bytes * rows].reshape(rows, row_bytes) for name in ("from", "to")
             )
             source[:] = generator.integers(0, 256, source.shape)
-            listed = addresses["active_rows"]
-            runtime.kernels.gather(stream, addresses["from"], listed, len(active), row_bytes, addresses["to"])
-            py_stream.synchronize()
+            gather = (addresses["from"], addresses["active_rows"], len(active), row_bytes, addresses["to"])
+            kernels.gather(*gather).on(stream.core)
+            stream.synchronize()
             np.testing.assert_array_equal(out[: len(active)], source[active])
 
 
@@ -328,7 +327,7 @@ def test_torch_modules_in_overlapping_slots_predict_as_in_one(runtime: "Runtime"
     workload, frames = torch_workload(network), network.frames(5000)
     single = run_single(runtime, workload, frames)
     assert run_pipelined(runtime, workload, frames)["exits"] == single["exits"]
-    assert runtime.mode == "stepwise" or single["waits_a_frame"] == 1
+    assert single["waits_a_frame"] == 1
 
 
 @with_torch

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 import edge.cuda
 from edge.bundle.manifest import InputSpec, Rejection
-from edge.decision import NEVER
+from edge.decision import NEVER, scores_from_logits
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.preprocess import center_crop, normalization_lut, preprocess_for
+from edge.inference.host import calibrated_probability
 from tests.support.cuda_kernels import KERNELS, launch_on_host
 from tests.support.cuda_networks import IMAGES, Networks, array_frames, predict, predict_all
 from tests.support.cuda_stand_in import World
@@ -60,10 +60,23 @@ def test_predictions_name_the_label(network: Networks) -> None:
     assert prediction.label == f"class {prediction.label_index}"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_confidence_at_the_threshold_exits_and_nan_never_does(mode: str, network: Networks) -> None:
+    tiny = network("tiny cnn")
+    [frame] = array_frames(1)
+    gpu = tiny.slot(mode)
+    exact = predict(gpu, frame, [0, 0]).confidence
+    above = float(np.nextafter(np.float32(exact), np.float32(2)))
+    for threshold, exit_index in ((exact, 0), (above, 1)):
+        assert predict(gpu, frame, [threshold, 0]).exit_index == exit_index
+    tiny.engines[0].change_logits = lambda logits: logits.fill(np.nan)
+    assert predict(gpu, frame, [0, 0]).exit_index == 1
+
+
 def test_the_last_exit_rejects_in_a_slot_and_in_a_batch(network: Networks) -> None:
     tiny = network("tiny cnn")
     [frame] = array_frames(1)
-    confidence = predict(tiny.host_slot(), frame, [NEVER, NEVER]).confidence
+    confidence = predict(tiny.slot(), frame, [NEVER, NEVER]).confidence
     for threshold, is_rejected in ((confidence, False), (np.nextafter(np.float32(confidence), np.float32(2)), True)):
         tiny.chain = replace(tiny.chain, rejection=Rejection(float(threshold), 0.1, 0.9, "betting", 1.0, 9, "s"))
         with tiny.classifier() as classifier:
@@ -74,29 +87,6 @@ def test_the_last_exit_rejects_in_a_slot_and_in_a_batch(network: Networks) -> No
             assert classifier.predict(frame).label != "none"
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_confidence_at_the_threshold_exits_and_nan_never_does(mode: str, network: Networks) -> None:
-    tiny = network("tiny cnn")
-    [frame] = array_frames(1)
-    exact = predict(tiny.host_slot(), frame, [0, 0]).confidence
-    above = float(np.nextafter(np.float32(exact), np.float32(2)))
-    gpu = tiny.slot(mode)
-    for threshold, exit_index in ((exact, 0), (above, 1)):
-        assert predict(gpu, frame, [threshold, 0]).exit_index == exit_index
-    engine = tiny.engines[0]
-    run = engine.session.run
-    engine.session = SimpleNamespace(
-        get_inputs=engine.session.get_inputs,
-        get_outputs=engine.session.get_outputs,
-        run=lambda names, inputs: [
-            np.full_like(value, np.nan) if tensor.name in ("logits_0", "confidence_0") else
-            np.zeros_like(value) if tensor.name == "exit_0" else value
-            for tensor, value in zip(engine.session.get_outputs(), run(names, inputs), strict=True)
-        ],
-    )  # fmt: skip
-    assert predict(gpu, frame, [0, 0]).exit_index == 1
-
-
 def test_graph_mode_takes_one_launch_and_one_wait_and_runs_no_later_segment(network: Networks, world: World) -> None:
     gpu = network("five exits").slot("graph")
     [frame] = array_frames(1)
@@ -105,7 +95,7 @@ def test_graph_mode_takes_one_launch_and_one_wait_and_runs_no_later_segment(netw
         world.calls.clear()
         world.ran.clear()
         predict(gpu, frame, [NEVER] * exit_index + [0.0] * (4 - exit_index))
-        calls = {name: count for name, count in world.calls.items() if name != "push"}
+        calls = {name: count for name, count in world.calls.items() if name not in ("push", "bytes uploaded")}
         assert calls == {"graph launch": 1, "synchronize": 1}
         assert [name for name in world.ran if name.startswith("segment")] == [
             f"segment {k}" for k in range(exit_index + 1)
@@ -126,8 +116,11 @@ def test_frames_are_not_copied_on_an_integrated_gpu(network: Networks, world: Wo
     world.is_integrated = True
     tiny = network("tiny cnn")
     expected = predict_all(tiny.host_slot(), array_frames(6), tiny.thresholds)
-    assert predict_all(tiny.slot("graph"), array_frames(6), tiny.thresholds) == expected
-    assert world.calls["memcpy_htod_async"] == 1  # the constants
+    slot = tiny.slot("graph")
+    predict(slot, array_frames(1)[0], tiny.thresholds)  # uploads the constants
+    world.calls["bytes uploaded"] = 0
+    assert predict_all(slot, array_frames(6), tiny.thresholds) == expected
+    assert world.calls["bytes uploaded"] == 0
 
 
 FRAMES = {
@@ -252,7 +245,8 @@ SIZES = {"few": 4, "many": 1000, "constant": 300, "output": 600, "workspace": 20
 def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: World) -> None:
     from pycuda import driver
 
-    from edge.cuda.memory import NON_BLOCKING, Buffers
+    from edge.cuda.memory import Memory
+    from edge.cuda.stream import GpuStream
 
     inputs, constants, outputs, workspace = (
         {name: SIZES[name] for name in names} for names in (("few", "many"), ("constant",), ("output",), ("workspace",))
@@ -260,30 +254,20 @@ def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: Worl
     generator = np.random.default_rng(0)
     expected = {name: generator.integers(1, 256, size, dtype=np.uint8) for name, size in SIZES.items()}
     with edge.cuda.get_runtime().context.activate("uploading"):
-        stream = driver.Stream(NON_BLOCKING)
-        buffers = Buffers(inputs=inputs, constants=constants, workspace=workspace, outputs=outputs, uploads=uploads)
-        driver.memcpy_htod(buffers.addresses["workspace"], expected["workspace"])
-
-        def check(unused_bytes: int) -> None:
-            for name in (*inputs, *constants, *outputs):
-                buffers.view(name, np.uint8)[:] = expected[name]
-            buffers.upload_constants(stream)
-            buffers.upload_inputs(stream, unused_bytes=unused_bytes)
-            stream.synchronize()
-            for name, values in expected.items():
-                np.testing.assert_array_equal(buffers.download(name, values.shape, "uint8")[:300], values[:300])
-
-        check(unused_bytes=0)
-        before = buffers.download("many", (1000,), "uint8")
-        np.testing.assert_array_equal(before, expected["many"])
-        expected["many"] = ~before
-        check(unused_bytes=700)
-        np.testing.assert_array_equal(buffers.download("many", (1000,), "uint8")[400:] == before[400:], uploads)
-        np.testing.assert_array_equal(buffers.download("workspace", (2000,), "uint8"), expected["workspace"])
+        stream = GpuStream()
+        memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
+        driver.memcpy_htod(memory.addresses["workspace"], expected["workspace"])
+        for name in (*inputs, *constants, *outputs):
+            memory.view(name, np.uint8)[:] = expected[name]
+        for sizes in (inputs, constants) if uploads else (constants,):
+            stream.upload(memory.upload(sizes))
+        stream.synchronize()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(memory.download(name, values.shape, "uint8"), values)
         [(base, size)] = [(at, size) for at, size in world.pinned.items() if at not in world.freed]
-        pinned = {name for name, address in buffers.addresses.items() if base <= address < base + size}
+        pinned = {name for name, address in memory.addresses.items() if base <= address < base + size}
         assert pinned == ({*outputs} if uploads else {*outputs, *inputs})
-        buffers.close()
+        memory.close()
 
 
 # Kernels
@@ -367,29 +351,52 @@ def test_the_preprocess_kernel_matches_preprocessing_on_the_host(
         assert (levels < 0.001).mean() > 0.85
 
 
-@pytest.mark.parametrize("classes", [1, 4, 17, 32, 33, 1000])
-@pytest.mark.parametrize("exits", [True, False, None])
-def test_the_exit_kernels_write_the_prediction_and_the_condition(
-    exits: bool | None, classes: int, host_kernels: ctypes.CDLL
-) -> None:
-    """`exits` is None for the last exit, which has no flag."""
-    from edge.cuda.kernel_params import EXIT_OUTPUTS, PREDICTION
+def host_decisions(kernels: ctypes.CDLL, logits: NDArray[np.float32], threshold: float | None) -> NDArray[np.void]:
+    """Return the decision of the kernels for each row; they agree, and set the condition of a single row."""
+    from edge.cuda.kernel_params import EXIT, PREDICTION
 
-    logits = np.random.default_rng(classes).normal(0, 2, classes).astype(np.float32)
-    label, confidence, flag = np.array([7], np.int32), np.array([0.25], np.float32), np.array([exits or 0], np.uint8)
-    outputs, temperature = np.zeros(1, EXIT_OUTPUTS), 1.5
-    for name, array in (("label", label), ("confidence", confidence), ("logits", logits), ("exit_flag", flag)):
-        outputs[name] = array.ctypes.data
-    outputs["classes"], outputs["exit_index"], outputs["inverse_temperature"] = classes, 3, 1 / temperature
-    if exits is None:
-        outputs["exit_flag"] = 0
-    powers = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    condition = ctypes.c_uint(9)
-    kernels = {"write_prediction": (), "write_prediction_and_condition": (ctypes.addressof(condition),)}
-    for name, arguments in kernels.items():
-        written = np.full(1, -1, dtype=PREDICTION)
-        launch_on_host(host_kernels, name, 1, 32, (*arguments, outputs.ctypes.data, written.ctypes.data))
-        [(label_index, probability, exit_index, written_confidence, is_final)] = written.tolist()
-        assert (label_index, written_confidence, exit_index, is_final) == (7, 0.25, 3, exits in (True, None))
-        assert probability == pytest.approx(1 / powers.sum(), rel=1e-5)
-    assert condition.value == (exits is False)
+    limit, exit_ = np.array([threshold or 0], np.float32), np.zeros(1, EXIT)
+    limit_address = 0 if threshold is None else limit.ctypes.data
+    exit_[0] = (logits.ctypes.data, limit_address, logits.shape[1], 3, 1 / TEMPERATURE, 0)
+    decisions = np.zeros(len(logits), PREDICTION)
+    launch_on_host(kernels, "decide", len(logits), 32, (exit_.ctypes.data, decisions.ctypes.data))
+    single, condition = np.zeros(1, PREDICTION), ctypes.c_uint(9)
+    arguments = (ctypes.addressof(condition), exit_.ctypes.data, single.ctypes.data)
+    launch_on_host(kernels, "decide_and_set_condition", 1, 32, arguments)
+    assert single.tobytes() == decisions[:1].tobytes()
+    assert condition.value == (not single["is_final"][0])
+    return decisions
+
+
+TEMPERATURE = 1.5
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4, 17, 32, 33, 1000])
+def test_the_exit_kernels_decide_as_the_exit_rule(classes: int, host_kernels: ctypes.CDLL) -> None:
+    """Random logits, with ties, NaN and infinities among them."""
+    generator = np.random.default_rng(classes)
+    logits = generator.normal(0, 3, (60, classes)).astype(np.float32)
+    logits[::5] = logits[::5].round(0)  # equal logits: the first class wins
+    for row, value in ((3, np.nan), (7, np.inf), (11, -np.inf)):
+        logits[row, generator.integers(classes)] = value
+    logits[13], logits[17, :] = np.nan, -np.inf
+    expected = scores_from_logits(logits[None])
+    for threshold in (0.0, float(np.nanmedian(expected.confidence)), NEVER, None):
+        decided = host_decisions(host_kernels, logits, threshold)
+        np.testing.assert_allclose(decided["confidence"], expected.confidence[0], rtol=1e-5)
+        np.testing.assert_array_equal(decided["label_index"], expected.label[0])
+        np.testing.assert_allclose(decided["probability"], calibrated_probability(logits, TEMPERATURE), rtol=1e-5)
+        assert set(decided["exit_index"].tolist()) == {3}
+        with_nan = np.isnan(expected.confidence[0])
+        assert with_nan[[3, 7, 13, 17]].all()
+        own = decided["confidence"] >= np.float32(threshold) if threshold is not None else True
+        np.testing.assert_array_equal(decided["is_final"] == 1, own)
+        if threshold is not None:
+            assert not decided["is_final"][with_nan].any()
+
+
+def test_a_confidence_at_the_threshold_is_final_and_the_next_number_is_not(host_kernels: ctypes.CDLL) -> None:
+    logits = np.random.default_rng(0).normal(0, 2, (1, 10)).astype(np.float32)
+    exact = host_decisions(host_kernels, logits, 0.0)["confidence"][0]
+    for threshold, is_final in ((exact, 1), (np.nextafter(exact, np.float32(2)), 0)):
+        assert host_decisions(host_kernels, logits, float(threshold))["is_final"][0] == is_final

@@ -78,3 +78,16 @@ def test_every_check_that_is_not_ok_has_a_remedy_and_none_is_ok_and_missing() ->
         assert check.ok == (check.state == "ok")
         assert bool(check.remedy) != check.ok
         assert not (check.ok and any(word in check.value for word in ("missing", "not ", "none")))
+
+
+@pytest.mark.parametrize(
+    ("version", "board", "is_named"),
+    [("10.16.2.10", "Jetson AGX Orin", True), ("10.16.2.10", None, False), ("10.3.0", "Jetson AGX Orin", False)],
+)
+def test_a_tensorrt_that_may_refuse_int8_on_orin_is_named(
+    version: str, board: str | None, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "board_model", lambda: board)
+    monkeypatch.setattr(checks, "_library", lambda name, needed, remedy: Check(name, "ok", version))
+    check = checks._tensorrt()
+    assert ("TensorRT#4832" in check.value, check.remedy != "") == (is_named, is_named)

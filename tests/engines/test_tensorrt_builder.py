@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from edge.bundle import tensors
+from edge.cuda.base import decision_tensors
 from edge.engines.base import Backend
 from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
 from edge.engines.tensorrt.builder import DYNAMIC_BATCH, WORKSPACE_BYTES, TensorRtBuild, build_engine
@@ -18,24 +20,50 @@ from edge.errors import EngineError
 from edge.progress import Progress
 from tests.support import tensorrt_stand_in as stand_in
 from tests.support.commands import build_processes
-from tests.support.tensorrt_models import IMAGE, build_plan, order_for, write_model
+from tests.support.tensorrt_models import IMAGE, LOGITS, build_plan, order_for, write_model
 
 # In this process
 
 
 @pytest.mark.usefixtures("trt")
-@pytest.mark.parametrize(("batch", "sizes"), [(1, (1, 1, 1)), (4, (4, 4, 4)), (None, DYNAMIC_BATCH)])
-def test_the_dynamic_dimension_is_the_batch(batch: int | None, sizes: tuple[int, ...], tmp_path: Path) -> None:
-    segment = write_model(tmp_path, inputs={IMAGE: [-1, 3, 16, 16], "map": [-1, 8, 4, 4]})
-    shapes = build_plan(segment, batch)["shapes"]
-    assert shapes == {IMAGE: [[n, 3, 16, 16] for n in sizes], "map": [[n, 8, 4, 4] for n in sizes]}
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_shape_of_an_engine_for_a_batch_is_static(batch: int, tmp_path: Path) -> None:
+    plan = build_plan(write_model(tmp_path, inputs={IMAGE: [-1, 3, 16, 16], "map": [-1, 8, 4, 4]}), batch)
+    assert plan["model"]["inputs"] == {IMAGE: [batch, 3, 16, 16], "map": [batch, 8, 4, 4]}
+    assert plan["model"]["outputs"] == {LOGITS: [batch, 10]}
+    assert plan["shapes"] == {}
+
+
+@pytest.mark.usefixtures("trt")
+def test_the_batch_of_an_engine_for_any_batch_has_a_range(tmp_path: Path) -> None:
+    plan = build_plan(write_model(tmp_path, inputs={IMAGE: [-1, 3, 16, 16], "map": [-1, 8, 4, 4]}), None)
+    batches = DYNAMIC_BATCH
+    assert plan["shapes"] == {IMAGE: [[n, 3, 16, 16] for n in batches], "map": [[n, 8, 4, 4] for n in batches]}
+
+
+@pytest.mark.usefixtures("trt")
+@pytest.mark.parametrize("exit_index", [0, 2])
+def test_an_engine_has_the_cuts_and_logits_in_linear_format_and_no_decision(exit_index: int, tmp_path: Path) -> None:
+    kept = {"cut": [-1, 8, 4, 4], tensors.logits(exit_index): [-1, 10]}
+    decided = {name: [-1] for name in decision_tensors(exit_index)}
+    inputs = {IMAGE: [-1, 3, 16, 16], tensors.threshold(exit_index): [1]}
+    model = build_plan(write_model(tmp_path, inputs=inputs, outputs=kept | decided))["model"]
+    assert set(model["outputs"]) == set(kept)
+    assert model["formats"] == dict.fromkeys([*inputs, *kept], "LINEAR")
 
 
 @pytest.mark.usefixtures("trt")
 def test_an_engine_is_built_with_our_options_and_its_layers_are_written(tmp_path: Path) -> None:
     plan = build_plan(write_model(tmp_path))
     verbosity = int(stand_in.ProfilingVerbosity.DETAILED)
-    assert plan["settings"] == {"workspace": WORKSPACE_BYTES, "aux_streams": 0, "tf32": 0, "verbosity": verbosity}
+    allocation = {"require_user_allocation": 1}
+    assert plan["settings"] == {
+        "workspace": WORKSPACE_BYTES,
+        "aux_streams": 0,
+        "tf32": 0,
+        **allocation,
+        "verbosity": verbosity,
+    }
     assert json.loads((tmp_path / LAYERS).read_text()) == {"Layers": [{"Name": "conv"}, {"Name": "relu"}]}
 
 

@@ -19,10 +19,13 @@ import pytest
 from edge.bundle.bundle import Bundle
 from edge.cli.build import build_bundle
 from edge.console import INTERRUPTED, PASSED
+from edge.cuda.base import decision_tensors
 from edge.engines import backend_named
 from edge.engines.base import Backend, BuildOrder
 from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
+from edge.engines.tensorrt.builder import prepare_network
 from edge.engines.tensorrt.engine import TensorRtEngine
+from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 from edge.progress import Progress
 from tests.support.commands import build_processes, start_command, wait_until
@@ -107,6 +110,32 @@ def test_every_backbone_is_built_in_its_precision(
             assert sizes["int8", target] < 0.7 * sizes["fp16", target] < 0.5 * sizes["fp32", target]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("batch", [1, None])
+@pytest.mark.parametrize(("backbone", "shape"), BACKBONES.items())
+def test_the_library_reads_our_shapes_and_formats_back(
+    backbone: str, shape: tuple[int, int, int], batch: int | None, precision: str, tmp_path: Path
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    spec = write_precision(tmp_path / precision, compile_graph(built_in_graph(backbone, shape, precision)), precision)
+    for segment in (*spec.segments, spec.whole):
+        log = error_logger(trt)
+        network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, log)
+        assert parser.parse_from_file(str(tmp_path / precision / segment.file)), log.last_error
+        prepare_network(trt, network, batch)
+        inputs, outputs = (
+            [get(index) for index in range(count)]
+            for get, count in ((network.get_input, network.num_inputs), (network.get_output, network.num_outputs))
+        )
+        assert {tensor.allowed_formats for tensor in (*inputs, *outputs)} == {1 << int(trt.TensorFormat.LINEAR)}
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in (*inputs, *outputs)}
+        decided = decision_tensors(segment.exit_index)
+        kept = [tensor for tensor in segment.outputs if tensor.name not in decided]
+        expected = {t.name: tuple((batch or -1) if n is None else n for n in t.shape) for t in (*segment.inputs, *kept)}
+        assert shapes == expected
+
+
 def test_engines_for_two_gpus_are_cached_separately(digits_bundle: Bundle, cache: EngineCache) -> None:
     ada, blackwell = (cache.get(first_segment(digits_bundle), rtx(name), 1).path for name in TARGETS)
     assert ada != blackwell
@@ -169,7 +198,8 @@ def test_engines_are_not_loaded_without_a_gpu(digits_bundle: Bundle, monkeypatch
     monkeypatch.setitem(sys.modules, "pycuda", None)  # type: ignore[arg-type]
     monkeypatch.delitem(sys.modules, "edge.cuda.runtime", raising=False)
     message = (
-        r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver, then pip install "
+        r"^frames cannot be run on a GPU here \(.*pycuda.*\); install the NVIDIA driver and the CUDA toolkit, "
+        r"which pycuda is built with, then pip install "
         r"'/.*\[cuda13\]' \(cuda12 for .*\), or run with --backend onnxruntime$"
     )
     with pytest.raises(EngineError, match=message):

@@ -41,7 +41,7 @@ def audits_of(output: Recorder) -> list[Audit]:
 
 def test_audited_frames_are_compared_with_the_last_exit(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
     output = Recorder()
-    with classifier.with_thresholds((0.5, 0.5)) as hasty, hasty.to_last_exit() as whole:
+    with classifier.with_thresholds((0.5, 0.9)) as hasty, hasty.to_last_exit() as whole:
         run(hasty, [ArraySource(np.tile(digits, (5, 1, 1)))], [output], auditor=auditor_of(hasty))
         for audit in audits_of(output):
             pixels = digits[audit.result.frame_index % len(digits)]

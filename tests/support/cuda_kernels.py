@@ -13,8 +13,8 @@ from tests.support.cuda_stand_in import Condition, KernelNode, World, require
 
 KERNELS = (
     "preprocess",
-    "write_prediction",
-    "write_prediction_and_condition",
+    "decide",
+    "decide_and_set_condition",
     "compact",
     "gather_bytes",
     "gather_words",
@@ -74,40 +74,26 @@ def _check_preprocess(world: World, config: Any, params_address: int, out: int) 
     world.array(out, np.float32, height * width * channels)
 
 
-def _check_exit_outputs(world: World, address: int, rows: int) -> None:
-    from edge.cuda.kernel_params import EXIT_OUTPUTS
+def _check_decide(world: World, config: Any, exit_: int, out: int) -> None:
+    from edge.cuda.kernel_params import EXIT, PREDICTION
 
-    outputs = world.array(address, EXIT_OUTPUTS)[0]
-    counts = {"label": (np.int32, 1), "confidence": (np.float32, 1), "exit_flag": (np.uint8, 1)}
-    for name, (dtype, count) in {**counts, "logits": (np.float32, int(outputs["classes"]))}.items():
-        if outputs[name]:
-            world.array(int(outputs[name]), dtype, rows * count)
-
-
-def _check_write_prediction(world: World, config: Any, exit_outputs: int, out: int) -> None:
-    from edge.cuda.kernel_params import PREDICTION
-
-    _check_exit_outputs(world, exit_outputs, 1)
-    world.array(out, PREDICTION)
+    rule, rows = world.array(exit_, EXIT)[0], int(config.grid)
+    world.array(int(rule["logits"]), np.float32, rows * int(rule["classes"]))
+    if rule["threshold"]:
+        world.array(int(rule["threshold"]), np.float32)
+    world.array(out, PREDICTION, rows)
 
 
 def _check_compact(
-    world: World,
-    config: Any,
-    exit_outputs: int,
-    rows: int,
-    predictions: int,
-    samples: int,
-    active_rows: int,
-    active_count: int,
+    world: World, config: Any, decisions: int, rows: int, predictions: int, samples: int, active: int, count: int
 ) -> None:
     from edge.cuda.kernel_params import PREDICTION
 
-    _check_exit_outputs(world, exit_outputs, int(rows))
+    world.array(decisions, PREDICTION, int(rows))
     for sample in world.array(samples, np.int32, int(rows)):
         world.array(predictions + int(sample) * PREDICTION.itemsize, PREDICTION)
-    world.array(active_rows, np.int32, int(rows))
-    world.array(active_count, np.int32)
+    world.array(active, np.int32, int(rows))
+    world.array(count, np.int32)
 
 
 def _check_gather(world: World, config: Any, source: int, rows: int, units: int, out: int, unit: int) -> None:
@@ -119,10 +105,8 @@ def _check_gather(world: World, config: Any, source: int, rows: int, units: int,
 
 CHECKS: dict[str, Callable[..., None]] = {
     "preprocess": _check_preprocess,
-    "write_prediction": _check_write_prediction,
-    "write_prediction_and_condition": lambda world, config, condition, exit_outputs, out: _check_write_prediction(
-        world, config, exit_outputs, out
-    ),
+    "decide": _check_decide,
+    "decide_and_set_condition": lambda world, config, condition, *rest: _check_decide(world, config, *rest),
     "compact": _check_compact,
     "gather_bytes": partial(_check_gather, unit=1),
     "gather_words": partial(_check_gather, unit=16),
@@ -130,17 +114,13 @@ CHECKS: dict[str, Callable[..., None]] = {
 """Checks of the memory that each kernel touches."""
 
 
-def _run_timed_segment(
-    world: World, duration_ns: int, index: int, image: int, threshold: int, cut: int, *outputs: int
-) -> None:
+def _run_timed_segment(world: World, duration_ns: int, index: int, exits: int, image: int, cut: int, *out: int) -> None:
     """Compute the outputs of the benchmark's kernel, without the time it takes."""
-    logits, confidence, label, exit_flag, runs = outputs
-    value = world.array(image, np.float32, int(index) + 1)[index]
-    limit = world.array(threshold, np.float32)[0] if threshold else 0
-    for address, dtype, written in (
-        (cut, np.float32, value), (logits, np.float32, value), (logits + 4, np.float32, 0), (label, np.int32, index),
-        (confidence, np.float32, value), (exit_flag, np.bool_, value >= limit),
-        (runs, np.uint32, world.array(runs, np.uint32)[0] + 1),
-    ):  # fmt: skip
-        if address:
-            world.array(address, dtype)[0] = written
+    logits, runs = out
+    value = world.array(image, np.float32, int(exits))[index]
+    values = world.array(logits, np.float32, int(exits))
+    values[:] = 0
+    values[index] = np.nan if value < 0 else value
+    world.array(runs, np.uint32)[0] += 1
+    if cut:
+        world.array(cut, np.float32)[0] = value

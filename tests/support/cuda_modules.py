@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter_ns
@@ -20,13 +20,15 @@ from tests.support.cuda_stand_in import (
     CoreStream,
     DriverError,
     Graph,
-    GraphBuilder,
-    MemcpyNode,
+    GraphDefinition,
     Stream,
     World,
+    child_node,
+    copy_node,
     require,
 )
 
+NOTHING: Mapping[str, int] = {}
 REIMPORTED = ("edge.cuda.", "benchmarks.gpu.")
 """Modules that are imported anew on the stand-in."""
 
@@ -65,17 +67,16 @@ def _remove_reimported() -> dict[str, ModuleType]:
 
 def _record_tensors(world: World) -> None:
     """Record how memory is divided into tensors: access that crosses from one tensor into the next is illegal."""
-    from edge.cuda.memory import DeviceMemory, PinnedMemory
+    from edge.cuda.memory import Memory
 
-    def recorded(allocate: Callable[..., None]) -> Callable[..., None]:
-        def allocate_and_record(memory: Any, sizes: Mapping[str, int]) -> None:
-            allocate(memory, sizes)
-            world.tensors |= {memory.addresses[name]: size for name, size in sizes.items()}
+    allocate = Memory.__init__
 
-        return allocate_and_record
+    def allocate_and_record(memory: Any, pinned: Mapping[str, int], on_gpu: Mapping[str, int] = NOTHING) -> None:
+        allocate(memory, pinned, on_gpu)
+        world.tensors |= {memory.view(name, np.uint8).ctypes.data: size for name, size in pinned.items()}
+        world.tensors |= {memory.addresses[name]: size for name, size in on_gpu.items()}
 
-    for kind in (DeviceMemory, PinnedMemory):
-        kind.__init__ = recorded(kind.__init__)  # type: ignore[method-assign]
+    Memory.__init__ = allocate_and_record  # type: ignore[method-assign]
 
 
 def bindings_module(world: World) -> ModuleType:
@@ -87,7 +88,7 @@ def bindings_module(world: World) -> ModuleType:
         world.call("cuStreamBeginCapture")
         stream = world.streams[handle]
         require(stream.capture is None, "capture inside capture")
-        require(not stream.queue, "capture from a stream with work on it")
+        require(not stream.was_used, "capture from a stream that was used before")
         require(mode == bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED, f"capture in mode {mode}")
         require(not gc.isenabled(), "a capture in which garbage may be collected")
         stream.capture = Capture()
@@ -112,6 +113,11 @@ def bindings_module(world: World) -> ModuleType:
         world.calls["captures alive"] -= 1
         return (ok,)
 
+    def add_child(graph: GraphDefinition, dependencies: None, count: int, child: Capture) -> tuple[Any, Any]:
+        require(dependencies is None and count == 0 and not graph.nodes, "an embedded graph beside other nodes")
+        graph.nodes.append(child_node(child.nodes))
+        return ok, graph.nodes[-1]
+
     def pop() -> tuple[Any, Any]:
         require(world.detached, "pop without a context")
         world.detached -= 1
@@ -122,6 +128,7 @@ def bindings_module(world: World) -> ModuleType:
     module.cuStreamBeginCapture, module.cuStreamEndCapture = begin, end
     module.cuGraphGetNodes, module.cuGraphNodeGetType = nodes, lambda node: (ok, node.kind)
     module.cuGraphDestroy, module.cuCtxPopCurrent = destroy, pop
+    module.cuGraphAddChildGraphNode = add_child
     return module
 
 
@@ -233,15 +240,7 @@ def _add_memory(module: Any, world: World) -> None:
 
     def memcpy_htod_async(to: int, source: NDArray[Any], stream: Any) -> None:
         world.call("memcpy_htod_async")
-        address, nbytes = source.ctypes.data, source.nbytes  # the copy does not keep the memory alive
-        is_pinned = any(base <= address < base + size for base, size in world.pinned.items())
-        require(is_pinned, "an asynchronous copy from memory that is not pinned")
-        world.calls["bytes uploaded"] += nbytes
-
-        def copy(_: World) -> None:
-            world.block(to, np.uint8, nbytes)[:] = world.block(address, np.uint8, nbytes)
-
-        stream.of.add(MemcpyNode("upload", copy))
+        stream.of.add(copy_node(world, to, source.ctypes.data, source.nbytes))
 
     module.mem_alloc, module.pagelocked_empty = DeviceAllocation, pagelocked_empty
     module.memcpy_htod, module.memcpy_dtoh, module.memcpy_htod_async = memcpy_htod, memcpy_dtoh, memcpy_htod_async
@@ -297,6 +296,10 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
     core: Any = ModuleType("cuda.core")
     graph: Any = ModuleType("cuda.core.graph")
 
+    class NewGraph(GraphDefinition):
+        def __init__(self) -> None:
+            super().__init__(world)
+
     class ObjectCode:
         def __init__(self, code: bytes) -> None:
             self.code = code
@@ -321,25 +324,20 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
         def close(self) -> None:
             pass
 
-    def launch(target: Any, config: Any, kernel: str, *arguments: Any) -> None:
-        world.call("launch")
+    def node(kernel: str, config: Any, arguments: Sequence[Any]) -> Any:
         actual, expected = [type(argument) for argument in arguments], parameter_types(kernel)
         require(actual == expected, f"{kernel} takes {expected}, got {actual}")
-        node = kernel_node(world, kernel, config, arguments)
-        if isinstance(target, GraphBuilder):
-            require(target.state == "building", "a launch into a graph that is not being built")
-            target.nodes.append(node)
-        else:
-            target.of.add(node)
+        return kernel_node(world, kernel, config, arguments)
 
-    def set_current() -> None:
-        require(world.depth(), "a device set without a context")
-        world.threads.is_device_set = True
+    def launch(stream: CoreStream, config: Any, kernel: str, *arguments: Any) -> None:
+        world.call("launch")
+        stream.of.add(node(kernel, config, arguments))
 
+    world.kernel_node = node
     core.Kernel, core.LaunchConfig, core.ObjectCode = str, SimpleNamespace, ObjectCode
     core.Program, core.ProgramOptions, core.launch = Program, SimpleNamespace, launch
     core.Stream = SimpleNamespace(from_handle=lambda handle: CoreStream(world.streams[handle]))
-    core.Device = lambda index: SimpleNamespace(set_current=set_current)
-    graph.Graph, graph.GraphBuilder = Graph, GraphBuilder
+    graph.Graph = Graph
+    graph.GraphDefinition = NewGraph
     core.graph = graph
     return core, graph

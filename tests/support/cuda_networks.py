@@ -1,7 +1,6 @@
 """Tiny networks on the stand-in for a GPU, and the same networks on the host."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
-from edge.bundle.manifest import InputSpec, TensorSpec
-from edge.decision import Prediction
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda import get_runtime
+from edge.cuda.base import ACTIVATIONS, decision_tensors
+from edge.decision import NEVER, Prediction
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.frames.base import Frame, PixelFormat
@@ -24,7 +25,6 @@ from tests.support.networks import INPUT, compiled, random_images, write_precisi
 
 if TYPE_CHECKING:
     from edge.cuda.batch import CudaBatch
-    from edge.cuda.runtime import Runtime
     from edge.cuda.slot import CudaSlot
 
 IMAGES = InputSpec("image", "rgb", 3, 12, 12, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
@@ -55,26 +55,21 @@ class Network:
         self.chain = ChainSpec(spec, labels, segments, temperatures)
         self.thresholds = tuple(0.3 + 0.05 * k for k in range(self.exits - 1))
         self.engines = [
-            SessionEngine(world, onnxruntime.InferenceSession(self.path / segment.file), f"segment {k}")
+            SessionEngine(world, onnxruntime.InferenceSession(self.path / segment.file), segment, f"segment {k}")
             for k, segment in enumerate(segments)
         ]
 
-    def runtime(self, mode: Any = "graph") -> "Runtime":
-        from edge.cuda import get_runtime
-
-        return replace(get_runtime(), mode=mode)
-
-    def slot(self, mode: str = "graph") -> "CudaSlot":
+    def slot(self, mode: Any = "graph") -> "CudaSlot":
         """Return a slot on the stand-in."""
         from edge.cuda.slot import CudaSlot
 
-        return CudaSlot(self.chain, self.engines, self.runtime(mode))
+        return CudaSlot(self.chain, self.engines, get_runtime(), mode)
 
     def batch(self, max_batch: int = 7) -> "CudaBatch":
         """Return a batch on the stand-in."""
         from edge.cuda.batch import CudaBatch
 
-        return CudaBatch(self.chain, self.engines, self.runtime(), max_batch)
+        return CudaBatch(self.chain, self.engines, get_runtime(), max_batch)
 
     def classifier(self) -> Classifier:
         """Return a classifier on the stand-in."""
@@ -100,27 +95,34 @@ Networks = Callable[..., Network]
 
 
 class SessionEngine:
-    """A segment on the stand-in: ONNX Runtime on its memory."""
+    """A segment on the stand-in: ONNX Runtime on its memory, without the decision, as in an engine for a GPU."""
 
-    def __init__(self, world: World, session: Any, name: str) -> None:
+    activation_bytes = 100
+
+    def __init__(self, world: World, session: Any, spec: SegmentSpec, name: str) -> None:
         self.world, self.session, self.name = world, session, name
         self.node: type[Node] = KernelNode
+        self.decided = decision_tensors(spec.exit_index)
+        self.change_logits: Callable[[NDArray[np.float32]], Any] = lambda logits: None
+        self.inputs, self.outputs = (
+            [tensor for tensor in tensors if tensor.name not in self.decided]
+            for tensors in (session.get_inputs(), session.get_outputs())
+        )
+        self.names = [tensor.name for tensor in self.outputs]
 
     def bind(self, addresses: dict[str, int]) -> Callable[[int], None]:
         run = self.bind_batch(addresses)
         return lambda stream: run(stream, 1)
 
     def bind_batch(self, addresses: dict[str, int]) -> Callable[[int, int], None]:
-        for tensor in [*self.session.get_inputs(), *self.session.get_outputs()]:
-            require(tensor.name in addresses, f"no address for {tensor.name}")
-            require(addresses[tensor.name] % ALIGNMENT == 0, f"{tensor.name} is not aligned")
+        for name in [ACTIVATIONS, *(tensor.name for tensor in (*self.inputs, *self.outputs))]:
+            require(name in addresses, f"no address for {name}")
+            require(addresses[name] % ALIGNMENT == 0, f"{name} is not aligned")
 
         def run(samples: int) -> None:
-            inputs = {
-                tensor.name: self._tensor(addresses, tensor, samples).copy() for tensor in self.session.get_inputs()
-            }
-            outputs = self.session.run(None, inputs)
-            for tensor, value in zip(self.session.get_outputs(), outputs, strict=True):
+            inputs = {tensor.name: self._tensor(addresses, tensor, samples).copy() for tensor in self.inputs}
+            self.world.array(addresses[ACTIVATIONS], np.uint8, self.activation_bytes)[:] = 255
+            for tensor, value in zip(self.outputs, self.compute(inputs), strict=True):
                 self._tensor(addresses, tensor, samples)[:] = value
 
         def enqueue(stream: int, samples: int) -> None:
@@ -128,6 +130,14 @@ class SessionEngine:
             self.world.streams[stream].add(self.node(self.name, lambda _: run(samples)))
 
         return enqueue
+
+    def compute(self, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs that an engine has."""
+        names = {tensor.name for tensor in self.session.get_inputs()}
+        inputs |= {name: np.full(1, NEVER, np.float32) for name in names.intersection(self.decided)}
+        outputs = dict(zip(self.names, self.session.run(self.names, inputs), strict=True))
+        self.change_logits(next(value for name, value in outputs.items() if name.startswith("logits")))
+        return list(outputs.values())
 
     def _tensor(self, addresses: dict[str, int], tensor: Any, samples: int) -> NDArray[Any]:
         types = {"float": np.float32, "int8": np.int8, "int32": np.int32, "bool": np.bool_, "float16": np.float16}
@@ -138,6 +148,8 @@ class SessionEngine:
 
 class ModuleEngine:
     """A segment on the stand-in: a torch module on its memory."""
+
+    activation_bytes = 0
 
     def __init__(self, world: World, module: Any, spec: Any) -> None:
         self.world, self.module, self.spec = world, module, spec
@@ -179,6 +191,6 @@ def predict(slot: Slot, frame: Frame, thresholds: ArrayLike) -> Prediction:
 
 
 def predict_all(slot: Slot, frames: Sequence[Frame], thresholds: ArrayLike) -> list[tuple[int, int, float, float]]:
-    """Return label index, exit index, confidence and rounded probability of each frame."""
+    """Return label index, exit index, and the confidence and probability, which a GPU rounds differently."""
     results = [predict(slot, frame, thresholds) for frame in frames]
-    return [(p.label_index, p.exit_index, p.confidence, round(p.probability, 5)) for p in results]
+    return [(p.label_index, p.exit_index, round(p.confidence, 5), round(p.probability, 5)) for p in results]

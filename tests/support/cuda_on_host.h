@@ -101,9 +101,10 @@ static inline unsigned __ballot_sync(unsigned mask, bool value) {
     });
 }
 
-static inline float __shfl_xor_sync(unsigned mask, float value, int offset) {
+template <typename Value>
+static Value __shfl_xor_sync(unsigned mask, Value value, int offset) {
     return warp::exchange(mask, value, [offset] {
-        float result;
+        Value result;
         std::memcpy(&result, &warp::slots[warp::current ^ offset], sizeof result);
         return result;
     });

@@ -5,11 +5,10 @@ Enqueued work runs when somebody waits for the stream. `cuda_modules` offers thi
 """
 
 import ctypes
-import gc
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +58,8 @@ class World:
     detached: int = 0
     """Contexts that were detached and are still current in a thread."""
     threads: Any = field(default_factory=threading.local)
+    kernel_node: Any = None
+    """Returns the work of a kernel with its configuration and arguments; set by `cuda_modules`."""
 
     def call(self, name: str, *, needs_context: bool = True) -> None:
         """Count a call, and raise its error where it is failing."""
@@ -108,11 +109,12 @@ class Stream:
 
     def __init__(self, world: World) -> None:
         self.world, self.queue, self.capture = world, [], None  # type: ignore[var-annotated]
-        self.is_context_known = False
+        self.was_used = False
         self.handle = 0x1000 + 16 * len(world.streams)
         world.streams[self.handle] = self
 
     def add(self, node: Any) -> None:
+        self.was_used = True
         if self.capture is not None:
             self.capture.nodes.append(node)
         else:
@@ -145,23 +147,43 @@ class HostCallbackNode(Node):
     kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_HOST
 
 
+class ChildGraphNode(Node):
+    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_GRAPH
+
+    def __init__(self, nodes: list[Any]) -> None:
+        super().__init__("child graph", lambda world: None)
+        self.nodes = list(nodes)
+
+    def run(self, world: World) -> None:
+        for node in self.nodes:
+            node.run(world)
+
+
 class ConditionalNode(Node):
     kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
 
-    def __init__(self, condition: "Condition", body: "GraphBuilder") -> None:
+    def __init__(self, condition: "Condition", body: "GraphDefinition") -> None:
         super().__init__("if", lambda world: None)
         self.condition, self.body = condition, body
 
+    @property
+    def nodes(self) -> list[Any]:
+        return self.body.nodes
+
     def run(self, world: World) -> None:
         if self.condition.cell.value if world.run_bodies is None else world.run_bodies:
-            for node in self.body.nodes:
+            for node in self.nodes:
                 node.run(world)
+
+
+BODY_NODES = (KernelNode, MemcpyNode, ChildGraphNode, ConditionalNode)
+"""Nodes that a conditional body may hold, directly and in embedded graphs."""
 
 
 class Condition:
     """A graph's condition; its value is in the cell that the kernels, run on the host, set."""
 
-    def __init__(self, root: "GraphBuilder", default: int | None) -> None:
+    def __init__(self, root: "GraphDefinition", default: int | None) -> None:
         self.root, self.default, self.node = root, default, None  # type: ignore[var-annotated]
         self.cell = ctypes.c_uint()
 
@@ -176,91 +198,111 @@ class CoreStream:
     def __init__(self, of: Stream) -> None:
         self.of, self.handle = of, of.handle
 
-    @property
-    def context(self) -> None:
-        require(self.of.capture is None, "the context of a stream that is being captured")
-        self.of.is_context_known = True
 
-    def create_graph_builder(self) -> "GraphBuilder":
-        return GraphBuilder(self.of)
+class GraphNode:
+    """The last node of a graph definition, or its entry: what is added depends on it and on all before."""
+
+    def __init__(self, graph: "GraphDefinition") -> None:
+        self.graph, self.length = graph, len(graph.nodes)
+
+    def memcpy(self, dst: int, src: int, size: int) -> "GraphNode":
+        return self._add(copy_node(self.graph.world, dst, src, size))
+
+    def launch(self, config: Any, kernel: str, *args: Any) -> "GraphNode":
+        for condition in (value for value in args if isinstance(value, Condition)):
+            require(condition.root is self.graph.root, "a condition of another graph")
+        return self._add(self.graph.world.kernel_node(kernel, config, args))
+
+    def embed(self, child: "GraphDefinition") -> "GraphNode":
+        return self._add(child_node(child.nodes))
+
+    def if_then(self, condition: Condition) -> "IfNode":
+        self.graph.world.call("if_then")
+        require(condition.root is self.graph.root, "a condition of another graph")
+        require(condition.node is None, "a condition used twice")
+        condition.node = ConditionalNode(condition, GraphDefinition(self.graph.world, self.graph.root))
+        self._add(condition.node)
+        return IfNode(condition.node.body)
+
+    def _add(self, node: Any) -> "GraphNode":
+        self.graph.world.call("add node")
+        require(len(self.graph.nodes) == self.length, "a node that runs beside another")
+        self.graph.nodes.append(node)
+        return GraphNode(self.graph)
 
 
-class GraphBuilder:
-    """cuda.core's graph builder: captures from a stream; conditional bodies from streams of their own."""
+class IfNode:
+    def __init__(self, then: "GraphDefinition") -> None:
+        self.then = then
 
-    def __init__(self, stream: Stream, root: "GraphBuilder | None" = None) -> None:
-        self.of, self.world, self.root = stream, stream.world, root or self
+
+class GraphDefinition:
+    """cuda.core's graph definition: nodes in sequence; a body shares the root's conditions."""
+
+    def __init__(self, world: World, root: "GraphDefinition | None" = None) -> None:
+        world.call("graph definition")
+        self.world, self.root = world, root or self
         self.nodes: list[Any] = []
         self.conditions: list[Condition] = []
-        self.state, self.is_closed = "new", False
-        self.world.calls["builders alive"] += 1
 
     @property
-    def stream(self) -> CoreStream:
-        return CoreStream(self.of)
-
-    def begin_building(self, mode: str = "relaxed") -> "GraphBuilder":
-        self.world.call("begin_building")
-        require(mode == "relaxed", f"capture mode {mode}, which other threads' calls invalidate")
-        require(not gc.isenabled(), "a capture in which garbage may be collected")
-        require(self.root is not self or self.of.is_context_known, "capture from a stream of unknown context")
-        require(self.state == "new" and not self.is_closed, f"building begun by a builder that is {self.state}")
-        require(self.of.capture is None, "capture inside capture")
-        require(not self.of.queue, "capture from a stream with work on it")
-        self.state, self.of.capture = "building", self
+    def handle(self) -> "GraphDefinition":
         return self
 
-    def end_building(self) -> "GraphBuilder":
-        require(self.state == "building", f"building ended by a builder that is {self.state}")
-        require(not gc.isenabled(), "a capture in which garbage may have been collected")
-        self.state, self.of.capture = "built", None
-        self.world.call("end_building")
-        return self
+    def memcpy(self, dst: int, src: int, size: int) -> GraphNode:
+        return GraphNode(self).memcpy(dst, src, size)
+
+    def launch(self, config: Any, kernel: str, *args: Any) -> GraphNode:
+        return GraphNode(self).launch(config, kernel, *args)
+
+    def embed(self, child: "GraphDefinition") -> GraphNode:
+        return GraphNode(self).embed(child)
 
     def create_condition(self, default_value: int | None = None) -> Condition:
         self.world.call("create_condition")
-        require(self.state == "building", "a condition outside capture")
-        self.root.conditions.append(Condition(self.root, default_value))
-        return self.root.conditions[-1]
+        require(self.root is self, "a condition of a body")
+        self.conditions.append(Condition(self, default_value))
+        return self.conditions[-1]
 
-    def if_then(self, condition: Condition) -> "GraphBuilder":
-        self.world.call("if_then")
-        require(self.state == "building", "a body outside capture")
-        require(getattr(self.world.threads, "is_device_set", False), "a body in a thread that did not set its device")
-        require(condition.root is self.root, "a condition of another graph")
-        require(condition.node is None, "a condition used twice")
-        body = GraphBuilder(Stream(self.world), self.root)
-        condition.node = ConditionalNode(condition, body)
-        self.nodes.append(condition.node)
-        return body
-
-    def complete(self) -> "Graph":
-        self.world.call("complete")
-        is_ready = self.state == "built" and self.root is self and not self.is_closed
-        require(is_ready, f"completing a builder that is {self.state}")
-        bodies = [node.body for node in _all_nodes(self.nodes) if isinstance(node, ConditionalNode)]
-        require(all(body.state == "built" for body in bodies), "a body that was not built")
-        require(all(c.node is not None for c in self.conditions), "a condition without a node")
+    def instantiate(self) -> "Graph":
+        self.world.call("instantiate")
+        require(self.root is self, "a body as a graph")
+        require(all(condition.node for condition in self.conditions), "a condition without a node")
+        conditional = [node for node in all_nodes(self.nodes) if isinstance(node, ConditionalNode)]
+        if not all(isinstance(node, BODY_NODES) for body in conditional for node in all_nodes(body.nodes)):
+            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
         return Graph(self)
 
-    def close(self) -> None:
-        require(self.state != "building", "closed while capturing")
-        self.world.calls["builders alive"] -= not self.is_closed
-        self.is_closed = True
+
+def child_node(nodes: list[Any]) -> ChildGraphNode:
+    """Return a copy of a graph as a node; memory and conditional nodes cannot be embedded."""
+    require(not any(isinstance(node, ConditionalNode) for node in all_nodes(nodes)), "a condition in an embedded graph")
+    return ChildGraphNode(nodes)
 
 
-def _all_nodes(nodes: Sequence[Any]) -> Iterator[Any]:
+def copy_node(world: World, to: int, source: int, nbytes: int) -> MemcpyNode:
+    """Return the copy of pinned memory to the GPU; it does not keep the memory alive."""
+    is_pinned = any(base <= source < base + size for base, size in world.pinned.items())
+    require(is_pinned, "an asynchronous copy from memory that is not pinned")
+
+    def copy(_: World) -> None:
+        world.block(to, np.uint8, nbytes)[:] = world.block(source, np.uint8, nbytes)
+        world.calls["bytes uploaded"] += nbytes
+
+    return MemcpyNode("upload", copy)
+
+
+def all_nodes(nodes: list[Any]) -> Iterator[Any]:
     for node in nodes:
         yield node
-        if isinstance(node, ConditionalNode):
-            yield from _all_nodes(node.body.nodes)
+        yield from all_nodes(getattr(node, "nodes", []))
 
 
 class Graph:
     """cuda.core's graph."""
 
-    def __init__(self, builder: GraphBuilder) -> None:
-        self.nodes, self.conditions, self.world = list(builder.nodes), builder.conditions, builder.world
+    def __init__(self, definition: GraphDefinition) -> None:
+        self.nodes, self.conditions, self.world = list(definition.nodes), definition.conditions, definition.world
         self.is_closed = False
         self.world.calls["graphs alive"] += 1
 
@@ -272,7 +314,7 @@ class Graph:
         self.world.call("graph launch")
         require(not self.is_closed, "launch of a closed graph")
         require(stream.of.capture is None, "launch of a graph into a capture")
-        stream.of.queue.append(SimpleNamespace(run=self._run))
+        stream.of.add(SimpleNamespace(run=self._run))
 
     def _run(self, world: World) -> None:
         require(not self.is_closed, "a graph closed before it ran")
@@ -287,7 +329,7 @@ class Graph:
 
 
 class Capture:
-    """A graph that the driver itself captures, without a builder."""
+    """A graph that the driver captures from a stream."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []

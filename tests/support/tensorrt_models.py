@@ -12,6 +12,7 @@ import pytest
 
 from edge.bundle import tensors
 from edge.bundle.manifest import PrecisionSpec, SegmentSpec, TensorSpec
+from edge.cuda.base import ACTIVATIONS
 from edge.engines.base import BuildOrder
 from edge.engines.cache import ENGINE, LAYERS
 from edge.engines.tensorrt.builder import TensorRtBuild, build_engine
@@ -23,6 +24,8 @@ IMAGE, LOGITS = tensors.IMAGE, tensors.logits(0)
 SHAPES = {"inputs": {IMAGE: [-1, 3, 16, 16]}, "outputs": {LOGITS: [-1, 10]}}
 """Of the tensors of a model, unless a test sets others."""
 ADDRESSES = {IMAGE: 0x1000, LOGITS: 0x2000}
+MEMORY = {**ADDRESSES, ACTIVATIONS: 0x100000}
+"""Addresses to bind an engine to."""
 DTYPES = {"float32": "FLOAT", "float16": "HALF", "int8": "INT8", "int32": "INT32", "bool": "BOOL"}
 
 

@@ -29,14 +29,24 @@ SOURCE = Path(__file__).parents[2] / "edge"
 MODULES = ("tensorrt", "tensorrt_rtx")
 UNTYPED = ("Any", "ModuleType")
 """Annotations of our parameters that hold TensorRT objects."""
-NOT_TENSORRT = {"__name__", "dtype", "exists", "get", "items", "last_error", "lower", "pop", "read_bytes", "segment"}
+NOT_TENSORRT = {
+    "__name__", "dtype", "exists", "get", "intersection", "items", "keys", "last_error", "lower", "pop", "read_bytes",
+    "sample_shape", "segment", "values",
+}  # fmt: skip
 """Attributes of untyped variables that are Python's or ours."""
 RTX_ONLY = {
     ".num_compute_capabilities",
     ".set_compute_capability",
     "ComputeCapability",
     "ComputeCapability.__members__",
+    ".create_runtime_cache",
+    ".set_runtime_cache",
+    ".deserialize",
+    "IRuntimeCache",
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
 }
+RUNTIME_CONFIG = {".create_runtime_config", ".set_execution_context_allocation_strategy"}
+"""Names of TensorRT-RTX that newer TensorRT releases have too, and that we use with TensorRT-RTX only."""
 CONTROLS = ("BuilderFlag.FP16", ".build_engine_with_config", ".num_bindings", ".set_timing_cache(mismatch)", ".set_tim")
 """Names that only some releases or none have: they show that the inspection can tell."""
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 __version__ = "10.3.0"
 
@@ -69,6 +69,17 @@ class MemoryPoolType(IntEnum):
 
 class BuilderFlag(IntEnum):
     TF32 = 6
+    REQUIRE_USER_ALLOCATION = 17
+
+
+class ExecutionContextAllocationStrategy(IntEnum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
+class TensorFormat(IntEnum):
+    LINEAR = 0
+    CHW32 = 5
 
 
 class ProfilingVerbosity(IntEnum):
@@ -132,28 +143,56 @@ class IHostMemory:
         return self._content
 
 
-class ITensor(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
+class ITensor:
+    """A tensor; by default any format is allowed, and TensorRT chooses another than the linear."""
+
+    def __init__(self, name: str, shape: Sequence[int]) -> None:
+        self.name, self.shape = name, tuple(shape)
+        self.allowed_formats = sum(1 << layout for layout in TensorFormat)
 
 
 class INetworkDefinition:
-    __slots__ = ("_builder", "_is_built", "_model")
+    __slots__ = ("_builder", "_inputs", "_is_built", "_model", "_outputs")
 
     def __init__(self, builder: "Builder") -> None:
         self._builder, self._is_built = builder, False
         self._model: dict[str, Any] = {}
+        self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
 
     @property
     def num_inputs(self) -> int:
-        return len(self._inputs())
+        return len(self._inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self._outputs)
 
     def get_input(self, index: int) -> ITensor:
-        return self._inputs()[index]
+        return self._inputs[index]
 
-    def _inputs(self) -> list[ITensor]:
-        legal(bool(self._model), "no model was parsed into this network")
-        return [ITensor(name, tuple(shape)) for name, shape in self._model["inputs"].items()]
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
+
+    def unmark_output(self, tensor: ITensor) -> None:
+        legal(tensor in self._outputs, f"{tensor.name} is not an output")
+        self._outputs.remove(tensor)
+
+    def _parse(self, model: dict[str, Any]) -> None:
+        self._model = model
+        self._inputs, self._outputs = (
+            [ITensor(name, shape) for name, shape in model.get(kind, {}).items()] for kind in ("inputs", "outputs")
+        )
+
+    def _built_model(self) -> dict[str, Any]:
+        """Return the model with the shapes and formats that were set; a fixed batch fixes the outputs' batch too."""
+        tensors = (*self._inputs, *self._outputs)
+        layouts = {t.name: next(f.name for f in reversed(TensorFormat) if t.allowed_formats >> f & 1) for t in tensors}
+        shapes = [{tensor.name: list(tensor.shape) for tensor in kind} for kind in (self._inputs, self._outputs)]
+        batch = max((t.shape[0] for t in self._inputs if -1 in self._model["inputs"][t.name]), default=1)
+        if not any(-1 in shape for shape in shapes[0].values()):
+            shapes[1] = {name: [batch if size < 0 else size for size in shape] for name, shape in shapes[1].items()}
+        return self._model | {"inputs": shapes[0], "outputs": shapes[1], "formats": layouts}
 
 
 class ParserError:
@@ -199,7 +238,7 @@ class OnnxParser:
         fault = _fault_of(content)
         if fault == "unparsable":
             self._errors = [ParserError(7, "Magic", "no importer"), ParserError(9, "Wand", "no importer either")]
-        self._network._model = {} if fault.startswith("unparsable") else content
+        self._network._parse({} if fault.startswith("unparsable") else content)
         return bool(self._network._model)
 
 
@@ -217,11 +256,11 @@ class IOptimizationProfile:
         self._shapes[input] = [list(min), list(opt), list(max)]
 
     def _check(self, inputs: Sequence[ITensor]) -> None:
-        """Refuse dynamic dimensions without a range, and ranges for static dimensions."""
+        """Refuse ranges for static dimensions."""
         for tensor in inputs:
             for shape in self._shapes.get(tensor.name, [list(tensor.shape)] * 3):
                 pairs = zip(tensor.shape, shape, strict=True)
-                legal(all(size >= 0 and known in (-1, size) for known, size in pairs), f"{shape} for {tensor}")
+                legal(all(size >= 0 and known in (-1, size) for known, size in pairs), f"{shape} for {tensor.name}")
 
 
 class ITimingCache:
@@ -249,6 +288,9 @@ class IBuilderConfig:
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self._set(typed(flag, BuilderFlag, "flag").name.lower(), 0)
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        self._set(typed(flag, BuilderFlag, "flag").name.lower(), 1)
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         legal(
@@ -309,14 +351,17 @@ class Builder:
         return IOptimizationProfile(self)
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
-        inputs = typed(network, INetworkDefinition, "network")._inputs()
+        inputs = typed(network, INetworkDefinition, "network")._inputs
+        legal(bool(network._model), "no model was parsed into this network")
         legal(network._builder is self, "the network is another builder's")
         legal(typed(config, IBuilderConfig, "config")._builder is self, "the config is another builder's")
         legal(not network._is_built and not config._is_used, "the network or config was used already")
-        legal(len(config._profiles) == 1, f"there are {len(config._profiles)} profiles")
-        config._profiles[0]._check(inputs)
+        is_dynamic = any(-1 in tensor.shape for tensor in inputs)
+        legal(len(config._profiles) == is_dynamic, f"there are {len(config._profiles)} profiles")
+        for profile in config._profiles:
+            profile._check(inputs)
         network._is_built = config._is_used = True
-        return self._build(network._model, config)
+        return self._build(network._built_model(), config)
 
     def _build(self, model: dict[str, Any], config: IBuilderConfig) -> IHostMemory | None:
         kernels, timings = model["kernels"], config._timings
@@ -335,7 +380,7 @@ class Builder:
         config._monitor.phase_finish("Building engine")
         if timings is not None:
             timings._kernels += timed
-        shapes = config._profiles[0]._shapes
+        [shapes] = [profile._shapes for profile in config._profiles] or [{}]
         return IHostMemory({"model": model, "shapes": shapes, "settings": config._settings, "timed": timed})
 
 
@@ -352,17 +397,17 @@ class EngineInspector:
 class IExecutionContext:
     """A binding: addresses of all tensors and shapes of the inputs."""
 
-    __slots__ = ("_addresses", "_engine", "_shapes")
+    __slots__ = ("_addresses", "_engine", "_memory", "_shapes")
 
     def __init__(self, engine: "ICudaEngine") -> None:
-        self._engine = engine
+        self._engine, self._memory = engine, 0
         self._addresses: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         legal(self._engine.get_tensor_mode(name) == TensorIOMode.INPUT, f"{name} is not an input")
         sizes = tuple(typed(size, int, f"{shape} of {name}") for size in shape)
-        low, _, high = self._engine._plan["shapes"][name]
+        low, _, high = self._engine._plan["shapes"].get(name, [self._engine.get_tensor_shape(name)] * 3)
         legal(len(sizes) == len(low), f"{shape} for {name}")
         if self._engine._fails("refused shape"):
             return False
@@ -381,7 +426,13 @@ class IExecutionContext:
         self._addresses[name] = memory
         return True
 
+    def set_device_memory(self, memory: int, size: int) -> None:
+        legal(typed(memory, int, "memory") != 0 and memory % ALIGNMENT == 0, f"intermediate tensors at {memory:#x}")
+        legal(typed(size, int, "size") >= self._engine.device_memory_size_v2, f"{size} bytes for intermediate tensors")
+        self._memory = memory
+
     def execute_async_v3(self, stream_handle: int) -> bool:
+        legal(self._memory != 0, "no memory for intermediate tensors")
         legal(typed(stream_handle, int, "stream_handle") != 0, "the default stream synchronises with all others")
         for name, shape in self._engine._tensors.items():
             legal(name in self._addresses, f"{name} has no address")
@@ -393,12 +444,50 @@ class IExecutionContext:
         return True
 
 
+class IRuntimeCache:
+    __slots__ = ("_content",)
+
+    def __init__(self) -> None:
+        self._content = b""
+
+    def deserialize(self, serialized_cache: bytes) -> bool:
+        self._content = typed(serialized_cache, bytes, "serialized_cache")
+        return True
+
+    def serialize(self) -> bytes:
+        return self._content
+
+
+class IRuntimeConfig:
+    """TensorRT-RTX's configuration of execution contexts."""
+
+    __slots__ = ("_cache", "_strategy")
+
+    def __init__(self) -> None:
+        self._cache: IRuntimeCache | None = None
+        self._strategy = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._strategy = typed(strategy, ExecutionContextAllocationStrategy, "strategy")
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = typed(cache, IRuntimeCache, "cache")
+        return True
+
+
 class ICudaEngine:
     __slots__ = ("_log", "_plan", "_tensors")
 
     def __init__(self, plan: dict[str, Any], log: ILogger) -> None:
         self._plan, self._log = plan, log
         self._tensors: dict[str, list[int]] = {**plan["model"]["inputs"], **plan["model"].get("outputs", {})}
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return 1000
 
     @property
     def num_io_tensors(self) -> int:
@@ -409,7 +498,6 @@ class ICudaEngine:
         return list(self._tensors)[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape in the model; dimensions that a profile pins stay -1."""
         legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
         return tuple(self._tensors[name])
 
@@ -421,7 +509,21 @@ class ICudaEngine:
         legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
         return TensorIOMode.INPUT if name in self._plan["model"]["inputs"] else TensorIOMode.OUTPUT
 
-    def create_execution_context(self) -> IExecutionContext | None:
+    def get_tensor_format(self, name: str) -> TensorFormat:
+        legal(typed(name, str, "name") in self._tensors, f"there is no tensor {name}")
+        return TensorFormat[self._plan["model"].get("formats", {}).get(name, "LINEAR")]
+
+    def create_runtime_config(self) -> "IRuntimeConfig":
+        return IRuntimeConfig()
+
+    def create_execution_context(
+        self, strategy: "ExecutionContextAllocationStrategy | IRuntimeConfig"
+    ) -> IExecutionContext | None:
+        managed = strategy._strategy if isinstance(strategy, IRuntimeConfig) else strategy
+        legal(managed == ExecutionContextAllocationStrategy.USER_MANAGED, "memory of its own for intermediate tensors")
+        if isinstance(strategy, IRuntimeConfig):
+            legal(strategy._cache is not None, "kernels that are compiled at each start")
+            strategy._cache._content = b"compiled kernels"
         return None if self._fails("no context") else IExecutionContext(self)
 
     def create_engine_inspector(self) -> EngineInspector:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from edge.cuda.base import MAX_BATCH
+from edge.bundle import tensors
+from edge.cuda.base import MAX_BATCH, decision_tensors
 from edge.engines.base import BuildOrder, OnPhase
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
@@ -18,8 +19,16 @@ from edge.storage import write_file
 WORKSPACE_BYTES = 1 << 30
 DYNAMIC_BATCH = (1, 8, MAX_BATCH)
 """Minimum, optimum and maximum batch of the optimization profile for any batch."""
-OPTIONS = {"workspace_bytes": str(WORKSPACE_BYTES), "free_batch": str(DYNAMIC_BATCH), "revision": "1"}
-"""Part of an engine's cache key. Raise the revision when `_create_config` changes."""
+OPTIONS = {
+    "workspace_bytes": str(WORKSPACE_BYTES),
+    "free_batch": str(DYNAMIC_BATCH),
+    "outputs": "cuts and logits",
+    "formats": "linear",
+    "revision": "2",
+}
+"""Part of an engine's cache key. Raise the revision when the network or the config is prepared differently."""
+MAX_EXITS = 64
+"""Exits whose tensors are looked up by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
         raise build_error(build, "cannot create a builder", log.last_error) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, log, build)
+    prepare_network(trt, network, build.order.batch)
     config = _create_config(trt, builder, network, log, build)
     config.progress_monitor = _progress_monitor(trt, on_phase)
     engine = builder.build_serialized_network(network, config)
@@ -69,6 +79,22 @@ def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
     write_file(build.order.engine, bytes(engine))
     _save_timing_cache(config, build)
     _write_layers(trt, log, build)
+
+
+def prepare_network(trt: ModuleType, network: Any, batch: int | None) -> None:
+    """Reduce a parsed segment to the tensors that a chain on a GPU exchanges, in linear layout and with a fixed batch.
+
+    A kernel of ours takes the exit decision from the logits, so TensorRT removes the layers of the decision and of the
+    attention map, about ten per exit. By default a parsed tensor may have any of TensorRT's formats, some of which are
+    larger than the buffers. Static shapes need no optimization profile, and their kernels are compiled at once.
+    """
+    _remove_decision(network)
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    for tensor in (*inputs, *(network.get_output(index) for index in range(network.num_outputs))):
+        tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
+    if batch is not None:
+        for tensor in inputs:
+            tensor.shape = tuple(batch if size < 0 else size for size in tensor.shape)
 
 
 def build_error(build: TensorRtBuild, failure: str, reason: str) -> EngineError:
@@ -91,14 +117,29 @@ def _parse(trt: ModuleType, network: Any, log: Any, build: TensorRtBuild) -> Non
     raise build_error(build, f"cannot read {build.order.segment}", reasons or log.last_error)
 
 
+def _remove_decision(network: Any) -> None:
+    """Remove the outputs of the decision and the attention map.
+
+    The threshold stays an input that no layer reads: TensorRT removes no inputs.
+    """
+    outputs = {tensor.name: tensor for tensor in map(network.get_output, range(network.num_outputs))}
+    k = next((k for k in range(MAX_EXITS) if tensors.logits(k) in outputs), None)
+    if k is None:
+        return
+    for name in outputs.keys() & decision_tensors(k):
+        network.unmark_output(outputs[name])
+
+
 def _create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build: TensorRtBuild) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.max_aux_streams = 0  # the chain has its own stream, from which CUDA graphs are captured
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 in the ONNX file means float32
-    if config.add_optimization_profile(_create_profile(builder, network, build.order.batch)) < 0:
-        raise build_error(build, f"does not accept batch {build.order.batch}", log.last_error)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: without it, no stream can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if build.order.batch is None and config.add_optimization_profile(_create_profile(builder, network)) < 0:
+        raise build_error(build, "does not accept any batch", log.last_error)
     if build.target is not None:
         config.num_compute_capabilities = 1
         if not config.set_compute_capability(getattr(trt.ComputeCapability, build.target), 0):
@@ -107,13 +148,12 @@ def _create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build:
     return config
 
 
-def _create_profile(builder: Any, network: Any, batch: int | None) -> Any:
-    """Return an optimization profile for one batch size, or for `DYNAMIC_BATCH` if `batch` is None."""
-    batches = DYNAMIC_BATCH if batch is None else (batch,) * 3
+def _create_profile(builder: Any, network: Any) -> Any:
+    """Return an optimization profile for `DYNAMIC_BATCH`."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        shapes = [tuple(size if n < 0 else n for n in tensor.shape) for size in batches]
+        shapes = [tuple(size if n < 0 else n for n in tensor.shape) for size in DYNAMIC_BATCH]
         profile.set_shape(tensor.name, *shapes)
     return profile
 

@@ -1,6 +1,6 @@
 """Engines of the TensorRT family, loaded onto the GPU and bound to its memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +8,8 @@ from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda import get_runtime
+from edge.cuda.base import ACTIVATIONS, decision_tensors
+from edge.engines.tensorrt.contexts import context_factory
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 
@@ -20,12 +22,16 @@ def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec) -> "TensorRtEngi
     Raises:
         EngineError: there is no GPU, or the engine was built for another GPU, version or segment.
     """
-    with get_runtime().context.activate(f"loading the engine of {spec.file}"):
+    with get_runtime().context.prepare(f"loading the engine of {spec.file}"):
         return TensorRtEngine(trt, file, spec)
 
 
 class TensorRtEngine:
-    """An engine; each binding owns an execution context."""
+    """An engine; each binding owns an execution context.
+
+    Attributes:
+        activation_bytes: Memory for intermediate tensors that each binding needs while it runs.
+    """
 
     def __init__(self, trt: ModuleType, file: Path, spec: SegmentSpec) -> None:
         """Deserialize an engine; the GPU's context must be current.
@@ -38,7 +44,7 @@ class TensorRtEngine:
         Raises:
             EngineError: the engine was built for another GPU, version or segment.
         """
-        self._segment, self._log, self._input_mode = spec.file, error_logger(trt), trt.TensorIOMode.INPUT
+        self._segment, self._log = spec.file, error_logger(trt)
         try:
             self._runtime = trt.Runtime(self._log)
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
@@ -51,6 +57,10 @@ class TensorRtEngine:
             )
         self._names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._check_tensors(trt, spec)
+        inputs = [name for name in self._names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._dynamic = [name for name in inputs if min(self._engine.get_tensor_shape(name)) < 0]
+        self.activation_bytes = int(self._engine.device_memory_size_v2)
+        self._create_context = context_factory(trt, self._engine, file)
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind device addresses, batch 1; see `edge.cuda.base.DeviceEngine`.
@@ -59,7 +69,7 @@ class TensorRtEngine:
             EngineError: there is no memory for an execution context, or TensorRT refuses a shape or an address.
         """
         context = self._new_context(addresses)
-        for name in self._inputs():
+        for name in self._dynamic:
             self._set_shape(context, name, 1)
         return partial(self._enqueue, context)
 
@@ -70,19 +80,30 @@ class TensorRtEngine:
             EngineError: as `bind`, or the engine's batch is pinned.
         """
         context = self._new_context(addresses)
-        dynamic = [name for name in self._inputs() if min(self._engine.get_tensor_shape(name)) < 0]
-        if not dynamic:
+        if not self._dynamic:
             raise EngineError(f"the engine of {self._segment} was built for one image per call; {BATCH_HINT}")
 
         def enqueue(stream: int, samples: int) -> None:
-            for name in dynamic:
+            for name in self._dynamic:
                 self._set_shape(context, name, samples)
             self._enqueue(context, stream)
 
         return enqueue
 
     def _check_tensors(self, trt: ModuleType, spec: SegmentSpec) -> None:
-        """Compare names and types with the segment's, for which slots allocate memory."""
+        """Compare names, types, sizes and formats with the segment's, for which slots allocate memory."""
+        specs = (*spec.inputs, *spec.outputs)
+        allowed = {tensor.name: _shown(tensor.name, tensor.dtype, tensor.sample_shape) for tensor in specs}
+        required = {allowed[name] for name in allowed.keys() - decision_tensors(spec.exit_index)}
+        actual = {self._shown(trt, name) for name in self._names}
+        if wrong := [*(actual - {*allowed.values()}), *(required - actual)]:
+            raise EngineError(
+                f"the engine of {spec.file} has {_listed(actual.intersection(wrong))} where the segment has "
+                f"{_listed(required.intersection(wrong))}; build it again"
+            )
+
+    def _shown(self, trt: ModuleType, name: str) -> str:
+        """Describe a tensor of the engine as the segment's are described; a format other than linear stands out."""
         types = {
             trt.DataType.FLOAT: "float32",
             trt.DataType.HALF: "float16",
@@ -90,32 +111,26 @@ class TensorRtEngine:
             trt.DataType.INT32: "int32",
             trt.DataType.BOOL: "bool",
         }
-        kinds = {name: self._engine.get_tensor_dtype(name) for name in self._names}
-        actual = {(name, types.get(kind, kind.name)) for name, kind in kinds.items()}
-        expected: set[tuple[str, str]] = {(tensor.name, tensor.dtype) for tensor in (*spec.inputs, *spec.outputs)}
-        if actual != expected:
-            raise EngineError(
-                f"the engine of {spec.file} has {_listed(actual - expected)} where the segment has "
-                f"{_listed(expected - actual)}; build it again"
-            )
+        dtype, layout = self._engine.get_tensor_dtype(name), self._engine.get_tensor_format(name)
+        sample_shape = [abs(size) for size in self._engine.get_tensor_shape(name)]  # -1 is the batch
+        suffix = "" if layout == trt.TensorFormat.LINEAR else f" in format {layout.name}"
+        return _shown(name, types.get(dtype, dtype.name), sample_shape) + suffix
 
     def _enqueue(self, context: Any, stream: int) -> None:
         if not context.execute_async_v3(stream):
             raise self._error("did not start")
 
     def _new_context(self, addresses: Mapping[str, int]) -> Any:
-        context = self._engine.create_execution_context()  # without a runtime config TensorRT-RTX captures no graphs
+        context = self._create_context()
         if context is None:
             raise self._error(
                 "cannot create an execution context, most likely for lack of memory", "close other programs"
             )
+        context.set_device_memory(addresses[ACTIVATIONS], self.activation_bytes)
         for name in self._names:
             if not context.set_tensor_address(name, addresses[name]):
                 raise self._error(f"does not accept the address of {name}")
         return context
-
-    def _inputs(self) -> list[str]:
-        return [name for name in self._names if self._engine.get_tensor_mode(name) == self._input_mode]
 
     def _set_shape(self, context: Any, name: str, samples: int) -> None:
         shape = tuple(samples if size < 0 else size for size in self._engine.get_tensor_shape(name))
@@ -127,5 +142,9 @@ class TensorRtEngine:
         return EngineError(f"the engine of {self._segment} {failure}: {self._log.last_error}; {remedy}")
 
 
-def _listed(tensors: set[tuple[str, str]]) -> str:
-    return ", ".join(f"{name} ({dtype})" for name, dtype in sorted(tensors)) or "none"
+def _shown(name: str, dtype: str, sample_shape: Sequence[int]) -> str:
+    return f"{name} ({dtype} {'x'.join(map(str, sample_shape))})"
+
+
+def _listed(tensors: set[str]) -> str:
+    return ", ".join(sorted(tensors)) or "none"

@@ -1,0 +1,67 @@
+"""Test of the driver with a chain of our kernels alone: capture, embedded graphs and nested conditional nodes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from cuda.core import Stream
+
+from edge.bundle import tensors
+from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cuda.kernels import Kernels
+from edge.cuda.runtime import Runtime
+from edge.cuda.slot import CudaSlot
+from edge.frames.base import Frame, PixelFormat
+
+EXITS = 3
+"""The fewest exits that nest conditional nodes."""
+FRAME = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
+"""The frame that the chain of `chain_spec` reads."""
+
+
+class CopyEngine:
+    """A segment that copies the image, a single 0, to the logits; see `edge.cuda.base.DeviceEngine`."""
+
+    activation_bytes = 0
+
+    def __init__(self, kernels: Kernels, exit_index: int) -> None:
+        """Store the arguments."""
+        self._kernels, self._logits = kernels, tensors.logits(exit_index)
+
+    def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        """Bind device addresses."""
+        image = addresses[tensors.IMAGE]
+        copy = self._kernels.gather(image, image, 1, 4, addresses[self._logits])  # the 0 is the number of its row too
+        return lambda stream: copy.on(Stream.from_handle(stream))
+
+    def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
+        """Refuse batches."""
+        raise NotImplementedError
+
+
+def graph_unsupported_reason(runtime: Runtime) -> str:
+    """Return the reason why a chain of three exits does not run as one graph; empty if it does."""
+    unlogged = replace(runtime, logged=set())
+    slot = CudaSlot(chain_spec(), copy_engines(runtime.kernels), unlogged)
+    slot.start(FRAME, np.zeros(EXITS - 1, np.float32))
+    slot.result()
+    slot.close()
+    return "; ".join(unlogged.logged)
+
+
+def copy_engines(kernels: Kernels) -> list[CopyEngine]:
+    """Return the engines of `chain_spec`."""
+    return [CopyEngine(kernels, k) for k in range(EXITS)]
+
+
+def chain_spec() -> ChainSpec:
+    """Return a chain of three exits with one class each, so that every confidence is 1."""
+
+    def segment(k: int) -> SegmentSpec:
+        threshold = TensorSpec(tensors.threshold(k), "float32", (1,))
+        inputs = (TensorSpec(tensors.IMAGE, "float32", (None, 1, 1, 1)), threshold)
+        return SegmentSpec("", inputs, (TensorSpec(tensors.logits(k), "float32", (None, 1)),), 0.0, k, (), ())
+
+    spec = InputSpec("array", None, 1, 1, 1, (0.0,), (1.0,))
+    return ChainSpec(spec, ("",), tuple(map(segment, range(EXITS))), (1.0,) * EXITS)

@@ -1,0 +1,139 @@
+"""Equivalence of the kernels and graphs on this GPU with the reference on the host; see `edge.doctor.gpu`.
+
+The CUDA modules are imported after `get_runtime`, which explains what is missing.
+"""
+
+from itertools import product
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle.manifest import InputSpec
+from edge.cuda import get_runtime
+from edge.decision import NEVER, scores_from_logits
+from edge.errors import EngineError
+from edge.frames.base import Frame, PixelFormat
+from edge.frames.preprocess import preprocess_for
+
+ROWS, THRESHOLD, TEMPERATURE = 1000, 0.7, 1.7
+IMAGE = InputSpec("image", "rgb", 3, 96, 128, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+SHAPES = {
+    PixelFormat.BGR: (480, 640, 3),
+    PixelFormat.BGRX: (480, 640, 4),
+    PixelFormat.GRAY: (480, 640),
+    PixelFormat.NV12: (720, 640),
+}
+"""Shape of a frame of 480x640 pixels in each format."""
+
+
+def nested_conditional_nodes() -> str:
+    """Run a chain of three exits as one graph.
+
+    Raises:
+        EngineError: graphs do not work here.
+    """
+    runtime = get_runtime()
+    from edge.cuda.probe import graph_unsupported_reason
+
+    reason = graph_unsupported_reason(runtime)
+    _require(not reason, reason)
+    return f"three exits in one graph work on {runtime.context.arch}"
+
+
+def exit_decisions() -> str:
+    """Compare the exit kernel with the exit rule, for random logits with ties and NaN among them.
+
+    Raises:
+        EngineError: they differ.
+    """
+    for classes in (2, 10, 1000):
+        logits = np.random.default_rng(classes).normal(0, 3, (ROWS, classes)).astype(np.float32)
+        logits[::5] = logits[::5].round()
+        logits[3::7, classes // 2] = np.nan
+        decisions, expected = _decide(logits), scores_from_logits(logits[None])
+        _require(np.array_equal(decisions["label_index"], expected.label[0]), f"labels of {classes} classes differ")
+        close = np.allclose(decisions["confidence"], expected.confidence[0], rtol=1e-5, equal_nan=True)
+        _require(close, f"confidences of {classes} classes differ")
+        reached = decisions["confidence"] >= np.float32(THRESHOLD)
+        _require(np.array_equal(decisions["is_final"] == 1, reached), "exits differ from the exit rule")
+    return f"{3 * ROWS} decisions equal the exit rule"
+
+
+def preprocessing() -> str:
+    """Compare the preprocess kernel with preprocessing on the host, for each pixel format.
+
+    Raises:
+        EngineError: they differ by more than a level of 255.
+    """
+    for pixel_format, shape in SHAPES.items():
+        frame = Frame(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), pixel_format)
+        expected = np.empty(IMAGE.shape, np.float32)
+        preprocess_for(IMAGE)(frame, expected)
+        levels = np.abs(_preprocess(frame) - expected) * np.array(IMAGE.std)[:, None, None] * 255
+        _require(levels.max() <= 1.001, f"{pixel_format.name} differs by {levels.max():.2f} levels of 255")
+    return f"{len(SHAPES)} pixel formats equal the host's"
+
+
+def chain_as_graph_and_stepwise() -> str:
+    """Run a chain in a slot, as a graph and stepwise, with every exit forced.
+
+    Raises:
+        EngineError: a frame takes another exit than forced, or a graph waits more than once.
+    """
+    runtime = get_runtime()
+    from edge.cuda.probe import EXITS, FRAME, chain_spec, copy_engines
+    from edge.cuda.slot import CudaSlot, Mode
+
+    for mode, repeat in product(get_args(Mode), range(3)):
+        slot = CudaSlot(chain_spec(), copy_engines(runtime.kernels), runtime, mode)
+        for exit_index in range(EXITS):
+            thresholds = np.where(np.arange(EXITS - 1) < exit_index, NEVER, 0).astype(np.float32)
+            slot.start(FRAME, thresholds)
+            waits = slot.syncs
+            taken = slot.result().exit_index
+            _require(taken == exit_index, f"{mode}, slot {repeat}: exit {taken} answered instead of {exit_index}")
+            expected = 1 if mode == "graph" else exit_index + 1
+            _require(slot.syncs - waits == expected, f"{mode}: {slot.syncs - waits} waits instead of {expected}")
+        slot.close()
+    return f"{EXITS} exits forced in both modes, one wait per frame as a graph"
+
+
+def _decide(logits: NDArray[np.float32]) -> NDArray[np.void]:
+    runtime, rows = get_runtime(), len(logits)
+    from edge.cuda.kernel_params import EXIT, PREDICTION
+    from edge.cuda.memory import Memory
+    from edge.cuda.stream import GpuStream
+
+    with runtime.context.prepare("deciding"):
+        sizes = {"exit": EXIT.itemsize, "threshold": 4, "logits": logits.nbytes, "out": rows * PREDICTION.itemsize}
+        memory, stream = Memory(sizes), GpuStream()
+        exit_, threshold, address, out = memory.addresses.values()
+        memory.view("exit", EXIT)[0] = (address, threshold, logits.shape[1], 0, 1 / TEMPERATURE, 0)
+        memory.view("threshold", np.float32)[0] = THRESHOLD
+        memory.view("logits", np.float32)[:] = logits.ravel()
+        runtime.kernels.decide(exit_, out, rows=rows).on(stream.core)
+        stream.synchronize()
+        return memory.view("out", PREDICTION).copy()
+
+
+def _preprocess(frame: Frame) -> NDArray[np.float32]:
+    runtime = get_runtime()
+    from edge.cuda.kernel_params import preprocess_params_sizes, write_preprocess_params
+    from edge.cuda.memory import Memory
+    from edge.cuda.stream import GpuStream
+
+    with runtime.context.prepare("preprocessing"):
+        out_bytes = 4 * IMAGE.channels * IMAGE.height * IMAGE.width
+        memory = Memory({"frame": frame.pixels.size, "out": out_bytes} | preprocess_params_sizes(IMAGE))
+        stream, addresses = GpuStream(), memory.addresses
+        memory.view("frame", np.uint8)[:] = frame.pixels.ravel()
+        write_preprocess_params(memory, frame, IMAGE)
+        runtime.kernels.preprocess(addresses["preprocess_params"], addresses["out"], IMAGE.shape).on(stream.core)
+        stream.synchronize()
+        return memory.view("out", np.float32, IMAGE.shape).copy()
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise EngineError(f"{problem}; report this with the GPU and the driver")

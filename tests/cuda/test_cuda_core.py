@@ -1,0 +1,46 @@
+"""The names of cuda.core and of the driver that the stand-in for a GPU has exist in the real libraries."""
+
+import inspect
+from typing import Any
+
+import cuda.core
+import cuda.core.graph as real
+import pytest
+from cuda.bindings import driver
+
+from tests.support import cuda_stand_in as stand_in
+from tests.support.cuda_modules import bindings_module
+from tests.support.cuda_stand_in import World
+
+CLASSES: dict[type, Any] = {
+    stand_in.GraphDefinition: real.GraphDefinition,
+    stand_in.GraphNode: real.GraphNode,
+    stand_in.Graph: real.Graph,
+}
+
+
+def public_functions(owner: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(owner).items() if not name.startswith("_") and callable(value)}
+
+
+@pytest.mark.parametrize("owner", CLASSES)
+def test_graphs_are_built_with_methods_that_cuda_core_has(owner: type) -> None:
+    assert public_functions(owner)
+    for name, function in public_functions(owner).items():
+        takes = [*inspect.signature(function).parameters.values()][1:]
+        [*expected] = [*inspect.signature(getattr(CLASSES[owner], name)).parameters.values()][1:]
+        for parameter, other in zip(takes, expected, strict=False):
+            assert (parameter.name, parameter.kind) == (other.name, other.kind), f"{owner.__name__}.{name}"
+        assert all(other.default is not other.empty for other in expected[len(takes) :]), f"{owner.__name__}.{name}"
+
+
+def test_a_body_and_the_handles_of_graphs_exist() -> None:
+    assert hasattr(real.IfNode, "then")
+    assert hasattr(real.GraphDefinition, "handle")
+    assert hasattr(cuda.core.Stream, "from_handle")
+
+
+def test_the_driver_has_the_functions_that_capture_a_segment(world: World) -> None:
+    names = {name for name in vars(bindings_module(world)) if name.startswith("cu")}
+    assert len(names) > 5
+    assert not [name for name in names if not hasattr(driver, name)]
