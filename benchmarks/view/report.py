@@ -8,7 +8,7 @@ from benchmarks.live.networks import large_workload
 from benchmarks.live.stages import read_frames
 from benchmarks.results import add_output, command_line, write_result
 from benchmarks.view.alarms import alarms
-from benchmarks.view.audit import audit_cost
+from benchmarks.view.audit import audit_cost, mixed_thresholds
 from benchmarks.view.viewers import page_readable_s, viewers_cost
 from edge.console import PASSED, at_least, log, print_table
 from edge.inference.load import load
@@ -18,7 +18,7 @@ from edge.system import conditions
 VIEWERS = (1, 50)
 FRAMES, CAMERA_RATE = 300, 30.0
 """Frames of a run, and frames a second of its camera."""
-SATURATED_FRAMES, SATURATED_RATE = 2_000, 2_000.0
+SATURATED_FRAMES, AUDITED_FRAMES, SATURATED_RATE = 2_000, 10_000, 2_000.0
 """The same where the camera gives more frames than are inferred."""
 SATURATED_COST = "saturated_cost_50_viewers"
 TARGETS = {
@@ -62,7 +62,8 @@ def main(arguments: argparse.Namespace) -> int:
             SATURATED_COST, deployment, pictures, VIEWERS[-1], SATURATED_FRAMES, SATURATED_RATE
         )
         log("throughput with audits")
-        costs["audit_cost"] = audit_cost(classifier, pictures, SATURATED_FRAMES, SATURATED_RATE)
+        with classifier.with_thresholds(mixed_thresholds(classifier, pictures)) as mixed:
+            costs["audit_cost"] = audit_cost(mixed, pictures, AUDITED_FRAMES, SATURATED_RATE)
     log("simulated alarms")
     simulated = alarms()
     figures = {"page_readable_s": readable_s, **simulated, **{name: cost[name] for name, cost in costs.items()}}
