@@ -39,7 +39,8 @@ class BettingProcess:
     def add(self, values: ArrayLike, bounds: ArrayLike) -> None:
         """Bet on values from 0 to 1, whose bounds may depend on everything before them.
 
-        On values that are 0 or 1, the bet on a ratio is the likelihood ratio of the means `ratio * bound` and `bound`.
+        On values that are 0 or 1, the bet on a ratio is the likelihood ratio of the means `ratio * bound` and `bound`,
+        unless `MAX_LOSS` limits the stake.
 
         Args:
             values: A value for each gambler.

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from random import Random
 from typing import NamedTuple
@@ -45,7 +46,7 @@ class Auditor:
     """A thread that runs frames of all sources to the last exit, and tests the outcome.
 
     Attributes:
-        error: The exception that ended it; None before, and after a regular end.
+        error: The first exception of an audit, which is not tested then; None if all succeeded.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Auditor:
             deadline_ms: Latency that 95 % of the frames are to keep; None if there is no deadline.
         """
         self.error: Exception | None = None
+        self._last_failure = ""
         self.share, self.last_exit = share, classifier.chain.exits - 1
         self.room = threading.Semaphore(MAX_WAITING)
         self._expected, self._deadline_ms = expected, deadline_ms
@@ -91,15 +93,24 @@ class Auditor:
 
     def _run(self) -> None:
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
-        try:
-            with self._classifier:
-                while (task := self._tasks.get()) is not None:
+        with suppress(OSError):  # a low priority is a courtesy
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        with self._classifier:
+            while (task := self._tasks.get()) is not None:
+                try:
                     self._audit(task)
+                except Exception as error:
+                    self._note_failure(error)
+                finally:
                     self.room.release()
-        except Exception as error:  # without room, no more frames are selected
-            self.error = error
-            log.warning("audits ended (%s: %s)", type(error).__name__, one_line(str(error)))
+
+    def _note_failure(self, error: Exception) -> None:
+        """Keep the first exception, and log each that differs from the last."""
+        self.error = self.error or error
+        reason = f"{type(error).__name__}: {one_line(str(error))}"
+        if reason != self._last_failure:
+            log.warning("an audit failed (%s)", reason)
+        self._last_failure = reason
 
     def _audit(self, task: Task) -> None:
         source, result = task.observation.source, task.observation.result

@@ -37,7 +37,7 @@ class Deadline:
         self.deadline_ms = deadline_ms
         self._classifier = classifier
         self._candidates = [tuple(validate_thresholds(values, exits).tolist()) for values in candidates]
-        classifier.thresholds = self._candidates[0]
+        classifier.thresholds = self._judged = self._candidates[0]
         self._lock = threading.Lock()
         self._patience, self._is_reported = MIN_PATIENCE, False
         self._calm = 0
@@ -50,6 +50,9 @@ class Deadline:
         with self._lock:
             if result.thresholds != self._classifier.thresholds or result.thresholds not in self._candidates:
                 return None  # it was in flight when they were changed, or somebody else has set them
+            if result.thresholds != self._judged:  # somebody else has chosen this candidate
+                self._judged, self._calm = result.thresholds, 0
+                self._start_window()
             self._frames += 1
             self._late += result.latency_ms > self.deadline_ms
             self._tight += result.latency_ms > HEADROOM * self.deadline_ms
@@ -84,12 +87,12 @@ class Deadline:
         return self._choose(index - 1, observation, reason)
 
     def _choose(self, index: int, observation: Observation, reason: str) -> CandidateChange:
-        self._classifier.thresholds = self._candidates[index]
+        self._classifier.thresholds = self._judged = self._candidates[index]
         log.warning("%s: candidate %d of %d: %s", observation.source, index + 1, len(self._candidates), reason)
         return CandidateChange(observation.source, observation.time, index, len(self._candidates), reason)
 
     def _index(self) -> int:
-        return self._candidates.index(self._classifier.thresholds)
+        return self._candidates.index(self._judged)
 
     def _start_window(self) -> None:
         self._frames = self._late = self._tight = 0

@@ -50,6 +50,16 @@ def test_late_frames_choose_cheaper_candidates_one_by_one(deadline: Deadline, ow
         assert change.reason == "6 of 6 frames took longer than the deadline of 33 ms"
 
 
+def test_a_candidate_that_somebody_else_chooses_is_judged_by_frames_of_its_own(
+    deadline: Deadline, own: edge.Classifier
+) -> None:
+    assert changes(deadline, own, LATE_MS, MAX_LATE) == []
+    own.thresholds = CANDIDATES[1]
+    assert changes(deadline, own, LATE_MS, MAX_LATE) == []
+    [change] = changes(deadline, own, LATE_MS, 1)
+    assert change.candidate_index == 2
+
+
 def test_as_many_late_frames_as_the_percentile_allows_change_nothing(deadline: Deadline, own: edge.Classifier) -> None:
     for _ in range(10):
         assert changes(deadline, own, LATE_MS, MAX_LATE) == []
