@@ -1,4 +1,4 @@
-"""Audits of random frames: what is selected, what is compared, and what an alarm does."""
+"""Audits of random frames: their selection, the comparison, and the effect of an alarm."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from edge.live import run
 from edge.live.audit import MAX_WAITING, NICENESS, Auditor
 from edge.live.drift import Expected
 from edge.live.messages import Alarm, Audit, Message, Observation
+from edge.live.worker import OnMessage
 from tests.live.test_run import ArraySource, Recorder
 from tests.support.observations import observation
 
@@ -39,17 +40,31 @@ def audits_of(output: Recorder) -> list[Audit]:
     return [message for message in output.messages if isinstance(message, Audit)]
 
 
+def one_at_a_time() -> OnMessage:
+    """Return a listener that lets no frame through before the frame ahead is audited, so that there is room for all."""
+    audited = threading.Semaphore(1)
+
+    def wait(message: Message) -> None:
+        if isinstance(message, Observation):
+            assert audited.acquire(timeout=10)
+        elif isinstance(message, Audit):
+            audited.release()
+
+    return wait
+
+
 def test_audited_frames_are_compared_with_the_last_exit(classifier: edge.Classifier, digits: NDArray[np.uint8]) -> None:
     output = Recorder()
-    with classifier.with_thresholds((0.5, 0.9)) as hasty, hasty.to_last_exit() as whole:
-        run(hasty, [ArraySource(np.tile(digits, (5, 1, 1)))], [output], auditor=auditor_of(hasty))
+    with classifier.with_thresholds((0.5, 0.6)) as hasty, hasty.to_last_exit() as whole:
+        run(hasty, [ArraySource(digits)], [output], auditor=auditor_of(hasty), on_message=one_at_a_time())
+        assert len(audits_of(output)) == len(digits)
         for audit in audits_of(output):
             pixels = digits[audit.result.frame_index % len(digits)]
             assert audit.result.prediction == hasty.predict(pixels)
             assert audit.last == whole.predict(pixels)
     assert {audit.result.exit_index for audit in audits_of(output)} == {0, 1, LAST_EXIT}
     assert {audit.differs for audit in audits_of(output)} == {True, False}
-    assert [observation.result.frame_index for observation in output.observations] == list(range(5 * len(digits)))
+    assert [observation.result.frame_index for observation in output.observations] == list(range(len(digits)))
 
 
 def test_audits_change_no_thresholds_and_leave_no_thread(
