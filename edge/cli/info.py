@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edge.advice import Advice, advise, exit_figures, merge_precisions
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import PrecisionSpec, Rejection, Thresholds
+from edge.bundle.manifest import Candidate, PrecisionSpec, Rejection, Thresholds
 from edge.bundle.scores import LabelledScores
 from edge.cli.arguments import add_bundle
 from edge.console import PASSED, log, print_json, print_table
@@ -44,6 +44,8 @@ def print_bundle(bundle: Bundle) -> None:
     print_table(f"{manifest.name}: {len(manifest.labels)} classes, input {manifest.input.shape}", columns, rows)
     for name, precision in manifest.precisions.items():
         print(f"{name}: {_guarantee(precision.thresholds)}")
+        if len(precision.thresholds.candidates) > 1:
+            print(f"  {_candidates(precision.thresholds.candidates)}")
         for note in precision.notes:
             print(f"  {note}")
     print_rejections(manifest.precisions)
@@ -94,6 +96,14 @@ def _guarantee(thresholds: Thresholds) -> str:
     level = "" if thresholds.confidence_level is None else f" with confidence {_percent(thresholds.confidence_level)}"
     method = "on the samples of the fit" if thresholds.method == "none" else f"by {thresholds.method}{level}"
     return f"{bound} {method}, {thresholds.samples} samples"
+
+
+def _candidates(candidates: Sequence[Candidate]) -> str:
+    """Return the cost of each candidate and the bound on its disagreement as text."""
+    costs = " / ".join(f"{candidate.mean_macs:.0%}" for candidate in candidates)
+    bounds = (candidate.disagreement_bound for candidate in candidates)
+    disagreements = " / ".join("unknown" if bound is None else f"{bound:.1%}" for bound in bounds)
+    return f"candidates at run time: {costs} of the MACs; at most {disagreements} differ from the last exit"
 
 
 def _rejection(rejection: Rejection) -> str:

@@ -86,3 +86,10 @@ def test_cameras_are_audited_by_default_where_there_is_a_bound(
             arguments = parser.parse_args([str(bundle.path), "--source", source])
             auditor = make_auditor(arguments, bundle, "fp32", classifier)
             assert (auditor and auditor.share) == (share if is_certified else None)
+
+
+def test_info_describes_the_candidates(watched: Bundle) -> None:
+    line = (
+        "candidates at run time: 50% / 50% / 50% of the MACs; at most 50.0% / 60.0% / 70.0% differ from the last exit"
+    )
+    assert line in call(main, "info", watched.path).stdout
