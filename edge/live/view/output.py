@@ -1,12 +1,10 @@
 """The output that serves the page, its API, metrics and health."""
 
-import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-from starlette.middleware import Middleware
 
 from edge.frames.base import PixelFormat
 from edge.live.messages import Message, Observation
@@ -25,7 +23,6 @@ from edge.live.web import WebServer
 
 MAX_RATE = 10
 """Pictures of a source a second."""
-TICK_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +42,7 @@ class View(Output):
             deployment: Bundle and classifier to show, and to choose thresholds of.
 
         Raises:
-            OutputError: the token in the environment is too short.
+            OutputError: the token in the environment is too short, or not of printable ASCII.
         """
         self._state = ViewState(deployment, timeout_s)
         self._audience, self._rate = Audience(), FrameRate(MAX_RATE)
@@ -58,8 +55,7 @@ class View(Output):
             metrics_route(self._collector),
             health_route(self._state.statistics, timeout_s),
         ]
-        guard = Middleware(Guard, access=self._access)
-        self._server = WebServer(host, port, routes, middleware=[guard], background=self._tick_forever)
+        self._server = WebServer(host, port, routes, guard=partial(Guard, access=self._access), tick=self._tick)
         self.name = self._server.url
 
     def watch(self, queues: Sequence[OutputQueue]) -> None:
@@ -70,7 +66,7 @@ class View(Output):
         """Start the server.
 
         Raises:
-            OutputError: the address cannot be listened on.
+            OutputError: the address cannot be listened on, or the server does not start.
         """
         self._server.start()
         self.name = self._server.url
@@ -122,7 +118,6 @@ class View(Output):
         for event in events:
             self._audience.announce(json.dumps({"event": event}))
 
-    async def _tick_forever(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._audience.announce(json.dumps({"tick": self._state.tick()}))
+    def _tick(self) -> None:
+        """End a second of the charts; in the server's event loop."""
+        self._audience.announce(json.dumps({"tick": self._state.tick()}))

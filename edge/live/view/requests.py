@@ -1,5 +1,6 @@
 """Requests of viewers, checked before anything is done with them."""
 
+import asyncio
 import json
 from typing import Any, NamedTuple
 
@@ -8,7 +9,8 @@ from starlette.requests import Request
 
 from edge.live.view.pictures import DEFAULT_SIZE, SIZES
 
-MAX_BODY_BYTES = 1024
+MAX_BODY_BYTES, BODY_S = 1024, 10.0
+"""Size of a body, and longest wait for it."""
 
 
 class PictureRequest(NamedTuple):
@@ -63,8 +65,15 @@ async def read_body(request: Request) -> bytes:
     """Return a small body.
 
     Raises:
-        HTTPException: it is larger than `MAX_BODY_BYTES`.
+        HTTPException: it is larger than `MAX_BODY_BYTES`, or does not come in time.
     """
+    try:
+        return await asyncio.wait_for(_read_body(request), BODY_S)
+    except asyncio.TimeoutError:
+        raise HTTPException(408, f"the body did not come in {BODY_S:.0f} s") from None
+
+
+async def _read_body(request: Request) -> bytes:
     body = b""
     async for chunk in request.stream():
         body += chunk
