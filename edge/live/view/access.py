@@ -5,16 +5,17 @@ import hmac
 import os
 import secrets
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
-from time import monotonic
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import OutputError
+from edge.live.addresses import client_network, is_loopback
+from edge.live.limits import ClientLimits
 
 TOKEN_VARIABLE = "EDGE_VIEW_TOKEN"  # noqa: S105 - a name
 MIN_TOKEN_LENGTH = 16
@@ -24,10 +25,10 @@ PUBLIC_PATHS = (LOGIN_PATH, "/view.css")
 MONITORING_PATHS = ("/metrics", "/healthz")
 """Paths for programs of this machine, which may know it by any name."""
 SAFE_METHODS = ("GET", "HEAD")
-MAX_FAILURES, FAILURES_PER_S = 10, 0.1
-"""Wrong tokens of a client that are answered at once, and thereafter."""
-MAX_CLIENTS = 1000
-"""Clients whose failures are counted."""
+FAILURES_PER_S, MAX_FAILURES = 0.1, 10
+"""Rate and burst of a client's wrong tokens and cookies."""
+REQUESTS_PER_S, MAX_REQUESTS = 40, 200
+"""Rate and burst of a client's requests; a connected page needs none."""
 SEND_LIMIT_S = 20.0
 """Longest wait for a client to take a part of a response."""
 HEADERS = {
@@ -45,74 +46,29 @@ HEADERS = {
 }
 
 
-def is_loopback(host: str) -> bool:
-    """Check that only this machine reaches an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-class RateLimit:
-    """A number of calls a second, and some more at once: a token bucket."""
-
-    def __init__(self, per_s: float, burst: int) -> None:
-        """Start full."""
-        self._per_s, self._burst = per_s, burst
-        self._left, self._at_s = float(burst), monotonic()
-
-    @property
-    def is_reached(self) -> bool:
-        """True where the next call would exceed the limit."""
-        now_s = monotonic()
-        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
-        return self._left < 1
-
-    def takes(self) -> bool:
-        """Check that another call is within the limit, and count it."""
-        if self.is_reached:
-            return False
-        self._left -= 1
-        return True
-
-
-class Failures:
-    """Wrong tokens by the address of the client, so that others are not locked out by its guesses."""
-
-    def __init__(self) -> None:
-        """Start without failures."""
-        self._limits: dict[str, RateLimit] = {}
-
-    def are_too_many(self, scope: Scope) -> bool:
-        """Check that the client of a request must wait before its token is looked at."""
-        limit = self._limits.get(_client(scope))
-        return limit is not None and limit.is_reached
-
-    def add(self, scope: Scope) -> None:
-        """Count a failure."""
-        if len(self._limits) >= MAX_CLIENTS:
-            self._limits.clear()
-        self._limits.setdefault(_client(scope), RateLimit(FAILURES_PER_S, MAX_FAILURES)).takes()
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """The token that requests need, if any."""
 
     token: str | None
     is_generated: bool = False
-    failures: Failures = field(default_factory=Failures)
+    failures: ClientLimits = field(default_factory=lambda: ClientLimits(FAILURES_PER_S, MAX_FAILURES))
+    """Limit of wrong tokens and cookies."""
 
     @staticmethod
     def for_host(host: str) -> "Access":
         """Return the access of a server: with a token if one is set, or if other machines reach the address.
 
         Raises:
-            OutputError: the token that is set is short.
+            OutputError: the token that is set is short, or has characters that headers cannot carry.
         """
-        token = os.environ.get(TOKEN_VARIABLE, "")
-        if 0 < len(token) < MIN_TOKEN_LENGTH:
+        given = os.environ.get(TOKEN_VARIABLE, "")
+        token = given.strip()
+        if not (token.isascii() and token.isprintable()):
+            raise OutputError(
+                f"{TOKEN_VARIABLE} has characters other than printable ASCII, which headers cannot carry; set another"
+            )
+        if given and len(token) < MIN_TOKEN_LENGTH:
             raise OutputError(
                 f"{TOKEN_VARIABLE} has {len(token)} characters; set at least {MIN_TOKEN_LENGTH}, or unset it for a "
                 "random token"
@@ -130,21 +86,42 @@ class Access:
         assert self.token is not None, "no token"  # noqa: S101 - there is no login without
         return hmac.digest(self.token.encode(), b"edge view cookie", "sha256").hex()
 
-    def admits(self, headers: Headers, cookie_name: str) -> bool:
-        """Check the cookie or the header of a request."""
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return the response to a request without the right token or cookie; None for others."""
+        headers = Headers(scope=scope)
+        credentials, cookie = headers.get("authorization", ""), cookie_value(headers, cookie_name(scope))
+        is_guess = bool(credentials or cookie)
+        if is_guess and self.failures.is_reached(client_of(scope)):
+            return too_many_failures()
+        if self._admits(credentials, cookie):
+            return None
+        if is_guess:
+            self.failures.takes(client_of(scope))
+        if scope["path"] == "/" and not credentials:
+            return RedirectResponse(LOGIN_PATH, 303)
+        return PlainTextResponse(
+            "this address needs a token; log in, or send it as `Authorization: Bearer TOKEN`\n",
+            401,
+            {"www-authenticate": "Bearer"},
+        )
+
+    def _admits(self, credentials: str, cookie: str) -> bool:
+        scheme, _, token = credentials.partition(" ")
         if scheme.lower() == "bearer":
-            return self.is_token(credentials.strip())
-        cookie = cookie_value(headers, cookie_name)
+            return self.is_token(token.strip())
         return self.token is None or hmac.compare_digest(cookie.encode(), self.cookie().encode())
 
 
 class Guard:
-    """ASGI middleware that refuses requests without access or of foreign pages, and clients that take no response."""
+    """ASGI middleware that refuses requests without access, of foreign pages and above a rate.
+
+    It gives every response its headers, and gives up clients that take no response.
+    """
 
     def __init__(self, application: ASGIApp, access: Access) -> None:
         """Guard an application."""
         self._application, self._access = application, access
+        self._requests = ClientLimits(REQUESTS_PER_S, MAX_REQUESTS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -159,6 +136,8 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         """Return the response to a request that must not be answered; None for others."""
+        if not self._requests.takes(client_of(scope)):
+            return PlainTextResponse(f"more than {REQUESTS_PER_S} requests a second\n", 429, {"retry-after": "1"})
         headers, path, access = Headers(scope=scope), scope["path"], self._access
         is_read = scope["type"] == "http" and scope["method"] in SAFE_METHODS
         if access.token is None and path not in MONITORING_PATHS and not is_own_name(headers.get("host", "")):
@@ -167,19 +146,7 @@ class Guard:
             return PlainTextResponse("pages of other origins may not connect\n", 403)
         if access.token is None or path in PUBLIC_PATHS:
             return None
-        if "authorization" in headers and access.failures.are_too_many(scope):
-            return too_many_failures()
-        if access.admits(headers, cookie_name(scope)):
-            return None
-        if "authorization" in headers:
-            access.failures.add(scope)
-        elif path == "/":
-            return RedirectResponse(LOGIN_PATH, 303)
-        return PlainTextResponse(
-            "this address needs a token; log in, or send it as `Authorization: Bearer TOKEN`\n",
-            401,
-            {"www-authenticate": "Bearer"},
-        )
+        return access.refusal(scope)
 
 
 def is_own_name(host: str) -> bool:
@@ -210,11 +177,7 @@ def cookie_name(scope: Scope) -> str:
 
 def cookie_value(headers: Headers, name: str) -> str:
     """Return the value of a cookie, empty if there is none."""
-    try:
-        cookies: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookies[name].value if name in cookies else ""
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
 def too_many_failures() -> Response:
@@ -224,5 +187,6 @@ def too_many_failures() -> Response:
     )
 
 
-def _client(scope: Scope) -> str:
-    return str((scope.get("client") or ("",))[0])
+def client_of(scope: Scope) -> str:
+    """Return the client of a request, as limits count it; behind a proxy, all clients are the proxy."""
+    return client_network(str((scope.get("client") or ("",))[0]))

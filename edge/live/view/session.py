@@ -6,7 +6,7 @@ import logging
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from edge.errors import one_line
-from edge.live.view.access import RateLimit
+from edge.live.limits import RateLimit
 from edge.live.view.audience import Audience, Viewer
 from edge.live.view.requests import parse_picture_request
 
@@ -28,7 +28,7 @@ class Session:
         self._limit = RateLimit(REQUESTS_PER_S, REQUEST_BURST)
 
     async def run(self, opening: str) -> None:
-        """Send an opening message, then serve until the page leaves, errs, or takes nothing any more."""
+        """Send an opening message, then serve until the page leaves, sends a malformed request, or stops reading."""
         await self._socket.accept()
         tasks = [asyncio.create_task(self._send(opening)), asyncio.create_task(self._receive())]
         try:

@@ -9,7 +9,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from edge.errors import OutputError
-from edge.live.view.access import HEADERS, MAX_FAILURES, Access, RateLimit
+from edge.live.view import access as access_module
+from edge.live.view.access import HEADERS, MAX_FAILURES, Access
 from edge.live.view.output import View
 from tests.support.outputs import opened
 from tests.support.view import ask, page
@@ -72,12 +73,49 @@ def test_a_wrong_token_is_refused(guarded: View, token: str) -> None:
     assert ask(guarded, "/api/status", authorization=f"Bearer {token}".encode().decode("latin-1")).status == 401
 
 
-def test_a_client_that_guesses_must_wait_and_others_need_not(guarded: View) -> None:
-    cookie = log_in(guarded, TOKEN)
-    wrong = [ask(guarded, "/api/status", authorization="Bearer wrong").status for _ in range(MAX_FAILURES + 1)]
-    assert wrong == [401] * MAX_FAILURES + [429]
+def cookie_name(view: View) -> str:
+    return f"edge_view_{view.name.rpartition(':')[2]}"
+
+
+@pytest.mark.parametrize("by", ["header", "cookie", "login"])
+def test_a_client_that_guesses_must_wait_in_every_way(guarded: View, by: str) -> None:
+    cookie, form = log_in(guarded, TOKEN), "application/x-www-form-urlencoded"
+
+    def guess() -> int:
+        if by == "header":
+            return ask(guarded, "/api/status", authorization="Bearer wrong").status
+        if by == "cookie":
+            return ask(guarded, "/api/status", cookie=f"{cookie_name(guarded)}=wrong").status
+        return ask(guarded, "/login", "POST", "token=wrong", content_type=form).status
+
+    wrong = [guess() for _ in range(MAX_FAILURES + 1)]
+    assert wrong == [403 if by == "login" else 401] * MAX_FAILURES + [429]
     assert ask(guarded, "/login", "POST", urlencode({"token": TOKEN})).status == 429
-    assert ask(guarded, "/api/status", cookie=cookie).status == 200
+    assert ask(guarded, "/api/status", authorization=f"Bearer {TOKEN}").status == 429
+    assert ask(guarded, "/api/status", cookie=cookie).status == 429
+    assert ask(guarded, "/api/status").status == 401
+
+
+def test_a_forwarded_address_does_not_make_another_client(guarded: View) -> None:
+    for index in range(MAX_FAILURES):
+        ask(guarded, "/api/status", authorization="Bearer wrong", x_forwarded_for=f"10.0.0.{index}")
+    assert ask(guarded, "/api/status", authorization="Bearer wrong", x_forwarded_for="10.0.1.1").status == 429
+
+
+@pytest.mark.parametrize("other", ["a=b", "odd", 'json={"a":1}', "a[b]=c", '="', "é=é"])
+def test_other_cookies_of_the_host_do_not_hide_the_login(guarded: View, other: str) -> None:
+    cookie = log_in(guarded, TOKEN)
+    assert ask(guarded, "/api/status", cookie=f"{other}; {cookie}".encode().decode("latin-1")).status == 200
+
+
+def test_requests_of_a_client_are_limited(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "REQUESTS_PER_S", 1e-6)
+    monkeypatch.setattr(access_module, "MAX_REQUESTS", 3)
+    with opened(View("127.0.0.1", 0, timeout_s=5)) as limited:
+        assert [ask(limited, "/api/status").status for _ in range(4)] == [200, 200, 200, 429]
+        with pytest.raises(InvalidStatus, match="429"), page(limited):
+            pass
+    assert ask(view, "/api/status").status == 200
 
 
 def test_the_login_reads_a_small_body_only(guarded: View) -> None:
@@ -99,11 +137,28 @@ def test_other_addresses_get_a_random_token_which_is_logged_once(caplog: pytest.
     assert caplog.text.count(token) == 1
 
 
-def test_a_short_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGE_VIEW_TOKEN", "short")
-    with pytest.raises(OutputError, match="EDGE_VIEW_TOKEN has 5 characters; set at least 16") as caught:
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("short", "has 5 characters; set at least 16"),
+        ("   ", "has 0 characters"),
+        ("pässwörter über alles", "other than printable ASCII"),
+        ("a token of\ttwo lines", "other than printable ASCII"),
+        (b"a token of \xff bytes".decode("utf-8", "surrogateescape"), "other than printable ASCII"),
+    ],
+)
+def test_a_token_that_is_short_or_fits_no_header_is_refused(
+    monkeypatch: pytest.MonkeyPatch, token: str, reason: str
+) -> None:
+    monkeypatch.setenv("EDGE_VIEW_TOKEN", token)
+    with pytest.raises(OutputError, match=f"EDGE_VIEW_TOKEN {reason}|EDGE_VIEW_TOKEN has .*{reason}") as caught:
         View("127.0.0.1", 0, timeout_s=5)
-    assert "short" not in str(caught.value)
+    assert token not in str(caught.value) or not token.strip()
+
+
+def test_a_token_is_read_without_the_line_end_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_VIEW_TOKEN", f" {TOKEN}\r\n")
+    assert Access.for_host("127.0.0.1").is_token(TOKEN)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:80", "localhost:1", "[::1]:80", "192.168.0.7"])
@@ -136,22 +191,13 @@ def test_the_own_page_connects_and_chooses(view: View) -> None:
         assert opened_page.message("sources") == []
 
 
-def test_every_response_has_the_security_headers(view: View, guarded: View) -> None:
+def test_every_response_has_the_security_headers(view: View, guarded: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(view._state), "events", lambda state: 1 / 0)
     for server, path, status in ((view, "/", 200), (view, "/none", 404), (view, "/login", 404), (guarded, "/", 303),
-                                 (guarded, "/api/status", 401), (view, "/snapshot.jpg", 404)):  # fmt: skip
+                                 (guarded, "/api/status", 401), (view, "/snapshot.jpg", 404),
+                                 (view, "/api/events", 500)):  # fmt: skip
         answer = ask(server, path)
         assert answer.status == status
         assert HEADERS.items() <= answer.headers.items(), path
         assert "server" not in answer.headers
         assert "access-control-allow-origin" not in answer.headers
-
-
-def test_a_rate_limit_refills_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 100.0
-    monkeypatch.setattr("edge.live.view.access.monotonic", lambda: now_s)
-    limit = RateLimit(2, 3)
-    assert [limit.takes() for _ in range(4)] == [True, True, True, False]
-    now_s += 0.6
-    assert [limit.takes() for _ in range(2)] == [True, False]
-    now_s += 1000
-    assert [limit.takes() for _ in range(4)] == [True, True, True, False]
