@@ -3,6 +3,9 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
+
+from starlette.exceptions import HTTPException
 
 from edge.live.view.pictures import SIZES, Picture
 from edge.live.view.requests import PictureRequest
@@ -44,33 +47,40 @@ class Audience:
         """Sources in the order in which they appeared; messages name them by their index."""
         self._viewers: set[Viewer] = set()
         self._requests: dict[tuple[str, int], set[Viewer]] = {}
-        self._attention: set[str] = set()
+        self._attention: dict[str, set[Viewer]] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """True while there are as many viewers as the server admits."""
-        return len(self._viewers) >= MAX_VIEWERS
+    def check_room(self) -> None:
+        """Check that another viewer may come.
+
+        Raises:
+            HTTPException: there are as many as the server admits.
+        """
+        if len(self._viewers) >= MAX_VIEWERS:
+            raise HTTPException(503, f"{MAX_VIEWERS} viewers are connected, which is the limit; close a page")
 
     @contextmanager
     def viewer(self) -> Iterator[Viewer]:
-        """Admit a viewer for the time of the block."""
+        """Admit a viewer for the time of the block.
+
+        Raises:
+            HTTPException: there are as many as the server admits.
+        """
+        self.check_room()
         viewer = Viewer()
         self._viewers.add(viewer)
         try:
             yield viewer
         finally:
             self._viewers.remove(viewer)
-            for key, viewers in list(self._requests.items()):
-                viewers.discard(viewer)
-                if not viewers:
-                    del self._requests[key]
+            _forget(viewer, self._requests)
+            _forget(viewer, self._attention)
 
     def request(self, viewer: Viewer, wanted: PictureRequest) -> None:
         """Send the next picture of a source to a viewer. Idempotent."""
         source = self.sources[wanted.source_index]
         self._requests.setdefault((source, wanted.size), set()).add(viewer)
         if wanted.attention:
-            self._attention.add(source)
+            self._attention.setdefault(source, set()).add(viewer)
 
     def requested_sizes(self, source: str) -> tuple[int, ...]:
         """Return the sizes in which pictures of a source are requested. Called by any thread, for every frame."""
@@ -83,7 +93,7 @@ class Audience:
 
     def deliver(self, source: str, pictures: Mapping[int, Picture]) -> None:
         """Hand pictures of a source over, by size, to those who requested them."""
-        self._attention.discard(source)
+        self._attention.pop(source, None)
         for size, picture in pictures.items():
             for viewer in self._requests.pop((source, size), ()):
                 viewer.put(picture)
@@ -92,3 +102,10 @@ class Audience:
         """Hand a message over to everybody."""
         for viewer in self._viewers:
             viewer.put(message)
+
+
+def _forget(viewer: Viewer, requests: dict[Any, set[Viewer]]) -> None:
+    for key, viewers in list(requests.items()):
+        viewers.discard(viewer)
+        if not viewers:
+            del requests[key]

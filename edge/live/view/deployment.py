@@ -40,6 +40,8 @@ class Deployment:
         Raises:
             ThresholdError: there is no such candidate.
         """
+        if not self.candidates:
+            raise ThresholdError("the bundle has no certified thresholds to choose; calibrate it with a guarantee")
         if not 0 <= index < len(self.candidates):
             raise ThresholdError(
                 f"there is no candidate {index}; choose one from 0 to {len(self.candidates) - 1}: thresholds between "

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from edge.errors import ThresholdError
-from edge.live.view.audience import MAX_VIEWERS, Audience, Viewer
+from edge.live.view.audience import Audience, Viewer
 from edge.live.view.pictures import Picture
 from edge.live.view.requests import PictureRequest, query_picture_request, read_index
 from edge.live.view.session import Session
@@ -20,8 +20,8 @@ from edge.live.view.state import ViewState
 
 SNAPSHOT_S = 5.0
 """Longest wait for the next classified frame."""
-FULL = f"{MAX_VIEWERS} viewers are connected, which is the limit; close a page"
-NO_DEPLOYMENT = "the run was started without its deployment"
+MJPEG = "multipart/x-mixed-replace; boundary=frame"
+NO_DEPLOYMENT = "this run has no deployment to show; start it with `edge run`, or give View a deployment"
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +46,32 @@ class Routes:
         ]
 
     async def _session(self, socket: WebSocket) -> None:
-        if self._audience.is_full:
-            await socket.send_denial_response(PlainTextResponse(f"{FULL}\n", 503))
-            return
-        with self._audience.viewer() as viewer:
-            opening = self._state.to_json() | {"sources": self._audience.sources}
-            await Session(socket, viewer, self._audience).run(json.dumps(opening))
+        try:
+            with self._audience.viewer() as viewer:
+                opening = self._state.to_json() | {"sources": self._audience.sources}
+                await Session(socket, viewer, self._audience).run(json.dumps(opening))
+        except HTTPException as error:
+            await socket.send_denial_response(PlainTextResponse(f"{error.detail}\n", error.status_code))
 
     async def _snapshot(self, request: Request) -> Response:
         wanted = self._wanted(request)
         with self._audience.viewer() as viewer:
-            try:
-                picture = await asyncio.wait_for(self._next_picture(viewer, wanted), SNAPSHOT_S)
-            except asyncio.TimeoutError:
-                picture = None
+            waiting = asyncio.create_task(self._next_picture(viewer, wanted))
+            leaving = asyncio.create_task(_disconnection(request))
+            await asyncio.wait((waiting, leaving), timeout=SNAPSHOT_S, return_when=asyncio.FIRST_COMPLETED)
+            picture = waiting.result() if waiting.done() else None
+            for task in (waiting, leaving):
+                task.cancel()
         if picture is None:
             raise HTTPException(503, f"no frame was classified in {SNAPSHOT_S:.0f} s")
         return Response(picture.jpeg, media_type="image/jpeg")
 
     async def _stream(self, request: Request) -> Response:
-        parts = self._parts(self._wanted(request))
-        return StreamingResponse(parts, media_type="multipart/x-mixed-replace; boundary=frame")
+        wanted = self._wanted(request)
+        if request.method == "HEAD":
+            return StreamingResponse(iter(()), media_type=MJPEG)
+        self._audience.check_room()  # here, since an error among the parts would come after the headers
+        return StreamingResponse(self._parts(wanted), media_type=MJPEG)
 
     async def _parts(self, wanted: PictureRequest) -> AsyncIterator[bytes]:
         """Yield pictures as MJPEG. The next is requested when the server has sent the one before."""
@@ -77,8 +82,6 @@ class Routes:
                 yield picture.jpeg + b"\r\n"
 
     def _wanted(self, request: Request) -> PictureRequest:
-        if self._audience.is_full:
-            raise HTTPException(503, FULL)
         return query_picture_request(request, len(self._audience.sources))
 
     async def _next_picture(self, viewer: Viewer, wanted: PictureRequest) -> Picture | None:
@@ -111,3 +114,9 @@ class Routes:
         status = self._state.status()
         self._audience.announce(json.dumps({"status": status}))
         return JSONResponse(status)
+
+
+async def _disconnection(request: Request) -> None:
+    """Wait for the client to leave."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

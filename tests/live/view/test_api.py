@@ -14,7 +14,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.live.view import routes as routes_module
 from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
-from tests.support.commands import TIMEOUT_S
+from tests.support.commands import TIMEOUT_S, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, change, event, opened
 from tests.support.view import CANDIDATES, ask, page, running
@@ -69,6 +69,12 @@ def test_only_certified_candidates_come_into_force(view: View, deployment: Deplo
     assert deployment.classifier.thresholds == before
 
 
+def test_there_is_nothing_to_choose_without_candidates(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Deployment, "candidates", ())
+    answer = ask(view, "/api/candidate", "PUT", '{"index": 0}')
+    assert (answer.status, b"no certified thresholds" in answer.body) == (400, True)
+
+
 def test_thresholds_of_the_command_line_are_no_candidate(view: View, deployment: Deployment) -> None:
     deployment.classifier.thresholds = (0.123, 0.456)
     status = json.loads(ask(view, "/api/status").body)
@@ -100,6 +106,25 @@ def test_a_snapshot_of_a_source_that_hangs_is_refused(view: View, monkeypatch: p
     with page(view) as opened_page:
         opened_page.sources()
         assert ask(view, "/snapshot.jpg").status == 503
+
+
+def test_a_snapshot_gives_its_place_free_when_its_client_leaves(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes_module, "SNAPSHOT_S", 1000)
+    view.write([observation(0)])
+    connection = HTTPConnection(urlsplit(view.name).netloc, timeout=TIMEOUT_S)
+    with closing(connection):
+        connection.request("GET", "/snapshot.jpg")
+        wait_until(lambda: view._audience._viewers, "the viewer")
+    wait_until(lambda: not view._audience._viewers, "the viewer to leave")
+
+
+def test_the_head_of_a_stream_ends(view: View) -> None:
+    view.write([observation(0)])
+    with page(view) as opened_page:
+        opened_page.sources()
+        answer = ask(view, "/stream.mjpg", "HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-type"] == "multipart/x-mixed-replace; boundary=frame"
 
 
 @pytest.mark.parametrize(

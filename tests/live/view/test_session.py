@@ -1,22 +1,27 @@
 """The WebSocket: pictures on request, messages, and clients that misbehave."""
 
 import json
+import socket
+from contextlib import closing
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.frames.base import Frame, PixelFormat
+from edge.live import connections as connections_module
 from edge.live.view import access as access_module
 from edge.live.view import audience as audience_module
 from edge.live.view.audience import MAX_WAITING, Audience
 from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
-from edge.live.view.requests import parse_picture_request
-from tests.support.commands import wait_until
+from edge.live.view.requests import PictureRequest, parse_picture_request
+from tests.support.commands import TIMEOUT_S, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import change, event
 from tests.support.view import CANDIDATES, Page, ask, page, running
@@ -194,6 +199,45 @@ def test_viewers_beyond_the_limit_are_refused(view: View, monkeypatch: pytest.Mo
         with pytest.raises(InvalidStatus, match="503"), page(view):
             pass
         assert ask(view, "/snapshot.jpg").status == 503
-    wait_until(lambda: not view._audience.is_full, "the page to leave")
+    wait_until(lambda: not view._audience._viewers, "the page to leave")
     with page(view):
         pass
+
+
+def test_a_viewer_beyond_the_limit_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audience_module, "MAX_VIEWERS", 1)
+    audience = Audience()
+    with audience.viewer(), pytest.raises(HTTPException, match="1 viewers are connected"), audience.viewer():
+        pass
+    with audience.viewer():
+        pass
+
+
+def test_the_attention_that_only_a_viewer_that_left_wanted_is_not_computed() -> None:
+    audience = Audience()
+    audience.sources.append("cam")
+    with audience.viewer() as staying:
+        with audience.viewer() as leaving:
+            audience.request(staying, PictureRequest(0, 320, attention=False))
+            audience.request(leaving, PictureRequest(0, 320, attention=True))
+            assert audience.wants_attention
+        assert not audience.wants_attention
+        assert audience.requested_sizes("cam") == (320,)
+
+
+def test_a_client_that_pings_and_never_reads_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "MAX_UNSENT_BYTES", 100_000)
+    address = urlsplit(view.name)
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(TIMEOUT_S)
+        client.connect((address.hostname, address.port))
+        client.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        ping = b"\x89\xfd\0\0\0\0" + bytes(125)
+        with pytest.raises(ConnectionError):  # noqa: PT012 - a block at a time
+            for _ in range(500):
+                client.sendall(1000 * ping)
+    wait_until(lambda: not view._audience._viewers, "the viewer to be given up")
