@@ -33,9 +33,9 @@ class Point:
     frame_age_s: float | None
     """Time since the capture of the newest classified frame; None before the first."""
     power_w: float | None
-    """Power of the machine; None without a meter."""
+    """Power of the meter's total; None without a meter."""
     energy_mj: float | None
-    """Energy of the machine for each frame of any source, idle power included; None without a meter or frames."""
+    """Energy of the meter's total for each frame of any source, idle power included; None without a meter or frames."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class History:
     """Points of all sources. The output's thread adds messages, the server's calls `tick`."""
 
     def __init__(self, statistics: Statistics, power: PowerReader) -> None:
-        """Read counters from statistics that receive the same messages, and the power of the machine."""
+        """Read counters from statistics that receive the same messages, and the power of a meter."""
         self._statistics, self._power = statistics, power
         self._points: dict[str, deque[Point]] = {}
         self._before: dict[str, Totals] = {}

@@ -1,4 +1,4 @@
-"""Power of this machine, second by second."""
+"""Power of a meter's total, second by second."""
 
 from edge.errors import UnavailableError
 from edge.measure.power.base import Meter, Sample, Total
@@ -22,8 +22,13 @@ class PowerReader:
         self._meter = meter
         self._last: tuple[float, float] | None = None
 
+    @property
+    def scope(self) -> str | None:
+        """Part of the machine that the readings cover; None without a meter."""
+        return None if self._meter is None or not isinstance(self._meter.total, Total) else self._meter.total.scope
+
     def read_w(self) -> float | None:
-        """Return the power in watts; None where there is no meter, no value, or no reading before."""
+        """Return the power in watts; None where there is no meter, no value, or no earlier reading."""
         if self._meter is None or not isinstance(self._meter.total, Total):
             return None
         sample = self._meter.read()
@@ -31,7 +36,7 @@ class PowerReader:
         if self._meter.quantity == "power_mw":
             return None if total is None else total / 1e3
         before, self._last = self._last, None if total is None else (sample.time_s, total)
-        if before is None or total is None or total < before[1]:  # counters wrap
+        if before is None or total is None or total < before[1] or sample.time_s <= before[0]:  # counters wrap
             return None
         return (total - before[1]) / 1e3 / (sample.time_s - before[0])
 

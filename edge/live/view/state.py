@@ -25,7 +25,8 @@ class ViewState:
         """Start without messages."""
         self.statistics = Statistics()
         self.deployment = deployment
-        self._history = History(self.statistics, PowerReader(total_meter()))
+        self._power = PowerReader(total_meter())
+        self._history = History(self.statistics, self._power)
         self._timeout_s = timeout_s
         self._newest: dict[str, Observation] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
@@ -72,6 +73,7 @@ class ViewState:
             "deployment": None if self.deployment is None else self.deployment.to_json(),
             "status": self.status(),
             "history": self._history.to_json(),
+            "power_scope": self._power.scope,
             "events": self.events(),
         }
 

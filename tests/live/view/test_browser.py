@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 
 from edge.frames.base import Frame, PixelFormat
+from edge.live.view import state as state_module
 from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
+from edge.measure.power.base import RailMeter, Total
 from tests.support.commands import TIMEOUT_S, wait_until
+from tests.support.observations import observation
 from tests.support.outputs import event, opened
 from tests.support.view import running
 
@@ -185,6 +188,21 @@ async def _watch(url: str, viewers: int) -> list[list[int]]:
         return frames
 
     return await asyncio.gather(*(watch() for _ in range(viewers)))
+
+
+def test_the_power_chart_names_its_scope_and_an_event_is_shown_once(
+    chromium: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = RailMeter("meter", "power_mw", {"in": lambda: 5000.0}, Total(("in",), "the module's input"))
+    monkeypatch.setattr(state_module, "total_meter", lambda: meter)
+    with opened(View("127.0.0.1", 0, timeout_s=5)) as view:
+        view.write([event("7"), observation(0)])
+        with tab(chromium, view) as page:
+            assert "the module's input" in page.inner_text("#chart-power figcaption")
+            view._server.call(view._announce, [], view._state.events())
+            view.write([event("3")])
+            page.wait_for_selector("text=entered 3")
+            assert page.locator("#events li").count() == 2
 
 
 def test_the_page_reconnects_after_a_restart(chromium: Any, deployment: Deployment) -> None:

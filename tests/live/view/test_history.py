@@ -1,4 +1,4 @@
-"""Charts: points of each second, and the power of the machine."""
+"""Charts: points of each second, and the power of a meter."""
 
 from collections.abc import Mapping, Sequence
 
@@ -71,10 +71,10 @@ def test_energy_is_shared_by_the_frames_of_all_sources() -> None:
 
 
 def test_a_counter_gives_its_rise_and_nothing_where_it_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
-    times_s = iter([10.0, 10.0, 12.0, 12.0, 13.0, 13.0, 14.0, 14.0])
+    times_s = iter([10.0, 10.0, 12.0, 12.0, 13.0, 13.0, 14.0, 14.0, 14.0, 14.0])
     monkeypatch.setattr("edge.measure.power.base.monotonic", lambda: next(times_s))
-    reader = PowerReader(meter("energy_mj", {"cpu": [1000, 9000, 500, 1500]}, ("cpu",)))
-    assert [reader.read_w() for _ in range(4)] == [None, 4.0, None, 1.0]
+    reader = PowerReader(meter("energy_mj", {"cpu": [1000, 9000, 500, 1500, 1600]}, ("cpu",)))
+    assert [reader.read_w() for _ in range(5)] == [None, 4.0, None, 1.0, None], "no time has passed at the last"
 
 
 def test_a_rail_that_fails_has_no_total() -> None:

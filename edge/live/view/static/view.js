@@ -7,7 +7,7 @@ const SMALL_PX = 160; // smaller pictures are enlarged with hard edges
 const STALE_S = 3;
 const SVG = "http://www.w3.org/2000/svg";
 const RISKS = {
-  accuracy_gap: "accuracy lost", disagreement: "unlike the last exit", mean_macs: "mean computation", mean_ms: "mean time",
+  accuracy_gap: "accuracy lost", disagreement: "differs from the last exit", mean_macs: "mean computation", mean_ms: "mean time",
 };
 
 const find = (id) => document.getElementById(id);
@@ -18,6 +18,8 @@ const format = (value, unit) => value == null ? "–" : `${value.toFixed(value >
 const cameras = [];          // in the order of the server's sources
 const histories = new Map(); // points by source
 let deployment = null;
+let powerScope = null;       // part of the machine that the power covers
+let newestEvent = -1;        // its id
 let socket = null;
 let retryMs = 250;
 
@@ -55,6 +57,8 @@ function open(message) {
   retryMs = 250;
   showConnection("live", "live");
   deployment = message.deployment;
+  powerScope = message.power_scope;
+  newestEvent = -1; // a server that was restarted counts anew
   histories.clear();
   Object.entries(message.history).forEach(([name, points]) => histories.set(name, points));
   const charted = find("source").value;
@@ -95,7 +99,7 @@ function addCamera(name, index) {
   requestPicture(cameras[index]);
 }
 
-// A request acknowledges the picture before. A hidden page requests none, and so costs nothing.
+// A request acknowledges the picture before. A hidden page requests none.
 function requestPicture(camera) {
   camera.isWaiting = document.hidden || socket.readyState !== WebSocket.OPEN;
   if (camera.isWaiting) return;
@@ -227,7 +231,7 @@ function showDeployment() {
     ...bundle.exit_macs.map((macs, index) => [`up to exit ${index}`, percent(
       bundle.exit_macs.slice(0, index + 1).reduce((sum, each) => sum + each, 0) / total)]),
     ["fitted to", `${RISKS[guarantee.target_metric]} ≤ ${limit}`], ["guarantee", `${guarantee.method}, ${level}`],
-    ...(rejection ? [["errors unless none", `≤ ${percentUp(rejection.limit)}`], ["not none", percent(rejection.coverage)]] : []),
+    ...(rejection ? [["errors among answers", `≤ ${percentUp(rejection.limit)}`], ["answered", percent(rejection.coverage)]] : []),
   ]);
   showFacts(find("device"), [
     ...(device.board ? [["board", device.board]] : []), ["processor", device.cpu],
@@ -255,7 +259,7 @@ function describeCandidate(index, thresholds) {
   showFacts(find("choice-facts"), [
     ["computation, mean", candidate.mean_macs == null ? "unknown" : percent(candidate.mean_macs)],
     ...(guarantee.target_metric === "disagreement" ? [] : [[RISKS[guarantee.target_metric], bound(candidate.risk_bound)]]),
-    ["unlike the last exit", bound(candidate.disagreement_bound)], ["thresholds", values],
+    [RISKS.disagreement, bound(candidate.disagreement_bound)], ["thresholds", values],
   ]);
   const position = index == null ? "thresholds of the command line" : `candidate ${index + 1} of ${candidates.length}`;
   find("candidate").setAttribute("aria-valuetext", position);
@@ -270,7 +274,10 @@ async function choose(index) {
 
 // ---- events
 
-function addEvent({ time, source, text, alarm }) {
+// An event that came while the page opened is in the opening message and comes again by itself.
+function addEvent({ id, time, source, text, alarm }) {
+  if (id <= newestEvent) return;
+  newestEvent = id;
   const row = document.createElement("li");
   const [moment, words, from] = ["time", "strong", "span"].map((tag) => document.createElement(tag));
   moment.dateTime = time;
@@ -288,6 +295,7 @@ function addEvent({ time, source, text, alarm }) {
 // ---- charts: the newest second is at the right
 
 function drawCharts() {
+  if (document.hidden) return; // drawn once the page is visible
   const points = histories.get(find("source").value) ?? [];
   const exits = deployment?.bundle.exit_macs.length ?? Math.max(0, ...points.map((point) => point.exits.length));
   drawShares(points, exits);
@@ -295,8 +303,8 @@ function drawCharts() {
   drawLines("age", "Age of the newest frame", points, "s", [["age", "frame_age_s", "exit-0", ""]]);
   drawLosses(points);
   if (points.some((point) => point.power_w != null)) {
-    drawLines("power", "Power", points, "W", [["power", "power_w", "exit-0", ""]]);
-    drawLines("energy", "Energy of a frame", points, "mJ", [["energy", "energy_mj", "exit-0", ""]]);
+    drawLines("power", `Power: ${powerScope}`, points, "W", [["power", "power_w", "exit-0", ""]]);
+    drawLines("energy", `Energy of a frame: ${powerScope}`, points, "mJ", [["energy", "energy_mj", "exit-0", ""]]);
   }
 }
 
@@ -305,9 +313,9 @@ function chart(id, title) {
   if (!figure) {
     figure = find("chart-template").content.firstElementChild.cloneNode(true);
     figure.id = `chart-${id}`;
-    figure.querySelector("figcaption").textContent = title;
     find("chart-grid").append(figure);
   }
+  figure.querySelector("figcaption").textContent = title;
   return figure;
 }
 
@@ -408,6 +416,9 @@ document.addEventListener("keydown", (event) => {
   const isTyping = event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select");
   if (event.key.toLowerCase() === "a" && !isTyping && !find("attention-switch").hidden) find("attention").click();
 });
-document.addEventListener("visibilitychange", () => cameras.filter(({ isWaiting }) => isWaiting).forEach(requestPicture));
+document.addEventListener("visibilitychange", () => {
+  cameras.filter(({ isWaiting }) => isWaiting).forEach(requestPicture);
+  drawCharts();
+});
 
 connect();
