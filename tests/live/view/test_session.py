@@ -227,6 +227,8 @@ def test_the_attention_that_only_a_viewer_that_left_wanted_is_not_computed() -> 
 
 def test_a_client_that_pings_and_never_reads_is_cut_off(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections_module, "MAX_UNSENT_BYTES", 100_000)
+    monkeypatch.setattr(connections_module, "IDLE_S", 1000)
+    monkeypatch.setattr(access_module, "SEND_LIMIT_S", 1000)
     address = urlsplit(view.name)
     with closing(socket.socket()) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
