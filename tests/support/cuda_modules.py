@@ -105,9 +105,6 @@ def bindings_module(world: World) -> ModuleType:
         world.calls["captures alive"] += 1
         return ok, capture
 
-    def nodes(graph: Capture, count: int = 0) -> tuple[Any, list[Any], int]:
-        return ok, graph.nodes[:count], len(graph.nodes)
-
     def destroy(graph: Capture) -> tuple[Any]:
         require(isinstance(graph, Capture), "no graph")
         world.calls["captures alive"] -= 1
@@ -123,10 +120,9 @@ def bindings_module(world: World) -> ModuleType:
         world.detached -= 1
         return ok, None
 
-    module.CUgraphNodeType, module.CUresult = bindings.CUgraphNodeType, bindings.CUresult
+    module.CUresult = bindings.CUresult
     module.CUstreamCaptureMode = bindings.CUstreamCaptureMode
     module.cuStreamBeginCapture, module.cuStreamEndCapture = begin, end
-    module.cuGraphGetNodes, module.cuGraphNodeGetType = nodes, lambda node: (ok, node.kind)
     module.cuGraphDestroy, module.cuCtxPopCurrent = destroy, pop
     module.cuGraphAddChildGraphNode = add_child
     return module

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cuda.bindings import driver as bindings
 from numpy.typing import NDArray
 
 
@@ -136,20 +135,18 @@ class Node:
 
 
 class KernelNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL
+    """The launch of a kernel, or of a library's work."""
 
 
 class MemcpyNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
+    """A copy."""
 
 
 class HostCallbackNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_HOST
+    """A call of a host function."""
 
 
 class ChildGraphNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_GRAPH
-
     def __init__(self, nodes: list[Any]) -> None:
         super().__init__("child graph", lambda world: None)
         self.nodes = list(nodes)
@@ -160,8 +157,6 @@ class ChildGraphNode(Node):
 
 
 class ConditionalNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
-
     def __init__(self, condition: "Condition", body: "GraphDefinition") -> None:
         super().__init__("if", lambda world: None)
         self.condition, self.body = condition, body
