@@ -84,3 +84,9 @@ def test_the_chain_runs_after_captures_beside_synchronisation(world: World, monk
     assert captures.captures_beside_synchronisation().startswith("0 of 5 captures were spoilt")
     world.failing["invalidated"] = RuntimeError()
     assert captures.captures_beside_synchronisation().startswith("5 of 5 captures were spoilt")
+
+
+def test_reports_of_an_earlier_run_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / CHAIN).write_text(json.dumps({"realised_saving": 0.5}))
+    monkeypatch.setattr(gpu_suite, "run_suite", lambda steps, output: [])
+    assert gpu_suite.main(argparse.Namespace(output=tmp_path)) == 0
