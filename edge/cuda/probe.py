@@ -1,6 +1,7 @@
 """Test of the driver with a chain of our kernels alone: capture, embedded graphs and nested conditional nodes."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -43,10 +44,9 @@ class CopyEngine:
 def graph_unsupported_reason(runtime: Runtime) -> str:
     """Return the reason why a chain of three exits does not run as one graph; empty if it does."""
     unlogged = replace(runtime, logged=set())
-    slot = CudaSlot(chain_spec(), copy_engines(runtime.kernels), unlogged)
-    slot.start(FRAME, np.zeros(EXITS - 1, np.float32))
-    slot.result()
-    slot.close()
+    with closing(CudaSlot(chain_spec(), copy_engines(runtime.kernels), unlogged)) as slot:
+        slot.start(FRAME, np.zeros(EXITS - 1, np.float32))
+        slot.result()
     return "; ".join(unlogged.logged)
 
 

@@ -57,6 +57,14 @@ def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) 
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
 
 
+def test_doctor_reports_a_gpu_that_fails_and_frees_its_memory(world: World) -> None:
+    world.failing["memcpy_htod_async"] = DriverError("CUDA_ERROR_UNKNOWN")
+    check = check_graph_mode()
+    assert check.state == "problem"
+    assert check.value.startswith("unavailable: preparing for frames failed: DriverError: CUDA_ERROR_UNKNOWN")
+    assert world.calls["mem_alloc"] == world.calls["free"]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
 def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
     check = check_graph_mode()

@@ -52,7 +52,7 @@ def test_wrong_preprocessing_is_an_error(world: World, monkeypatch: pytest.Monke
 
 def test_a_gpu_without_graphs_fails_with_the_reason(world: World) -> None:
     world.run_bodies = True
-    with pytest.raises(EngineError, match="cannot be one CUDA graph, .* predicted .* instead of"):
+    with pytest.raises(EngineError, match=r"cannot be one CUDA graph, .* predicted .* instead of"):
         gpu_checks.nested_conditional_nodes()
 
 
