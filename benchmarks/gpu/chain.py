@@ -80,14 +80,14 @@ class EventTimed(Executor):
     def __init__(self, clock: EventClock, chain: Chain, graphs: Sequence[Graph | None]) -> None:
         """Store the clock."""
         super().__init__(chain, graphs)
-        self._clock, self._owner = clock, chain.stream.owner
+        self._clock = clock
 
     def step(self, index: int) -> None:
         """Start one step."""
         if index == 0:
-            self._clock.before.record(self._owner)
+            self._clock.before.record(self.chain.stream.owner)
         super().step(index)
-        self._clock.after.record(self._owner)
+        self._clock.after.record(self.chain.stream.owner)
 
 
 class ExecutorSlot(CudaSlot):

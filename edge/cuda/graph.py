@@ -75,6 +75,7 @@ def capture(enqueue: Callable[[int], None]) -> GraphDefinition:
     finally:
         if captured is not None:
             cuda.cuGraphDestroy(captured)
+        stream.close()
 
 
 def _check_status(status: cuda.CUresult) -> None:

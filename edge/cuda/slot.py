@@ -70,9 +70,10 @@ class CudaSlot:
         executor = self._started()
         with self._waiting:
             self.syncs += executor.finish()
-        rows = executor.chain.predictions.tolist()
-        label, probability, exit_index, confidence, _ = next(row for row in rows if row[-1])  # the first that is final
-        return self._spec.prediction(label, probability, exit_index, confidence)
+        for label, probability, exit_index, confidence, is_final in executor.chain.predictions.tolist():
+            if is_final:
+                return self._spec.prediction(label, probability, exit_index, confidence)
+        raise EngineError("no exit answered this frame; restart the process, and run `edge doctor`")
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of the chain's tensors by name, batch 1. Those of segments that did not run are stale."""
@@ -88,7 +89,7 @@ class CudaSlot:
             executor, self._executor = self._executor, None
             executor.chain.close()
             executor.close()
-            del executor  # pinned memory and streams are freed here, while the context is current
+            del executor  # pinned memory is freed here, while the context is current
 
     def make_executor(self, chain: Chain) -> Executor:
         """Return the executor of a bound chain: the chain as one graph, else a graph per segment, else none.

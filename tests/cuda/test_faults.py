@@ -173,7 +173,78 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     world.failing["invalidated"] = DriverError()
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "the driver returned CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    assert "so the host checks each exit: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    assert world.calls["captures alive"] == 0
+
+
+def test_a_capture_spoilt_after_its_work_was_enqueued_is_an_error(world: World) -> None:
+    from pycuda.driver import Context
+
+    from edge.cuda.graph import capture
+
+    def spoil(stream: int) -> None:
+        with pytest.raises(DriverError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+            Context.synchronize()
+
+    context = edge.cuda.get_runtime().context
+    with context.prepare("capturing"), pytest.raises(RuntimeError, match="CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
+        capture(spoil)
+    assert world.calls["streams freed"] == world.calls["stream"]
+
+
+def test_a_segment_that_fails_after_its_work_was_captured_leaves_no_graph(world: World) -> None:
+    from edge.cuda.graph import capture
+
+    def fail(stream: int) -> None:
+        raise EngineError("no room")
+
+    with edge.cuda.get_runtime().context.prepare("capturing"), pytest.raises(EngineError, match="no room"):
+        capture(fail)
+    assert (world.calls["cuStreamEndCapture"], world.calls["captures alive"]) == (1, 0)
+
+
+@pytest.mark.parametrize("call", ["push", "pop"])
+def test_a_context_that_fails_to_change_blocks_no_other_thread(call: str, world: World) -> None:
+    context = edge.cuda.get_runtime().context
+    world.failing[call] = DriverError("CUDA_ERROR_INVALID_CONTEXT")
+    expected = "loading failed: DriverError: CUDA_ERROR_INVALID_CONTEXT"
+    with pytest.raises(EngineError, match=expected), context.prepare("loading"):
+        pass
+    with pytest.raises(EngineError, match="no room" if call == "pop" else expected), context.prepare("loading"):
+        raise EngineError("no room")
+    del world.failing[call]
+
+    def prepare() -> str:
+        with context.prepare("loading"):
+            return "loaded"
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(prepare).result(10) == "loaded"
+
+
+def test_a_frame_that_no_exit_answers_is_an_error_and_repeats_no_earlier_answer(
+    network: Networks, world: World
+) -> None:
+    slot, [frame] = network("tiny cnn").slot("graph"), array_frames(1)
+    assert predict(slot, frame, [NEVER, NEVER]).exit_index == 2
+    world.run_bodies = False
+    with pytest.raises(EngineError, match="no exit answered this frame"):
+        predict(slot, frame, [NEVER, NEVER])
+
+
+@pytest.mark.parametrize("make", ["slot", "batch"])
+@pytest.mark.parametrize("call", ["mem_alloc", "stream"])
+def test_a_failed_allocation_frees_the_rest_at_once(call: str, make: str, network: Networks, world: World) -> None:
+    tiny, [frame] = network("tiny cnn"), array_frames(1)
+    world.failing[call] = DriverError("CUDA_ERROR_OUT_OF_MEMORY")
+    edge.cuda.get_runtime()
+    with pytest.raises(EngineError, match="CUDA_ERROR_OUT_OF_MEMORY") as failure:
+        tiny.batch() if make == "batch" else predict(tiny.slot(), frame, [0, 0])
+    assert failure.tb is not None  # the traceback keeps the failed objects
+    assert world.calls["pinned freed"] == len(world.pinned)
+    for allocated, freed in (("mem_alloc", "free"), ("stream", "streams freed")):
+        assert world.calls[freed] == world.calls[allocated] - (allocated == call)
+    assert world.calls["freed without a context"] == 0
 
 
 REFUSED = ("graph definition", "add node", "instantiate", "graph upload", "graph launch")
