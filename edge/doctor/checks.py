@@ -87,9 +87,9 @@ def check_graph_mode() -> Check:
     name = "exit decisions on the GPU"
     try:
         runtime = get_runtime()
-        from edge.cuda.probe import graph_unsupported_reason
+        from edge.cuda.probe import chain_unsupported_reason
 
-        unsupported = graph_unsupported_reason(runtime)
+        unsupported = chain_unsupported_reason(runtime, "graph")
     except UnavailableError as error:
         remedy = f"install the NVIDIA driver and the CUDA toolkit, then {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
