@@ -94,6 +94,8 @@ def run_suite(steps: list[Step], output: Path) -> list[StepResult]:
 def main(arguments: argparse.Namespace) -> int:
     """Run all steps; the exit code is 1 if one fails or a bar is missed."""
     folder: Path = arguments.output
+    for report in (CHAIN, PIPELINE):
+        (folder / report).unlink(missing_ok=True)  # a step that fails leaves the report of an earlier run
     results = run_suite(suite(folder), folder / "gpu.json")
     rows = [(result.state, result.name, f"{result.seconds:.1f}", result.detail) for result in results]
     print_table("steps", ("state", "step", "seconds", "detail"), rows)

@@ -1,6 +1,7 @@
 """Captures of a segment while another thread synchronises the whole GPU, which spoils a capture."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pycuda.driver as driver
 
@@ -18,19 +19,20 @@ def captures_beside_synchronisation() -> str:
 
     Raises:
         RuntimeError: the chain does not run afterwards.
+        EngineError: the other thread ended early.
     """
-    runtime, is_over = get_runtime(), threading.Event()
+    runtime, is_over = get_runtime(), Event()
     workload, frame = timed_workload(timed_engines(runtime, (20.0,) * EXITS)), frame_for(EXITS - 1, EXITS)
     with runtime.context.prepare("preparing for captures"):
         chain = Chain(workload.chain, workload.engines, runtime.kernels, frame, uploads=True)
         chain.bind(frame)
-    thread = threading.Thread(target=_synchronise, args=(runtime, is_over))
-    thread.start()
-    try:
-        spoilt = sum(_is_spoilt(runtime, chain) for _ in range(CAPTURES))
-    finally:
-        is_over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as threads:
+        synchronising = threads.submit(_synchronise, runtime, is_over)
+        try:
+            spoilt = sum(_is_spoilt(runtime, chain) for _ in range(CAPTURES))
+        finally:
+            is_over.set()
+        refused = synchronising.result()
     with runtime.context.prepare("running the chain"):
         chain.predictions[:] = 0
         for index in range(EXITS):
@@ -40,19 +42,26 @@ def captures_beside_synchronisation() -> str:
         chain.close()
     if finals != [0] * (EXITS - 1) + [1]:
         raise RuntimeError(f"afterwards, the exits' flags are {finals}; report this")
-    return f"{spoilt} of {CAPTURES} captures were spoilt, each with an error; the chain runs afterwards"
+    spoilt_captures = f"{spoilt} of {CAPTURES} captures were spoilt, each with an error"
+    return f"{spoilt_captures}; {refused} synchronisations were refused; the chain runs afterwards"
 
 
-def _synchronise(runtime: Runtime, is_over: threading.Event) -> None:
+def _synchronise(runtime: Runtime, is_over: Event) -> int:
+    """Synchronise until it is over; return the number of refusals: the driver refuses during a capture."""
+    refused = 0
     with runtime.context.activate("synchronising"):
         while not is_over.is_set():
-            driver.Context.synchronize()
+            try:
+                driver.Context.synchronize()
+            except driver.Error:
+                refused += 1
+    return refused
 
 
 def _is_spoilt(runtime: Runtime, chain: Chain) -> bool:
     with runtime.context.prepare("capturing"):
         try:
             capture(chain.segments[0])
-        except RuntimeError:
+        except Exception:  # of the type that the spoilt library raises
             return True
     return False

@@ -30,7 +30,7 @@ from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor
 from edge.cuda.graph import capture, chain_graph, instantiate, step_graph
 from edge.cuda.identity import device_facts
-from edge.cuda.probe import graph_unsupported_reason
+from edge.cuda.probe import chain_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
@@ -50,7 +50,7 @@ def run_chain(output: Path) -> None:
         EngineError: there is no GPU, or its graphs have no conditional nodes.
     """
     runtime = get_runtime()
-    if reason := graph_unsupported_reason(runtime):
+    if reason := chain_unsupported_reason(runtime, "graph"):
         raise EngineError(f"this GPU cannot run conditional graph nodes ({reason}); update the driver to CUDA 12.5")
     gpu = device_facts()
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
@@ -80,14 +80,14 @@ class EventTimed(Executor):
     def __init__(self, clock: EventClock, chain: Chain, graphs: Sequence[Graph | None]) -> None:
         """Store the clock."""
         super().__init__(chain, graphs)
-        self._clock, self._owner = clock, chain.stream.owner
+        self._clock = clock
 
     def step(self, index: int) -> None:
         """Start one step."""
         if index == 0:
-            self._clock.before.record(self._owner)
+            self._clock.before.record(self.chain.stream.owner)
         super().step(index)
-        self._clock.after.record(self._owner)
+        self._clock.after.record(self.chain.stream.owner)
 
 
 class ExecutorSlot(CudaSlot):

@@ -15,7 +15,7 @@ from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.identity import device_facts
-from edge.cuda.probe import graph_unsupported_reason
+from edge.cuda.probe import chain_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
 from edge.errors import EngineError
@@ -63,7 +63,7 @@ def run_pipeline(output: Path) -> None:
     result: dict[str, Any] = {
         "command": command_line(),
         "conditions": conditions() | {"gpu": device_facts()},
-        "level": "stepwise" if graph_unsupported_reason(runtime) else "graph",
+        "level": "stepwise" if chain_unsupported_reason(runtime, "graph") else "graph",
         "slots": MIN_SLOTS,
         "timed_kernels": measure_timed_kernels(runtime),
     }

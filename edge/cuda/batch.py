@@ -36,10 +36,11 @@ class CudaBatch:
         self._preparing = runtime.context.prepare("preparing for a batch")
         self._tensors = tensor_specs(chain)
         with self._preparing:
-            self._stream: GpuStream | None = GpuStream()
+            self._stream: GpuStream | None = None
             self._inputs: Upload | None = None
             constants = self._allocate(engines, uploads=not runtime.context.is_integrated)
             try:
+                self._stream = GpuStream()
                 write_exits(self._memory, chain)
                 self._stream.upload(self._memory.upload(constants))
                 self._steps = [
@@ -65,10 +66,9 @@ class CudaBatch:
 
     def close(self) -> None:
         """Release memory and stream. Idempotent."""
-        if self._stream is None:
-            return
         with self._preparing:
-            self._stream.drain()
+            if self._stream is not None:
+                self._stream.close()
             self._memory.close()
             self._stream, self._steps, self._inputs = None, [], None
 

@@ -53,7 +53,11 @@ class Chain:
         workspace = {name: size for name, size in sizes.items() if name not in inputs}
         workspace[ACTIVATIONS] = max(engine.activation_bytes for engine in engines)
         outputs = {"predictions": chain.exits * PREDICTION.itemsize}
-        self._memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
+        try:
+            self._memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
+        except BaseException:
+            self.stream.close()
+            raise
         self._inputs = self._memory.upload(inputs) if uploads else None
         self._constants = constants
         self._thresholds = [self._memory.view(name, np.float32) for name in threshold_names(chain)]
@@ -83,7 +87,8 @@ class Chain:
         self.stream.synchronize()
 
     def write(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
-        """Write a frame and its thresholds into pinned memory."""
+        """Write a frame and its thresholds into pinned memory, and clear the exits' flags."""
+        self.predictions["is_final"] = 0
         if self._image is not None:
             self._preprocess_array(frame, self._image)
         elif self.frame is not None and frame.pixels is not self.frame.pixels:
@@ -128,8 +133,8 @@ class Chain:
         return copies
 
     def close(self) -> None:
-        """Wait for started work, and release the memory while the GPU's context is current. Idempotent."""
-        self.stream.drain()
+        """Wait for started work, and release stream and memory while the GPU's context is current. Idempotent."""
+        self.stream.close()
         self.frame = self._image = self._inputs = None
         self.predictions, self._thresholds, self.segments = np.zeros(self.exits, dtype=PREDICTION), [], []
         self._memory.close()

@@ -73,14 +73,25 @@ class ActiveContext:
     def __enter__(self) -> None:
         """Make the context current in this thread."""
         self._lock.__enter__()
-        self._context.push()
+        try:
+            self._context.push()
+        except driver.Error as error:
+            self._lock.__exit__(None, None, None)
+            raise self._failure(error) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Restore the thread's context, and raise library errors as `EngineError`."""
-        driver.Context.pop()
-        self._lock.__exit__(None, None, None)
+        try:
+            driver.Context.pop()
+        except driver.Error as failure:
+            error = error or failure
+        finally:
+            self._lock.__exit__(None, None, None)
         if isinstance(error, Exception) and not isinstance(error, EdgeError):
-            raise EngineError(
-                f"{self._task} failed: {type(error).__name__}: {error}; if earlier frames succeeded, the GPU's context "
-                "may be corrupt: restart the process, and run `edge doctor`"
-            ) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"{self._task} failed: {type(error).__name__}: {error}; if earlier frames succeeded, the GPU's context "
+            "may be corrupt: restart the process, and run `edge doctor`"
+        )

@@ -7,23 +7,12 @@ spoilt capture into the body of a conditional node ends the process (NVIDIA/cuda
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from cuda.bindings import driver as cuda
 from cuda.core.graph import Graph, GraphDefinition
 
 from edge.cuda.chain import Chain
 from edge.cuda.stream import GpuStream
-
-NODE_TYPES = cuda.CUgraphNodeType
-BODY_NODE_TYPES = (
-    NODE_TYPES.CU_GRAPH_NODE_TYPE_KERNEL,
-    NODE_TYPES.CU_GRAPH_NODE_TYPE_MEMCPY,
-    NODE_TYPES.CU_GRAPH_NODE_TYPE_MEMSET,
-    NODE_TYPES.CU_GRAPH_NODE_TYPE_EMPTY,
-    NODE_TYPES.CU_GRAPH_NODE_TYPE_GRAPH,
-)
-"""Nodes that CUDA allows in a conditional body."""
 
 
 def chain_graph(chain: Chain, segments: Sequence[GraphDefinition]) -> Graph:
@@ -50,7 +39,11 @@ def step_graph(chain: Chain, index: int, segment: GraphDefinition) -> Graph:
 def instantiate(chain: Chain, definition: GraphDefinition) -> Graph:
     """Return a graph of a chain, uploaded to the GPU, so that its first launch takes as long as the second."""
     graph = definition.instantiate()
-    graph.upload(chain.stream.core)
+    try:
+        graph.upload(chain.stream.core)
+    except BaseException:
+        graph.close()
+        raise
     return graph
 
 
@@ -64,46 +57,30 @@ def capture(enqueue: Callable[[int], None]) -> GraphDefinition:
         enqueue: Enqueues the segment on the stream of a handle.
 
     Raises:
-        RuntimeError: the segment cannot be captured, or cannot run in a conditional body.
+        RuntimeError: the segment cannot be captured.
         Exception: any type that an inference library raises during capture.
     """
-    captured = _capture(enqueue)
+    stream, mode, captured = GpuStream(), cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED, None
     try:
-        [_, count] = check_status(cuda.cuGraphGetNodes(captured))
-        [nodes, _] = check_status(cuda.cuGraphGetNodes(captured, count))
-        types = {node_type for node in nodes for node_type in check_status(cuda.cuGraphNodeGetType(node))}
-        if refused := sorted(node_type.name for node_type in types if node_type not in BODY_NODE_TYPES):
-            raise RuntimeError(f"its graph has nodes of type {', '.join(refused)}")
+        with _garbage_collection_paused():
+            _check_status(*cuda.cuStreamBeginCapture(stream.handle, mode))  # other threads may run frames meanwhile
+            try:
+                enqueue(stream.handle)
+            finally:
+                status, captured = cuda.cuStreamEndCapture(stream.handle)
+        _check_status(status)
         graph = GraphDefinition()
-        check_status(cuda.cuGraphAddChildGraphNode(graph.handle, None, 0, captured))  # a copy
+        _check_status(cuda.cuGraphAddChildGraphNode(graph.handle, None, 0, captured)[0])  # a copy
+        return graph
     finally:
-        check_status(cuda.cuGraphDestroy(captured))
-    return graph
+        if captured is not None:
+            cuda.cuGraphDestroy(captured)
+        stream.close()
 
 
-def check_status(result: tuple[Any, ...]) -> list[Any]:
-    """Return the values of a driver call without its status.
-
-    Raises:
-        RuntimeError: the status is an error.
-    """
-    status, *values = result
+def _check_status(status: cuda.CUresult) -> None:
     if status != cuda.CUresult.CUDA_SUCCESS:
         raise RuntimeError(f"the driver returned {status.name}")
-    return values
-
-
-def _capture(enqueue: Callable[[int], None]) -> Any:
-    """Return the driver's graph of enqueued work; other threads may run frames meanwhile."""
-    stream, mode = GpuStream(), cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-    with _garbage_collection_paused():
-        check_status(cuda.cuStreamBeginCapture(stream.handle, mode))
-        try:
-            enqueue(stream.handle)
-        finally:
-            result = cuda.cuStreamEndCapture(stream.handle)
-    [captured] = check_status(result)
-    return captured
 
 
 @contextmanager

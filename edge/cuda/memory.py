@@ -36,13 +36,17 @@ class Memory:
         self._sizes, (self._offsets, total) = dict(pinned), _layout(pinned)
         self._host = driver.pagelocked_empty(total, np.uint8, mem_flags=driver.host_alloc_flags.DEVICEMAP)
         self._host[:] = 0
-        base = int(self._host.base.get_device_pointer())
-        self.addresses = {name: base + offset for name, offset in self._offsets.items()}
         self._allocation: Any = None
-        if on_gpu:
-            offsets, total = _layout(on_gpu)
-            self._allocation = driver.mem_alloc(total)
-            self.addresses |= {name: int(self._allocation) + offset for name, offset in offsets.items()}
+        try:
+            base = int(self._host.base.get_device_pointer())
+            self.addresses = {name: base + offset for name, offset in self._offsets.items()}
+            if on_gpu:
+                offsets, total = _layout(on_gpu)
+                self._allocation = driver.mem_alloc(total)
+                self.addresses |= {name: int(self._allocation) + offset for name, offset in offsets.items()}
+        except BaseException:
+            self.close()  # now, while the context is current: the error's traceback keeps this object
+            raise
 
     def view(self, name: str, dtype: Any, shape: tuple[int, ...] = (-1,)) -> NDArray[Any]:
         """Return a pinned tensor as an array."""

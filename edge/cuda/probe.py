@@ -1,6 +1,7 @@
 """Test of the driver with a chain of our kernels alone: capture, embedded graphs and nested conditional nodes."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +12,14 @@ from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.kernels import Kernels
 from edge.cuda.runtime import Runtime
-from edge.cuda.slot import CudaSlot
+from edge.cuda.slot import CudaSlot, Mode
+from edge.decision import NEVER
 from edge.frames.base import Frame, PixelFormat
 
 EXITS = 3
 """The fewest exits that nest conditional nodes."""
 FRAME = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
-"""The frame that the chain of `chain_spec` reads."""
+"""The frame that the chain reads."""
 
 
 class CopyEngine:
@@ -40,22 +42,25 @@ class CopyEngine:
         raise NotImplementedError
 
 
-def graph_unsupported_reason(runtime: Runtime) -> str:
-    """Return the reason why a chain of three exits does not run as one graph; empty if it does."""
+def chain_unsupported_reason(runtime: Runtime, mode: Mode) -> str:
+    """Return the reason why a chain of three exits does not run in a mode, each exit forced; empty if it does."""
     unlogged = replace(runtime, logged=set())
-    slot = CudaSlot(chain_spec(), copy_engines(runtime.kernels), unlogged)
-    slot.start(FRAME, np.zeros(EXITS - 1, np.float32))
-    slot.result()
-    slot.close()
-    return "; ".join(unlogged.logged)
+    engines = [CopyEngine(runtime.kernels, k) for k in range(EXITS)]
+    with closing(CudaSlot(_chain_spec(), engines, unlogged, mode)) as slot:
+        for exit_index in range(EXITS):
+            slot.start(FRAME, np.where(np.arange(EXITS - 1) < exit_index, NEVER, 0).astype(np.float32))
+            if unlogged.logged:
+                return "; ".join(unlogged.logged)
+            syncs, taken = slot.syncs, slot.result().exit_index
+            waits, expected = slot.syncs - syncs, 1 if mode == "graph" else exit_index + 1
+            if taken != exit_index:
+                return f"exit {taken} answered instead of {exit_index}"
+            if waits != expected:
+                return f"{waits} waits for exit {exit_index} instead of {expected}"
+    return ""
 
 
-def copy_engines(kernels: Kernels) -> list[CopyEngine]:
-    """Return the engines of `chain_spec`."""
-    return [CopyEngine(kernels, k) for k in range(EXITS)]
-
-
-def chain_spec() -> ChainSpec:
+def _chain_spec() -> ChainSpec:
     """Return a chain of three exits with one class each, so that every confidence is 1."""
 
     def segment(k: int) -> SegmentSpec:

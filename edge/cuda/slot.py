@@ -1,8 +1,10 @@
 """A slot on the GPU: stream, memory and graphs of one in-flight frame."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from cuda.core.graph import Graph, GraphDefinition
@@ -22,13 +24,8 @@ from edge.frames.preprocess import check_image
 log = logging.getLogger(__name__)
 Mode = Literal["graph", "stepwise"]
 """`graph`: one launch and one wait per frame. `stepwise`: the host checks each exit."""
-
-
-class CapturedStep(NamedTuple):
-    """A captured segment, and the graph that runs it with its exit's decision."""
-
-    segment: GraphDefinition
-    graph: Graph
+CAPTURE_ATTEMPTS = 3
+"""A synchronisation of the whole GPU by another library's thread may spoil a capture, but seldom the next."""
 
 
 class CudaSlot:
@@ -73,9 +70,10 @@ class CudaSlot:
         executor = self._started()
         with self._waiting:
             self.syncs += executor.finish()
-        rows = executor.chain.predictions.tolist()
-        label, probability, exit_index, confidence, _ = next(row for row in rows if row[-1])  # the first that is final
-        return self._spec.prediction(label, probability, exit_index, confidence)
+        for label, probability, exit_index, confidence, is_final in executor.chain.predictions.tolist():
+            if is_final:
+                return self._spec.prediction(label, probability, exit_index, confidence)
+        raise EngineError("no exit answered this frame; restart the process, and run `edge doctor`")
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of the chain's tensors by name, batch 1. Those of segments that did not run are stale."""
@@ -91,39 +89,55 @@ class CudaSlot:
             executor, self._executor = self._executor, None
             executor.chain.close()
             executor.close()
-            del executor  # pinned memory and streams are freed here, while the context is current
+            del executor  # pinned memory is freed here, while the context is current
 
     def make_executor(self, chain: Chain) -> Executor:
-        """Return the executor of a bound chain: a graph where supported and equal to stepwise execution, else that."""
-        steps = [self._capture_step(chain, index) for index in range(chain.exits)]
-        segments = [step.segment for step in steps if step is not None]
-        fallback = Executor(chain, [step and step.graph for step in steps])
-        if len(segments) < chain.exits or self._mode == "stepwise":
-            return fallback
-        try:
-            graph = Executor(chain, [chain_graph(chain, segments)])
-        except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
-            self._log_once("the chain cannot be one CUDA graph", str(error))
-            return fallback
-        if problem := diff_outputs(graph, fallback):
-            self._log_once("the chain as one CUDA graph predicts differently from stepwise execution", problem)
-            graph.close()
-            return fallback
-        fallback.close()
-        return graph
+        """Return the executor of a bound chain: the chain as one graph, else a graph per segment, else none.
 
-    def _capture_step(self, chain: Chain, index: int) -> CapturedStep | None:
-        """Return a captured segment and its graph; None if it cannot be captured, which is logged."""
+        Graphs are used only where they predict the same as segments enqueued without one.
+        """
+        segments = [self._capture(chain, index) for index in range(chain.exits)]
+        captured = [segment for segment in segments if segment is not None]
+        executor = None
+        if self._mode == "graph" and len(captured) == chain.exits:
+            fact = "the chain cannot be one CUDA graph, so the host checks each exit"
+            executor = self._make_checked(fact, chain, [partial(chain_graph, chain, captured)])
+        if executor is None:
+            steps = [
+                None if segment is None else partial(step_graph, chain, index, segment)
+                for index, segment in enumerate(segments)
+            ]
+            fact = "segments cannot be CUDA graphs, so they are enqueued for each frame"
+            executor = self._make_checked(fact, chain, steps)
+        return executor or _without_graphs(chain)
+
+    def _capture(self, chain: Chain, index: int) -> GraphDefinition | None:
+        """Return a captured segment; None if it cannot be captured, which is logged."""
+        for attempt in range(1, CAPTURE_ATTEMPTS + 1):
+            try:
+                return capture(chain.segments[index])
+            except Exception as error:  # of any type that drivers and libraries raise
+                if attempt == CAPTURE_ATTEMPTS:
+                    fact = f"segment {index} cannot be captured into a CUDA graph, so the host checks each exit"
+                    self._log_once(f"{fact}: {error}")
+        return None
+
+    def _make_checked(self, fact: str, chain: Chain, steps: Sequence[Callable[[], Graph] | None]) -> Executor | None:
+        """Return the executor of the graphs that are made; None if one fails or predicts differently: it is logged."""
         try:
-            segment = capture(chain.segments[index])
-            return CapturedStep(segment, step_graph(chain, index, segment))
-        except Exception as error:  # of any type that drivers and libraries raise
-            self._log_once(f"segment {index} cannot be captured into a CUDA graph", str(error))
+            with ExitStack() as stack:
+                graphs = [None if make is None else stack.enter_context(closing(make())) for make in steps]
+                executor = Executor(chain, graphs)
+                if difference := diff_outputs(executor, _without_graphs(chain)):
+                    raise EngineError(f"predicted {difference}")
+                stack.pop_all()
+                return executor
+        except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
+            self._log_once(f"{fact}: {error}")
             return None
 
-    def _log_once(self, fact: str, reason: str) -> None:
-        """Log the reason for stepwise execution, once for all slots."""
-        message = f"{fact}, so the host checks each exit: {reason}"
+    def _log_once(self, message: str) -> None:
+        """Log a reason for slower execution, once for all slots."""
         if message not in self._runtime.logged:
             self._runtime.logged.add(message)
             log.warning(message)
@@ -148,3 +162,8 @@ class CudaSlot:
             except BaseException:
                 chain.close()
                 raise
+
+
+def _without_graphs(chain: Chain) -> Executor:
+    """Return the executor that enqueues each segment."""
+    return Executor(chain, [None] * chain.exits)

@@ -1,6 +1,7 @@
 """A stream that pycuda owns and cuda.core launches on."""
 
 from contextlib import suppress
+from typing import Any
 
 import pycuda.driver as driver
 from cuda.core import Stream
@@ -20,8 +21,8 @@ class GpuStream:
     """
 
     def __init__(self) -> None:
-        """Create the stream in the current context, which must be current when it is deleted."""
-        self.owner = driver.Stream(NON_BLOCKING)
+        """Create the stream in the current context, which must be current when it is closed."""
+        self.owner: Any = driver.Stream(NON_BLOCKING)
         self.handle = int(self.owner.handle)
         self.core = Stream.from_handle(self.handle)
 
@@ -33,7 +34,9 @@ class GpuStream:
         """Wait for the stream's work."""
         self.owner.synchronize()
 
-    def drain(self) -> None:
-        """Wait for the stream's work before its memory is freed; its errors have already been raised."""
-        with suppress(driver.Error):
-            self.owner.synchronize()
+    def close(self) -> None:
+        """Wait for the stream's work, whose errors have already been raised, and destroy the stream. Idempotent."""
+        if self.owner is not None:
+            with suppress(driver.Error):
+                self.owner.synchronize()
+            self.owner = None  # pycuda destroys a stream with its last reference, and leaks it in another context

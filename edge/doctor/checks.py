@@ -9,7 +9,7 @@ from typing import Literal
 
 from edge.cuda import get_runtime
 from edge.engines import INSTALL
-from edge.errors import EdgeError, EngineError, one_line
+from edge.errors import EdgeError, EngineError, UnavailableError, one_line
 from edge.storage import cache_root
 from edge.system import board_model, cpu_name, has_nvidia_gpu, nvidia_driver, pip_install, usable_cores
 
@@ -87,14 +87,17 @@ def check_graph_mode() -> Check:
     name = "exit decisions on the GPU"
     try:
         runtime = get_runtime()
-    except EngineError as error:
+        from edge.cuda.probe import chain_unsupported_reason
+
+        unsupported = chain_unsupported_reason(runtime, "graph")
+    except UnavailableError as error:
         remedy = f"install the NVIDIA driver and the CUDA toolkit, then {pip_install('cuda13')} (cuda12 on JetPack 6)"
         reason = one_line(str(error.__cause__ or error))
         return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
-    from edge.cuda.probe import graph_unsupported_reason
-
-    if reason := graph_unsupported_reason(runtime):
-        return Check(name, "problem", f"unavailable: {reason}", "update the driver to CUDA 12.5 or later")
+    except EngineError as error:
+        unsupported = one_line(str(error))
+    if unsupported:
+        return Check(name, "problem", f"unavailable: {unsupported}", "update the driver to CUDA 12.5 or later")
     return Check(name, "ok", "available: one CUDA graph and one wait per frame")
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from benchmarks import gpu_suite
 from benchmarks.gpu_suite import BARS, CHAIN, run_suite, suite
 from edge.doctor.gpu import Step, StepResult
-from edge.errors import UnavailableError
+from edge.errors import EngineError, UnavailableError
 from tests.support.cuda_stand_in import World
 
 STEP = Step("step", ("command",), 60)
@@ -74,13 +76,39 @@ def test_the_suite_begins_with_the_checks_of_doctor_and_ends_within_its_limit(tm
     assert names[-4:] == ["captures beside synchronisation", "chain", "pipeline", "compute-sanitizer"]
 
 
-def test_the_chain_runs_after_captures_beside_synchronisation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pycuda import driver
-
+def test_the_chain_runs_after_captures_that_another_thread_spoilt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from benchmarks.gpu import captures
 
+    capture = captures.capture
+
+    def spoilt_capture(enqueue: Callable[[int], None]) -> Any:
+        def enqueue_after_synchronisation(stream: int) -> None:
+            before = world.calls["context synchronize"]
+            while world.calls["context synchronize"] < before + 2:  # the second began after the capture
+                sleep(0)
+            enqueue(stream)
+
+        return capture(enqueue_after_synchronisation)
+
     monkeypatch.setattr(captures, "CAPTURES", 5)
-    monkeypatch.setattr(driver.Context, "synchronize", lambda: None, raising=False)
-    assert captures.captures_beside_synchronisation().startswith("0 of 5 captures were spoilt")
-    world.failing["invalidated"] = RuntimeError()
-    assert captures.captures_beside_synchronisation().startswith("5 of 5 captures were spoilt")
+    monkeypatch.setattr(captures, "capture", spoilt_capture)
+    result = captures.captures_beside_synchronisation()
+    assert result.startswith("5 of 5 captures were spoilt, each with an error; ")
+    assert int(result.split("; ")[1].split()[0]) >= 5
+
+
+def test_a_thread_that_ends_early_fails_the_captures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import captures
+
+    monkeypatch.setattr(captures, "CAPTURES", 1)
+    world.failing["context synchronize"] = RuntimeError("no thread")
+    with pytest.raises(EngineError, match="synchronising failed: RuntimeError: no thread"):
+        captures.captures_beside_synchronisation()
+
+
+def test_reports_of_an_earlier_run_are_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / CHAIN).write_text(json.dumps({"realised_saving": 0.5}))
+    monkeypatch.setattr(gpu_suite, "run_suite", lambda steps, output: [])
+    assert gpu_suite.main(argparse.Namespace(output=tmp_path)) == 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,14 @@ def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) 
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
 
 
+def test_doctor_reports_a_gpu_that_fails_and_frees_its_memory(world: World) -> None:
+    world.failing["memcpy_htod_async"] = DriverError("CUDA_ERROR_UNKNOWN")
+    check = check_graph_mode()
+    assert check.state == "problem"
+    assert check.value.startswith("unavailable: preparing for frames failed: DriverError: CUDA_ERROR_UNKNOWN")
+    assert world.calls["mem_alloc"] == world.calls["free"]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
 def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
     check = check_graph_mode()
@@ -66,7 +75,7 @@ def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
 @pytest.mark.parametrize("run_bodies", [True, False])
 def test_doctor_detects_ignored_conditions(run_bodies: bool, world: World) -> None:
     world.run_bodies = run_bodies
-    assert "as one CUDA graph predicts differently from stepwise execution" in check_graph_mode().value
+    assert "the chain cannot be one CUDA graph, so the host checks each exit: predicted" in check_graph_mode().value
     assert world.calls["graphs alive"] == 0
 
 
@@ -93,7 +102,7 @@ def test_conditions_ignored_later_are_detected_before_the_first_prediction(
         thresholds = [NEVER] * exit_index + [0.0] * (2 - exit_index)
         actual, expected = (predict(slot, frame, thresholds) for slot in (gpu, host))
         assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
-    assert "the chain as one CUDA graph predicts differently from stepwise execution" in caplog.text
+    assert "the chain cannot be one CUDA graph, so the host checks each exit: predicted" in caplog.text
     gpu.close()
     assert world.calls["graphs alive"] == 0
 
@@ -152,8 +161,8 @@ def test_a_segment_with_nodes_not_allowed_in_a_body_runs_stepwise_with_a_warning
     tiny.engines[1].node = HostCallbackNode
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "segment 1 cannot be captured into a CUDA graph" in caplog.text
-    assert "its graph has nodes of type CU_GRAPH_NODE_TYPE_HOST" in caplog.text
+    [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+    assert message == "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
     assert world.calls["captures alive"] == 0
 
 
@@ -164,24 +173,100 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     world.failing["invalidated"] = DriverError()
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "the driver returned CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    assert "so the host checks each exit: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    assert world.calls["captures alive"] == 0
 
 
-@pytest.mark.parametrize("call", ["graph definition", "add node", "instantiate", "graph upload"])
+def test_a_capture_spoilt_after_its_work_was_enqueued_is_an_error(world: World) -> None:
+    from pycuda.driver import Context
+
+    from edge.cuda.graph import capture
+
+    def spoil(stream: int) -> None:
+        with pytest.raises(DriverError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+            Context.synchronize()
+
+    context = edge.cuda.get_runtime().context
+    with context.prepare("capturing"), pytest.raises(RuntimeError, match="CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
+        capture(spoil)
+    assert world.calls["streams freed"] == world.calls["stream"]
+
+
+def test_a_segment_that_fails_after_its_work_was_captured_leaves_no_graph(world: World) -> None:
+    from edge.cuda.graph import capture
+
+    def fail(stream: int) -> None:
+        raise EngineError("no room")
+
+    with edge.cuda.get_runtime().context.prepare("capturing"), pytest.raises(EngineError, match="no room"):
+        capture(fail)
+    assert (world.calls["cuStreamEndCapture"], world.calls["captures alive"]) == (1, 0)
+
+
+@pytest.mark.parametrize("call", ["push", "pop"])
+def test_a_context_that_fails_to_change_blocks_no_other_thread(call: str, world: World) -> None:
+    context = edge.cuda.get_runtime().context
+    world.failing[call] = DriverError("CUDA_ERROR_INVALID_CONTEXT")
+    expected = "loading failed: DriverError: CUDA_ERROR_INVALID_CONTEXT"
+    with pytest.raises(EngineError, match=expected), context.prepare("loading"):
+        pass
+    with pytest.raises(EngineError, match="no room" if call == "pop" else expected), context.prepare("loading"):
+        raise EngineError("no room")
+    del world.failing[call]
+
+    def prepare() -> str:
+        with context.prepare("loading"):
+            return "loaded"
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(prepare).result(10) == "loaded"
+
+
+def test_a_frame_that_no_exit_answers_is_an_error_and_repeats_no_earlier_answer(
+    network: Networks, world: World
+) -> None:
+    slot, [frame] = network("tiny cnn").slot("graph"), array_frames(1)
+    assert predict(slot, frame, [NEVER, NEVER]).exit_index == 2
+    world.run_bodies = False
+    with pytest.raises(EngineError, match="no exit answered this frame"):
+        predict(slot, frame, [NEVER, NEVER])
+
+
+@pytest.mark.parametrize("make", ["slot", "batch"])
+@pytest.mark.parametrize("call", ["mem_alloc", "stream"])
+def test_a_failed_allocation_frees_the_rest_at_once(call: str, make: str, network: Networks, world: World) -> None:
+    tiny, [frame] = network("tiny cnn"), array_frames(1)
+    world.failing[call] = DriverError("CUDA_ERROR_OUT_OF_MEMORY")
+    edge.cuda.get_runtime()
+    with pytest.raises(EngineError, match="CUDA_ERROR_OUT_OF_MEMORY") as failure:
+        tiny.batch() if make == "batch" else predict(tiny.slot(), frame, [0, 0])
+    assert failure.tb is not None  # the traceback keeps the failed objects
+    assert world.calls["pinned freed"] == len(world.pinned)
+    for allocated, freed in (("mem_alloc", "free"), ("stream", "streams freed")):
+        assert world.calls[freed] == world.calls[allocated] - (allocated == call)
+    assert world.calls["freed without a context"] == 0
+
+
+REFUSED = ("graph definition", "add node", "instantiate", "graph upload", "graph launch")
+
+
+@pytest.mark.parametrize("mode", ["graph", "stepwise"])
+@pytest.mark.parametrize("call", REFUSED)
 def test_a_driver_that_refuses_every_graph_runs_stepwise_without_graphs(
-    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
+    call: str, mode: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = network("tiny cnn")
     world.failing[call] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
-    assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED" in caplog.text
-    assert world.calls["captures alive"] == 0
+    assert predict_all(tiny.slot(mode), array_frames(4), tiny.thresholds) == expected
+    assert "CUDA graph" in caplog.text
+    assert ": CUDA_ERROR_NOT_SUPPORTED" in caplog.text
+    assert world.calls["captures alive"] == world.calls["graphs alive"] == 0
 
 
-@pytest.mark.parametrize("call", ["instantiate", "graph upload"])
+@pytest.mark.parametrize("call", ["instantiate", "upload", "launch"])
 def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all_slots(
-    call: str, network: Networks, caplog: pytest.LogCaptureFixture
+    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny, [frame] = network("tiny cnn"), array_frames(1)
     expected = predict(tiny.host_slot(), frame, tiny.thresholds)
@@ -189,6 +274,9 @@ def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all
         for slot in (tiny.slot("graph"), tiny.slot("graph")):
             actual = predict(slot, frame, tiny.thresholds)
             assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
+            assert world.calls["graphs alive"] == tiny.exits
+            slot.close()
+    assert world.calls["graphs alive"] == 0
     [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
     assert message == ("the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED")
 
@@ -196,22 +284,17 @@ def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all
 @contextmanager
 def failing_chain_graph(call: str) -> Iterator[None]:
     """Let a call fail for graphs of a whole chain."""
-    instantiate, upload = GraphDefinition.instantiate, Graph.upload
+    owner: Any = GraphDefinition if call == "instantiate" else Graph
+    method = getattr(owner, call)
 
-    def failing_instantiate(definition: GraphDefinition) -> Graph:
-        if call == "instantiate" and definition.conditions:
+    def failing(graph: Any, *arguments: Any) -> Any:
+        if graph.conditions:
             raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
-        return instantiate(definition)
-
-    def failing_upload(graph: Graph, stream: Any) -> None:
-        if call == "graph upload" and graph.conditions:
-            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
-        upload(graph, stream)
+        return method(graph, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         edge.cuda.get_runtime()
-        patch.setattr(GraphDefinition, "instantiate", failing_instantiate)
-        patch.setattr(Graph, "upload", failing_upload)
+        patch.setattr(owner, call, failing)
         yield
 
 
@@ -228,6 +311,19 @@ def test_stepwise_uploads_and_preprocesses_a_frame_once(is_capturable: bool, net
     assert world.ran == ["upload", "preprocess", *steps]
 
 
+@pytest.mark.parametrize(("refusals", "is_captured"), [(2, True), (3, False)])
+def test_a_capture_is_attempted_three_times(
+    refusals: int, is_captured: bool, network: Networks, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = network("tiny cnn")
+    refuse_capture(tiny.engines[1], world, refusals)
+    predict(tiny.slot("graph"), array_frames(1)[0], [0, 0])
+    reason = "segment 1 cannot be captured into a CUDA graph, so the host checks each exit: CUDA_ERROR_STREAM_CAPTURE"
+    assert (reason in caplog.text) != is_captured
+    assert world.calls["graphs alive"] == (1 if is_captured else 2)
+    assert world.calls["captures alive"] == 0
+
+
 def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(network: Networks, world: World) -> None:
     tiny = network("tiny cnn")
     refuse_capture(tiny.engines[1], world)
@@ -236,15 +332,15 @@ def test_a_segment_that_cannot_be_captured_is_enqueued_for_each_frame(network: N
     assert all(stream.capture is None for stream in world.streams.values())
 
 
-def refuse_capture(engine: SessionEngine, world: World) -> None:
+def refuse_capture(engine: SessionEngine, world: World, times: float = float("inf")) -> None:
     """Let a segment fail when it is captured."""
-    bind = engine.bind
+    bind, refusals = engine.bind, count()
 
     def bind_uncapturable(addresses: dict[str, int]) -> Callable[[int], None]:
         run = bind(addresses)
 
         def enqueue(stream: int) -> None:
-            if world.streams[stream].capture is not None:
+            if world.streams[stream].capture is not None and next(refusals) < times:
                 raise CoreError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
             run(stream)
 

@@ -91,7 +91,8 @@ def bindings_module(world: World) -> ModuleType:
         require(not stream.was_used, "capture from a stream that was used before")
         require(mode == bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED, f"capture in mode {mode}")
         require(not gc.isenabled(), "a capture in which garbage may be collected")
-        stream.capture = Capture()
+        with world.capturing:
+            stream.capture = Capture(is_spoilt="invalidated" in world.failing)
         return (ok,)
 
     def end(handle: int) -> tuple[Any, Any]:
@@ -99,14 +100,12 @@ def bindings_module(world: World) -> ModuleType:
         stream = world.streams[handle]
         require(isinstance(stream.capture, Capture), "the end of a capture that was not begun")
         require(not gc.isenabled(), "a capture in which garbage may have been collected")
-        capture, stream.capture = stream.capture, None
-        if "invalidated" in world.failing:
+        with world.capturing:
+            capture, stream.capture = stream.capture, None
+        if capture.is_spoilt:
             return bindings.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
         world.calls["captures alive"] += 1
         return ok, capture
-
-    def nodes(graph: Capture, count: int = 0) -> tuple[Any, list[Any], int]:
-        return ok, graph.nodes[:count], len(graph.nodes)
 
     def destroy(graph: Capture) -> tuple[Any]:
         require(isinstance(graph, Capture), "no graph")
@@ -123,10 +122,9 @@ def bindings_module(world: World) -> ModuleType:
         world.detached -= 1
         return ok, None
 
-    module.CUgraphNodeType, module.CUresult = bindings.CUgraphNodeType, bindings.CUresult
+    module.CUresult = bindings.CUresult
     module.CUstreamCaptureMode = bindings.CUstreamCaptureMode
     module.cuStreamBeginCapture, module.cuStreamEndCapture = begin, end
-    module.cuGraphGetNodes, module.cuGraphNodeGetType = nodes, lambda node: (ok, node.kind)
     module.cuGraphDestroy, module.cuCtxPopCurrent = destroy, pop
     module.cuGraphAddChildGraphNode = add_child
     return module
@@ -149,6 +147,12 @@ def driver_module(world: World) -> ModuleType:
         def pop() -> None:
             require(world.depth(), "pop without push")
             world.threads.stack.pop()
+            world.call("pop", needs_context=False)
+
+        @staticmethod
+        def synchronize() -> None:
+            world.call("context synchronize")
+            world.synchronize()
 
         def detach(self) -> None:
             require(self.is_attached, "a context detached twice")
@@ -255,8 +259,9 @@ def _add_streams(module: Any, world: World) -> None:
             self.handle = self.of.handle
 
         def __del__(self) -> None:
-            world.calls["streams freed"] += 1
-            world.calls["freed without a context"] += not world.depth()
+            if hasattr(self, "handle"):
+                world.calls["streams freed"] += 1
+                world.calls["freed without a context"] += not world.depth()
 
         def synchronize(self) -> None:
             world.call("synchronize")

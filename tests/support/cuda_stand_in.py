@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from cuda.bindings import driver as bindings
 from numpy.typing import NDArray
 
 
@@ -58,6 +57,8 @@ class World:
     detached: int = 0
     """Contexts that were detached and are still current in a thread."""
     threads: Any = field(default_factory=threading.local)
+    capturing: Any = field(default_factory=threading.Lock)
+    """Held while captures begin and end, and while a thread waits for the whole GPU."""
     kernel_node: Any = None
     """Returns the work of a kernel with its configuration and arguments; set by `cuda_modules`."""
 
@@ -103,6 +104,16 @@ class World:
         for stream in list(self.streams.values()):
             stream.run_all()
 
+    def synchronize(self) -> None:
+        """Wait for the whole GPU; during a capture, spoil it and refuse."""
+        with self.capturing:
+            captures = [stream.capture for stream in self.streams.values() if stream.capture is not None]
+            for capture in captures:
+                capture.is_spoilt = True
+            if captures:
+                raise DriverError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+            self.flush()
+
 
 class Stream:
     """Work in order, done when somebody waits."""
@@ -116,6 +127,8 @@ class Stream:
     def add(self, node: Any) -> None:
         self.was_used = True
         if self.capture is not None:
+            if self.capture.is_spoilt:
+                raise CoreError("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
             self.capture.nodes.append(node)
         else:
             self.queue.append(node)
@@ -136,20 +149,18 @@ class Node:
 
 
 class KernelNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_KERNEL
+    """The launch of a kernel, or of a library's work."""
 
 
 class MemcpyNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_MEMCPY
+    """A copy."""
 
 
 class HostCallbackNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_HOST
+    """A call of a host function."""
 
 
 class ChildGraphNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_GRAPH
-
     def __init__(self, nodes: list[Any]) -> None:
         super().__init__("child graph", lambda world: None)
         self.nodes = list(nodes)
@@ -160,8 +171,6 @@ class ChildGraphNode(Node):
 
 
 class ConditionalNode(Node):
-    kind = bindings.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
-
     def __init__(self, condition: "Condition", body: "GraphDefinition") -> None:
         super().__init__("if", lambda world: None)
         self.condition, self.body = condition, body
@@ -331,5 +340,6 @@ class Graph:
 class Capture:
     """A graph that the driver captures from a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_spoilt: bool = False) -> None:
         self.nodes: list[Any] = []
+        self.is_spoilt = is_spoilt
