@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def suite(folder: Path) -> list[Step]:
-    """Return the steps in order: what is wrong with a GPU shows in the first."""
+    """Return the steps in order; the first reveal a faulty GPU."""
     benchmark = (sys.executable, "-m", "benchmarks")
     checked = call_step("edge.doctor.gpu_checks", "exit_decisions", limit_s=60)
     return [

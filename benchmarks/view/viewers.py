@@ -33,7 +33,7 @@ class LastingView(View):
         """Do nothing: the server is started."""
 
     def close(self) -> None:
-        """Do nothing: the server goes on."""
+        """Do nothing: the server continues."""
 
     @contextmanager
     def served(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ WHOLE, EARLY_EXIT = "whole", "early_exit"
 
 @dataclass(frozen=True, slots=True)
 class ExitBalance:
-    """What early exits save on one rail."""
+    """Saving of early exits on one rail."""
 
     expected_mix_mj: float
     """Sum of the exits' shares times the energy of each exit forced."""

@@ -267,7 +267,7 @@ class Scripted:
 
 
 def sampled(**rails: Callable[[], float]) -> dict[str, Trace | Unavailable]:
-    """Return what a thread reads of these rails within some samples."""
+    """Return the readings of these rails by a thread within some samples."""
     enough, count = Event(), itertools.count()
     counting = {**rails, "count": lambda: enough.set() or 0.0 if next(count) == 20 else 0.0}
     with Sampler([RailMeter("meter", "power_mw", counting, Unavailable("total", "unknown"))], 0.001) as sampler:

@@ -209,7 +209,7 @@ class CoreStream:
 
 
 class GraphNode:
-    """The last node of a graph definition, or its entry: what is added depends on it and on all before."""
+    """The last node of a graph definition, or its entry; nodes added to it depend on it and on all before."""
 
     def __init__(self, graph: "GraphDefinition") -> None:
         self.graph, self.length = graph, len(graph.nodes)
