@@ -11,8 +11,8 @@ from cuda.bindings import driver as cuda
 from edge.errors import EdgeError, EngineError, UnavailableError
 
 PREPARING = RLock()
-"""Held while memory, engines and graphs are made or freed: that may synchronise the whole GPU, which spoils another
-thread's capture."""
+"""Held while memory and graphs are made or freed, and engines are loaded: that may synchronise the whole GPU, which
+spoils another thread's capture. Engines are freed without it, with their last reference: a spoilt capture is repeated."""
 
 
 class PrimaryContext:
