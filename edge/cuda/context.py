@@ -12,7 +12,7 @@ from edge.errors import EdgeError, EngineError, UnavailableError
 
 PREPARING = RLock()
 """Held while memory and graphs are made or freed, and engines are loaded: that may synchronise the whole GPU, which
-spoils another thread's capture. Engines are freed without it, with their last reference: a spoilt capture is repeated."""
+spoils another thread's capture. Engines are freed without it, by their last reference: spoilt captures are repeated."""
 
 
 class PrimaryContext:
