@@ -177,7 +177,7 @@ def measure_all(
     macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
     cost = (macs.cumsum() / macs.sum()).tolist()
     rows = [truncated_row(k, *pair, cost) for k, pair in enumerate(zip(alone, at_accuracy, strict=True))]
-    return Measured(BenchResult(whole, early_exit, tuple(per_exit), measured.control_ms), rows)
+    return Measured(BenchResult(whole, early_exit, tuple(per_exit), {}, measured.control_ms), rows)
 
 
 def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any]:

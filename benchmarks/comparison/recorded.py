@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from edge.console import print_table
 from edge.errors import DataError
+from edge.measure.bench import classifier_name, workloads
 
 
 class Recorded(NamedTuple):
@@ -37,10 +38,11 @@ def recorded_run(name: str, output: Mapping[str, Any]) -> Recorded:
     """Return the ratios in the parsed output of `edge bench --json`."""
     ratios = {}
     for precision, result in output["precisions"].items():
-        measured = {"whole": result["whole"], "early exit": result["early_exit"]}
-        measured |= {f"exit {k} forced": values for k, values in enumerate(result["per_exit"])}
-        for classifier, values in measured.items():
-            ratios[f"{precision} {classifier}"] = values["latency_ms"]["p50"] / result["control_ms"]["p50"]
+        beside = result.get("beside", {})
+        names = workloads(len(result["per_exit"]), beside)
+        measured = (result["whole"], result["early_exit"], *result["per_exit"], *beside.values())
+        for name, values in zip(names, measured, strict=True):
+            ratios[f"{precision} {classifier_name(name)}"] = values["latency_ms"]["p50"] / result["control_ms"]["p50"]
     return Recorded(name, ratios)
 
 

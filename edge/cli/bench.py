@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions
@@ -10,10 +11,10 @@ from edge.cli.bench_energy import measure_precisions, print_energy
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
 from edge.frames.base import frame_from_array
-from edge.measure.bench import BenchResult, bench
+from edge.measure.bench import BenchResult, bench, classifier_name
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
+from edge.measure.launches import LAUNCHES
 from edge.measure.power.find import find_meters
-from edge.progress import track
 from edge.system import conditions, with_end
 
 ONNXRUNTIME_NOTE = (
@@ -29,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precisions(parser, "measure")
     add_backend(parser)
     parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="OTHER",
+        help="another bundle with the same labels, such as a smaller network, to measure in turns with this one",
+    )
+    parser.add_argument(
         "--energy", action="store_true", help="also measure the energy of each inference, which takes minutes"
     )
 
@@ -37,17 +46,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Measure latency, and energy if asked to, on the bundle's reference samples."""
     bundle = Bundle.open(arguments.bundle)
     backend = backend_named(arguments.backend, threads=arguments.threads)
+    beside = {str(path): Bundle.open(path) for path in arguments.beside}
     meters = find_meters() if arguments.energy else None
     reference, kind = bundle.reference(), bundle.manifest.input.kind
     names = arguments.precision or list(bundle.manifest.precisions)
     before = conditions()
     frames, labels = [frame_from_array(pixels, kind) for pixels in reference.frames], reference.labels.tolist()
     with ProgressDisplay() as display:
-        results = {
-            name: bench(bundle, name, backend, track(frames, f"measuring {name}", display), labels, display)
-            for name in names
-        }
-        energy = {} if meters is None else measure_precisions(bundle, backend, frames, results, meters, display)
+        results = {name: bench(bundle, name, backend, frames, labels, beside, display) for name in names}
+        energy = {} if meters is None else measure_precisions(bundle, backend, frames, beside, results, meters, display)
     machine = with_end(before)
     if arguments.json:
         measured = {name: dataclasses.asdict(result) for name, result in results.items()}
@@ -73,13 +80,12 @@ def print_bench(results: Mapping[str, BenchResult]) -> None:
     """Print latency, accuracy and speed-up over the whole network."""
     rows = []
     for precision, result in results.items():
-        named = {"whole": result.whole, "early exit": result.early_exit}
-        named |= {f"exit {k} forced": measurement for k, measurement in enumerate(result.per_exit)}
-        for name, measurement in named.items():
+        for workload, measurement in result.by_workload().items():
             accuracy = "" if measurement.accuracy is None else f"{measurement.accuracy:.2%}"
             shares = " / ".join(f"{share:.0%}" for share in measurement.exit_shares)
             speedup = f"{result.whole.latency_ms.mean / measurement.latency_ms.mean:.2f}x"
+            name = classifier_name(workload)
             rows.append((precision, name, *latency_cells(measurement.latency_ms), speedup, accuracy, shares))
         rows.append((precision, "control loop", *latency_cells(result.control_ms), "", "", ""))
     columns = ("precision", "classifier", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
-    print_table("time from available frame to known decision, interleaved in one process", columns, rows)
+    print_table(f"time from available frame to known decision, in turns, over {LAUNCHES} processes", columns, rows)

@@ -7,7 +7,7 @@ from edge.bundle.bundle import Bundle
 from edge.console import log, print_table
 from edge.engines.base import Backend
 from edge.frames.base import Frame
-from edge.measure.bench import BenchResult
+from edge.measure.bench import BenchResult, classifier_name, workloads
 from edge.measure.bench_energy import BenchEnergy, ExitBalance, RailBalance, bench_energy
 from edge.measure.cycles import Method
 from edge.measure.power.base import Meters
@@ -16,23 +16,22 @@ from edge.progress import OnProgress
 
 METHOD = Method()
 COLUMNS = ("precision", "classifier", "rail", "gross mJ", "net mJ", "power mW", "idle mW", "J per correct", "valid")
-NAMES = {"early_exit": "early exit"}
 
 
 def measure_precisions(
     bundle: Bundle,
     backend: Backend,
     frames: Sequence[Frame],
+    beside: Mapping[str, Bundle],
     results: Mapping[str, BenchResult],
     meters: Meters,
     on_progress: OnProgress,
 ) -> dict[str, BenchEnergy]:
     """Measure the energy of every precision whose latency was measured."""
-    workloads = len(bundle.manifest.exits) + 2
-    minutes = len(results) * METHOD.duration_s(workloads) / 60
+    minutes = len(results) * METHOD.duration_s(len(workloads(len(bundle.manifest.exits), beside))) / 60
     log(f"measuring energy takes {minutes:.0f} min; leave the machine alone meanwhile")
     return {
-        precision: bench_energy(bundle, precision, backend, frames, result, meters, METHOD, on_progress)
+        precision: bench_energy(bundle, precision, backend, frames, result, meters, beside, METHOD, on_progress)
         for precision, result in results.items()
     }
 
@@ -64,7 +63,7 @@ def _rows(precision: str, result: BenchEnergy) -> Iterator[tuple[str, ...]]:
             joules = result.balance[key].joules_per_correct_prediction.get(name)
             yield (
                 precision,
-                _classifier(name),
+                classifier_name(name),
                 key,
                 _estimate(rail.gross_mj),
                 _estimate(rail.net_mj),
@@ -73,11 +72,6 @@ def _rows(precision: str, result: BenchEnergy) -> Iterator[tuple[str, ...]]:
                 "" if joules is None else f"{joules:.4g}",
                 "no" if rail.problems or workload.problems else "yes",
             )
-
-
-def _classifier(workload: str) -> str:
-    """Return a workload's name as the table of latencies has it."""
-    return NAMES.get(workload) or (f"{workload.replace('_', ' ')} forced" if workload != "whole" else workload)
 
 
 def _estimate(estimate: MeanEstimate) -> str:
@@ -122,7 +116,7 @@ def _sensor_lines(result: BenchEnergy) -> Iterator[str]:
 def _problem_lines(result: BenchEnergy) -> Iterator[str]:
     for name, workload in result.energy.workloads.items():
         for problem in workload.problems:
-            yield f"{_classifier(name)} is not valid: {problem}"
+            yield f"{classifier_name(name)} is not valid: {problem}"
         for key, rail in workload.rails.items():
             for problem in rail.problems:
-                yield f"{_classifier(name)} on {key} is not valid: {problem}"
+                yield f"{classifier_name(name)} on {key} is not valid: {problem}"

@@ -1,9 +1,7 @@
 """Builds in a subprocess: if the library crashes or runs out of memory, the caller gets an exception.
 
-The subprocess runs a short program. It is not forked, since CUDA does not survive a fork, and not started by
-`multiprocessing`, which would run the user's script again if that has no `if __name__ == "__main__"`. Builds inside
-`shared_process` share one subprocess: starting it and importing the library takes longer than most builds of ONNX
-Runtime.
+Builds inside `shared_process` share one subprocess: starting it and importing the library takes longer than most builds
+of ONNX Runtime.
 """
 
 import signal
@@ -12,22 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from edge.child_process import start_child
 from edge.engines.base import BuildOrder, OnPhase
 from edge.errors import EngineError
 
 OUT_OF_MEMORY = "most likely for lack of memory; close other programs, add swap, or build one precision at a time"
-PROGRAM = """
-import sys
-from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[1]))
-sys.path[:] = connection.recv()
-from edge.engines.subprocess_build import run_child
-run_child(connection)
-"""
 
 
 class Build(Protocol):
@@ -118,16 +108,8 @@ class BuildProcess:
     def _start(self) -> Connection:
         if self._connection is not None:
             return self._connection
-        ours, theirs = Pipe()
-        command = [sys.executable, "-I", "-c", PROGRAM, str(theirs.fileno())]
-        with theirs, _sigint_blocked():  # only the child holds `theirs`, so its death ends the stream
-            self._child = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
-        self._connection = ours
-        with suppress(ConnectionError):  # the child died; the build will report it
-            ours.send(sys.path)
-        return ours
+        self._child, self._connection = start_child(run_child)
+        return self._connection
 
     def _wait(self) -> int:
         """Wait for the end of the subprocess and return its exit code; the next build starts another."""
@@ -195,16 +177,3 @@ def _exit_message(build: Build, exit_code: int) -> str:
         name = names.get(-exit_code, f"signal {-exit_code}")
         return f"{task} was killed by {name}, since the library crashed; report it, and attach this segment"
     return f"{task} ended with exit code {exit_code} and without an engine; report it, and attach this segment"
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT; processes started in this block inherit that.
-
-    A terminal sends Ctrl-C to parent and child, but the parent ends the child.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

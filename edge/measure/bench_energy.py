@@ -9,13 +9,11 @@ from edge.bundle.bundle import Bundle
 from edge.engines.base import Backend
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
-from edge.measure.bench import BenchResult, bench_classifiers
+from edge.measure.bench import EARLY_EXIT, WHOLE, BenchResult, bench_classifiers, exit_workload, workloads
 from edge.measure.cycles import Method
 from edge.measure.energy import EnergyResult, measure_energy
 from edge.measure.power.base import Meters
 from edge.progress import OnProgress, ignore_progress
-
-WHOLE, EARLY_EXIT = "whole", "early_exit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +50,6 @@ class BenchEnergy:
     """By rail, as in `EnergyResult.rails`."""
 
 
-def exit_workload(exit_index: int) -> str:
-    """Return the name of the workload that forces an exit."""
-    return f"exit_{exit_index}"
-
-
 class FrameLoop:
     """Classifies frames again and again, and counts the exits that answered."""
 
@@ -77,6 +70,7 @@ def bench_energy(
     frames: Sequence[Frame],
     measured: BenchResult,
     meters: Meters,
+    beside: Mapping[str, Bundle] | None = None,
     method: Method | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> BenchEnergy:
@@ -89,6 +83,7 @@ def bench_energy(
         frames: Frames to classify.
         measured: Latency and accuracy of the same classifiers.
         meters: Meters to read.
+        beside: The other bundles whose latency was measured, by name.
         method: Durations and repetitions.
         on_progress: Receives the progress.
 
@@ -97,9 +92,10 @@ def bench_energy(
         EngineError: an engine cannot be built or run here.
         UnavailableError: no rail gave usable readings.
     """
-    with bench_classifiers(bundle, precision, backend, on_progress) as classifiers:
-        loops = {WHOLE: FrameLoop(classifiers.whole, frames), EARLY_EXIT: FrameLoop(classifiers.early_exit, frames)}
-        loops |= {exit_workload(k): FrameLoop(forced, frames) for k, forced in enumerate(classifiers.per_exit)}
+    others = dict(beside or {})
+    with bench_classifiers(bundle, precision, backend, tuple(others.values()), on_progress) as classifiers:
+        names = workloads(len(classifiers.per_exit), others)
+        loops = {name: FrameLoop(each, frames) for name, each in zip(names, classifiers, strict=True)}
         energy = measure_energy(loops, meters, method, on_progress=on_progress)
     taken = loops[EARLY_EXIT].taken
     shares = tuple(taken[k] / taken.total() for k in range(len(classifiers.per_exit)))
@@ -110,8 +106,7 @@ def _rail_balance(rail: str, energy: EnergyResult, shares: Sequence[float], meas
     rails = {name: workload.rails[rail] for name, workload in energy.workloads.items()}
     gross_mj = {name: rail_energy.gross_mj.mean for name, rail_energy in rails.items()}
     net_mj = {name: rail_energy.net_mj.mean for name, rail_energy in rails.items()}
-    accuracies = {WHOLE: measured.whole.accuracy, EARLY_EXIT: measured.early_exit.accuracy}
-    accuracies |= {exit_workload(k): measurement.accuracy for k, measurement in enumerate(measured.per_exit)}
+    accuracies = {name: measurement.accuracy for name, measurement in measured.by_workload().items()}
     joules = {name: gross_mj[name] / 1e3 / accuracy for name, accuracy in accuracies.items() if accuracy}
     return RailBalance(exit_balance(gross_mj, shares), exit_balance(net_mj, shares), joules)
 

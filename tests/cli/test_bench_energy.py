@@ -13,7 +13,7 @@ from edge.measure.power.find import find_meters
 from tests.support.commands import call
 from tests.support.meters import SHORT, cpu_time_meters
 
-CLASSIFIERS = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced")
+CLASSIFIERS = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced", "beside ")
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def _metered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_metered")
 def test_the_table_has_every_classifier_the_break_even_shares_and_the_missing_meters(digits_bundle: Bundle) -> None:
-    result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32", "--energy")
+    words = ("--backend", "onnxruntime", "--precision", "fp32", "--energy", "--beside", digits_bundle.path)
+    result = call(main, "bench", digits_bundle.path, *words)
     assert result.code == 0, result.stderr
     table = result.stdout.partition("energy per inference")[2]
     rows = [line for line in table.splitlines() if "board/VIN" in line and line.startswith("│")]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -14,14 +15,15 @@ from edge.bundle.chain import ChainSpec
 from edge.decision import NEVER, Prediction, decide
 from edge.engines.base import DeviceKind
 from edge.engines.onnxruntime import OnnxRuntime
-from edge.errors import EngineError
+from edge.errors import BundleError, EngineError
 from edge.frames.base import Frame, frame_from_array
 from edge.inference.host import HostSlot
 from edge.inference.load import load_classifier
 from edge.inference.record import record
-from edge.measure.bench import WARM_UP_FRAMES, bench, measure, thresholds_for_exit
+from edge.measure.bench import WARM_UP_FRAMES, Series, Turns, bench, bench_once, measure, summarise, thresholds_for_exit
 from edge.measure.interleave import interleave
 from edge.measure.latency import latency_from_ms
+from edge.measure.launches import LAUNCHES
 
 
 class RecordingSlot(HostSlot):
@@ -91,11 +93,11 @@ def test_every_slot_is_closed_even_where_one_fails_midway(
 ) -> None:
     count = 2 + len(digits_bundle.manifest.exits)
     if fails_at is None:
-        bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+        bench_once(digits_bundle, "fp32", OnnxRuntime(), frames)
     else:
         slots.failing, slots.fails_at = count, fails_at
         with pytest.raises(EngineError, match="the device is gone"):
-            bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+            bench_once(digits_bundle, "fp32", OnnxRuntime(), frames)
     assert [slot.is_closed for slot in slots.made] == [True] * count
 
 
@@ -114,22 +116,47 @@ def test_shares_and_accuracy_count_each_frame_once(digits_bundle: Bundle, frames
     assert measurement.latency_ms.frames == len(frames)
 
 
-def test_frames_without_labels_have_no_accuracy(digits_bundle: Bundle, frames: list[Frame]) -> None:
-    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
-    assert {part.accuracy for part in (result.whole, result.early_exit, *result.per_exit)} == {None}
+def test_another_bundle_takes_turns_and_frames_without_labels_have_no_accuracy(
+    digits_bundle: Bundle, frames: list[Frame]
+) -> None:
+    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None, beside={"itself": digits_bundle})
+    assert list(result.by_workload()) == ["whole", "early_exit", "exit_0", "exit_1", "exit_2", "beside itself"]
+    assert result.beside["itself"].exit_shares == result.early_exit.exit_shares
+    for measurement in result.by_workload().values():
+        assert measurement.accuracy is None
+        assert measurement.latency_ms.frames == LAUNCHES * len(frames)
+
+
+def test_a_bundle_with_other_labels_is_not_measured_beside(digits_bundle: Bundle, frames: list[Frame]) -> None:
+    other = replace(digits_bundle, manifest=replace(digits_bundle.manifest, labels=("cat", "dog")))
+    with pytest.raises(BundleError, match="has other labels or another kind of input"):
+        bench(digits_bundle, "fp32", OnnxRuntime(), frames, None, beside={"other": other})
+
+
+def test_launches_are_pooled_and_their_medians_give_the_spread() -> None:
+    def turns(ms: float, labels: list[int]) -> Turns:
+        return Turns([Series(np.full(3, ms), np.array(labels), np.array([0, 1, 1]))], np.full(3, ms / 2))
+
+    launches = [turns(ms, [4, 5, int(ms == 3)]) for ms in (1.0, 2.0, 2.0, 2.0, 3.0)]
+    measured = summarise(launches, [3], [4, 5, 0])
+    [measurement] = measured.classifiers
+    assert measurement.latency_ms.p50 == 2.0
+    assert measurement.latency_ms.spread == pytest.approx((3 - 1) / 2 / 2)
+    assert measurement.accuracy == pytest.approx(14 / 15)
+    assert measurement.exit_shares == pytest.approx((1 / 3, 2 / 3, 0))
+    assert measured.control_ms.p50 == 1.0
 
 
 def test_a_forced_exit_answers_every_frame_and_the_whole_network_equals_the_last_exit(
     digits_bundle: Bundle, frames: list[Frame], slots: Slots
 ) -> None:
-    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
     exits = len(digits_bundle.manifest.exits)
-    assert len(result.per_exit) == exits
+    turns = bench_once(digits_bundle, "fp32", OnnxRuntime(), frames)
     forced = [slots.with_thresholds(thresholds_for_exit(k, exits)) for k in range(exits)]
     for k, slot in enumerate(forced):
         assert {prediction.exit_index for prediction in slot.predictions} == {k}
-        assert result.per_exit[k].exit_shares == tuple(float(j == k) for j in range(exits))
-    assert result.whole.exit_shares == (1.0,)
+        assert set(turns.series[2 + k].exit_index) == {k}
+    assert set(turns.series[0].exit_index) == {0}
     temperatures = digits_bundle.precision("fp32").temperatures
     assert temperatures[0] != temperatures[-1]  # else the probabilities of all exits would be scaled alike
     whole, last = slots.of_whole_network().predictions, forced[-1].predictions
@@ -140,11 +167,11 @@ def test_a_forced_exit_answers_every_frame_and_the_whole_network_equals_the_last
 def test_early_exits_are_measured_with_the_fitted_thresholds(
     digits_bundle: Bundle, frames: list[Frame], slots: Slots
 ) -> None:
-    result = bench(digits_bundle, "fp32", OnnxRuntime(), frames, None)
+    turns = bench_once(digits_bundle, "fp32", OnnxRuntime(), frames)
     slot = slots.with_thresholds(digits_bundle.precision("fp32").thresholds.values)
     measured = slot.predictions[WARM_UP_FRAMES:]
-    taken = np.bincount([prediction.exit_index for prediction in measured], minlength=3)
-    assert result.early_exit.exit_shares == pytest.approx(taken / len(frames))
+    assert turns.series[1].exit_index.tolist() == [prediction.exit_index for prediction in measured]
+    assert turns.series[1].label_index.tolist() == [prediction.label_index for prediction in measured]
 
 
 @pytest.mark.parametrize(("exit_index", "thresholds"), [(0, [0.0, 0.0]), (1, [NEVER, 0.0]), (2, [NEVER, NEVER])])

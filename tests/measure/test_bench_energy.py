@@ -5,8 +5,8 @@ import pytest
 from edge.bundle.bundle import Bundle
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.frames.base import Frame, frame_from_array
-from edge.measure.bench import bench
-from edge.measure.bench_energy import EARLY_EXIT, WHOLE, bench_energy, break_even_share, exit_balance, exit_workload
+from edge.measure.bench import EARLY_EXIT, WHOLE, bench, exit_workload
+from edge.measure.bench_energy import bench_energy, break_even_share, exit_balance
 from tests.support.meters import CORE_MW, IDLE_MW, SHORT, cpu_time_meters
 
 RAIL = "board/VIN"
@@ -16,7 +16,7 @@ def test_a_bundle_has_the_energy_of_each_exit_of_the_mix_and_of_the_whole_networ
     reference, backend = digits_bundle.reference(), OnnxRuntime()
     frames: list[Frame] = [frame_from_array(pixels, "image") for pixels in reference.frames[:40]]
     measured = bench(digits_bundle, "fp32", backend, frames, reference.labels[:40].tolist())
-    result = bench_energy(digits_bundle, "fp32", backend, frames, measured, cpu_time_meters(), SHORT)
+    result = bench_energy(digits_bundle, "fp32", backend, frames, measured, cpu_time_meters(), method=SHORT)
     workloads = result.energy.workloads
     assert list(workloads) == [WHOLE, EARLY_EXIT, *map(exit_workload, range(3))]
     net_mj = {name: workload.rails[RAIL].net_mj.mean for name, workload in workloads.items()}

@@ -139,7 +139,7 @@ def build_processes(parent: int | None = None) -> list[psutil.Process]:
     """Return the processes in which a process, by default this one, builds engines."""
     try:
         children = psutil.Process(parent).children()
-        return [child for child in children if "edge.engines.subprocess_build" in " ".join(child.cmdline())]
+        return [child for child in children if "connection.recv()(connection)" in " ".join(child.cmdline())]
     except psutil.Error:  # a process ended meanwhile
         return []
 
