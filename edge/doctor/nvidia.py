@@ -67,7 +67,8 @@ def check_cuda_libraries(root: Path = ROOT) -> list[Check]:
 
 def check_tensorrt(root: Path = ROOT) -> Check:
     """Check TensorRT: that it loads, is recent enough, and belongs to this JetPack."""
-    check, release = check_library("tensorrt", INSTALL["tensorrt"], root), jetpack_release(root)
+    remedy = "sudo apt-get install python3-libnvinfer" if is_jetson(root) else INSTALL["tensorrt"]
+    check, release = check_library("tensorrt", remedy, root), jetpack_release(root)
     if not check.ok:
         return check
     if _major_minor(check.value) < (10, 3):
