@@ -20,6 +20,7 @@ check:
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/mypy jetson/acceptance.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m tests.support.house
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope

@@ -15,7 +15,7 @@ SUBCOMMANDS = {
     "verify": "compare engines with the trained network, exit by exit; exit code 1 if a tolerance is exceeded",
     "record": "record every exit's scores on labelled images, to refit thresholds",
     "bench": "measure latency and energy of each exit, of early exiting and of the whole network",
-    "doctor": "report this machine's capabilities; exit code 1 if one has a problem",
+    "doctor": "report which jobs this machine is ready for, and the remedy for the rest",
 }
 """Summaries by name; each name is a module of this package."""
 

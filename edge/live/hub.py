@@ -50,6 +50,11 @@ class Hub:
             else:
                 queue.put(observation, may_wait=may_wait)
 
+    def keep_alive(self) -> None:
+        """Tell every output that a source without a result still works."""
+        for queue in self.queues:
+            queue.output.keep_alive()
+
     def close(self, limit_s: float) -> None:
         """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent."""
         for queue in self.queues:

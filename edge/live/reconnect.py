@@ -34,6 +34,10 @@ def ignore_change(status: SourceStatus, reason: str, reconnects: int) -> None:
     """Do nothing about a change."""
 
 
+def ignore_attempt() -> None:
+    """Do nothing about an attempt."""
+
+
 class ReconnectingSource:
     """A live source that is opened again whenever it fails or stalls.
 
@@ -52,6 +56,7 @@ class ReconnectingSource:
         stall_s: float = STALL_S,
         give_up_s: float | None = None,
         on_change: OnChange = ignore_change,
+        on_attempt: Callable[[], None] = ignore_attempt,
     ) -> None:
         """Prepare; `connect` or the first read opens the source.
 
@@ -62,11 +67,13 @@ class ReconnectingSource:
             stall_s: Seconds without a frame after which it counts as stalled.
             give_up_s: Seconds without a frame after which it is lost for good; None waits forever.
             on_change: Called when the status or its reason changes, by the thread that reads.
+            on_attempt: Called after each attempt to open it that failed, by the same thread.
         """
         self.is_live, self.frames = True, None
         self.reconnects = 0
         """Connections that gave frames, without the first."""
-        self._open_source, self._name, self._stop, self._on_change = open_source, name, stop, on_change
+        self._open_source, self._name, self._stop = open_source, name, stop
+        self._on_change, self._on_attempt = on_change, on_attempt
         self._give_up_s = float("inf") if give_up_s is None else give_up_s
         self._stall_s, self._start_s = min(stall_s, self._give_up_s), min(START_LIMIT_S, self._give_up_s)
         self._source: GuardedSource | None = None
@@ -174,6 +181,7 @@ class ReconnectingSource:
         reason = str(error) if isinstance(error, EdgeError) else f"{type(error).__name__}: {error}"
         reason = one_line(reason).removeprefix(self._name).strip()
         self._report("stalled" if isinstance(error, StalledError) else "lost", reason)
+        self._on_attempt()
         now = monotonic()
         if now - started >= self._give_up_s:
             self._is_over = True

@@ -80,7 +80,7 @@ def run(
         auditor.start()
     try:
         for source, worker in zip(sources, workers, strict=True):
-            opened = open_live(source, stop, worker.report, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
+            opened = open_live(source, stop, worker, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
             may_wait = policy == "all" or not (policy or opened.is_live)
             if may_wait:
                 hub.require_all()

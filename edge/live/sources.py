@@ -4,17 +4,32 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from edge.frames.address import SourceAddress, parse_address, public_address
 from edge.frames.base import FrameSource
 from edge.frames.guarded import START_LIMIT_S
 from edge.frames.open import open_address
 from edge.frames.stream_properties import LIVE_SCHEMES
-from edge.live.reconnect import STALL_S, OnChange, ReconnectingSource
+from edge.live.messages import SourceStatus
+from edge.live.reconnect import STALL_S, ReconnectingSource
 from edge.live.triggers import Trigger, Triggered
 
 CONNECT_S = 1.0
 """Seconds to wait at the start for a stream, so that a wrong address is refused before the run begins."""
+
+
+class SourceWatcher(Protocol):
+    """Follower of a source's state, called by the thread that reads."""
+
+    def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
+        """Note that the source came, went, or gives a frozen picture."""
+
+    def attempt(self) -> None:
+        """Note that an attempt to open the source failed."""
+
+    def skip(self, passed: int) -> None:
+        """Note that the trigger left a frame out, after so many that it passed on."""
 
 
 def public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]:
@@ -30,7 +45,7 @@ def public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]
 def open_live(
     source: str | int | Path | FrameSource,
     stop: threading.Event,
-    on_change: OnChange,
+    watcher: SourceWatcher,
     new_trigger: Callable[[], Trigger] | None,
     *,
     give_up_s: float | None,
@@ -41,7 +56,7 @@ def open_live(
     Args:
         source: An address, or an open source.
         stop: Ends a read that waits, within 50 ms; the source then has no more frames.
-        on_change: Called when the source comes, goes, or gives a frozen picture.
+        watcher: Follows the state of the source.
         new_trigger: Makes the trigger of the source; None passes every frame on.
         give_up_s: Seconds without a frame after which the source is lost for good; None waits forever.
         skip_bad: Leave damaged files and frames of finite sources out.
@@ -57,12 +72,12 @@ def open_live(
     elif (address := parse_address(str(source))).is_finite:
         opened = open_address(address, skip_bad=skip_bad)
     else:
-        opened = _connected(address, stop, on_change, give_up_s=give_up_s, skip_bad=skip_bad)
-    return opened if new_trigger is None else Triggered(opened, new_trigger())
+        opened = _connected(address, stop, watcher, give_up_s=give_up_s, skip_bad=skip_bad)
+    return opened if new_trigger is None else Triggered(opened, new_trigger(), watcher.skip)
 
 
 def _connected(
-    address: SourceAddress, stop: threading.Event, on_change: OnChange, *, give_up_s: float | None, skip_bad: bool
+    address: SourceAddress, stop: threading.Event, watcher: SourceWatcher, *, give_up_s: float | None, skip_bad: bool
 ) -> ReconnectingSource:
     source = ReconnectingSource(
         partial(open_address, address, skip_bad=skip_bad),
@@ -70,7 +85,8 @@ def _connected(
         stop=stop,
         stall_s=address.options.timeout_s or STALL_S,
         give_up_s=give_up_s,
-        on_change=on_change,
+        on_change=watcher.report,
+        on_attempt=watcher.attempt,
     )
     # Other servers may send a file, which ends: the treatment of late frames depends on it.
     source.connect(CONNECT_S if address.scheme in LIVE_SCHEMES else START_LIMIT_S)

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
@@ -106,17 +107,28 @@ class OnRequest:
         return True
 
 
+def ignore_skip(passed: int) -> None:
+    """Do nothing about a frame that is not passed on."""
+
+
 class Triggered:
     """The frames of a source for which a trigger fires."""
 
     frames: int | None = None
 
-    def __init__(self, source: FrameSource, trigger: Trigger) -> None:
-        """Put a trigger behind a source; `close` closes both."""
+    def __init__(self, source: FrameSource, trigger: Trigger, on_skip: Callable[[int], None] = ignore_skip) -> None:
+        """Put a trigger behind a source; `close` closes both.
+
+        Args:
+            source: The source.
+            trigger: The trigger.
+            on_skip: Called for each frame that is not passed on, with the number of those that were.
+        """
         self.is_live = source.is_live
         self.skipped = 0
         """Frames that were not passed on."""
-        self._source, self._trigger = source, trigger
+        self._source, self._trigger, self._on_skip = source, trigger, on_skip
+        self._passed = 0
         self._is_closed = False
 
     @property
@@ -133,8 +145,10 @@ class Triggered:
         while not self._is_closed and (frame := self._source.read(out)) is not None:
             now_s = frame.position if isinstance(frame.position, float) else monotonic()
             if self._trigger.fires(frame, now_s):
+                self._passed += 1
                 return frame
             self.skipped += 1
+            self._on_skip(self._passed)
             out = out or frame
         return None
 

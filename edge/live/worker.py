@@ -47,6 +47,10 @@ class RunState:
         self._on_message(message)
         self._hub.publish(message, may_wait=may_wait)
 
+    def keep_alive(self) -> None:
+        """Tell the outputs that a source without a result still works."""
+        self._hub.keep_alive()
+
     def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
         """Pass an observation on, unless the run has enough of them."""
         if self._frames_left is not None and not self._take_frame():
@@ -76,7 +80,7 @@ class SourceWorker:
         self.error: BaseException | None = None
         self.is_started = False
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
-        self._ended = threading.Event()
+        self._ended, self._frames = threading.Event(), 0
 
     def start(self, source: FrameSource, debouncer: Debouncer | None, *, may_wait: bool) -> None:
         """Start to classify a source, which is closed at the end.
@@ -103,6 +107,15 @@ class SourceWorker:
         change = SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects)
         self._state.publish(change, may_wait=False)
 
+    def attempt(self) -> None:
+        """Keep the run alive while the source is opened again and again."""
+        self._state.keep_alive()
+
+    def skip(self, passed: int) -> None:
+        """Keep the run alive while the trigger leaves frames out, and none that it passed on waits for its result."""
+        if passed == self._frames:
+            self._state.keep_alive()
+
     def _run(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
         try:
             self._classify(source, debouncer, may_wait)
@@ -120,6 +133,7 @@ class SourceWorker:
         sampler = None if state.auditor is None else state.auditor.sampler(publish)
         try:
             for result in self._classifier.stream(source, policy=self._policy):
+                self._frames = result.frame_index + 1
                 observation = Observation(self._name, result)
                 state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
                 progress.add(result)

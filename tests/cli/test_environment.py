@@ -18,7 +18,7 @@ from edge.bundle.bundle import MANIFEST, Bundle, file_hashes, write_reference
 from edge.bundle.manifest import manifest_to_json
 from edge.cli.main import main
 from edge.console import UNAVAILABLE
-from edge.doctor.checks import check_machine
+from edge.doctor.jobs import examine
 from edge.errors import MAX_MESSAGE, EdgeError, SourceError, SourceLostError, UnavailableError
 from tests.support.commands import ROOT, TIMEOUT_S, call, json_lines, random_frames, write_video
 
@@ -176,7 +176,7 @@ def test_odd_files_of_the_system_are_no_error(content: bytes | None, release: st
     assert system.l4t_release(tmp_path) == release
     assert system.board_model(tmp_path) == release
     json.dumps(system.with_end(system.conditions(tmp_path), tmp_path))
-    assert all(check.value for check in check_machine())
+    assert all(check.value for check in examine(tmp_path).checks())
 
 
 # Errors
@@ -199,7 +199,7 @@ def test_errors_have_their_exit_code_and_one_line(error: Exception, code: int, m
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("edge.cli.doctor.check_machine", fail)
+    monkeypatch.setattr("edge.cli.doctor.examine", fail)
     result = call(main, "doctor")
     assert (result.code, result.stdout) == (code, "")
     assert result.stderr.startswith("error: ")

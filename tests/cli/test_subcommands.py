@@ -7,7 +7,8 @@ import pytest
 
 from edge.bundle.bundle import Bundle
 from edge.cli.main import SUBCOMMANDS, main
-from edge.doctor.checks import Check, State
+from edge.doctor.check import Check, State
+from edge.doctor.jobs import JOBS, Diagnosis, Job
 from edge.measure.launches import LAUNCHES
 from tests.support.commands import call, class_folder
 
@@ -48,33 +49,41 @@ def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
     assert "1.00x" in rows[0]
 
 
-@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("absent", 0), ("problem", 1)])
-def test_doctor_exits_with_1_only_where_a_capability_has_a_problem(
-    state: State, code: int, monkeypatch: pytest.MonkeyPatch
+CODES = {"ok": (0, 0), "warning": (0, 0), "absent": (0, 4), "problem": (1, 4)}
+
+
+@pytest.mark.parametrize("state", CODES)
+def test_doctor_exits_with_1_for_a_problem_and_with_4_for_a_job_that_lacks_something(
+    state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checks = [
-        Check("cv2", "ok", "4.12"),
-        Check("tensorrt", "absent", "not installed", "pip install tensorrt"),
-        Check("onnxruntime", state, "not installed", "pip install onnxruntime"),
-    ]
-    monkeypatch.setattr("edge.cli.doctor.check_machine", lambda: checks)
+    opencv, library = Check("cv2", "ok", "4.12"), Check("onnxruntime", state, "1.2", "" if state == "ok" else "mend it")
+    other = Check("tensorrt", "absent", "not installed", "pip install tensorrt")
+    jobs = Job("cpu", (opencv, library), (other,)), Job("gpu", (opencv, other), ())
+    monkeypatch.setattr("edge.cli.doctor.examine", lambda: Diagnosis((), jobs))
+    assert (call(main, "doctor").code, call(main, "doctor", "--for", "cpu").code) == CODES[state]
     result = call(main, "doctor", "--json")
-    assert result.code == code
-    assert json.loads(result.stdout) == [
-        {"name": check.name, "state": check.state, "value": check.value, "remedy": check.remedy} for check in checks
-    ]
-    table = call(main, "doctor")
-    assert table.code == code
-    states = [line.split()[1] for line in table.stdout.splitlines() if line.startswith("│")]
-    assert states == ["ok", "absent", state]
+    assert result.code == CODES[state][0]
+    cpu = json.loads(result.stdout)["jobs"]["cpu"]
+    assert cpu["is_ready"] == (CODES[state][1] == 0)
+    assert cpu["needs"][1] == {"name": "onnxruntime", "state": state, "value": "1.2", "remedy": library.remedy}
+
+
+def test_doctor_prints_what_is_in_order_once_and_what_is_not_in_every_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    opencv, other = Check("cv2", "ok", "4.12"), Check("numpy", "absent", "not installed", "pip install numpy")
+    jobs = Job("cpu", (opencv, other), ()), Job("gpu", (opencv, other), ())
+    monkeypatch.setattr("edge.cli.doctor.examine", lambda: Diagnosis((), jobs))
+    printed = call(main, "doctor").stdout
+    assert (printed.count("4.12"), printed.count("pip install numpy")) == (1, 2)
+    assert "run on the GPU: 1 thing missing (numpy)" in printed.splitlines()
+    assert "run on the GPU" not in call(main, "doctor", "--for", "cpu").stdout
 
 
 def test_doctor_checks_this_machine() -> None:
     result = call(main, "doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(result.stdout)}
-    libraries = {"numpy", "cv2", "av", "simplejpeg", "onnxruntime", "tensorrt", "tensorrt_rtx"}
-    assert libraries | {"machine", "exit decisions on the GPU", "GStreamer"} <= set(checks)
-    assert checks["onnxruntime"]["state"] == "ok"
+    diagnosis = json.loads(result.stdout)
+    assert set(diagnosis["jobs"]) == set(JOBS)
+    assert {"machine", "Python", "engine cache"} <= {check["name"] for check in diagnosis["machine"]}
+    assert diagnosis["jobs"]["cpu"]["is_ready"]
 
 
 def test_build_gives_every_engine_and_finds_it_in_the_cache_afterwards(

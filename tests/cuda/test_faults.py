@@ -18,7 +18,7 @@ import pytest
 
 import edge.cuda
 from edge.decision import NEVER
-from edge.doctor.checks import check_graph_mode
+from edge.doctor.nvidia import check_graph_mode
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.record import record

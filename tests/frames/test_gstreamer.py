@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from edge.doctor.checks import check_machine
+from edge.doctor.cameras import check_gstreamer
 from edge.errors import SourceError, SourceLostError, UnavailableError
 from edge.frames.gstreamer import with_fixed_format
 from edge.frames.open import open_source
@@ -212,4 +212,4 @@ def test_doctor_reports_the_gstreamer_support_of_opencv(
     is_supported: bool, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda api: is_supported and api == cv2.CAP_GSTREAMER)
-    assert {check.name: check for check in check_machine()}["GStreamer"].value == value
+    assert check_gstreamer().value == value

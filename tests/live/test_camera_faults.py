@@ -25,12 +25,12 @@ from edge.frames.base import Frame, FrameSource
 from edge.frames.jetson import stream_text
 from edge.live import reconnect
 from edge.live.messages import SourceStatus
-from edge.live.reconnect import ignore_change
 from edge.live.sources import open_live
 from tests.frames.test_gstreamer import read_all
 from tests.support.commands import ROOT, wait_until
 from tests.support.servers import CameraServer, MjpegServer, RtspServer
 from tests.support.videos import http_server, jpegs, pictures, send_mjpeg, zeros_inside
+from tests.support.watchers import Watcher
 
 pytestmark = pytest.mark.services
 
@@ -70,7 +70,7 @@ class Watched:
         self.source.close()
 
     def _opened(self, address: str, give_up_s: float | None = None) -> FrameSource:
-        return open_live(address, self.stop, self._note, None, give_up_s=give_up_s, skip_bad=False)
+        return open_live(address, self.stop, Watcher(self._note), None, give_up_s=give_up_s, skip_bad=False)
 
     def _note(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         self.reconnects = reconnects  # before the change that a test waits for
@@ -250,7 +250,7 @@ def test_hostile_frames_never_end_the_pipeline(
 
     stop, labels, sizes = threading.Event(), [], set()
     with http_server(stream) as host, edge.load(digits_bundle.path, backend="onnxruntime") as classifier:
-        source = open_live(f"http://{host}/live", stop, ignore_change, None, give_up_s=20, skip_bad=False)
+        source = open_live(f"http://{host}/live", stop, Watcher(), None, give_up_s=20, skip_bad=False)
         with closing(classifier.stream(source, policy="all")) as results:
             for result in results:
                 labels.append(result.label)
@@ -264,10 +264,11 @@ def test_hostile_frames_never_end_the_pipeline(
 CLOCK = """
 import sys, threading, time
 from edge.live.sources import open_live
+from tests.support.watchers import Watcher
 
 changes, jumps, last = [], 0, time.time()
 stop = threading.Event()
-source = open_live("test://?size=64x48&rate=50", stop, lambda *change: changes.append(change), None,
+source = open_live("test://?size=64x48&rate=50", stop, Watcher(lambda *change: changes.append(change)), None,
                    give_up_s=3, skip_bad=False)
 for index in range(150):
     if index in (50, 100):

@@ -17,8 +17,9 @@ from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.live import freeze, reconnect
 from edge.live.backoff import Backoff
 from edge.live.messages import SourceStatus
-from edge.live.reconnect import ReconnectingSource, ignore_change
+from edge.live.reconnect import ReconnectingSource
 from edge.live.sources import open_live
+from tests.support.watchers import Watcher
 
 TIMEOUT_S = 20.0
 Factory = Callable[..., ReconnectingSource]
@@ -118,7 +119,7 @@ def source_at(stop: threading.Event, changes: Changes) -> Iterator[Factory]:
 
 
 def open_plainly(name: str, stop: threading.Event) -> FrameSource:
-    return open_live(name, stop, ignore_change, None, give_up_s=None, skip_bad=False)
+    return open_live(name, stop, Watcher(), None, give_up_s=None, skip_bad=False)
 
 
 def values(source: FrameSource, count: int) -> list[int]:
@@ -277,8 +278,20 @@ def test_a_frozen_picture_is_reported_and_so_is_its_end(
     assert source.reconnects == 0
 
 
+def test_every_attempt_to_open_a_source_is_noted_though_its_reason_stays_the_same(
+    changes: Changes, stop: threading.Event
+) -> None:
+    site, watcher = Site(SourceError("away"), SourceError("away"), SourceError("away"), [1]), Watcher(changes)
+    source = ReconnectingSource(site.open, "camera", stop=stop, on_change=watcher.report, on_attempt=watcher.attempt)
+    values(source, 1)
+    source.close()
+    assert (changes.statuses, watcher.attempts) == (["lost", "connected"], 3)
+
+
 def test_a_live_source_may_end(changes: Changes, stop: threading.Event) -> None:
-    source = open_live("test://?size=64x48&rate=200&frames=3", stop, changes, None, give_up_s=None, skip_bad=False)
+    source = open_live(
+        "test://?size=64x48&rate=200&frames=3", stop, Watcher(changes), None, give_up_s=None, skip_bad=False
+    )
     assert source.is_live
     assert len(list(iter(lambda: source.read(None), None))) == 3
     assert source.read(None) is None

@@ -1,15 +1,29 @@
 """Notifications to systemd, received as systemd does: by a datagram socket of a path or an abstract name."""
 
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import edge
+from edge.bundle.bundle import Bundle
+from edge.console import TERMINATED
 from edge.errors import OutputError
+from edge.live import run
+from edge.live.messages import Message, Observation
 from edge.live.outputs import systemd as systemd_module
+from edge.live.outputs.base import Output
 from edge.live.outputs.systemd import Systemd, systemd_from
+from edge.live.triggers import Every
+from tests.support.commands import TIMEOUT_S, start_command, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, change, event, opened
 
@@ -34,6 +48,21 @@ class Manager:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class KeepsCount(Output):
+    """An output that counts the signs of life of sources without results."""
+
+    name = "count"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def keep_alive(self) -> None:
+        self.count += 1
+
+    def write(self, messages: Sequence[Message]) -> None:
+        pass
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -69,6 +98,80 @@ def test_the_watchdog_beats_on_results_only_and_several_times_within_its_timeout
             now_s = 1000 + step / 100
             systemd.write([change("stalled"), event()])
             assert "WATCHDOG=1" not in "".join(manager.received())
+
+
+def test_sources_that_are_opened_again_keep_the_run_ready_and_alive(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(systemd_module, "monotonic", lambda: now_s)
+    with opened(Systemd(manager.address, watchdog_s=2.0)) as systemd:
+        systemd.keep_alive()
+        systemd.keep_alive()
+        assert manager.received() == ["READY=1\nWATCHDOG=1"]
+        now_s += 0.5
+        systemd.keep_alive()
+        assert manager.received() == ["WATCHDOG=1"]
+        systemd.write([observation(now_s)])  # not due again
+        assert "WATCHDOG" not in "".join(manager.received())
+
+
+def test_keeping_alive_never_raises(tmp_path: Path) -> None:
+    systemd = Systemd(str(tmp_path / "nobody"), watchdog_s=2.0)
+    systemd.open()
+    systemd.keep_alive()
+    with pytest.raises(FileNotFoundError):
+        systemd.close()
+
+
+@pytest.mark.parametrize(
+    "words", [("--source", "rtsp://127.0.0.1:9/away"), ("--source", "test://?rate=50", "--trigger", "message")]
+)
+def test_a_run_without_results_is_alive_while_its_camera_is_away_or_its_trigger_waits(
+    words: tuple[str, ...], digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    manager, texts = Manager(str(tmp_path / "notify")), []
+
+    def is_alive() -> bool:
+        texts.extend(manager.received())
+        return sum("WATCHDOG=1" in text.splitlines() for text in texts) >= 2
+
+    env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "2000000"}
+    with start_command("edge", "run", digits_bundle.path, *words, env=env, stderr=subprocess.PIPE) as process:
+        wait_until(is_alive, "two beats")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == TERMINATED
+    texts.extend(manager.received())
+    assert "READY=1" in "\n".join(texts).splitlines()
+    assert texts[-1] == "STOPPING=1"
+    manager.close()
+
+
+def test_skipped_frames_do_not_hide_that_inference_hangs(digits_bundle: Bundle) -> None:
+    beats, hangs, go_on = KeepsCount(), threading.Event(), threading.Event()
+
+    def hang(message: Message) -> None:
+        if isinstance(message, Observation) and message.result.frame_index == 2:
+            hangs.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    with edge.load(digits_bundle.path, backend="onnxruntime") as classifier:
+        stop = threading.Event()
+        work = partial(
+            run, classifier, ["test://?rate=200"], [beats], new_trigger=lambda: Every(0.05), on_message=hang, stop=stop
+        )
+        with ThreadPoolExecutor(1) as executor:
+            running = executor.submit(work)
+            assert hangs.wait(TIMEOUT_S)
+            time.sleep(0.2)  # the next frame waits for its result
+            count = beats.count
+            assert count > 0
+            time.sleep(0.3)
+            assert beats.count == count
+            go_on.set()
+            wait_until(lambda: beats.count > count, "a beat")
+            stop.set()
+            running.result(TIMEOUT_S)
 
 
 def test_alarms_are_shown_and_audits_are_not(manager: Manager) -> None:

@@ -48,6 +48,9 @@ class Output(ABC):
             EdgeError: the output cannot be used as configured; the run does not start.
         """
 
+    def keep_alive(self) -> None:  # noqa: B027
+        """Note that a source without a result still works. Called by its thread, so it must not block or raise."""
+
     def chooses(self, observation: Observation) -> bool:
         """Check that the frame of an observation is needed. Called by the pipeline, before it copies the frame."""
         return True

@@ -1,8 +1,14 @@
-"""Notifications to systemd: ready at the first result, watchdog on results, so that a hung pipeline is restarted."""
+"""Notifications to systemd: ready and alive by results, so that a hung pipeline is restarted.
+
+A source without results keeps the run alive as well while it is opened again and again, or while its trigger leaves
+frames out.
+"""
 
 import os
 import socket
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 
 from edge.errors import OutputError, one_line
@@ -35,7 +41,7 @@ class Systemd(Output):
             raise OutputError(f"NOTIFY_SOCKET is {address!r}; it must be a path, or a name that begins with @")
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self._is_ready, self._frames = False, 0
+        self._is_ready, self._frames, self._lock = False, 0, threading.Lock()
         self._beat_s = 0.0 if watchdog_s is None else watchdog_s / BEATS_PER_TIMEOUT
         self._next_beat_s = float("inf") if watchdog_s is None else 0.0
         self._next_status_s = 0.0
@@ -50,20 +56,23 @@ class Systemd(Output):
         Raises:
             OSError: the service manager does not listen.
         """
-        now_s, lines = monotonic(), []
+        now_s = monotonic()
         results = [message for message in messages if isinstance(message, Observation)]
         others = [message for message in messages if not isinstance(message, Observation | Audit)]
         self._frames += len(results)
-        if results and not self._is_ready:
-            lines.append("READY=1")
-        if results and now_s >= self._next_beat_s:
-            lines.append("WATCHDOG=1")
-            self._next_beat_s = now_s + self._beat_s
+        status = []
         if others or (results and now_s >= self._next_status_s):
-            lines.append(f"STATUS={self._status([*results, *others][-1])}")
+            status = [f"STATUS={self._status([*results, *others][-1])}"]
             self._next_status_s = now_s + STATUS_INTERVAL_S
-        self._send(lines)
-        self._is_ready = self._is_ready or bool(results)
+        if results:
+            self._beat(status)
+        else:
+            self._send(status)
+
+    def keep_alive(self) -> None:
+        """Notify that the run is ready and alive."""
+        with suppress(OSError):  # a manager that does not listen is reported with the next result
+            self._beat([])
 
     def close(self) -> None:
         """Announce the end. Idempotent."""
@@ -73,6 +82,16 @@ class Systemd(Output):
             finally:
                 self._socket.close()
                 self._socket = None
+
+    def _beat(self, lines: Sequence[str]) -> None:
+        """Send lines, with the notifications that are due. Called by several threads."""
+        with self._lock:
+            now_s = monotonic()
+            is_due = now_s >= self._next_beat_s
+            self._send(["READY=1"] * (not self._is_ready) + ["WATCHDOG=1"] * is_due + [*lines])
+            self._is_ready = True
+            if is_due:
+                self._next_beat_s = now_s + self._beat_s
 
     def _status(self, message: Message) -> str:
         return one_line(f"{self._frames} frames; {describe(message)}")[:MAX_STATUS]
