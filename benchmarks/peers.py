@@ -64,7 +64,7 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     trained = load_trained_model(read_checkpoint(arguments.demo / "training/checkpoint.pt"), arguments.data)
     count = QUICK_FRAMES if arguments.quick else FRAMES
-    frames, labels = list(trained.frames("test", count)), trained.labels("test")[:count]
+    frames, labels = list(trained.frames("test", count)), trained.labels("test", count)
     ways = {**dict(own_ways(arguments.demo)), **dict(peers(arguments.demo, trained))}
     rows = measure(ways, frames, labels)
     ahead = {row.name: is_ahead(row, rows) for row in rows if not row.is_ours}
