@@ -35,6 +35,13 @@ REPORTS = {
         "violations of the limit on accepted predictions, and letters that digits networks reject",
         "benchmarks.rejection",
     ),
+    "peers": SubcommandSpec(
+        "early exits beside every other way to run a demo's network on a CPU, at equal accuracy",
+        "benchmarks.peers",
+    ),
+    "scale": SubcommandSpec(
+        "growth of cost over exits, pixels, threads, cameras and nodes of a Ray cluster", "benchmarks.scale.report"
+    ),
     "energy-meter": SubcommandSpec(
         "the energy measurement against a simulated sensor whose load is known", "benchmarks.energy_meter"
     ),

@@ -36,6 +36,8 @@ EXTRAS = {
     "starlette": "live",
     "uvicorn": "live",
     "websockets": "live",
+    "pyarrow": "distributed",
+    "ray": "distributed",
     "pycuda": "cuda13",
     "cuda": "cuda13",
     "tensorrt": "tensorrt",

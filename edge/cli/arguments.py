@@ -21,13 +21,18 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add `--backend` and `--threads`."""
+    add_backend_name(parser)
+    add_threads(parser)
+
+
+def add_backend_name(parser: argparse.ArgumentParser) -> None:
+    """Add a single `--backend`."""
     parser.add_argument(
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
         help="inference library (default: tensorrt if it is installed and there is a GPU, else onnxruntime)",
     )
-    add_threads(parser)
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "run": "classify the frames of a camera, stream, video or folder",
     "verify": "compare engines with the trained network, exit by exit; exit code 1 if a tolerance is exceeded",
     "record": "record every exit's scores on labelled images, to refit thresholds",
+    "score": "classify a large set of images, on all cores of this machine or of a Ray cluster",
     "bench": "measure latency and energy of each exit, of early exiting and of the whole network",
     "doctor": "report which jobs this machine is ready for, and the remedy for the rest",
 }

@@ -196,5 +196,6 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "apt-get": _ignore,
     "jetson_clocks": _ignore,
     "nvpmodel": _ignore,
+    "ray": _ignore,
     "tensorboard": _ignore,
 }

@@ -1,0 +1,5 @@
+"""Bulk work on Ray: large sets of images classified on one machine or a cluster."""
+
+from edge.distributed.predictor import BundlePredictor
+
+__all__ = ["BundlePredictor"]

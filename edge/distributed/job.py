@@ -1,0 +1,153 @@
+"""Scores of a dataset: a Parquet file for each shard, written once by whichever worker gets there.
+
+The shards of a dataset and their files are always the same, and files are written atomically. So a shard that is run
+again, after a worker or the whole command was killed, neither loses nor repeats an image.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edge.bundle.bundle import Bundle
+from edge.distributed.dataset import Shard
+from edge.distributed.predictor import PREDICTION_SCHEMA, classify, predictions_table
+from edge.engines import backend_named
+from edge.errors import BundleError, OutputError
+from edge.inference.classifier import Classifier
+from edge.inference.load import load_classifier
+from edge.storage import atomic_file, write_file
+
+PLAN = "plan.json"
+"""File of the output folder that identifies the work."""
+SCORE_SCHEMA = pa.schema([("path", pa.string()), ("truth", pa.string()), *PREDICTION_SCHEMA])
+"""Columns of scores: the image's path below the dataset, its label, and its prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that scores depend on. Scores with different plans are not mixed."""
+
+    dataset: str
+    """Digest of the dataset."""
+    shards: int
+    segments: str
+    """Digest of the bundle's segments."""
+    precision: str
+    backend: str
+    thresholds: tuple[float, ...]
+    temperatures: tuple[float, ...]
+    reject_threshold: float | None
+
+    @staticmethod
+    def of(bundle: Bundle, precision: str, backend: str, dataset: str, shards: int) -> "Plan":
+        """Return the plan of scoring a dataset, given its digest, with one precision of a bundle."""
+        spec = bundle.precision(precision)
+        reject = None if spec.rejection is None else spec.rejection.threshold
+        segments, thresholds = bundle.segments_digest(precision), spec.thresholds.values
+        return Plan(dataset, shards, segments, precision, backend, thresholds, spec.temperatures, reject)
+
+    @property
+    def text(self) -> str:
+        """Content of the plan's file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreJob:
+    """The work of all workers. Paths are absolute and the same on every node."""
+
+    bundle: Path
+    dataset: Path
+    output: Path
+    plan: Plan
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a worker needs."""
+        return int(self.plan.backend.startswith("tensorrt"))
+
+    def open_output(self) -> list[int]:
+        """Create the output folder, or resume with it; return the indices of missing shards.
+
+        Raises:
+            OutputError: the folder has other scores or other files.
+        """
+        self.output.mkdir(parents=True, exist_ok=True)
+        names = set(os.listdir(self.output))
+        if PLAN in names:
+            self.check_output()
+        elif any(not name.startswith(".") for name in names):
+            raise OutputError(f"{self.output} has other files than scores; give a new folder")
+        else:
+            write_file(self.output / PLAN, self.plan.text)
+        return [index for index in range(self.plan.shards) if shard_path(self.output, index).name not in names]
+
+    def check_output(self) -> None:
+        """Check that the output folder belongs to this work.
+
+        Raises:
+            OutputError: it has other scores, or is not shared with this node.
+        """
+        try:
+            text = (self.output / PLAN).read_text()
+        except FileNotFoundError as error:
+            raise OutputError(
+                f"{self.output} is missing on a node; share it with all nodes, at the same path"
+            ) from error
+        if text != self.plan.text:
+            other = _difference(text, self.plan.text)
+            raise OutputError(f"{self.output} has scores of {other}; give another folder, or remove this one")
+
+
+def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
+    """Classify the images of a shard and write its file; return their number.
+
+    Raises:
+        EdgeError: the bundle, the dataset or the output is not the same on this node, or an engine cannot be run.
+    """
+    classifier = _classifier(job)
+    tables = []
+    for names, truth, images in shard.read(job.dataset, classifier.chain.labels):
+        predictions = predictions_table(classify(classifier, images))
+        columns = [pa.array(map(_utf8, names)), pa.array(truth, pa.string()), *predictions.columns]
+        tables.append(pa.table(columns, schema=SCORE_SCHEMA))
+    with atomic_file(shard_path(job.output, index)) as partial:
+        pq.write_table(pa.concat_tables(tables), partial)
+    return shard.images
+
+
+def shard_path(output: Path, index: int) -> Path:
+    """Return the file of a shard's scores."""
+    return output / f"part-{index:05}.parquet"
+
+
+@cache
+def _classifier(job: ScoreJob) -> Classifier:
+    """Load the classifier, once for each process."""
+    cv2.setNumThreads(1)  # there is a worker for each core
+    job.check_output()
+    bundle, plan = Bundle.open(job.bundle), job.plan
+    if Plan.of(bundle, plan.precision, plan.backend, plan.dataset, plan.shards) != plan:
+        raise BundleError(f"{job.bundle} is another bundle on this node; copy the same bundle to all nodes")
+    return load_classifier(bundle, plan.precision, backend_named(plan.backend))
+
+
+def _difference(text: str, expected: str) -> str:
+    """Return the first field in which a plan differs, for messages."""
+    try:
+        found, wanted = json.loads(text), json.loads(expected)
+        field = next(name for name in wanted if found.get(name) != wanted[name])
+    except (ValueError, AttributeError, StopIteration):
+        return "an unknown version"
+    return f"another {'dataset' if field == 'shards' else field.replace('_', ' ')}"
+
+
+def _utf8(name: str) -> str:
+    """Return a name whose bytes that are not UTF-8 are escaped."""
+    return name.encode(errors="backslashreplace").decode()
