@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed $(if $(filter elpv,$(DATASET)),$(VENV)/installed-elpv)
 	$(BIN)/python -m benchmarks demo --dataset $(DATASET) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed check
@@ -32,4 +32,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 2 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,rtx]'
+	touch $@
+
+$(VENV)/installed-elpv: $(VENV)/installed
+	@echo "installing photographs of solar cells: 91 MB, CC-BY-NC-SA-4.0, not for commercial use"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[elpv]'
 	touch $@

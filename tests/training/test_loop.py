@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edge.bundle.manifest import SplitSpec
 from edge.errors import CheckpointError, DataError
-from edge.training.augment import Augmentation
+from edge.training.augment import Augmentation, random_mirror, random_shift
 from edge.training.backbones.cnn import build_cnn
 from edge.training.data import measured_input
 from edge.training.datasets.base import LabelledImages
@@ -51,7 +51,7 @@ def new_run(folder: Path, splits: dict[str, SplitSpec] | None = None, **changes:
         settings,
         phases_of(settings),
         samples(),
-        Augmentation(shift=True, mirror=True),
+        Augmentation((random_shift, random_mirror)),
         StateFile(folder / "state.pt", settings, splits or {}),
     )
 
