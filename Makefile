@@ -1,4 +1,5 @@
 # make demo    install; train, compile, build, run, verify and measure on real images; report in runs/
+#              DATASET=elpv: photographs of solar cells and a pretrained network
 # make test    install; run all checks
 # make check   run all checks in the existing environment
 # make format  rewrite formatting with ruff
