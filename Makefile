@@ -1,4 +1,5 @@
 # make demo    install; train, compile, build, run, verify and measure on real images; report in runs/
+#              DATASET=elpv: photographs of solar cells and a pretrained network
 # make test    install; run all checks
 # make check   run all checks in the existing environment
 # make format  rewrite formatting with ruff
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format
 
-demo: $(VENV)/installed
+demo: $(VENV)/installed $(if $(filter elpv,$(DATASET)),$(VENV)/installed-elpv)
 	$(BIN)/python -m benchmarks demo --dataset $(DATASET) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/installed check
@@ -33,4 +34,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 2 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,rtx]'
+	touch $@
+
+$(VENV)/installed-elpv: $(VENV)/installed
+	@echo "installing photographs of solar cells: 91 MB, CC-BY-NC-SA-4.0, not for commercial use"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[elpv]'
 	touch $@

@@ -24,6 +24,10 @@ REPORTS = {
     "papers": SubcommandSpec(
         "the claims of Confidence-Gated and Explanation-Guided Training, beside rival methods", "benchmarks.papers"
     ),
+    "elpv": SubcommandSpec(
+        "photographs of solar cells: a pretrained network with three exits against the same network alone",
+        "benchmarks.elpv",
+    ),
     "quantisation": SubcommandSpec(
         "accuracy and agreement of trained networks in each precision", "benchmarks.quantisation"
     ),

@@ -38,12 +38,12 @@ def write_report(
     shares, trade_off = exit_share_figure(report), trade_off_figure(report, bundle, labels, scores)
     body = [
         f'<p class="lead">{lead}</p>',
-        advice_list(report),
+        items_list("About the images", report["notes"]),
+        items_list("Advice on these exits", report["advice"]),
         "<h2>Share and cost of each exit</h2>",
         f'<div class="row">{image_tag(shares)}{image_tag(trade_off)}</div>',
         "<h2>Latency of each exit</h2>",
         image_tag(latency_figure(report)),
-        "<h2>Compared with networks truncated at an exit</h2>",
         comparison_table(report),
         "<h2>Engines against the trained network</h2>",
         parity_table(report),
@@ -146,7 +146,7 @@ def to_rgb(frame: Frame) -> NDArray[Any]:
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """Return truncated networks beside early exits, in every precision."""
+    """Return truncated networks beside early exits, in every precision; empty if none were trained."""
     columns = ("precision", "truncated at exit", "accuracy", "mean ms", "early exits", "mean ms", "speed-up")
     rows = []
     for name, precision in report["precisions"].items():
@@ -154,12 +154,15 @@ def comparison_table(report: dict[str, Any]) -> str:
             rival = (f"{row['accuracy']:.2%}", f"{row['latency_ms_mean']:.3f}")
             ours = (f"{row['early_exit_accuracy']:.2%}", f"{row['early_exit_latency_ms_mean']:.3f}")
             rows.append((precision_label(name), row["exit"], *rival, *ours, f"{row['early_exit_speedup']:.2f}x"))
+    if not rows:
+        return ""
     note = (
         "Each network on the left was trained alone. Early exits beside it use the thresholds with the largest product "
         "of accuracy gained and computation saved against it on the threshold-fitting split. The network truncated at "
         "exit 0 is also the first segment of the chain: early exits can be more accurate, but not faster."
     )
-    return f"<p>{note}</p>{table(columns, rows)}<p>{ONNXRUNTIME_NOTE}</p>"
+    title = "<h2>Compared with networks truncated at an exit</h2>"
+    return f"{title}<p>{note}</p>{table(columns, rows)}<p>{ONNXRUNTIME_NOTE}</p>"
 
 
 def precision_label(precision: str) -> str:
@@ -167,10 +170,10 @@ def precision_label(precision: str) -> str:
     return f"{precision} ({CPU_NOTES[precision]})" if precision in CPU_NOTES else precision
 
 
-def advice_list(report: dict[str, Any]) -> str:
-    """Return the advice on this bundle's exits, if there is any."""
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in report["advice"])
-    return f"<h2>Advice on these exits</h2><ul>{items}</ul>" if items else ""
+def items_list(title: str, lines: Sequence[str]) -> str:
+    """Return a titled list; empty if there are no lines."""
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2><ul>{items}</ul>" if items else ""
 
 
 def parity_table(report: dict[str, Any]) -> str:

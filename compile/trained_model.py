@@ -74,7 +74,7 @@ def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> Trai
     settings = checkpoint.settings
     path = data or (Path(settings.data) if settings.data else None)
     images = load_dataset(settings.dataset, path, settings.image_size, skip_bad=settings.skip_bad)
-    splits = draw_splits(images, settings.seed)
+    splits = draw_splits(images, settings.seed, settings.fold)
     if split_specs(images, splits) != checkpoint.splits:
         raise DataError(
             f"dataset {settings.dataset!r} differs from the dataset that the network was trained on: its splits have "

@@ -17,13 +17,16 @@ from edge.bundle.manifest import InputSpec
 from edge.cli.parser import CommandParser
 from edge.console import PASSED, above_zero, at_least, log, print_json, print_table, run_main, status, zero_or_more
 from edge.training.attention import ATTENTION_LOSSES
+from edge.training.augment import TRANSFORMS
 from edge.training.backbones import BACKBONES
 from edge.training.checkpoint import Checkpoint
 from edge.training.datasets import dataset_names
+from edge.training.loop import BATCH_SIZE
 from edge.training.network import MultiExitNetwork
-from edge.training.pretrained import PUBLISHED
+from edge.training.pretrained import PACKAGED, PUBLISHED
 from edge.training.regimes import REGIMES
 from edge.training.settings import Settings
+from edge.training.splits import FOLDS
 from edge.training.summary import class_rows, majority_warning
 from edge.training.train import CHECKPOINT, METRICS, is_first_process, prepare, train
 
@@ -33,6 +36,8 @@ SHOWN_EPOCHS = 5
 def main() -> int:
     """Train with the settings of the command line, or check that it is possible."""
     arguments = parser().parse_args()
+    if arguments.augment is not None:
+        arguments.augment = tuple(arguments.augment)
     settings = Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
     if arguments.check:
         prepared = prepare(settings)
@@ -125,7 +130,9 @@ def parser() -> argparse.ArgumentParser:
         help="check in seconds that the images can be read and the network can be trained and compiled; train nothing",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    _add_data(parser.add_argument_group("images"))
+    images = parser.add_argument_group("images")
+    _add_data(images)
+    _add_selection(images)
     _add_network(parser.add_argument_group("network"))
     _add_objective(parser.add_argument_group("objective"))
     _add_schedule(parser.add_argument_group("schedule"))
@@ -164,6 +171,23 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    """Add the options of the splits and of the images' augmentation."""
+    group.add_argument(
+        "--fold",
+        type=int,
+        choices=range(FOLDS),
+        help="test on this fifth of all images; five runs with the same seed test every image once",
+    )
+    group.add_argument(
+        "--augment",
+        nargs="*",
+        choices=tuple(TRANSFORMS),
+        metavar="NAME",
+        help=f"random transforms of training images: {', '.join(TRANSFORMS)} (default: those that suit the dataset)",
+    )
+
+
 def _add_network(group: argparse._ArgumentGroup) -> None:
     """Add the options that select the network."""
     group.add_argument(
@@ -177,11 +201,13 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--pretrained",
         nargs="?",
         const=PUBLISHED,
-        type=lambda text: text if text == PUBLISHED else os.path.abspath(text),
+        type=lambda text: text if text in (PUBLISHED, PACKAGED) else os.path.abspath(text),
         metavar="FILE",
-        help="initial weights: a checkpoint of the same backbone, or a timm model's .safetensors or .pth; without "
-        "FILE, download the weights that timm publishes for the backbone",
+        help="initial weights: a checkpoint of the same backbone, a timm model's .safetensors or .pth, or "
+        f"`{PACKAGED}` for those of an installed package; without FILE, download the weights that timm publishes for "
+        "the backbone",
     )
+    group.add_argument("--freeze", action="store_true", help="train the heads only and keep the pretrained backbone")
     group.add_argument(
         "--truncated-at",
         type=at_least(0),
@@ -237,11 +263,16 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         help="passes over the training images (default: %(default)s)",
     )
     group.add_argument(
+        "--patience",
+        type=at_least(1),
+        metavar="N",
+        help="stop after N epochs without a better validation accuracy, and keep the best epoch",
+    )
+    group.add_argument(
         "--batch-size",
         type=at_least(2),
-        default=64,
         metavar="N",
-        help="images per step, over all processes (default: %(default)s)",
+        help=f"images per step, over all processes (default: {BATCH_SIZE}, fewer for few images)",
     )
     group.add_argument(
         "--learning-rate",

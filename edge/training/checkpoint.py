@@ -19,7 +19,7 @@ from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 MAX_INPUT_VALUES = 1 << 26
 """Upper bound on the values of one input: 4,700 x 4,700 pixels in colour."""
 

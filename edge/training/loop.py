@@ -17,15 +17,21 @@ from edge.training.data import training_batches
 from edge.training.loading import PreprocessedImages
 from edge.training.network import MultiExitNetwork
 from edge.training.objective import Loss, objective
+from edge.training.optimiser import average_of, make_optimizer, make_schedule
 from edge.training.regimes import Phase, phase_ends
 from edge.training.settings import Settings
 from edge.training.state import StateFile
 
+BATCH_SIZE, MIN_STEPS = 64, 10
+"""Default images per step, if an epoch then has at least so many steps."""
 LOSS_NAMES = ("loss", "classification_loss", "attention_loss", "distillation_loss")
 
 
 class TrainingRun:
-    """A network with its optimiser. A resumed run ends with the same weights as an uninterrupted one."""
+    """A network with its optimiser. A resumed run ends with the same weights as an uninterrupted one.
+
+    The result is the running average of the weights, which starts anew with each phase.
+    """
 
     def __init__(
         self,
@@ -37,15 +43,15 @@ class TrainingRun:
         state: StateFile,
         workers: int | None = None,
     ) -> None:
-        """Set up devices and batches; the batch size is lowered to the number of samples if it exceeds it.
+        """Set up devices and batches.
 
         Raises:
             DataError: the batch size does not fit the number of processes, or there are fewer epochs than phases.
         """
         self.fabric = fabric_for(settings)
         processes = self.fabric.world_size
-        batch_size = _fitting_batch_size(settings.batch_size, len(samples), processes)
-        if batch_size < settings.batch_size and self.fabric.is_global_zero:
+        batch_size = fitting_batch_size(settings.batch_size, len(samples), processes)
+        if settings.batch_size and batch_size < settings.batch_size and self.fabric.is_global_zero:
             log(
                 f"batch size {settings.batch_size} is lowered to {batch_size}: there are {len(samples)} training images"
             )
@@ -61,12 +67,29 @@ class TrainingRun:
         )
         self._class_weights = self._weights_of_classes(samples) if settings.balance else None
         self._phase_index = -1  # no phase has started
+        self._best: dict[str, Tensor] | None = None
         self._state = state
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step, over all processes."""
+        return int(self._batches.batch_size or 0) * self.fabric.world_size
 
     @property
     def steps(self) -> int:
         """Number of batches per epoch."""
         return len(self._batches)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return copies on the CPU of the averaged weights, of the epoch that was kept last if any was."""
+        if self._best is not None:
+            return self._best
+        return {name: tensor.cpu().clone() for name, tensor in self.average.state_dict().items()}
+
+    def keep(self) -> None:
+        """Keep the averaged weights of the present epoch as the result."""
+        self._best = None
+        self._best = self.result()
 
     def resume(self) -> list[dict[str, Any]]:
         """Restore the saved state of an unfinished run, if there is one, and return its history.
@@ -82,6 +105,8 @@ class TrainingRun:
         self._start_phase(self._phase_of(len(history) - 1))
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._averaged.load_state_dict(state["average"])
+        self._best = state["best"]
         log(f"resuming after epoch {len(history)} of an unfinished run")
         return history
 
@@ -93,6 +118,8 @@ class TrainingRun:
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "average": self._averaged.state_dict(),
+            "best": self._best,
             "history": history,
         }
         self._state.write(state)
@@ -139,7 +166,18 @@ class TrainingRun:
         self.fabric.backward(loss.total)
         self._optimizer.step()
         self._schedule.step()
+        self._averaged.update_parameters(self.network)
         return loss
+
+    @property
+    def average(self) -> MultiExitNetwork:
+        """The network with the running average of its weights since the start of the phase."""
+        return cast(MultiExitNetwork, self._averaged.module)
+
+    @property
+    def last_phase_start(self) -> int:
+        """First epoch of the last phase."""
+        return (0, *self._phase_ends)[-2]
 
     @property
     def _phase(self) -> Phase:
@@ -153,10 +191,7 @@ class TrainingRun:
         return (0, *self._phase_ends)[self._phase_index], self._phase_ends[self._phase_index]
 
     def _start_phase(self, index: int) -> None:
-        """Freeze modules and create optimiser and schedule, unless the phase has already started.
-
-        AdamW with one cycle of the learning rate per phase.
-        """
+        """Freeze modules and create optimiser, schedule and average, unless the phase has already started."""
         if index == self._phase_index:
             return
         self._phase_index = index
@@ -165,13 +200,11 @@ class TrainingRun:
             module.requires_grad_(False)
         for parameter in self._unused:
             parameter.requires_grad_(False)
-        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        rate = self.settings.learning_rate
-        optimizer = torch.optim.AdamW(trainable, lr=rate, weight_decay=0.05)
+        optimizer = make_optimizer(self.network, self.settings)
         first, end = self._phase_epochs()
-        total_steps = max(1, (end - first) * self.steps)
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total_steps)
+        self._schedule = make_schedule(optimizer, max(1, (end - first) * self.steps))
         self._module, self._optimizer = self.fabric.setup(self.network, optimizer)
+        self._averaged = average_of(self.network)
 
     def _weights_of_classes(self, samples: PreprocessedImages) -> Tensor:
         """Return weights with which all classes contribute equally; their mean over the samples is 1."""
@@ -188,7 +221,8 @@ class TrainingRun:
             "early": (self.network.backbone, last_head),
             "last": early_heads,
         }
-        return frozen[self._phase.trainable]
+        backbone = (self.network.backbone,) if self.settings.freeze else ()
+        return (*backbone, *frozen[self._phase.trainable])
 
 
 def fabric_for(settings: Settings) -> Fabric:
@@ -218,8 +252,17 @@ def unused_parameters(network: MultiExitNetwork, image: Tensor) -> list[nn.Param
     return [parameter for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is None]
 
 
-def _fitting_batch_size(batch_size: int, samples: int, processes: int) -> int:
-    """Return the batch size, or the largest one that the samples fill."""
+def fitting_batch_size(batch_size: int | None, samples: int, processes: int) -> int:
+    """Return the batch size, or the largest one that the samples fill.
+
+    Without a batch size: 64, or fewer so that an epoch has ten steps.
+
+    Raises:
+        DataError: the batch size or the number of samples does not fit the number of processes.
+    """
+    if batch_size is None:
+        share = min(BATCH_SIZE, samples // MIN_STEPS) // processes
+        batch_size = max(2, share) * processes
     if batch_size % processes or batch_size < 2 * processes:
         raise DataError(
             f"batch size {batch_size} cannot be divided among {processes} processes; "

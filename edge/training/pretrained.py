@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from edge.errors import CheckpointError
+from edge.training.backbones.efficientnet_lite import packaged_weights
 from edge.training.backbones.timm import PREFIX, published_weights
 from edge.training.network import MultiExitNetwork
 
-PUBLISHED = "timm"
-"""The source for the weights that timm publishes for the backbone."""
+PUBLISHED, PACKAGED = "timm", "efficientnet-lite"
+"""The sources that are no files: weights that timm publishes for the backbone, and those of an installed package."""
 MIN_SHARE = 0.5
 """Smallest share of the backbone's parameters that a file must hold; below it, it belongs to another network."""
 TIMM_PREFIX = "backbone.model.model."
@@ -34,13 +35,14 @@ def load_pretrained(network: MultiExitNetwork, source: str | Path, backbone: str
 
     Args:
         network: The network before training.
-        source: `PUBLISHED`, or the path of a checkpoint of this project or of weights saved by timm or others.
-        backbone: Name of the network's backbone, for `PUBLISHED`.
+        source: `PUBLISHED`, `PACKAGED`, or the path of a checkpoint of this project or of weights saved by timm or
+            others.
+        backbone: Name of the network's backbone, for sources that are no files.
 
     Raises:
         CheckpointError: the weights are missing, cannot be read, have NaN or infinity, or belong to another network.
     """
-    weights = published_weights(backbone) if source == PUBLISHED else _read(Path(source))
+    weights = _weights(source, backbone)
     expected = network.state_dict()
     stem = _stem(network)
     matching, adapted = {}, ""
@@ -66,6 +68,13 @@ def load_pretrained(network: MultiExitNetwork, source: str | Path, backbone: str
         f"loaded {source}: {share:.0%} of the backbone's parameters and {len(matching)} of {len(expected)} tensors "
         f"in all{adapted}{_missing(parameters, matching)}"
     )
+
+
+def _weights(source: str | Path, backbone: str) -> dict[str, Tensor]:
+    """Return a source's tensors by name."""
+    if source == PUBLISHED:
+        return published_weights(backbone)
+    return packaged_weights(backbone) if source == PACKAGED else _read(Path(source))
 
 
 def _missing(parameters: list[str], matching: Mapping[str, Tensor]) -> str:

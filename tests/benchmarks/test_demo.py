@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.demo_report import advice_list, comparison_table, precision_label
+from benchmarks.demo_report import comparison_table, items_list, precision_label
 from benchmarks.demo_seeds import beats, criteria, exit_gains
 from benchmarks.truncated import matching_point
 from calibration.operating_points import OperatingPoint
@@ -102,5 +102,5 @@ def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
 
 
 def test_a_report_without_advice_has_no_heading_for_it() -> None:
-    assert advice_list({"advice": []}) == ""
-    assert "exit 0 &lt; exit 1" in advice_list({"advice": ["exit 0 < exit 1"]})
+    assert items_list("Advice", []) == ""
+    assert "exit 0 &lt; exit 1" in items_list("Advice", ["exit 0 < exit 1"])

@@ -75,7 +75,7 @@ def new_run(state: Path, regime: str, batch_size: int = 16) -> TrainingRun:
         settings,
         phases_of(settings),
         samples(),
-        Augmentation(shift=False, mirror=False),
+        Augmentation(()),
         StateFile(state, settings, {}),
     )
 

@@ -24,7 +24,7 @@ def test_frames_are_gray_squares_of_the_size_asked_for(asked: int | None, size: 
     assert frames.shape == (len(images.labels), size, size)
     assert frames.dtype == np.uint8
     assert (frames.min(), frames.max()) == (0, 255)
-    assert not images.mirror
+    assert images.augment == ("shift",)
 
 
 def test_loading_twice_gives_the_same_frames(cluttered: LabelledImages) -> None:

@@ -21,7 +21,7 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
 def test_an_unknown_dataset_is_refused_with_the_names_of_all_datasets() -> None:
     names = (
         "digits", "cluttered-digits", "fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint",
-        "folder",
+        "elpv", "elpv-4", "folder",
     )  # fmt: skip
     with pytest.raises(DataError, match=f"'mnist'.*{', '.join(names)}"):
         load_dataset("mnist")
@@ -45,7 +45,7 @@ def test_digits_use_the_full_range_of_gray_and_must_not_be_mirrored() -> None:
     digits = load_dataset("digits", image_size=8)
     frames = np.stack([digits.frames[i] for i in range(100)])
     assert (frames.min(), frames.max()) == (0, 255)
-    assert not digits.mirror
+    assert digits.augment == ("shift",)
 
 
 # Fashion-MNIST

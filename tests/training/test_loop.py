@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edge.bundle.manifest import SplitSpec
 from edge.errors import CheckpointError, DataError
-from edge.training.augment import Augmentation
+from edge.training.augment import Augmentation, random_mirror, random_shift
 from edge.training.backbones.cnn import build_cnn
 from edge.training.data import measured_input
 from edge.training.datasets.base import LabelledImages
@@ -51,7 +51,7 @@ def new_run(folder: Path, splits: dict[str, SplitSpec] | None = None, **changes:
         settings,
         phases_of(settings),
         samples(),
-        Augmentation(shift=True, mirror=True),
+        Augmentation((random_shift, random_mirror)),
         StateFile(folder / "state.pt", settings, splits or {}),
     )
 
@@ -227,6 +227,26 @@ def test_a_resumed_run_equals_an_uninterrupted_run(regime: str, epoch: int, tmp_
     resumed = new_run(tmp_path / "interrupted", regime=regime)
     assert train_until(resumed) == expected
     assert not changed(weights_of(uninterrupted), weights_of(resumed))
+    assert not changed(uninterrupted.result(), resumed.result())  # the averaged weights, too
+
+
+def test_the_epoch_that_was_kept_survives_an_interruption(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    history = train_until(run, until=1)
+    run.keep()
+    kept = run.result()
+    history.append(run.epoch(1, on_step=lambda: None))
+    run.save(history)
+    resumed = new_run(tmp_path)
+    resumed.resume()
+    assert not changed(kept, resumed.result())
+    assert changed(kept, dict(resumed.average.state_dict()))
+
+
+def test_the_result_is_the_average_of_the_weights_and_not_the_last_ones(tmp_path: Path) -> None:
+    run = new_run(tmp_path)
+    train_until(run, until=2)
+    assert {"backbone.stages.0.0.0.weight", "heads.0.classify.weight"} <= changed(weights_of(run), run.result())
 
 
 def test_a_run_can_be_resumed_repeatedly(tmp_path: Path) -> None:

@@ -151,3 +151,33 @@ def test_training_images_that_are_also_in_the_fixed_test_split_are_dropped(seed:
     np.testing.assert_array_equal(splits["test"], range(150, 200))
     others = np.concatenate([indices for purpose, indices in splits.items() if purpose != "test"])
     assert sorted(others) == list(range(20, 150))
+
+
+# Folds
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_test_every_image_once_and_are_stratified(seed: int) -> None:
+    images = labelled([0] * 103 + [1] * 51)
+    folds = [draw_splits(images, seed, fold) for fold in range(5)]
+    assert sorted(np.concatenate([splits["test"] for splits in folds])) == list(range(154))
+    for splits in folds:
+        assert sorted(np.concatenate(list(splits.values()))) == list(range(154))
+        counts = np.bincount(images.labels[splits["test"]])
+        assert counts[0] in (20, 21)
+        assert counts[1] in (10, 11)
+
+
+def test_copies_of_a_test_image_are_in_no_other_split_of_a_fold() -> None:
+    images = labelled([0] * 60 + [1] * 60, [index // 2 for index in range(120)])
+    for fold in range(5):
+        splits = draw_splits(images, 0, fold)
+        digests = [set(digests_of(images, indices)) for indices in splits.values()]
+        assert sum(map(len, digests)) == len(set.union(*digests))
+
+
+def test_folds_are_refused_where_there_is_a_test_split_or_no_such_fold() -> None:
+    with pytest.raises(DataError, match=r"has a test split of its own.*leave out --fold"):
+        draw_splits(labelled([0] * 30 + [1] * 30, test_split=[0, 59]), 0, fold=1)
+    with pytest.raises(DataError, match="there is no fold 5; the folds are 0 to 4"):
+        draw_splits(labelled([0] * 30 + [1] * 30), 0, fold=5)

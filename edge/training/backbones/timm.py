@@ -4,7 +4,10 @@
 the torchvision it needs are installed with the extra `timm`.
 """
 
+import sys
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,6 +17,11 @@ from edge.errors import CheckpointError
 from edge.training.network import AttentionHead, Backbone, MultiExitNetwork
 
 PREFIX = "timm:"
+TORCHVISION_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+"""Operators that torchvision describes to torch when it is imported, and timm does not use."""
 
 
 class Features(Backbone):
@@ -77,14 +85,13 @@ def published_weights(backbone: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the backbone is not timm's, timm publishes none, or they cannot be downloaded.
     """
-    name = backbone.removeprefix(PREFIX).partition(":")[0]
+    name = model_name(backbone)
     if not backbone.startswith(PREFIX):
         raise CheckpointError(
             f"timm publishes no weights for {backbone!r}; give --pretrained a file, or choose a {PREFIX}NAME backbone"
         )
-    timm = _import_timm()
     try:
-        weights: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        weights: dict[str, Tensor] = create_model(name, pretrained=True).state_dict()
     except Exception as error:  # from huggingface_hub, its HTTP library, the file system, or timm
         raise CheckpointError(
             f"timm's weights of {name!r} cannot be loaded ({type(error).__name__}: {error}); they are downloaded from "
@@ -101,25 +108,57 @@ def native_size(network: MultiExitNetwork) -> int | None:
     return int(size[-1]) if size else None
 
 
-def _import_timm() -> Any:
+def model_name(backbone: str) -> str:
+    """Return timm's name of the model in `timm:NAME` or `timm:NAME:STAGES`."""
+    return backbone.removeprefix(PREFIX).partition(":")[0]
+
+
+def create_model(name: str, **options: Any) -> Any:
+    """Return one of timm's whole models.
+
+    Raises:
+        CheckpointError: timm is not installed.
+    """
+    return import_timm().create_model(name, **options)
+
+
+def import_timm() -> Any:
+    """Import timm, also where torchvision is of another build than torch.
+
+    Such a torchvision, as for CUDA beside a torch for the CPU, has no operators and cannot be imported. timm imports
+    it, but uses none of its operators: they are declared here.
+
+    Raises:
+        CheckpointError: timm is not installed, or cannot be imported.
+    """
     try:
-        import timm
-    except ImportError as error:
+        try:
+            return import_module("timm")
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            declare_operators()
+            return import_module("timm")
+    except (ImportError, RuntimeError) as error:
         raise CheckpointError(
-            f"timm cannot be used here ({error}); install it with a torchvision that fits this torch: "
-            "pip install timm torchvision"
+            f"timm cannot be used here ({error}); install it with a torchvision that fits this torch "
+            f"{torch.__version__}: pip install timm torchvision"
         ) from error
-    except RuntimeError as error:  # a torchvision of another build than torch
-        build = torch.__version__.partition("+")[2] or "cpu"
-        raise CheckpointError(
-            f"timm cannot be used here ({error}); install a torchvision that fits this torch {torch.__version__}: "
-            f"pip install --force-reinstall --no-deps torchvision --index-url https://download.pytorch.org/whl/{build}"
-        ) from error
-    return timm
+
+
+@cache  # the declarations end with the library object
+def declare_operators() -> torch.library.Library:
+    """Declare torchvision's operators, and forget the modules that were imported without them."""
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for schema in TORCHVISION_OPERATORS:
+        library.define(schema)  # type: ignore[no-untyped-call]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+        del sys.modules[name]
+    return library
 
 
 def _create_model(name: str, channels: int, stages: Sequence[int] | None) -> nn.Module:
-    timm = _import_timm()
+    timm = import_timm()
     if not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"*{name[:8]}*")[:5]) or "see timm.list_models()"
         raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; similar names: {similar}")

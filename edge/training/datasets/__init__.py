@@ -37,7 +37,7 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def _loaders(*, skip_bad: bool = False) -> dict[str, Loader]:
-    from edge.training.datasets import cluttered_digits, digits, fashion_mnist, folder, indian_pines
+    from edge.training.datasets import cluttered_digits, digits, elpv, fashion_mnist, folder, indian_pines
 
     return {
         "digits": digits.load,
@@ -46,5 +46,7 @@ def _loaders(*, skip_bad: bool = False) -> dict[str, Loader]:
         "fashion-mnist-small": fashion_mnist.load_small,
         "indian-pines": indian_pines.load,
         "indian-pines-disjoint": indian_pines.load_disjoint,
+        "elpv": elpv.load,
+        "elpv-4": elpv.load_grades,
         "folder": partial(folder.load, skip_bad=skip_bad),
     }

@@ -40,8 +40,8 @@ class LabelledImages:
     """Predefined splits, such as the authors' test split, as sample indices; the other splits are drawn."""
     from_files: bool = False
     """True if an access decodes a file, which worker processes can do in parallel."""
-    mirror: bool = False
-    """True if mirroring keeps the class of an image; training then mirrors at random."""
+    augment: tuple[str, ...] = ()
+    """Random transforms that suit the images, by their names in `edge.training.augment`."""
     notes: tuple[str, ...] = ()
     """Messages about files that were left out or look wrong."""
 

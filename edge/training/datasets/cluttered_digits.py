@@ -121,6 +121,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         size=(1, size, size),
         digests=content_digests(stacked),
         fixed_splits=fixed_splits,
+        augment=("shift",),
     )
 
 

@@ -27,4 +27,5 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         colour="gray",
         size=(1, size, size),
         digests=content_digests(frames),
+        augment=("shift",),
     )

@@ -45,7 +45,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         size=(1, SIZE, SIZE),
         digests=content_digests(frames),
         fixed_splits={"test": np.arange(train_count, len(frames))},
-        mirror=True,
+        augment=("shift", "mirror"),
     )
 
 

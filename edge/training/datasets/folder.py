@@ -92,6 +92,7 @@ def load(path: Path | None, image_size: int | None, *, skip_bad: bool = False) -
             if purpose != "train"
         },
         from_files=True,
+        augment=("crop", "colour"),
         notes=checked.notes(),
     )
 

@@ -111,7 +111,7 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
         colour=None,
         size=(CHANNELS, size, size),
         digests=content_digests(patches),
-        mirror=True,  # an aerial view has no preferred direction
+        augment=("mirror",),  # an aerial view has no preferred direction
     )
 
 

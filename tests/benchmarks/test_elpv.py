@@ -1,0 +1,35 @@
+"""The comparison of early exits with the network alone pairs the images of all folds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.elpv import bootstrap_interval, compare
+
+
+def rows(early: str, alone: str) -> list[dict[str, Any]]:
+    """Return the rows of one fold."""
+    curve = [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
+    ours = {"network": "early exits", "correct": early, "macs_ratio": 0.5, "speedup": 2.0, "curve": curve}
+    return [ours, {"network": "alone", "correct": alone}]
+
+
+def test_networks_are_compared_on_the_same_images_of_all_folds() -> None:
+    result = compare([*rows("1100", "1111"), *rows("1111", "1101")])
+    assert result["images"] == 8
+    assert result["accuracy"] == {"early exits": 6 / 8, "alone": 7 / 8}
+    assert result["difference"] == -1 / 8
+    assert result["speedup"] == [2.0, 2.0]
+    assert result["curve"] == [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
+
+
+def test_the_paired_interval_ignores_images_on_which_both_agree() -> None:
+    assert bootstrap_interval(np.zeros(100, dtype=np.int64)) == [0.0, 0.0]
+
+
+def test_the_paired_interval_has_the_width_of_the_normal_approximation() -> None:
+    difference = np.repeat([-1, 0, 1], [60, 900, 40]).astype(np.int64)
+    low, high = bootstrap_interval(difference)
+    half_width = 1.96 * difference.std() / np.sqrt(len(difference))
+    assert (low, high) == pytest.approx((-0.02 - half_width, -0.02 + half_width), abs=0.001)
