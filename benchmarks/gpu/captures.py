@@ -3,13 +3,17 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
+import numpy as np
 import pycuda.driver as driver
 
 from benchmarks.gpu.segments import frame_for, timed_engines, timed_workload
 from edge.cuda import get_runtime
+from edge.cuda.capture import capture
 from edge.cuda.chain import Chain
-from edge.cuda.graph import capture
+from edge.cuda.executor import Executor
+from edge.cuda.frame_input import FrameInput
 from edge.cuda.runtime import Runtime
+from edge.decision import NEVER
 
 CAPTURES, EXITS = 200, 3
 
@@ -22,10 +26,11 @@ def captures_beside_synchronisation() -> str:
         EngineError: the other thread ended early.
     """
     runtime, is_over = get_runtime(), Event()
-    workload, frame = timed_workload(timed_engines(runtime, (20.0,) * EXITS)), frame_for(EXITS - 1, EXITS)
-    with runtime.context.prepare("preparing for captures"):
-        chain = Chain(workload.chain, workload.engines, runtime.kernels, frame, uploads=True)
-        chain.bind(frame)
+    engines, frame = timed_engines(runtime, (20.0,) * EXITS), frame_for(EXITS - 1, EXITS)
+    spec = timed_workload(engines).chain
+    with runtime.prepare("preparing for captures"):
+        chain = Chain(spec, engines, runtime.kernels)
+        executor = Executor(chain, FrameInput(frame, spec.input, chain, "copied"))
     with ThreadPoolExecutor(1) as threads:
         synchronising = threads.submit(_synchronise, runtime, is_over)
         try:
@@ -33,12 +38,12 @@ def captures_beside_synchronisation() -> str:
         finally:
             is_over.set()
         refused = synchronising.result()
-    with runtime.context.prepare("running the chain"):
-        chain.predictions[:] = 0
-        for index in range(EXITS):
-            chain.enqueue(index)
-        chain.stream.synchronize()
+    with runtime.prepare("running the chain"):
+        executor.write(frame, np.full(EXITS - 1, NEVER, dtype=np.float32))
+        executor.start()
+        executor.finish()
         finals = chain.predictions["is_final"].tolist()
+        executor.close()
         chain.close()
     if finals != [0] * (EXITS - 1) + [1]:
         raise RuntimeError(f"afterwards, the exits' flags are {finals}; report this")
@@ -49,7 +54,7 @@ def captures_beside_synchronisation() -> str:
 def _synchronise(runtime: Runtime, is_over: Event) -> int:
     """Synchronise until it is over; return the number of refusals: the driver refuses during a capture."""
     refused = 0
-    with runtime.context.activate("synchronising"):
+    with runtime.activate("synchronising"):
         while not is_over.is_set():
             try:
                 driver.Context.synchronize()
@@ -59,9 +64,9 @@ def _synchronise(runtime: Runtime, is_over: Event) -> int:
 
 
 def _is_spoilt(runtime: Runtime, chain: Chain) -> bool:
-    with runtime.context.prepare("capturing"):
+    with runtime.prepare("capturing"):
         try:
-            capture(chain.segments[0])
+            capture(chain.segments[0].on)
         except Exception:  # of the type that the spoilt library raises
             return True
     return False

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cuda.core.graph import Graph, GraphDefinition
 from numpy.typing import NDArray
 
 from benchmarks.gpu import torch_unavailable_reason
@@ -28,11 +27,11 @@ from edge.console import log
 from edge.cuda import get_runtime
 from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor
-from edge.cuda.graph import capture, chain_graph, instantiate, step_graph
-from edge.cuda.identity import device_facts
-from edge.cuda.probe import chain_unsupported_reason
+from edge.cuda.frame_input import FrameInput
+from edge.cuda.operations import Operation
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
+from edge.doctor.probe import chain_unsupported_reason
 from edge.errors import EngineError
 from edge.system import conditions
 
@@ -40,7 +39,7 @@ DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
 """Shares of frames that take each exit."""
 FRAMES, WARM_UP = 3000, 200
-GraphFactory = Callable[[Chain, Sequence[GraphDefinition]], Sequence[Graph]]
+ExecutorFactory = Callable[[Chain, FrameInput], Executor]
 
 
 def run_chain(output: Path) -> None:
@@ -52,7 +51,7 @@ def run_chain(output: Path) -> None:
     runtime = get_runtime()
     if reason := chain_unsupported_reason(runtime, "graph"):
         raise EngineError(f"this GPU cannot run conditional graph nodes ({reason}); update the driver to CUDA 12.5")
-    gpu = device_facts()
+    gpu = runtime.facts
     rows = [measure_row(runtime, duration) for duration in DURATIONS_US]
     result: dict[str, Any] = {
         "command": command_line(),
@@ -74,45 +73,52 @@ def run_chain(output: Path) -> None:
     log(f"wrote {output}")
 
 
-class EventTimed(Executor):
-    """An executor with a CUDA event before its first step and one after each; the last record counts."""
+def time_steps(executor: Executor, clock: EventClock) -> None:
+    """Record a CUDA event before an executor's first step and one after each; the last record counts."""
+    step, stream = executor.step, executor.chain.stream
 
-    def __init__(self, clock: EventClock, chain: Chain, graphs: Sequence[Graph | None]) -> None:
-        """Store the clock."""
-        super().__init__(chain, graphs)
-        self._clock = clock
-
-    def step(self, index: int) -> None:
-        """Start one step."""
+    def timed_step(index: int) -> None:
         if index == 0:
-            self._clock.before.record(self.chain.stream.owner)
-        super().step(index)
-        self._clock.after.record(self.chain.stream.owner)
+            clock.before.record(stream.owner)
+        step(index)
+        clock.after.record(stream.owner)
+
+    executor.step = timed_step  # type: ignore[method-assign]
+
+
+class BareExecutor(Executor):
+    """All segments up to the last of a range as one graph, without exits between them."""
+
+    def operations(self, index: int) -> list[Operation]:
+        """Return the input and the segments up to this one."""
+        return [*self.frames.operations, *self.chain.segments[: index + 1]]
 
 
 class ExecutorSlot(CudaSlot):
-    """A slot whose graphs a factory makes from the captured segments."""
+    """A slot whose executor a factory makes."""
 
     def __init__(
-        self, workload: Workload, runtime: Runtime, make_graphs: GraphFactory, clock: EventClock | None = None
+        self, workload: Workload, runtime: Runtime, factory: ExecutorFactory, clock: EventClock | None = None
     ) -> None:
         """Store the factory, and the events that time the executor if there are any."""
+        self._factory, self._clock = factory, clock
         super().__init__(workload.chain, workload.engines, runtime)
-        self._make_graphs, self._clock = make_graphs, clock
 
-    def make_executor(self, chain: Chain) -> Executor:
-        """Return the executor of a bound chain."""
-        graphs = self._make_graphs(chain, [capture(segment) for segment in chain.segments])
-        return Executor(chain, graphs) if self._clock is None else EventTimed(self._clock, chain, graphs)
+    def make_executor(self, frames: FrameInput) -> Executor:
+        """Return the executor of the factory."""
+        executor = self._factory(self._chain, frames)
+        if self._clock is not None:
+            time_steps(executor, self._clock)
+        return executor
 
 
-def graph_factories(exits: int) -> dict[str, GraphFactory]:
+def executor_factories(exits: int) -> dict[str, ExecutorFactory]:
     """Return the executions to compare: graph, stepwise, and bare segments up to each exit."""
-    factories: dict[str, GraphFactory] = {
-        "graph": lambda chain, segments: [chain_graph(chain, segments)],
-        "stepwise": lambda chain, segments: [step_graph(chain, *step) for step in enumerate(segments)],
+    factories: dict[str, ExecutorFactory] = {
+        "graph": partial(Executor, graphs=[range(exits)]),
+        "stepwise": partial(Executor, graphs=[range(k, k + 1) for k in range(exits)]),
     }
-    return factories | {bare(last): partial(_bare_graph, last) for last in range(exits)}
+    return factories | {bare(last): partial(BareExecutor, graphs=[range(last, last + 1)]) for last in range(exits)}
 
 
 def bare(last: int) -> str:
@@ -123,15 +129,6 @@ def bare(last: int) -> str:
 def thresholds_of(name: str, workload: Workload) -> Workload:
     """Return a workload for an execution: without exits between them, the only exit answers whatever its confidence."""
     return workload if name in MODES else replace(workload, thresholds=(0.0,) * len(workload.thresholds))
-
-
-def _bare_graph(last: int, chain: Chain, segments: Sequence[GraphDefinition]) -> list[Graph]:
-    graph = GraphDefinition()
-    node = chain.add_input(graph)
-    for segment in segments[: last + 1]:
-        node = node.embed(segment)
-    chain.decision(last).after(node)
-    return [instantiate(chain, graph)]
 
 
 def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
     for name, clock in clocks.items():
         with ExitStack() as stack:
             predictors = {}
-            for execution, factory in graph_factories(exits).items():
+            for execution, factory in executor_factories(exits).items():
                 slot = ExecutorSlot(workload, runtime, factory, clock)
                 stack.callback(slot.close)
                 predictors[execution] = thresholds_of(execution, workload).predictor(slot)

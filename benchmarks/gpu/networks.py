@@ -17,7 +17,7 @@ from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.console import log
-from edge.cuda.identity import device_facts
+from edge.cuda import get_runtime
 from edge.cuda.runtime import Runtime
 from edge.decision import scores_from_logits
 from edge.frames.base import Frame, PixelFormat
@@ -201,7 +201,7 @@ def whole_as_graph(network: MultiExitNetwork, shape: tuple[int, int, int]) -> Pr
 
 def torch_description() -> str:
     """Return the workload of networks in torch, for results."""
-    return f"random weights, kernels of torch {torch.__version__} on {device_facts()['gpu']}, no TensorRT"
+    return f"random weights, kernels of torch {torch.__version__} on {get_runtime().facts['gpu']}, no TensorRT"
 
 
 def compare_with_user_code(runtime: Runtime, shares: Sequence[float], frames: int, warm_up: int) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from benchmarks.gpu.segments import Workload, frame_for, timed_engines, timed_wo
 from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
-from edge.cuda.identity import device_facts
-from edge.cuda.probe import chain_unsupported_reason
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot
+from edge.doctor.probe import chain_unsupported_reason
 from edge.errors import EngineError
 from edge.frames.base import Frame
 from edge.inference.pipeline import MIN_SLOTS, Pipeline
@@ -62,7 +61,7 @@ def run_pipeline(output: Path) -> None:
     runtime = get_runtime()
     result: dict[str, Any] = {
         "command": command_line(),
-        "conditions": conditions() | {"gpu": device_facts()},
+        "conditions": conditions() | {"gpu": get_runtime().facts},
         "level": "stepwise" if chain_unsupported_reason(runtime, "graph") else "graph",
         "slots": MIN_SLOTS,
         "timed_kernels": measure_timed_kernels(runtime),

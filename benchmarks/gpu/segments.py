@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pycuda.driver as driver
-from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream
+from cuda.core import LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
 from numpy.typing import NDArray
 
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
 from edge.cuda.base import DeviceEngine
-from edge.cuda.kernels import Launch
 from edge.cuda.memory import Memory
 from edge.cuda.runtime import Runtime
 from edge.cuda.slot import CudaSlot, Mode
@@ -77,7 +76,7 @@ class EventClock:
 
     def __init__(self, runtime: Runtime) -> None:
         """Create the events."""
-        self._context = runtime.context.activate("timing with CUDA events")
+        self._context = runtime.activate("timing with CUDA events")
         with self._context:
             self.before, self.after = driver.Event(), driver.Event()
 
@@ -127,8 +126,8 @@ class TimedEngine:
         [cut] = tensors.cut(k, 1)
         pointers = (addresses[tensors.IMAGE], addresses.get(cut, 0), addresses[tensors.logits(k)])
         arguments = (self._duration_ns, np.int32(k), np.int32(self._exits), *pointers, self._counter.addresses["runs"])
-        timed = Launch(LaunchConfig(grid=1, block=32), self._kernel, arguments)
-        return lambda stream: timed.on(Stream.from_handle(stream))
+        config = LaunchConfig(grid=1, block=32)
+        return lambda stream: launch(Stream.from_handle(stream), config, self._kernel, *arguments)
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
         """Refuse batches: a timed segment takes one sample."""
@@ -141,8 +140,8 @@ class TimedEngine:
 
 def timed_engines(runtime: Runtime, durations_us: Sequence[float]) -> list[TimedEngine]:
     """Return one engine for each duration."""
-    with runtime.context.activate("compiling timed segments"):
-        program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=runtime.context.arch))
+    with runtime.activate("compiling timed segments"):
+        program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=runtime.arch))
         code = program.compile("cubin")
         exits = len(durations_us)
         return [TimedEngine(code, index, exits, duration) for index, duration in enumerate(durations_us)]

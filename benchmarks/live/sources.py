@@ -44,7 +44,11 @@ class SlowSlot:
         """Wrap a new slot."""
         self._slot: Slot = classifier.new_slot()
         self._seconds = seconds
-        self.buffer = self._slot.buffer
+        self.buffer, self.way = self._slot.buffer, self._slot.way
+
+    def prepare(self, frame: Frame) -> None:
+        """Prepare the slot."""
+        self._slot.prepare(frame)
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Preprocess a frame."""

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from edge.errors import EngineError, UnavailableError
+from edge.errors import UnavailableError
 from edge.system import pip_install
 
 if TYPE_CHECKING:
@@ -18,13 +18,9 @@ def get_runtime() -> "Runtime":
     try:
         from edge.cuda.runtime import open_runtime
     except ImportError as error:  # pycuda cannot be imported without the driver's library
-        raise missing_library("frames cannot be run on a GPU here", error) from error
+        raise UnavailableError(
+            f"frames cannot be run on a GPU here ({error}); install the NVIDIA driver and the CUDA toolkit, which "
+            f"pycuda is built with, then {pip_install('cuda13')} (cuda12 for a driver of CUDA 12, as on JetPack 6), or "
+            "run with --backend onnxruntime"
+        ) from error
     return open_runtime()
-
-
-def missing_library(consequence: str, error: ImportError) -> EngineError:
-    """Return the error for a missing CUDA library."""
-    return UnavailableError(
-        f"{consequence} ({error}); install the NVIDIA driver and the CUDA toolkit, which pycuda is built with, then "
-        f"{pip_install('cuda13')} (cuda12 for a driver of CUDA 12, as on JetPack 6), or run with --backend onnxruntime"
-    )

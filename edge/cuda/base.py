@@ -1,6 +1,7 @@
 """Interface to implement for an engine whose tensors are in GPU memory."""
 
 from collections.abc import Callable, Mapping
+from threading import RLock
 from typing import Protocol
 
 from edge.bundle import tensors
@@ -9,6 +10,10 @@ MAX_BATCH = 32
 """Largest batch of an engine built without a pinned batch."""
 ACTIVATIONS = "activations"
 """Name of the memory for an engine's intermediate tensors. Segments of a slot run in sequence and share it."""
+
+PREPARING = RLock()
+"""Held while memory, graphs and engines are made or freed: that may synchronise the whole GPU, which spoils another
+thread's capture."""
 
 
 class DeviceEngine(Protocol):

@@ -9,9 +9,8 @@ enum Format { GRAY = 0, BGR = 1, BGRX = 2, NV12 = 3 };
 // An 8-bit image. In NV12, half as many rows of interleaved U and V follow at `chroma`. `pitch` is the bytes of a row.
 // Rows of BGRX are aligned to its pixels, rows of NV12 to its pairs: one read fetches one of them.
 struct Image {
-    const unsigned char *pixels;
-    const unsigned char *chroma;
-    int height, width, pitch, format;
+    const unsigned char *pixels, *chroma;
+    int pitch, format;
 };
 
 // The two rows or columns of the image that an output row or column is interpolated from; weights add up to 2048.
@@ -19,10 +18,10 @@ struct BilinearTap {
     int index0, index1, weight0, weight1;
 };
 
+// Preprocessing of images of one size and format. In memory, the taps of all `height` rows and `width` columns of the
+// output follow, then for each channel the normalised values of the 256 possible pixel values.
 struct PreprocessParams {
-    Image image;
-    const BilinearTap *row_taps, *column_taps;
-    const float *lut;  // normalised values of the 256 possible pixel values, per channel
+    int image_height, pitch, format;
     int height, width, channels;
 };
 
@@ -87,20 +86,23 @@ FUNCTION int gray_from_colour(const Colour &c) {
 }
 
 // One thread per pixel of the network's input, shape (channels, height, width), in RGB or gray.
-extern "C" __global__ void preprocess(const PreprocessParams *params, float *out) {
+extern "C" __global__ void preprocess(const unsigned char *pixels, const PreprocessParams *params, float *out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
-    const int width = params->width, height = params->height;
+    const int height = params->height, width = params->width, pitch = params->pitch;
     if (column >= width || row >= height) return;
-    const Colour colour = sample_bilinear(params->image, params->row_taps[row], params->column_taps[column]);
+    const BilinearTap *row_taps = reinterpret_cast<const BilinearTap *>(params + 1), *column_taps = row_taps + height;
+    const float *lut = reinterpret_cast<const float *>(column_taps + width);
+    const Image image = {pixels, pixels + (long long)params->image_height * pitch, pitch, params->format};
+    const Colour colour = sample_bilinear(image, row_taps[row], column_taps[column]);
     const long long plane = (long long)height * width;
     out += (long long)row * width + column;
     if (params->channels == 1) {
-        *out = params->lut[params->image.format == GRAY ? colour.red : gray_from_colour(colour)];
+        *out = lut[image.format == GRAY ? colour.red : gray_from_colour(colour)];
     } else {
-        out[0] = params->lut[colour.red];
-        out[plane] = params->lut[256 + colour.green];
-        out[2 * plane] = params->lut[512 + colour.blue];
+        out[0] = lut[colour.red];
+        out[plane] = lut[256 + colour.green];
+        out[2 * plane] = lut[512 + colour.blue];
     }
 }
 
@@ -155,6 +157,7 @@ FUNCTION float warp_sum(float value) {
 // its denominator; NaN makes it NaN, which reaches no threshold. Returns `is_final`.
 FUNCTION int decide_sample(const Exit &exit, Prediction *out) {
     const float *logits = exit.logits + (long long)blockIdx.x * exit.classes;
+    const float threshold = exit.threshold ? *exit.threshold : 0.0f;  // early: it may lie in the host's memory
     Logit best = {__int_as_float(0xff800000), 0x7fffffff};  // minus infinity
     for (int c = threadIdx.x; c < exit.classes; c += 32) {
         const Logit logit = {logits[c], c};
@@ -168,17 +171,22 @@ FUNCTION int decide_sample(const Exit &exit, Prediction *out) {
         calibrated_sum += expf(shifted * exit.inverse_temperature);
     }
     const float confidence = 1.0f / warp_sum(sum), probability = 1.0f / warp_sum(calibrated_sum);
-    const int is_final = exit.threshold ? confidence >= *exit.threshold : 1;
+    const int is_final = exit.threshold ? confidence >= threshold : 1;
     if (threadIdx.x == 0) out[blockIdx.x] = Prediction{best.label, probability, exit.exit_index, confidence, is_final};
     return is_final;
 }
 
-extern "C" __global__ void decide(const Exit *exit, Prediction *out) { decide_sample(*exit, out); }
+extern "C" __global__ void decide(
+    const float *logits, const float *threshold, int classes, int exit_index, float inverse_temperature,
+    Prediction *out) {
+    decide_sample({logits, threshold, classes, exit_index, inverse_temperature}, out);
+}
 
 // The same, and set the graph's condition: the next segment runs unless this exit answers.
 extern "C" __global__ void decide_and_set_condition(
-    cudaGraphConditionalHandle condition, const Exit *exit, Prediction *out) {
-    const int is_final = decide_sample(*exit, out);
+    cudaGraphConditionalHandle condition, const float *logits, const float *threshold, int classes, int exit_index,
+    float inverse_temperature, Prediction *out) {
+    const int is_final = decide_sample({logits, threshold, classes, exit_index, inverse_temperature}, out);
     if (threadIdx.x == 0) cudaGraphSetConditional(condition, is_final ? 0 : 1);
 }
 

@@ -1,33 +1,40 @@
 """CUDA kernels, compiled by NVRTC for the GPU they run on and kept in this user's cache."""
 
-import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, Stream, launch
+from cuda.core import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
+from cuda.core.utils import FileStreamProgramCache
 
-from edge.storage import check_private, private_cache_root, write_file
+from edge.storage import private_cache_root
+
+if TYPE_CHECKING:  # pycuda cannot be imported without a driver
+    from edge.cuda.stream import GpuStream
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 WARP, TILE, ROW = 32, (32, 8), 256
 """Threads per block."""
 WORD_BYTES = 16
+PREDICTION = np.dtype(
+    [("label_index", "i4"), ("probability", "f4"), ("exit_index", "i4"), ("confidence", "f4"), ("is_final", "i4")]
+)
+"""`Prediction` of the kernels."""
 
 
 class Launch(NamedTuple):
-    """A kernel with its arguments."""
+    """A kernel with its arguments; see `edge.cuda.operations.Operation`."""
 
     config: LaunchConfig
     kernel: Kernel
     arguments: tuple[Any, ...]
 
-    def on(self, stream: Stream) -> None:
+    def on(self, stream: "GpuStream") -> None:
         """Enqueue on a stream."""
-        launch(stream, self.config, self.kernel, *self.arguments)
+        launch(stream.core, self.config, self.kernel, *self.arguments)
 
     def after(self, node: Any) -> Any:
-        """Add a node to a graph that depends on another node, or an entry node to a graph definition; return it."""
+        """Add to a graph."""
         return node.launch(self.config, self.kernel, *self.arguments)
 
 
@@ -36,25 +43,37 @@ class Kernels:
 
     def __init__(self, arch: str) -> None:
         """Load the kernels for an architecture, compiled if needed; the GPU's context must be current."""
-        get_kernel = ObjectCode.from_cubin(compile_kernels(arch)).get_kernel
+        get_kernel = compile_kernels(arch).get_kernel
         self._preprocess, self._compact = get_kernel("preprocess"), get_kernel("compact")
         self._decide, self._decide_and_set_condition = get_kernel("decide"), get_kernel("decide_and_set_condition")
         self._gather_bytes, self._gather_words = get_kernel("gather_bytes"), get_kernel("gather_words")
 
-    def preprocess(self, params: int, out: int, shape: tuple[int, int, int]) -> Launch:
+    def preprocess(self, pixels: int, params: int, out: int, *, shape: tuple[int, int, int]) -> Launch:
         """Preprocess an image into network input, float32 of shape (channels, height, width)."""
         _, height, width = shape
         grid = (-(-width // TILE[0]), -(-height // TILE[1]))
-        return _launch(self._preprocess, grid, TILE, params, out)
+        return _launch(self._preprocess, grid, TILE, pixels, params, out)
 
-    def decide(self, exit_: int, out: int, *, rows: int = 1, condition: Any = None) -> Launch:
-        """Take an exit's decision for each row of its logits.
+    def decide(
+        self,
+        logits: int,
+        threshold: int,
+        out: int,
+        *,
+        classes: int,
+        exit_index: int,
+        temperature: float,
+        rows: int = 1,
+        condition: Any = None,
+    ) -> Launch:
+        """Take an exit's decision for each row of its logits; the threshold of the last exit is 0, no address.
 
         A graph's condition, if given, is set: the next segment runs unless this exit answers.
         """
+        arguments = (logits, threshold, np.int32(classes), np.int32(exit_index), np.float32(1 / temperature), out)
         if condition is None:
-            return _launch(self._decide, rows, WARP, exit_, out)
-        return _launch(self._decide_and_set_condition, rows, WARP, condition, exit_, out)
+            return _launch(self._decide, rows, WARP, *arguments)
+        return _launch(self._decide_and_set_condition, rows, WARP, condition, *arguments)
 
     def compact(self, decisions: int, rows: int, predictions: int, samples: int, active: int, count: int) -> Launch:
         """Keep the final decisions of a batch's rows by sample, and list the rows that stay active."""
@@ -67,26 +86,11 @@ class Kernels:
         return _launch(kernel, (-(-units // ROW), count), ROW, source, rows, units, out)
 
 
-def compile_kernels(arch: str) -> bytes:
-    """Return the kernels' cubin for an architecture, for example `sm_87`; it is compiled once."""
-    source = SOURCE.read_text()
-    options = ProgramOptions(std="c++17", arch=arch)
-    root = private_cache_root()
-    cached = root / f"kernels-{_key(source, arch)}.cubin"
-    if cached.exists():
-        check_private(cached, root)
-    else:
-        program = Program(source, "c++", options)
-        write_file(cached, bytes(program.compile("cubin").code))
-        program.close()
-    return cached.read_bytes()
-
-
-def _key(source: str, arch: str) -> str:
-    from cuda.bindings import nvrtc
-
-    version = nvrtc.nvrtcVersion()[1:]
-    return hashlib.sha256(repr((source, arch, version)).encode()).hexdigest()[:32]
+def compile_kernels(arch: str) -> ObjectCode:
+    """Return the kernels for an architecture, for example `sm_87`, compiled once."""
+    with FileStreamProgramCache(private_cache_root(private_cache_root() / "kernels")) as cache:
+        program = Program(SOURCE.read_text(), "c++", ProgramOptions(std="c++17", arch=arch))
+        return program.compile("cubin", cache=cache)
 
 
 def _launch(kernel: Kernel, grid: Any, block: Any, *arguments: Any) -> Launch:

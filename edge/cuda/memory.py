@@ -3,22 +3,17 @@
 from collections.abc import Mapping
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pycuda.driver as driver
 from numpy.typing import NDArray
 
+from edge.cuda.operations import Upload
+
 ALIGNMENT = 256
 """Alignment in bytes that TensorRT requires of addresses."""
 NOTHING: Mapping[str, int] = MappingProxyType({})
-
-
-class Upload(NamedTuple):
-    """A copy of pinned memory to the GPU."""
-
-    address: int
-    source: NDArray[np.uint8]
 
 
 class Memory:
@@ -32,7 +27,7 @@ class Memory:
     """
 
     def __init__(self, pinned: Mapping[str, int], on_gpu: Mapping[str, int] = NOTHING) -> None:
-        """Allocate tensors of these sizes in bytes."""
+        """Allocate tensors of these sizes in bytes; pinned tensors are zero."""
         self._sizes, (self._offsets, total) = dict(pinned), _layout(pinned)
         self._host = driver.pagelocked_empty(total, np.uint8, mem_flags=driver.host_alloc_flags.DEVICEMAP)
         self._host[:] = 0
@@ -54,11 +49,9 @@ class Memory:
         array: NDArray[Any] = self._host[start : start + self._sizes[name]].view(dtype).reshape(shape)
         return array
 
-    def upload(self, names: Mapping[str, int]) -> Upload:
-        """Return the copy of tensors that follow one another in pinned memory and on the GPU."""
-        first, last = next(iter(names)), next(reversed(list(names)))
-        end = self._offsets[last] + self._sizes[last]
-        return Upload(self.addresses[first], self._host[self._offsets[first] : end])
+    def upload(self, name: str) -> Upload:
+        """Return the upload of a tensor."""
+        return Upload(self.addresses[name], self.view(name, np.uint8))
 
     def download(self, name: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
         """Return a copy of a tensor; the stream must be synchronised."""

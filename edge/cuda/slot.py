@@ -1,67 +1,107 @@
 """A slot on the GPU: stream, memory and graphs of one in-flight frame."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from cuda.core.graph import Graph, GraphDefinition
 from numpy.typing import NDArray
 
 from edge.bundle.chain import ChainSpec
+from edge.bundle.manifest import InputSpec
 from edge.cuda.base import DeviceEngine
 from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor, diff_outputs
-from edge.cuda.graph import capture, chain_graph, step_graph
+from edge.cuda.frame_input import FrameInput, Reading
 from edge.cuda.runtime import Runtime
+from edge.cuda.way import Way, fastest_way
 from edge.decision import Prediction
 from edge.errors import EngineError
-from edge.frames.base import Frame
+from edge.frames.base import Frame, PixelFormat
 from edge.frames.preprocess import check_image
 
 log = logging.getLogger(__name__)
 Mode = Literal["graph", "stepwise"]
 """`graph`: one launch and one wait per frame. `stepwise`: the host checks each exit."""
-CAPTURE_ATTEMPTS = 3
-"""A synchronisation of the whole GPU by another library's thread may spoil a capture, but seldom the next."""
 
 
 class CudaSlot:
-    """One in-flight frame on the GPU. The first frame of another size or format replaces memory and graphs.
+    """One in-flight frame on the GPU.
 
     Attributes:
         syncs: Number of waits for the GPU so far.
     """
 
     def __init__(
-        self, chain: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, mode: Mode = "graph"
+        self, spec: ChainSpec, engines: Sequence[DeviceEngine], runtime: Runtime, mode: Mode = "graph"
     ) -> None:
-        """Store the arguments; memory is allocated for the first frame, whose size decides."""
+        """Bind and run the segments, and prepare for frames of the network's size, which captures the segments.
+
+        Raises:
+            EngineError: the GPU has too little memory, or an engine fails.
+        """
         self.syncs = 0
-        self._spec, self._engines, self._runtime, self._mode = chain, engines, runtime, mode
-        self._starting = runtime.context.activate("sending a frame")
-        self._waiting = runtime.context.activate("waiting for a result")
-        self._preparing = runtime.context.prepare("preparing for frames")
+        self._spec, self._runtime, self._mode = spec, runtime, mode
+        self._ways = runtime.ways.setdefault(engines[0], {})
+        self._starting, self._waiting = runtime.activate("sending a frame"), runtime.activate("waiting for a result")
         self._executor: Executor | None = None
+        self._is_started = False
         self._format_key: tuple[Any, ...] = ()
         """Properties that frames share to use the same memory; arrays are all converted to float32."""
+        with runtime.prepare("preparing for frames"):
+            self._chain = Chain(spec, engines, runtime.kernels)
+        try:
+            self.prepare(_blank_frame(spec.input))
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def buffer(self) -> Frame | None:
-        """Pinned memory for the next frame; None before the first frame, and for networks that read arrays."""
-        return None if self._executor is None else self._executor.chain.frame
+        """Pinned memory for the next frame; None for networks that read arrays, and when closed."""
+        return None if self._executor is None else self._executor.frames.buffer
+
+    @property
+    def way(self) -> Way:
+        """The way that frames are run, with the times of the others."""
+        way: Way = self._ways[self._format_key]
+        return way
+
+    def prepare(self, frame: Frame) -> None:
+        """Allocate memory and make graphs for frames of this size and format, unless that is done.
+
+        Raises:
+            SourceError: the frame has another type or format than the network reads.
+            EngineError: the GPU has too little memory or fails, or the slot was closed.
+        """
+        is_image = self._spec.input.kind == "image"
+        format_key = (frame.format, frame.pixels.shape, frame.pixels.dtype) if is_image else ()
+        if self._executor is not None and self._format_key == format_key:
+            return
+        if is_image:
+            check_image(frame)
+        if self._chain.is_closed:
+            raise EngineError("this slot was closed; open another")
+        with self._runtime.prepare("preparing for frames"):
+            self._release_executor()
+            if format_key not in self._ways:
+                readings: list[Reading] = ["copied"]
+                if is_image and self._runtime.is_integrated:
+                    readings.append("mapped")
+                self._ways[format_key] = fastest_way(readings, partial(self._open_executor, frame))
+            way = self._ways[format_key]
+            self._executor = self._open_executor(frame, way.reading)
+            self._chain.stream.wait_by(way.waiting)
+        self._format_key = format_key
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Send a frame with its thresholds and start the chain, without waiting."""
-        is_image = self._spec.input.kind == "image"
-        format_key = (frame.format, frame.pixels.shape, frame.pixels.dtype) if is_image else ()
-        if self._executor is None or self._format_key != format_key:
-            self._prepare(frame)
-            self._format_key = format_key
+        self.prepare(frame)
+        self._is_started = True
         executor = self._started()
-        executor.chain.write(frame, thresholds)
+        executor.write(frame, thresholds)
         with self._starting:
             executor.start()
 
@@ -70,71 +110,62 @@ class CudaSlot:
         executor = self._started()
         with self._waiting:
             self.syncs += executor.finish()
-        for label, probability, exit_index, confidence, is_final in executor.chain.predictions.tolist():
+        for label, probability, exit_index, confidence, is_final in self._chain.predictions.tolist():
             if is_final:
                 return self._spec.prediction(label, probability, exit_index, confidence)
         raise EngineError("no exit answered this frame; restart the process, and run `edge doctor`")
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return copies of the chain's tensors by name, batch 1. Those of segments that did not run are stale."""
-        executor = self._started()
+        self._started()
         with self._waiting:
-            return executor.chain.tensors()
+            return self._chain.tensors()
 
     def close(self) -> None:
         """Release graphs, memory and stream. Idempotent."""
-        if self._executor is None:
-            return
-        with self._preparing:
-            executor, self._executor = self._executor, None
-            executor.chain.close()
-            executor.close()
-            del executor  # pinned memory is freed here, while the context is current
+        if not self._chain.is_closed:
+            with self._runtime.prepare("closing a slot"):
+                self._release_executor()
+                self._chain.close()
 
-    def make_executor(self, chain: Chain) -> Executor:
-        """Return the executor of a bound chain: the chain as one graph, else a graph per segment, else none.
+    def make_executor(self, frames: FrameInput) -> Executor:
+        """Return an executor: the chain as one graph, else a graph per segment, else none.
 
         Graphs are used only where they predict the same as segments enqueued without one.
         """
-        segments = [self._capture(chain, index) for index in range(chain.exits)]
-        captured = [segment for segment in segments if segment is not None]
-        executor = None
-        if self._mode == "graph" and len(captured) == chain.exits:
-            fact = "the chain cannot be one CUDA graph, so the host checks each exit"
-            executor = self._make_checked(fact, chain, [partial(chain_graph, chain, captured)])
-        if executor is None:
-            steps = [
-                None if segment is None else partial(step_graph, chain, index, segment)
-                for index, segment in enumerate(segments)
-            ]
-            fact = "segments cannot be CUDA graphs, so they are enqueued for each frame"
-            executor = self._make_checked(fact, chain, steps)
-        return executor or _without_graphs(chain)
-
-    def _capture(self, chain: Chain, index: int) -> GraphDefinition | None:
-        """Return a captured segment; None if it cannot be captured, which is logged."""
-        for attempt in range(1, CAPTURE_ATTEMPTS + 1):
+        reference, exits = Executor(self._chain, frames), range(self._chain.exits)
+        graphs = {
+            "the chain cannot be one CUDA graph, so the host checks each exit": [exits],
+            "segments cannot be CUDA graphs, so they are enqueued for each frame": [exits[k : k + 1] for k in exits],
+        }
+        for problem, ranges in [*graphs.items()][self._mode == "stepwise" :]:
             try:
-                return capture(chain.segments[index])
-            except Exception as error:  # of any type that drivers and libraries raise
-                if attempt == CAPTURE_ATTEMPTS:
-                    fact = f"segment {index} cannot be captured into a CUDA graph, so the host checks each exit"
-                    self._log_once(f"{fact}: {error}")
-        return None
-
-    def _make_checked(self, fact: str, chain: Chain, steps: Sequence[Callable[[], Graph] | None]) -> Executor | None:
-        """Return the executor of the graphs that are made; None if one fails or predicts differently: it is logged."""
-        try:
-            with ExitStack() as stack:
-                graphs = [None if make is None else stack.enter_context(closing(make())) for make in steps]
-                executor = Executor(chain, graphs)
-                if difference := diff_outputs(executor, _without_graphs(chain)):
-                    raise EngineError(f"predicted {difference}")
-                stack.pop_all()
+                with ExitStack() as stack:
+                    executor = Executor(self._chain, frames, ranges)
+                    stack.callback(executor.close_graphs)
+                    if difference := diff_outputs(executor, reference):
+                        raise EngineError(f"predicted {difference}")
+                    stack.pop_all()
                 return executor
-        except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
-            self._log_once(f"{fact}: {error}")
-            return None
+            except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
+                self._log_once(f"{problem}: {error}")
+        return reference
+
+    def _open_executor(self, frame: Frame, reading: Reading) -> Executor:
+        """Return an executor for frames like this one, which is in its memory."""
+        frames = FrameInput(frame, self._spec.input, self._chain, reading)
+        try:
+            frames.write(frame)
+            return self.make_executor(frames)
+        except BaseException:
+            self._chain.stream.drain()
+            frames.close()
+            raise
+
+    def _release_executor(self) -> None:
+        if self._executor is not None:
+            self._executor.close()
+        self._executor, self._is_started = None, False
 
     def _log_once(self, message: str) -> None:
         """Log a reason for slower execution, once for all slots."""
@@ -143,27 +174,13 @@ class CudaSlot:
             log.warning(message)
 
     def _started(self) -> Executor:
-        if self._executor is None:
+        if self._executor is None or not self._is_started:
             raise EngineError("this slot has no frame; call start() first")
         return self._executor
 
-    def _prepare(self, frame: Frame) -> None:
-        """Allocate for frames of this size and format, run every segment once, and make the executor."""
-        if self._spec.input.kind == "image":
-            check_image(frame)
-        self.close()
-        runtime = self._runtime
-        with self._preparing:
-            uploads = not runtime.context.is_integrated
-            chain = Chain(self._spec, self._engines, runtime.kernels, frame, uploads=uploads)
-            try:
-                chain.bind(frame)
-                self._executor = self.make_executor(chain)
-            except BaseException:
-                chain.close()
-                raise
 
-
-def _without_graphs(chain: Chain) -> Executor:
-    """Return the executor that enqueues each segment."""
-    return Executor(chain, [None] * chain.exits)
+def _blank_frame(spec: InputSpec) -> Frame:
+    """Return a frame of the network's size."""
+    if spec.kind == "array":
+        return Frame(np.zeros(spec.shape, dtype=np.float32), PixelFormat.ARRAY)
+    return Frame(np.zeros((spec.height, spec.width, 3), dtype=np.uint8), PixelFormat.BGR)

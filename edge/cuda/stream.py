@@ -1,13 +1,12 @@
 """A stream that pycuda owns and cuda.core launches on."""
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import pycuda.driver as driver
 from cuda.core import Stream
 
-from edge.cuda.memory import Upload
-
+Waiting = Literal["spin", "block"]
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, which would break a capture."""
 
@@ -25,18 +24,26 @@ class GpuStream:
         self.owner: Any = driver.Stream(NON_BLOCKING)
         self.handle = int(self.owner.handle)
         self.core = Stream.from_handle(self.handle)
+        self.wait_by("spin")
 
-    def upload(self, copy: Upload) -> None:
-        """Enqueue a copy to the GPU."""
-        driver.memcpy_htod_async(copy.address, copy.source, self.owner)
+    def wait_by(self, waiting: Waiting) -> None:
+        """Set how threads wait: `spin` takes a core, `block` takes longer. The context's flags decide nothing here."""
+        flags = driver.event_flags
+        blocking = flags.BLOCKING_SYNC if waiting == "block" else flags.DEFAULT
+        self._event: Any = driver.Event(blocking | flags.DISABLE_TIMING)
 
     def synchronize(self) -> None:
         """Wait for the stream's work."""
-        self.owner.synchronize()
+        self._event.record(self.owner)
+        self._event.synchronize()
 
-    def close(self) -> None:
-        """Wait for the stream's work, whose errors have already been raised, and destroy the stream. Idempotent."""
+    def drain(self) -> None:
+        """Wait for the stream's work, whose errors have already been raised."""
         if self.owner is not None:
             with suppress(driver.Error):
                 self.owner.synchronize()
-            self.owner = None  # pycuda destroys a stream with its last reference, and leaks it in another context
+
+    def close(self) -> None:
+        """Wait for the stream's work, and destroy the stream. Idempotent."""
+        self.drain()
+        self._event = self.owner = None  # pycuda destroys both now, and would leak them in another context

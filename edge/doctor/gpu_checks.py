@@ -34,11 +34,11 @@ def nested_conditional_nodes() -> str:
         EngineError: graphs do not work here.
     """
     runtime = get_runtime()
-    from edge.cuda.probe import chain_unsupported_reason
+    from edge.doctor.probe import chain_unsupported_reason
 
     reason = chain_unsupported_reason(runtime, "graph")
     _require(not reason, reason)
-    return f"three exits in one graph work on {runtime.context.arch}"
+    return f"three exits in one graph work on {runtime.arch}"
 
 
 def exit_decisions() -> str:
@@ -82,8 +82,8 @@ def chain_as_graph_and_stepwise() -> str:
         EngineError: a frame takes another exit than forced, or a graph waits more than once.
     """
     runtime = get_runtime()
-    from edge.cuda.probe import EXITS, chain_unsupported_reason
     from edge.cuda.slot import Mode
+    from edge.doctor.probe import EXITS, chain_unsupported_reason
 
     for mode, repeat in product(get_args(Mode), range(3)):
         reason = chain_unsupported_reason(runtime, mode)
@@ -92,36 +92,34 @@ def chain_as_graph_and_stepwise() -> str:
 
 
 def _decide(logits: NDArray[np.float32]) -> NDArray[np.void]:
-    runtime, rows = get_runtime(), len(logits)
-    from edge.cuda.kernel_params import EXIT, PREDICTION
+    runtime, (rows, classes) = get_runtime(), logits.shape
+    from edge.cuda.kernels import PREDICTION
     from edge.cuda.memory import Memory
     from edge.cuda.stream import GpuStream
 
-    with runtime.context.prepare("deciding"):
-        sizes = {"exit": EXIT.itemsize, "threshold": 4, "logits": logits.nbytes, "out": rows * PREDICTION.itemsize}
-        memory, stream = Memory(sizes), GpuStream()
-        exit_, threshold, address, out = memory.addresses.values()
-        memory.view("exit", EXIT)[0] = (address, threshold, logits.shape[1], 0, 1 / TEMPERATURE, 0)
-        memory.view("threshold", np.float32)[0] = THRESHOLD
-        memory.view("logits", np.float32)[:] = logits.ravel()
-        runtime.kernels.decide(exit_, out, rows=rows).on(stream.core)
+    with runtime.prepare("deciding"):
+        memory = Memory({"logits": logits.nbytes, "threshold": 4, "out": rows * PREDICTION.itemsize})
+        stream, addresses = GpuStream(), memory.addresses.values()
+        memory.view("logits", np.float32)[:], memory.view("threshold", np.float32)[0] = logits.ravel(), THRESHOLD
+        options = {"classes": classes, "exit_index": 0, "temperature": TEMPERATURE, "rows": rows}
+        runtime.kernels.decide(*addresses, **options).on(stream)
         stream.synchronize()
         return memory.view("out", PREDICTION).copy()
 
 
 def _preprocess(frame: Frame) -> NDArray[np.float32]:
     runtime = get_runtime()
-    from edge.cuda.kernel_params import preprocess_params_sizes, write_preprocess_params
     from edge.cuda.memory import Memory
+    from edge.cuda.preprocess_params import preprocess_params
     from edge.cuda.stream import GpuStream
 
-    with runtime.context.prepare("preprocessing"):
+    with runtime.prepare("preprocessing"):
+        params = preprocess_params(frame, IMAGE)
         out_bytes = 4 * IMAGE.channels * IMAGE.height * IMAGE.width
-        memory = Memory({"frame": frame.pixels.size, "out": out_bytes} | preprocess_params_sizes(IMAGE))
-        stream, addresses = GpuStream(), memory.addresses
+        memory, stream = Memory({"frame": frame.pixels.size, "params": params.nbytes, "out": out_bytes}), GpuStream()
         memory.view("frame", np.uint8)[:] = frame.pixels.ravel()
-        write_preprocess_params(memory, frame, IMAGE)
-        runtime.kernels.preprocess(addresses["preprocess_params"], addresses["out"], IMAGE.shape).on(stream.core)
+        memory.view("params", params.dtype)[:] = params
+        runtime.kernels.preprocess(*memory.addresses.values(), shape=IMAGE.shape).on(stream)
         stream.synchronize()
         return memory.view("out", np.float32, IMAGE.shape).copy()
 

@@ -100,7 +100,7 @@ def check_graph_mode() -> Check:
     name = "exit decisions on the GPU"
     try:
         runtime = get_runtime()
-        from edge.cuda.probe import chain_unsupported_reason
+        from edge.doctor.probe import chain_unsupported_reason
 
         unsupported = chain_unsupported_reason(runtime, "graph")
     except UnavailableError as error:

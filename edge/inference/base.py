@@ -1,7 +1,7 @@
 """Interfaces to implement for a device that runs chains: one frame at a time, or batches."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +9,27 @@ from numpy.typing import NDArray
 from edge.decision import Prediction, Predictions
 from edge.frames.base import Frame
 
+if TYPE_CHECKING:
+    from edge.cuda.way import Way
+
 
 class Slot(Protocol):
     """Buffers and bindings of one in-flight frame."""
 
     @property
+    def way(self) -> "Way | None":
+        """The way that frames are run, where it was chosen among several; None on the CPU."""
+
+    @property
     def buffer(self) -> Frame | None:
         """Memory for sources to decode into, which the device reads without a copy; None if it has no such memory."""
+
+    def prepare(self, frame: Frame) -> None:
+        """Prepare for frames of this size and format, so that the first takes no longer than the second.
+
+        Raises:
+            SourceError: the frame has another type or format than the network reads.
+        """
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Preprocess a frame into the chain's input and set the thresholds; on a GPU, start inference.

@@ -27,6 +27,8 @@ from edge.inference.slots import new_batch, new_slot
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from edge.cuda.way import Way
+
 READ_AHEAD = 64
 """Images that `predict_batch` reads at once, which bounds its memory."""
 
@@ -81,6 +83,11 @@ class Classifier:
     def rejection(self) -> Rejection | None:
         """Confidence that the last exit must reach, and its guarantee; below, a prediction is `none`. None if off."""
         return self.chain.rejection
+
+    @property
+    def way(self) -> "Way | None":
+        """The way that the GPU runs frames, with its timings; None on the CPU and before the first prediction."""
+        return self._idle[-1].way if self._idle else None
 
     def with_thresholds(self, values: ArrayLike) -> "Classifier":
         """Return a classifier on the same engines with its own thresholds.
@@ -151,14 +158,18 @@ class Classifier:
             SourceError: the source cannot be opened or fails, after all frames before that were yielded; or the policy
                 is unknown.
         """
-        opened = source if isinstance(source, FrameSource) else open_source(source)
+        opened = source if isinstance(source, FrameSource) else None
         slots: list[Slot] = []
         try:
-            slots += [self.new_slot() for _ in range(self._slots_in_flight())]
-            selected = policy or ("latest" if opened.is_live else "all")
-            yield from Pipeline(opened, slots, selected, lambda: self._thresholds)
+            for _ in range(self._slots_in_flight()):  # before a camera opens: on a GPU, this takes a while
+                slots.append(self.new_slot())
+            if not isinstance(source, FrameSource):
+                opened = source = open_source(source)
+            selected = policy or ("latest" if source.is_live else "all")
+            yield from Pipeline(source, slots, selected, lambda: self._thresholds)
         finally:
-            opened.close()
+            if opened is not None:
+                opened.close()
             for slot in slots:
                 slot.close()
 

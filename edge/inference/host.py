@@ -20,6 +20,7 @@ class HostSlot:
     """Buffers of one in-flight frame in host memory, and the segments bound to them."""
 
     buffer: Frame | None = None
+    way = None
 
     def __init__(self, chain: ChainSpec, engines: Sequence[Engine]) -> None:
         """Allocate all buffers and bind all segments."""
@@ -35,6 +36,9 @@ class HostSlot:
         self._logits = [self._buffers[tensors.logits(k)][0] for k in exits]
         self._inverse_temperature = [1 / temperature for temperature in chain.temperatures]
         self._prediction = chain.prediction
+
+    def prepare(self, frame: Frame) -> None:
+        """Do nothing: frames of all sizes use the same memory."""
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Preprocess a frame into the chain's input and set the thresholds."""

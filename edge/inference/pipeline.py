@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from edge.decision import Prediction
 from edge.errors import SourceError
-from edge.frames.base import FrameSource
+from edge.frames.base import Frame, FrameSource
 from edge.inference.base import Slot
 from edge.inference.result import InFlightFrame, Result
 
@@ -72,8 +72,9 @@ class Pipeline:
         self._spare = [InFlightFrame(slot) for slot in slots[MIN_SLOTS:]]
         self._free: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._captured: SimpleQueue[InFlightFrame | None] = SimpleQueue()
-        for slot in slots[:MIN_SLOTS]:
-            self._free.put(InFlightFrame(slot))
+        self._usual = [InFlightFrame(slot) for slot in slots[:MIN_SLOTS]]
+        for in_flight in self._usual:
+            self._free.put(in_flight)
         self._stopping = False
         self._starting = threading.Lock()
         """Held while the capture thread uses a slot."""
@@ -159,13 +160,18 @@ class Pipeline:
             in_flight.captured_ns, in_flight.captured_at_s = monotonic_ns(), time()
             in_flight.capture_ns = in_flight.captured_ns - started_ns
             in_flight.frame_index = frame_index
-            if frame_index == 0 and frame.pixels.nbytes <= SMALL_BYTES:
-                self._use_spare_slots()
+            if frame_index == 0:
+                self._prepare_slots(frame)
             frame_index += 1
             self._publish(in_flight)
 
-    def _use_spare_slots(self) -> None:
-        for in_flight in self._spare:
+    def _prepare_slots(self, frame: Frame) -> None:
+        """Prepare all slots that are used for frames like the first one; the spare slots are for small frames."""
+        spare = self._spare if frame.pixels.nbytes <= SMALL_BYTES else []
+        with self._starting:
+            for in_flight in (*self._usual, *spare):
+                in_flight.slot.prepare(frame)
+        for in_flight in spare:
             self._free.put(in_flight)
 
     def _publish(self, in_flight: InFlightFrame) -> None:

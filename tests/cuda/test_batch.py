@@ -200,7 +200,7 @@ def test_a_failed_batch_keeps_its_memory_until_started_work_is_done(network: Net
 def test_compact_lists_active_rows_in_order_and_keeps_the_final_decisions(
     rows: int, share: float, host_kernels: ctypes.CDLL
 ) -> None:
-    from edge.cuda.kernel_params import PREDICTION
+    from edge.cuda.kernels import PREDICTION
 
     generator = np.random.default_rng(rows)
     decisions = generator.integers(2, 2**20, 5 * rows, dtype=np.int32).view(PREDICTION)
@@ -236,14 +236,14 @@ def test_rows_that_are_no_multiple_of_16_bytes_are_gathered_byte_by_byte(world: 
     from edge.cuda.stream import GpuStream
 
     runtime = edge.cuda.get_runtime()
-    with runtime.context.activate("gathering"):
+    with runtime.activate("gathering"):
         memory, stream = Memory({"from": 400, "rows": 8, "to": 400}), GpuStream()
         memory.view("rows", np.int32)[:] = [1, 3]
         source, rows, out = memory.addresses.values()
         for row_bytes, name in ((75, "gather_bytes"), (80, "gather_words")):
             values = memory.view("from", np.uint8)[: 4 * row_bytes]
             values[:] = np.random.default_rng(row_bytes).integers(1, 256, values.size)
-            runtime.kernels.gather(source, rows, 2, row_bytes, out).on(stream.core)
+            runtime.kernels.gather(source, rows, 2, row_bytes, out).on(stream)
             stream.synchronize()
             expected = values.reshape(4, row_bytes)[[1, 3]]
             np.testing.assert_array_equal(memory.view("to", np.uint8)[: 2 * row_bytes].reshape(2, row_bytes), expected)

@@ -42,5 +42,5 @@ def test_a_body_and_the_handles_of_graphs_exist() -> None:
 
 def test_the_driver_has_the_functions_that_capture_a_segment(world: World) -> None:
     names = {name for name in vars(bindings_module(world)) if name.startswith("cu")}
-    assert len(names) == 5
+    assert len(names) == 4
     assert not [name for name in names if not hasattr(driver, name)]

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,6 @@ from edge.doctor.nvidia import check_graph_mode
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.record import record
-from edge.storage import cache_root
 from edge.system import pip_install
 from tests.support.cuda_networks import IMAGES, Networks, SessionEngine, array_frames, predict, predict_all
 from tests.support.cuda_stand_in import (
@@ -50,10 +48,11 @@ def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) 
     reason = "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
     assert check.value == f"unavailable: {reason}"
     assert not check.ok
-    from edge.cuda.runtime import _open_once
+    from edge.cuda.runtime import _open_once, _retain_context
 
     world.failing["init"] = DriverError("CUDA_ERROR_NO_DEVICE")
     _open_once.cache_clear()
+    _retain_context.cache_clear()
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
 
 
@@ -96,8 +95,8 @@ def test_conditions_ignored_later_are_detected_before_the_first_prediction(
     run_bodies: bool, network: Networks, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = network("tiny cnn")
-    gpu, host = tiny.slot("graph"), tiny.host_slot()
     world.run_bodies = run_bodies
+    gpu, host = tiny.slot("graph"), tiny.host_slot()
     for exit_index, frame in enumerate(array_frames(3)):
         thresholds = [NEVER] * exit_index + [0.0] * (2 - exit_index)
         actual, expected = (predict(slot, frame, thresholds) for slot in (gpu, host))
@@ -140,10 +139,10 @@ DIFFERENT: dict[str, dict[str, Any] | None] = {
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_executors_differ_if_one_field_of_their_predictions_does(name: str, forced: str, world: World) -> None:
     from edge.cuda.executor import diff_outputs
-    from edge.cuda.kernel_params import PREDICTION
+    from edge.cuda.kernels import PREDICTION
 
     chain: Any = SimpleNamespace(exits=3, predictions=np.zeros(1, PREDICTION), threshold=None)
-    chain.set_thresholds = lambda values: setattr(chain, "threshold", values[0])
+    chain.reset = lambda values: setattr(chain, "threshold", values[0])
     same = (PREDICTED, PREDICTED)
     different = (DIFFERENT[name], PREDICTED) if forced == "the last exit" else (PREDICTED, DIFFERENT[name])
     for predictions in (same, different):
@@ -173,39 +172,41 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     world.failing["invalidated"] = DriverError()
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
-    assert "so the host checks each exit: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED" in caplog.text
+    reason = "segment 0 cannot be captured: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
+    assert f"so the host checks each exit: {reason}" in caplog.text
+    assert f"so they are enqueued for each frame: {reason}" in caplog.text
     assert world.calls["captures alive"] == 0
 
 
 def test_a_capture_spoilt_after_its_work_was_enqueued_is_an_error(world: World) -> None:
     from pycuda.driver import Context
 
-    from edge.cuda.graph import capture
+    from edge.cuda.capture import capture
 
     def spoil(stream: int) -> None:
         with pytest.raises(DriverError, match="CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
             Context.synchronize()
 
-    context = edge.cuda.get_runtime().context
+    context = edge.cuda.get_runtime()
     with context.prepare("capturing"), pytest.raises(RuntimeError, match="CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
         capture(spoil)
     assert world.calls["streams freed"] == world.calls["stream"]
 
 
 def test_a_segment_that_fails_after_its_work_was_captured_leaves_no_graph(world: World) -> None:
-    from edge.cuda.graph import capture
+    from edge.cuda.capture import capture
 
     def fail(stream: int) -> None:
         raise EngineError("no room")
 
-    with edge.cuda.get_runtime().context.prepare("capturing"), pytest.raises(EngineError, match="no room"):
+    with edge.cuda.get_runtime().prepare("capturing"), pytest.raises(EngineError, match="no room"):
         capture(fail)
     assert (world.calls["cuStreamEndCapture"], world.calls["captures alive"]) == (1, 0)
 
 
 @pytest.mark.parametrize("call", ["push", "pop"])
 def test_a_context_that_fails_to_change_blocks_no_other_thread(call: str, world: World) -> None:
-    context = edge.cuda.get_runtime().context
+    context = edge.cuda.get_runtime()
     world.failing[call] = DriverError("CUDA_ERROR_INVALID_CONTEXT")
     expected = "loading failed: DriverError: CUDA_ERROR_INVALID_CONTEXT"
     with pytest.raises(EngineError, match=expected), context.prepare("loading"):
@@ -271,10 +272,11 @@ def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all
     tiny, [frame] = network("tiny cnn"), array_frames(1)
     expected = predict(tiny.host_slot(), frame, tiny.thresholds)
     with failing_chain_graph(call):
-        for slot in (tiny.slot("graph"), tiny.slot("graph")):
+        for _ in range(2):
+            slot = tiny.slot("graph")
+            assert world.calls["graphs alive"] == tiny.exits
             actual = predict(slot, frame, tiny.thresholds)
             assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
-            assert world.calls["graphs alive"] == tiny.exits
             slot.close()
     assert world.calls["graphs alive"] == 0
     [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
@@ -318,9 +320,9 @@ def test_a_capture_is_attempted_three_times(
     tiny = network("tiny cnn")
     refuse_capture(tiny.engines[1], world, refusals)
     predict(tiny.slot("graph"), array_frames(1)[0], [0, 0])
-    reason = "segment 1 cannot be captured into a CUDA graph, so the host checks each exit: CUDA_ERROR_STREAM_CAPTURE"
+    reason = "so the host checks each exit: segment 1 cannot be captured: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
     assert (reason in caplog.text) != is_captured
-    assert world.calls["graphs alive"] == (1 if is_captured else 2)
+    assert world.calls["graphs alive"] == (1 if is_captured else 0)
     assert world.calls["captures alive"] == 0
 
 
@@ -351,12 +353,12 @@ def refuse_capture(engine: SessionEngine, world: World, times: float = float("in
 
 # Failing calls
 
-OPENING = ("init", "device", "retain", "from_cubin")
+OPENING = ("init", "device", "retain", "get_kernel")
 FAILING = {
     "init": "no NVIDIA GPU can be used here",
     "device": "no NVIDIA GPU can be used here",
     "retain": "no NVIDIA GPU can be used here",
-    "from_cubin": "preparing the GPU failed",
+    "get_kernel": "preparing the GPU failed",
     "mem_alloc": "preparing for frames failed",
     "pagelocked_empty": "preparing for frames failed",
     "stream": "preparing for frames failed",
@@ -368,17 +370,22 @@ FAILING = {
 @pytest.mark.parametrize("call", FAILING)
 def test_a_failing_status_is_an_error_that_names_the_task(call: str, network: Networks, world: World) -> None:
     tiny, [frame] = network("tiny cnn"), array_frames(1)
-    error = (CoreError if call in ("graph launch", "from_cubin") else DriverError)(f"{call}: CUDA_ERROR_UNKNOWN")
+    error = (CoreError if call in ("graph launch", "get_kernel") else DriverError)(f"{call}: CUDA_ERROR_UNKNOWN")
     expected = f"{FAILING[call]}.*{call}: CUDA_ERROR_UNKNOWN"
     if call in OPENING:
         world.failing[call] = error
         with pytest.raises(EngineError, match=expected):
             tiny.slot("graph")
-        assert world.detached == world.retained == 0
         return
+    if call not in ("graph launch", "synchronize"):
+        edge.cuda.get_runtime()
+        world.failing[call] = error
+        with pytest.raises(EngineError, match=expected):
+            tiny.slot("graph")
+        del world.failing[call]
     slot = tiny.slot("graph")
-    if call in ("graph launch", "synchronize"):
-        predict(slot, frame, [0, 0])
+    if call not in ("graph launch", "synchronize"):
+        return
     world.failing[call] = error
     with pytest.raises(EngineError, match=expected):
         predict(slot, frame, [0, 0])
@@ -407,40 +414,11 @@ def test_threads_open_the_gpu_once(world: World, monkeypatch: pytest.MonkeyPatch
     assert world.calls["retain"] == 1
 
 
-def test_a_released_context_cannot_be_activated(world: World) -> None:
-    context = edge.cuda.get_runtime().context
-    assert context.arch == "sm_87"
-    context.close()
-    context.close()
-    assert world.retained == 0
-    with pytest.raises(EngineError, match="anything failed: the GPU's context was released; open it again"):
-        context.activate("anything")
-
-
-def test_cached_kernels_are_separate_for_each_gpu_source_and_compiler(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edge.cuda import kernels
-
-    folder = cache_root()
-    first = [kernels.compile_kernels(arch) for arch in ("sm_87", "sm_90", "sm_87")]
-    assert [b"sm_87" in cubin for cubin in first] == [True, False, True]
-    assert len(list(folder.iterdir())) == world.calls["compile"] == 2
-    other = tmp_path / "other.cu"
-    other.write_text("other")
-    with monkeypatch.context() as patch:
-        patch.setattr(kernels, "SOURCE", other)
-        assert kernels.compile_kernels("sm_87") not in first
-    monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcVersion", lambda: (0, 99, 0))
-    assert kernels.compile_kernels("sm_87") == first[0]
-    assert len(list(folder.iterdir())) == world.calls["compile"] == 4
-
-
 @pytest.mark.parametrize("is_enabled", [True, False])
 def test_garbage_collection_is_restored_after_a_capture_even_one_that_failed(
     is_enabled: bool, network: Networks, world: World
 ) -> None:
-    from edge.cuda.graph import capture
+    from edge.cuda.capture import capture
 
     def fail(stream: int) -> None:
         raise CoreError("CUDA_ERROR_UNKNOWN")
@@ -449,7 +427,7 @@ def test_garbage_collection_is_restored_after_a_capture_even_one_that_failed(
     try:
         predict(network("tiny cnn").slot("graph"), array_frames(1)[0], [0, 0])
         assert gc.isenabled() == is_enabled
-        with edge.cuda.get_runtime().context.activate("failing"), pytest.raises(CoreError):
+        with edge.cuda.get_runtime().activate("failing"), pytest.raises(CoreError):
             capture(fail)
         assert gc.isenabled() == is_enabled
     finally:
@@ -457,9 +435,9 @@ def test_garbage_collection_is_restored_after_a_capture_even_one_that_failed(
 
 
 def test_garbage_collection_stays_paused_until_all_threads_have_captured(world: World) -> None:
-    from edge.cuda.graph import capture
+    from edge.cuda.capture import capture
 
-    context, is_over, both = edge.cuda.get_runtime().context, threading.Event(), threading.Barrier(2)
+    context, is_over, both = edge.cuda.get_runtime(), threading.Event(), threading.Barrier(2)
 
     def fill(is_first: bool, stream: int) -> None:
         with suppress(threading.BrokenBarrierError):
@@ -480,7 +458,7 @@ def test_garbage_collection_stays_paused_until_all_threads_have_captured(world: 
 
 def test_threads_take_turns_in_preparing_while_others_run_frames(network: Networks, world: World) -> None:
     """Engines are loaded, memory is freed and segments are captured in turn: each may spoil a capture."""
-    context, slot, [frame] = edge.cuda.get_runtime().context, network("tiny cnn").slot("graph"), array_frames(1)
+    context, slot, [frame] = edge.cuda.get_runtime(), network("tiny cnn").slot("graph"), array_frames(1)
     predict(slot, frame, [0, 0])
     order: list[str] = []
 
@@ -516,10 +494,10 @@ def test_a_frame_of_another_size_replaces_the_memory(world: World, network: Netw
     slot = network("tiny cnn", spec=IMAGES).slot("graph")
     for height in (20, 30, 20, 30):
         predict(slot, bgr_frame(height), [0, 0])
-        assert world.calls["mem_alloc"] - world.calls["free"] == 1
+        assert world.calls["mem_alloc"] - world.calls["free"] == 2
         assert world.calls["graphs alive"] == 1
         gc.collect()
-        assert len(world.pinned) - world.calls["pinned freed"] == 1
+        assert len(world.pinned) - world.calls["pinned freed"] == 2
     slot.close()
     slot.close()
     assert world.calls["mem_alloc"] == world.calls["free"]
@@ -548,7 +526,7 @@ def test_closing_a_classifier_frees_its_memory(network: Networks, world: World) 
     gpu.close()
     gpu.close()
     gc.collect()
-    assert world.calls["pinned freed"] == before["pinned freed"] + 1
+    assert world.calls["pinned freed"] == before["pinned freed"] + 2
     assert world.calls["freed without a context"] == before["freed without a context"]
     assert world.calls["mem_alloc"] == world.calls["free"]
     with pytest.raises(EngineError, match="the classifier was closed"):
@@ -572,14 +550,43 @@ def test_a_frame_whose_result_is_not_awaited_keeps_its_memory_until_it_is_done(
     slot.start(bgr_frame(20), thresholds)
     if then == "another size":
         assert predict(slot, bgr_frame(30), thresholds).exit_index == 0
-        assert world.calls["mem_alloc"] - world.calls["free"] == 1
+        assert world.calls["mem_alloc"] - world.calls["free"] == 2
     slot.close()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
 
-def test_a_closed_slot_has_no_buffer_and_may_be_used_again(network: Networks) -> None:
+def test_a_closed_slot_has_no_buffer_and_takes_no_frame(network: Networks) -> None:
     slot = network("tiny cnn", spec=IMAGES).slot("graph")
-    expected = predict(slot, bgr_frame(20), [0, 0])
+    predict(slot, bgr_frame(20), [0, 0])
     slot.close()
     assert slot.buffer is None
-    assert predict(slot, bgr_frame(20), [0, 0]) == expected
+    with pytest.raises(EngineError, match="this slot was closed; open another"):
+        predict(slot, bgr_frame(20), [0, 0])
+
+
+# The first frame
+
+
+def test_arrays_need_no_preparation_after_a_slot_is_opened(network: Networks, world: World) -> None:
+    slot, [frame] = network("tiny cnn").slot("graph"), array_frames(1)
+    counts = []
+    for _ in range(2):
+        world.calls.clear()
+        predict(slot, frame, [NEVER, NEVER])
+        counts.append(world.calls.copy())
+    assert counts[0] == counts[1]
+
+
+def test_images_of_another_size_need_no_library_and_the_first_costs_what_the_second_does(
+    network: Networks, world: World
+) -> None:
+    slot, counts = network("tiny cnn", spec=IMAGES).slot("graph"), []
+    world.calls.clear()
+    slot.prepare(bgr_frame(20))
+    assert world.calls["graph launch"]
+    assert not world.calls["cuStreamBeginCapture"]
+    for _ in range(2):
+        world.calls.clear()
+        predict(slot, bgr_frame(20), [NEVER, NEVER])
+        counts.append(world.calls.copy())
+    assert counts[0] == counts[1]

@@ -78,11 +78,11 @@ def test_thousands_of_frames_take_the_reference_exits_and_run_no_other_segment(m
     values = random_logits(5000)
     classify(array_frame(values[0]))
     syncs = slot.syncs
-    with runtime.context.activate("counting"):
+    with runtime.activate("counting"):
         before = [engine.runs() for engine in engines]
     exits = np.array([classify(array_frame(value)).exit_index for value in values])
     np.testing.assert_array_equal(exits, reference_exits(values))
-    with runtime.context.activate("counting"):
+    with runtime.activate("counting"):
         runs = [engine.runs() - start for engine, start in zip(engines, before, strict=True)]
     assert runs == [int((exits >= k).sum()) for k in range(EXITS)]
     assert slot.syncs - syncs == (5000 if mode == "graph" else int((exits + 1).sum()))
@@ -101,7 +101,7 @@ def test_a_hundred_thousand_frames_take_no_more_memory_than_a_thousand(runtime: 
     frames = [array_frame(value) for value in random_logits(1000)]
 
     def memory() -> tuple[int, int]:
-        with runtime.context.activate("reading free memory"):
+        with runtime.activate("reading free memory"):
             return driver.mem_get_info()[0], psutil.Process().memory_info().rss
 
     for frame in frames:
@@ -162,8 +162,8 @@ def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime:
     from benchmarks.gpu.segments import TimedEngine, timed_engines, timed_workload
     from edge.cuda.memory import Memory
 
-    with runtime.context.activate("making a latch"):
-        code = Program(LATCH, "c++", ProgramOptions(std="c++17", arch=runtime.context.arch)).compile("cubin")
+    with runtime.activate("making a latch"):
+        code = Program(LATCH, "c++", ProgramOptions(std="c++17", arch=runtime.arch)).compile("cubin")
         memory = Memory({"armed": 4, "latch": 4, "missed": 4})
         kernels = {name: code.get_kernel(name) for name in ("wait_for", "open_latch")}
 
@@ -276,7 +276,7 @@ def classify_batch(workload: "Workload", runtime: "Runtime", _: Any, images: NDA
 
 @pytest.mark.parametrize("rows", [1, 32, 33, 100])
 def test_decide_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") -> None:
-    from edge.cuda.kernel_params import EXIT, PREDICTION
+    from edge.cuda.kernels import PREDICTION
     from edge.cuda.memory import Memory
     from edge.cuda.stream import GpuStream
 
@@ -285,18 +285,18 @@ def test_decide_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") ->
     logits[::5] = logits[::5].round(0)
     logits[3::7, 2] = np.nan
     expected = scores_from_logits(logits[None])
-    sizes = {"exit": EXIT.itemsize, "threshold": 4, "logits": logits.nbytes, "active_count": 4}
+    sizes = {"logits": logits.nbytes, "threshold": 4, "active_count": 4}
     sizes |= dict.fromkeys(("decisions", "predictions"), rows * PREDICTION.itemsize)
     sizes |= dict.fromkeys(("samples", "active_rows"), 4 * rows) | dict.fromkeys(("from", "to"), 80 * rows)
-    with runtime.context.activate("deciding"):
+    with runtime.activate("deciding"):
         memory, stream, kernels = Memory(sizes), GpuStream(), runtime.kernels
         addresses = memory.addresses
-        memory.view("exit", EXIT)[0] = (addresses["logits"], addresses["threshold"], classes, 0, 1 / temperature, 0)
         memory.view("threshold", np.float32)[0] = threshold
         memory.view("logits", np.float32)[:], memory.view("samples", np.int32)[:] = logits.ravel(), np.arange(rows)
-        kernels.decide(addresses["exit"], addresses["decisions"], rows=rows).on(stream.core)
+        rule = (addresses["logits"], addresses["threshold"], addresses["decisions"])
+        kernels.decide(*rule, classes=classes, exit_index=0, temperature=temperature, rows=rows).on(stream)
         names = ("predictions", "samples", "active_rows", "active_count")
-        kernels.compact(addresses["decisions"], rows, *(addresses[name] for name in names)).on(stream.core)
+        kernels.compact(addresses["decisions"], rows, *(addresses[name] for name in names)).on(stream)
         stream.synchronize()
         decisions = memory.view("decisions", PREDICTION)
         np.testing.assert_array_equal(decisions["label_index"], expected.label[0])
@@ -313,7 +313,7 @@ def test_decide_compact_and_gather_match_numpy(rows: int, runtime: "Runtime") ->
             )
             source[:] = generator.integers(0, 256, source.shape)
             gather = (addresses["from"], addresses["active_rows"], len(active), row_bytes, addresses["to"])
-            kernels.gather(*gather).on(stream.core)
+            kernels.gather(*gather).on(stream)
             stream.synchronize()
             np.testing.assert_array_equal(out[: len(active)], source[active])
 
@@ -339,13 +339,3 @@ def test_user_code_predicts_as_the_chain(runtime: "Runtime", monkeypatch: pytest
     for predictor in figures["ways"].values():
         assert predictor["same_label_there"] > 0.99
     assert all(figures["ways"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))
-
-
-def test_a_released_context_cannot_be_activated(runtime: "Runtime") -> None:
-    from edge.cuda.context import PrimaryContext
-
-    context = PrimaryContext()
-    context.close()
-    context.close()
-    with pytest.raises(EngineError, match="the GPU's context was released"):
-        context.activate("anything")

@@ -3,7 +3,6 @@
 import ctypes
 import platform
 import threading
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from edge.bundle.manifest import InputSpec, Rejection
 from edge.decision import NEVER, scores_from_logits
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.frames.preprocess import center_crop, normalization_lut, preprocess_for
+from edge.frames.preprocess import preprocess_for
 from edge.inference.host import calibrated_probability
 from tests.support.cuda_kernels import KERNELS, launch_on_host
 from tests.support.cuda_networks import IMAGES, Networks, array_frames, predict, predict_all
@@ -96,7 +95,8 @@ def test_graph_mode_takes_one_launch_and_one_wait_and_runs_no_later_segment(netw
         world.ran.clear()
         predict(gpu, frame, [NEVER] * exit_index + [0.0] * (4 - exit_index))
         calls = {name: count for name, count in world.calls.items() if name not in ("push", "pop", "bytes uploaded")}
-        assert calls == {"graph launch": 1, "synchronize": 1}
+        del calls["blocking waits"]
+        assert calls == {"graph launch": 1, "wait record": 1, "synchronize": 1}
         assert [name for name in world.ran if name.startswith("segment")] == [
             f"segment {k}" for k in range(exit_index + 1)
         ]
@@ -112,15 +112,56 @@ def test_stepwise_mode_waits_once_per_exit_and_launches_one_graph_per_segment(ne
         assert (world.calls["graph launch"], world.calls["synchronize"]) == (exit_index + 1, exit_index + 1)
 
 
-def test_frames_are_not_copied_on_an_integrated_gpu(network: Networks, world: World) -> None:
+@pytest.mark.parametrize("faster", ["mapped", "copied"])
+def test_an_integrated_gpu_reads_frames_in_the_faster_of_two_ways(
+    faster: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower way takes a millisecond longer, and blocking two."""
+    from edge.cuda import way
+
     world.is_integrated = True
-    tiny = network("tiny cnn")
-    expected = predict_all(tiny.host_slot(), array_frames(6), tiny.thresholds)
-    slot = tiny.slot("graph")
-    predict(slot, array_frames(1)[0], tiny.thresholds)  # uploads the constants
+    tiny, frame = network("tiny cnn", spec=IMAGES), random_frame(PixelFormat.BGR, (40, 60, 3))
+    expected = predict(tiny.host_slot(), frame, tiny.thresholds)
+    measure = way._frame_ms
+
+    def frame_ms(executor: Any) -> float:
+        world.calls["bytes uploaded"] = 0
+        measure(executor)
+        return 1.0 + ((world.calls["bytes uploaded"] > 0) != (faster == "copied"))
+
+    monkeypatch.setattr(way, "_frame_ms", frame_ms)
+    slot, other = tiny.slot(), tiny.slot()
+    for used in (slot, other):
+        actual = predict(used, frame, tiny.thresholds)
+        assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
     world.calls["bytes uploaded"] = 0
-    assert predict_all(slot, array_frames(6), tiny.thresholds) == expected
-    assert world.calls["bytes uploaded"] == 0
+    predict(slot, frame, tiny.thresholds)
+    assert (world.calls["bytes uploaded"] > 0) == (faster == "copied")
+    assert slot.way.reading == faster
+    times = {"mapped": 1.0, "copied": 2.0} if faster == "mapped" else {"mapped": 2.0, "copied": 1.0}
+    assert slot.way.median_ms == {
+        f"{reading}, {wait}": times[reading] for reading in times for wait in ("spin", "block")
+    }
+    assert slot.way is other.way
+
+
+@pytest.mark.parametrize(("blocking_ms", "waiting"), [(1.04, "block"), (1.06, "spin")])
+def test_threads_block_where_that_takes_hardly_longer_than_spinning(
+    blocking_ms: float, waiting: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.cuda import way
+
+    def frame_ms(executor: Any) -> float:
+        world.calls["blocking waits"] = 0
+        executor.start()
+        executor.finish()
+        return blocking_ms if world.calls["blocking waits"] else 1.0
+
+    monkeypatch.setattr(way, "_frame_ms", frame_ms)
+    slot, [frame] = network("tiny cnn").slot(), array_frames(1)
+    world.calls["blocking waits"] = 0
+    predict(slot, frame, [0, 0])
+    assert (slot.way.waiting, world.calls["blocking waits"]) == (waiting, int(waiting == "block"))
 
 
 FRAMES = {
@@ -156,7 +197,6 @@ def test_images_are_preprocessed_as_on_the_host(mode: str, name: str, network: N
 def test_a_source_may_decode_into_the_slots_buffer(network: Networks) -> None:
     slot = network("tiny cnn", spec=IMAGES).slot("graph")
     first, second = (random_frame(PixelFormat.BGR, (20, 30, 3), seed) for seed in range(2))
-    assert slot.buffer is None
     predict(slot, first, [0, 0])
     buffer = slot.buffer
     assert buffer is not None
@@ -253,14 +293,14 @@ def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: Worl
     )
     generator = np.random.default_rng(0)
     expected = {name: generator.integers(1, 256, size, dtype=np.uint8) for name, size in SIZES.items()}
-    with edge.cuda.get_runtime().context.activate("uploading"):
+    with edge.cuda.get_runtime().activate("uploading"):
         stream = GpuStream()
         memory = Memory(inputs | constants | outputs, (inputs if uploads else {}) | constants | workspace)
         driver.memcpy_htod(memory.addresses["workspace"], expected["workspace"])
         for name in (*inputs, *constants, *outputs):
             memory.view(name, np.uint8)[:] = expected[name]
-        for sizes in (inputs, constants) if uploads else (constants,):
-            stream.upload(memory.upload(sizes))
+        for name in (*inputs, *constants) if uploads else constants:
+            memory.upload(name).on(stream)
         stream.synchronize()
         for name, values in expected.items():
             np.testing.assert_array_equal(memory.download(name, values.shape, "uint8"), values)
@@ -277,40 +317,14 @@ def test_uploads_reach_the_gpu_and_touch_nothing_else(uploads: bool, world: Worl
 def test_kernels_compile_once_per_architecture(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edge.cuda import kernels
 
-    monkeypatch.setenv("EDGE_CACHE", str(tmp_path))
-    cubin = kernels.compile_kernels(arch)
+    monkeypatch.setenv("EDGE_CACHE", str(tmp_path / "cache"))
+    cubin = bytes(kernels.compile_kernels(arch).code)
     assert cubin.startswith(b"\x7fELF")
     assert all(name.encode() + b"\0" in cubin for name in KERNELS)
-    monkeypatch.setattr(kernels, "Program", None)  # a second compilation would fail
-    assert kernels.compile_kernels(arch) == cubin
-    assert len(list(tmp_path.glob("kernels-*.cubin"))) == 1
-
-
-def preprocess_tables(size: tuple[int, int], spec: InputSpec) -> dict[str, NDArray[Any]]:
-    from edge.cuda.kernel_params import bilinear_taps
-
-    top, left, height, width = center_crop(size, spec)
-    rows, columns = bilinear_taps(spec.height, height, top), bilinear_taps(spec.width, width, left)
-    return {"row_taps": rows, "column_taps": columns, "lut": normalization_lut(spec)}
-
-
-def preprocess_params(
-    pixels: NDArray[np.uint8],
-    size: tuple[int, int],
-    pixel_format: PixelFormat,
-    spec: InputSpec,
-    tables: Mapping[str, NDArray[Any]],
-) -> NDArray[np.void]:
-    from edge.cuda.kernel_params import FORMATS, PREPROCESS_PARAMS
-
-    pitch, params = pixels.shape[1], np.zeros(1, dtype=PREPROCESS_PARAMS)
-    params["pixels"] = pixels.ctypes.data
-    params["chroma"] = pixels.ctypes.data + pitch * size[0]
-    params["image"] = (*size, pitch, FORMATS[pixel_format])
-    params["shape"] = (spec.height, spec.width, spec.channels)
-    for name, table in tables.items():
-        params[name] = table.ctypes.data
-    return params
+    [file] = [file for file in (tmp_path / "cache" / "kernels").rglob("*") if file.is_file()]
+    file.write_bytes(cubin[::-1])  # a second compilation would not read it
+    assert bytes(kernels.compile_kernels(arch).code) == cubin[::-1]
+    assert [path.stat().st_mode & 0o77 for path in (file.parents[3], file.parents[2])] == [0, 0]
 
 
 def smooth_frame(pixel_format: PixelFormat, size: tuple[int, int]) -> Frame:
@@ -334,14 +348,17 @@ def test_the_preprocess_kernel_matches_preprocessing_on_the_host(
     size: tuple[int, int], pixel_format: PixelFormat, spec: InputSpec, padding: int, host_kernels: ctypes.CDLL
 ) -> None:
     """Bit for bit where images shrink, and within one of 255 levels where they are enlarged."""
+    from edge.cuda.preprocess_params import preprocess_params
+
     frame = smooth_frame(pixel_format, size)
     rows = frame.pixels.reshape(frame.pixels.shape[0], -1)
     padded = np.ascontiguousarray(np.pad(rows, ((0, 0), (0, padding)), constant_values=77))
-    tables = preprocess_tables(size, spec)
-    params = preprocess_params(padded, size, pixel_format, spec, tables)
+    params = preprocess_params(frame, spec)
+    params["pitch"] = padded.shape[1]
     actual, expected = np.empty(spec.shape, np.float32), np.empty(spec.shape, np.float32)
     grid = (-(-spec.width // 32), -(-spec.height // 8))
-    launch_on_host(host_kernels, "preprocess", grid, (32, 8), (params.ctypes.data, actual.ctypes.data))
+    addresses = [array.ctypes.data for array in (padded, params, actual)]
+    launch_on_host(host_kernels, "preprocess", grid, (32, 8), addresses)
     preprocess_for(spec)(frame, expected)
     if size[0] >= spec.height and platform.machine() == "x86_64":
         np.testing.assert_array_equal(actual, expected)
@@ -353,15 +370,16 @@ def test_the_preprocess_kernel_matches_preprocessing_on_the_host(
 
 def host_decisions(kernels: ctypes.CDLL, logits: NDArray[np.float32], threshold: float | None) -> NDArray[np.void]:
     """Return the decision of the kernels for each row; they agree, and set the condition of a single row."""
-    from edge.cuda.kernel_params import EXIT, PREDICTION
+    from edge.cuda.kernels import PREDICTION
 
-    limit, exit_ = np.array([threshold or 0], np.float32), np.zeros(1, EXIT)
-    limit_address = 0 if threshold is None else limit.ctypes.data
-    exit_[0] = (logits.ctypes.data, limit_address, logits.shape[1], 3, 1 / TEMPERATURE, 0)
-    decisions = np.zeros(len(logits), PREDICTION)
-    launch_on_host(kernels, "decide", len(logits), 32, (exit_.ctypes.data, decisions.ctypes.data))
-    single, condition = np.zeros(1, PREDICTION), ctypes.c_uint(9)
-    arguments = (ctypes.addressof(condition), exit_.ctypes.data, single.ctypes.data)
+    limit, decisions, single = (
+        np.array([threshold or 0], np.float32),
+        *(np.zeros(n, PREDICTION) for n in (len(logits), 1)),
+    )
+    scale, condition = np.float32(1 / TEMPERATURE), ctypes.c_uint(9)
+    rule = (logits.ctypes.data, 0 if threshold is None else limit.ctypes.data, logits.shape[1], 3, scale)
+    launch_on_host(kernels, "decide", len(logits), 32, (*rule, decisions.ctypes.data))
+    arguments = (ctypes.addressof(condition), *rule, single.ctypes.data)
     launch_on_host(kernels, "decide_and_set_condition", 1, 32, arguments)
     assert single.tobytes() == decisions[:1].tobytes()
     assert condition.value == (not single["is_final"][0])

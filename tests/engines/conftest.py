@@ -10,7 +10,6 @@ from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
 from edge.engines.tensorrt.builder import build_engine
-from tests.support.gpu_identity import install_gpu
 from tests.support.tensorrt_models import import_fresh, install_library
 
 if TYPE_CHECKING:
@@ -34,9 +33,8 @@ def trt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
-def backend(trt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Backend:
+def backend(trt: ModuleType, world: "World", monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Return TensorRT on the stand-in; it builds in a subprocess."""
-    install_gpu(monkeypatch)
     import_fresh("edge.engines.tensorrt.tensorrt", monkeypatch)
     return backend_named("tensorrt")
 

@@ -1,13 +1,15 @@
 """Engines of the TensorRT family on a stand-in: loading, bindings, and statuses that report failure."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from types import ModuleType
 
 import pytest
 
-from edge.cuda.base import decision_tensors
+from edge.cuda.base import PREPARING, decision_tensors
 from edge.engines.cache import ENGINE
 from edge.engines.tensorrt.contexts import RUNTIME_CACHE
 from edge.engines.tensorrt.engine import TensorRtEngine
@@ -176,3 +178,15 @@ def test_a_file_that_is_not_an_engine_is_refused_by_the_library(
     message = error_message(lambda: TensorRtEngine(trt, tmp_path / ENGINE, segment_spec()))
     assert "cannot read the engine of segment_0.onnx (Error Code 1: Serialization" in message
     assert f"; remove {tmp_path} and build it again" in message
+
+
+def test_an_engine_is_freed_when_no_other_thread_prepares(trt: ModuleType, tmp_path: Path) -> None:
+    """Freeing may synchronise the GPU, which spoils a capture."""
+    engines, is_freed = [load_model(trt, tmp_path)], Event()
+    weakref.finalize(engines[0], is_freed.set)  # called after `__del__`
+    with PREPARING:
+        thread = Thread(target=engines.clear)
+        thread.start()
+        assert not is_freed.wait(0.1)
+    thread.join(10)
+    assert is_freed.is_set()

@@ -139,6 +139,27 @@ def test_frames_before_a_failure_of_the_source_are_yielded(
     assert labels == [classifier.predict(pixels).label for pixels in digits[:12]]
 
 
+def test_all_slots_are_prepared_before_the_source_opens(
+    classifier: edge.Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, new_slot = [], classifier.new_slot
+
+    def recorded_slot() -> Any:
+        order.append("slot")
+        return new_slot()
+
+    def refuse(address: str) -> None:
+        order.append("source")
+        raise SourceError("no such camera")
+
+    monkeypatch.setattr(classifier, "new_slot", recorded_slot)
+    monkeypatch.setattr("edge.inference.classifier.open_source", refuse)
+    with pytest.raises(SourceError, match="no such camera"):
+        next(classifier.stream("0"))
+    assert order[-1] == "source"
+    assert order.count("slot") >= 4
+
+
 def test_new_thresholds_apply_to_later_frames_of_a_stream(digits_bundle: Bundle, digits: NDArray[np.uint8]) -> None:
     with edge.load(digits_bundle.path, backend="onnxruntime", thresholds=[0, 0]) as classifier:
         exits = []

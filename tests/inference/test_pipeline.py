@@ -105,6 +105,7 @@ class StrictSlot:
     """One frame's buffers. A stage out of turn, or while another is running, is refused."""
 
     buffer: Frame | None = None
+    way = None
 
     def __init__(self, before_start: Hook = no_hook, before_result: Hook = no_hook) -> None:
         self._before_start, self._before_result = before_start, before_result
@@ -113,7 +114,11 @@ class StrictSlot:
         self._state = "empty"
         self._index = -1
         self.thresholds: list[float] = []
+        self.prepared: list[tuple[int, ...]] = []
         self.closed = False
+
+    def prepare(self, frame: Frame) -> None:
+        self.prepared.append(frame.pixels.shape)
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         with self._exclusive(("empty", "answered"), "started"):
@@ -421,3 +426,10 @@ def test_abandoning_the_iteration_stops_all_threads(way: str, policy: Policy) ->
     else:
         finish_in_time(leave)
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize(("policy", "count"), [("all", MIN_SLOTS), ("latest", MIN_SLOTS + 2)])
+def test_all_slots_are_prepared_for_the_first_frame(policy: Policy, count: int) -> None:
+    used = slots(count)
+    assert indices(list(pipeline_of(Source(3), used, policy)))
+    assert {len(slot.prepared) for slot in used} == {1}

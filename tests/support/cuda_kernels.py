@@ -30,7 +30,7 @@ def parameter_types(kernel: str) -> list[type]:
     """Return the types of a kernel's arguments as cuda.core takes them: pointers and 64-bit integers are `int`."""
     sources = "\n".join(source.read_text() for source in SOURCES)
     [signature] = re.findall(rf'extern "C" __global__ void {kernel}\((.*?)\)', sources, re.DOTALL)
-    types = {"int": np.int32, "long long": int, "cudaGraphConditionalHandle": Condition}
+    types = {"int": np.int32, "float": np.float32, "long long": int, "cudaGraphConditionalHandle": Condition}
     parameters = [parameter.strip() for parameter in signature.split(",")]
     return [int if "*" in parameter else types[parameter.rpartition(" ")[0]] for parameter in parameters]
 
@@ -49,45 +49,47 @@ def kernel_node(world: World, name: str, config: Any, arguments: Sequence[Any]) 
 
 def launch_on_host(kernels: ctypes.CDLL, name: str, grid: Any, block: Any, arguments: Sequence[Any]) -> None:
     """Run one of our kernels on the host."""
-    values = [ctypes.addressof(value.cell) if isinstance(value, Condition) else int(value) for value in arguments]
+    numbers = [value for value in arguments if isinstance(value, np.float32)]
+    others = [value for value in arguments if not isinstance(value, np.float32)]
+    values = [ctypes.addressof(value.cell) if isinstance(value, Condition) else int(value) for value in others]
     sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in map(_dimensions, (grid, block))]
-    kernels.launch_on_host(getattr(kernels, name), (ctypes.c_long * 6)(*values), *sizes)
+    number = ctypes.c_float(sum(numbers))
+    kernels.launch_on_host(getattr(kernels, name), (ctypes.c_long * 6)(*values), number, *sizes)
 
 
 def _dimensions(size: Any) -> tuple[int, ...]:
     return (size,) if isinstance(size, int) else tuple(size)
 
 
-def _check_preprocess(world: World, config: Any, params_address: int, out: int) -> None:
-    from edge.cuda.kernel_params import BILINEAR_TAP, FORMATS, PREPROCESS_PARAMS
+def _check_preprocess(world: World, config: Any, pixels: int, params: int, out: int) -> None:
+    from edge.bundle.manifest import InputSpec
+    from edge.cuda.preprocess_params import FORMATS, preprocess_params_dtype
     from edge.frames.base import PixelFormat
 
-    params = world.array(params_address, PREPROCESS_PARAMS)[0]
-    height, width, channels = (int(value) for value in params["shape"])
-    rows, _, pitch, pixel_format = (int(value) for value in params["image"])
-    world.array(int(params["pixels"]), np.uint8, rows * pitch)
-    if pixel_format == FORMATS[PixelFormat.NV12]:
-        world.array(int(params["chroma"]), np.uint8, rows // 2 * pitch)
-    for name, count in (("row_taps", height), ("column_taps", width)):
-        world.array(int(params[name]), BILINEAR_TAP, count)
-    world.array(int(params["lut"]), np.float32, 256 * channels)
+    rows, pitch, pixel_format, height, width, channels = world.array(params, np.int32, 6).tolist()
+    spec = InputSpec("image", None, channels, height, width, (), ())
+    world.array(params, preprocess_params_dtype(spec))
+    is_nv12 = pixel_format == FORMATS[PixelFormat.NV12]
+    world.array(pixels, np.uint8, (rows * 3 // 2 if is_nv12 else rows) * pitch)
     world.array(out, np.float32, height * width * channels)
 
 
-def _check_decide(world: World, config: Any, exit_: int, out: int) -> None:
-    from edge.cuda.kernel_params import EXIT, PREDICTION
+def _check_decide(
+    world: World, config: Any, logits: int, threshold: int, classes: int, exit_: int, scale: float, out: int
+) -> None:
+    from edge.cuda.kernels import PREDICTION
 
-    rule, rows = world.array(exit_, EXIT)[0], int(config.grid)
-    world.array(int(rule["logits"]), np.float32, rows * int(rule["classes"]))
-    if rule["threshold"]:
-        world.array(int(rule["threshold"]), np.float32)
+    rows = int(config.grid)
+    world.array(logits, np.float32, rows * int(classes))
+    if threshold:
+        world.array(threshold, np.float32)
     world.array(out, PREDICTION, rows)
 
 
 def _check_compact(
     world: World, config: Any, decisions: int, rows: int, predictions: int, samples: int, active: int, count: int
 ) -> None:
-    from edge.cuda.kernel_params import PREDICTION
+    from edge.cuda.kernels import PREDICTION
 
     world.array(decisions, PREDICTION, int(rows))
     for sample in world.array(samples, np.int32, int(rows)):

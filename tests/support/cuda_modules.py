@@ -10,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cuda.bindings
+import cuda.core.utils
 import numpy as np
 from cuda.bindings import driver as bindings
 from numpy.typing import NDArray
@@ -117,16 +118,10 @@ def bindings_module(world: World) -> ModuleType:
         graph.nodes.append(child_node(child.nodes))
         return ok, graph.nodes[-1]
 
-    def pop() -> tuple[Any, Any]:
-        require(world.detached, "pop without a context")
-        world.detached -= 1
-        return ok, None
-
     module.CUresult = bindings.CUresult
     module.CUstreamCaptureMode = bindings.CUstreamCaptureMode
     module.cuStreamBeginCapture, module.cuStreamEndCapture = begin, end
-    module.cuGraphDestroy, module.cuCtxPopCurrent = destroy, pop
-    module.cuGraphAddChildGraphNode = add_child
+    module.cuGraphDestroy, module.cuGraphAddChildGraphNode = destroy, add_child
     return module
 
 
@@ -135,12 +130,8 @@ def driver_module(world: World) -> ModuleType:
     module: Any = ModuleType("pycuda.driver")
 
     class Context:
-        def __init__(self) -> None:
-            self.is_attached = True
-
         def push(self) -> None:
             world.call("push", needs_context=False)
-            require(self.is_attached, "a context pushed after it was detached")
             world.threads.stack = [*getattr(world.threads, "stack", []), self]
 
         @staticmethod
@@ -154,14 +145,6 @@ def driver_module(world: World) -> ModuleType:
             world.call("context synchronize")
             world.synchronize()
 
-        def detach(self) -> None:
-            require(self.is_attached, "a context detached twice")
-            require(world.depth() and world.threads.stack[-1] is self, "a context detached that is not current")
-            self.is_attached = False
-            world.threads.stack.pop()
-            world.retained -= 1
-            world.detached += 1  # the driver leaves it current in this thread
-
     class Device:
         def __init__(self, index: int) -> None:
             world.call("device", needs_context=False)
@@ -169,20 +152,19 @@ def driver_module(world: World) -> ModuleType:
 
         def retain_primary_context(self) -> Context:
             world.call("retain", needs_context=False)
-            world.retained += 1
             return Context()
 
         def compute_capability(self) -> tuple[int, int]:
             return (8, 7)
 
         def get_attribute(self, attribute: str) -> int:
-            return int(world.is_integrated) if attribute == "INTEGRATED" else 16
+            return int(world.is_integrated) if attribute == "INTEGRATED" else world.multiprocessors
 
         def name(self) -> str:
             return "Orin"
 
         def total_memory(self) -> int:
-            return 8 << 30
+            return world.memory_bytes
 
     def init() -> None:
         world.call("init", needs_context=False)
@@ -190,7 +172,7 @@ def driver_module(world: World) -> ModuleType:
     module.Error, module.Context, module.Device, module.init = DriverError, Context, Device, init
     module.host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
     module.device_attribute = SimpleNamespace(INTEGRATED="INTEGRATED", MULTIPROCESSOR_COUNT="MULTIPROCESSOR_COUNT")
-    module.get_driver_version = lambda: 12060
+    module.get_driver_version = lambda: world.driver_version
     _add_streams(module, world)
     _add_memory(module, world)
     return module
@@ -264,7 +246,7 @@ def _add_streams(module: Any, world: World) -> None:
                 world.calls["freed without a context"] += not world.depth()
 
         def synchronize(self) -> None:
-            world.call("synchronize")
+            world.call("drain")
             self.of.run_all()
 
     class Event:
@@ -272,16 +254,23 @@ def _add_streams(module: Any, world: World) -> None:
 
         def __init__(self, flags: int = 0) -> None:
             world.call("event")
-            require(flags == 0, "an event that keeps no time, or is shared with other processes")
+            self.keeps_time, self.blocks = not flags & 2, bool(flags & 1)
             self.records, self.passed, self.at_ns = 0, 0, 0
+            self.stream: Any = None
 
         def record(self, stream: PyStream | None = None) -> "Event":
-            world.call("event record")
+            world.call("event record" if self.keeps_time else "wait record")
             require(stream is not None, "an event in the default stream")
             require(stream.of.capture is None, "an event in a graph")
-            self.records += 1
+            self.records, self.stream = self.records + 1, stream.of
             stream.of.queue.append(SimpleNamespace(run=partial(self._pass, self.records)))
             return self
+
+        def synchronize(self) -> None:
+            world.call("synchronize")
+            world.calls["blocking waits"] += self.blocks
+            require(self.stream, "waiting for an event that was not recorded")
+            self.stream.run_all()
 
         def _pass(self, record: int, _: World) -> None:
             self.passed, self.at_ns = record, perf_counter_ns()
@@ -289,11 +278,13 @@ def _add_streams(module: Any, world: World) -> None:
         def time_since(self, start: "Event") -> float:
             world.call("event time")
             for event in (start, self):
+                require(event.keeps_time, "time of an event that keeps none")
                 require(event.records, "time of an event that was not recorded")
                 require(event.passed == event.records, "time of an event that the stream has not passed")
             return (self.at_ns - start.at_ns) / 1e6
 
     module.Stream, module.Event = PyStream, Event
+    module.event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
 
 
 def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
@@ -306,28 +297,18 @@ def core_modules(world: World) -> tuple[ModuleType, ModuleType]:
             super().__init__(world)
 
     class ObjectCode:
-        def __init__(self, code: bytes) -> None:
-            self.code = code
-
-        @staticmethod
-        def from_cubin(code: bytes) -> "ObjectCode":
-            world.call("from_cubin")
-            return ObjectCode(code)
-
         def get_kernel(self, name: str) -> str:
+            world.call("get_kernel")
             require(name in (*KERNELS, TIMED_SEGMENT), f"no kernel {name}")
             return name
 
     class Program:
         def __init__(self, source: str, kind: str, options: Any) -> None:
-            self.source, self.arch = source, options.arch
-
-        def compile(self, target: str) -> ObjectCode:
-            world.call("compile", needs_context=False)
-            return ObjectCode(f"{target} for {self.arch} of {len(self.source)}".encode())
-
-        def close(self) -> None:
             pass
+
+        def compile(self, target: str, cache: Any = None) -> ObjectCode:
+            world.call("compile", needs_context=False)
+            return ObjectCode()
 
     def node(kernel: str, config: Any, arguments: Sequence[Any]) -> Any:
         actual, expected = [type(argument) for argument in arguments], parameter_types(kernel)

@@ -124,18 +124,20 @@ extern "C" inline void cudaGraphSetConditional(unsigned long long handle, unsign
     *reinterpret_cast<unsigned *>(handle) = value;
 }
 
-// A kernel of at most six integers and pointers. The calling conventions of x86-64 and ARM64 pass them in registers, so
-// a kernel with fewer parameters ignores the rest.
+// A kernel of at most six integers and pointers, and one float. The calling conventions of x86-64 and ARM64 pass both in
+// registers of their own, so a kernel with fewer parameters ignores the rest.
 struct Launch {
-    void (*kernel)(long, long, long, long, long, long);
+    void (*kernel)(long, long, long, long, long, long, float);
     const long *a;
+    float f;
 };
 
-extern "C" void launch_on_host(void *kernel, const long *arguments, const unsigned *grid, const unsigned *block) {
-    Launch launch{reinterpret_cast<decltype(Launch::kernel)>(kernel), arguments};
+extern "C" void launch_on_host(
+    void *kernel, const long *arguments, float number, const unsigned *grid, const unsigned *block) {
+    Launch launch{reinterpret_cast<decltype(Launch::kernel)>(kernel), arguments, number};
     const auto thread = [](void *with) {
-        const auto &[run, a] = *static_cast<Launch *>(with);
-        run(a[0], a[1], a[2], a[3], a[4], a[5]);
+        const auto &[run, a, f] = *static_cast<Launch *>(with);
+        run(a[0], a[1], a[2], a[3], a[4], a[5], f);
     };
     blockDim = {block[0], block[1], block[2]};
     const unsigned threads = block[0] * block[1] * block[2];

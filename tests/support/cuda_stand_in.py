@@ -53,9 +53,9 @@ class World:
     freed: set[int] = field(default_factory=set)
     pinned: dict[int, int] = field(default_factory=dict)
     streams: dict[int, "Stream"] = field(default_factory=dict)
-    retained: int = 0
-    detached: int = 0
-    """Contexts that were detached and are still current in a thread."""
+    multiprocessors: int = 16
+    memory_bytes: int = 64 << 30
+    driver_version: int = 12060
     threads: Any = field(default_factory=threading.local)
     capturing: Any = field(default_factory=threading.Lock)
     """Held while captures begin and end, and while a thread waits for the whole GPU."""

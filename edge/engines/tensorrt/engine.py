@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda import get_runtime
-from edge.cuda.base import ACTIVATIONS, decision_tensors
+from edge.cuda.base import ACTIVATIONS, PREPARING, decision_tensors
 from edge.engines.tensorrt.contexts import context_factory
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
@@ -22,7 +22,7 @@ def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec) -> "TensorRtEngi
     Raises:
         EngineError: there is no GPU, or the engine was built for another GPU, version or segment.
     """
-    with get_runtime().context.prepare(f"loading the engine of {spec.file}"):
+    with get_runtime().prepare(f"loading the engine of {spec.file}"):
         return TensorRtEngine(trt, file, spec)
 
 
@@ -44,7 +44,7 @@ class TensorRtEngine:
         Raises:
             EngineError: the engine was built for another GPU, version or segment.
         """
-        self._segment, self._log = spec.file, error_logger(trt)
+        self._segment, self._log, self._lock = spec.file, error_logger(trt), PREPARING
         try:
             self._runtime = trt.Runtime(self._log)
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
@@ -60,7 +60,12 @@ class TensorRtEngine:
         inputs = [name for name in self._names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self._dynamic = [name for name in inputs if min(self._engine.get_tensor_shape(name)) < 0]
         self.activation_bytes = int(self._engine.device_memory_size_v2)
-        self._create_context = context_factory(trt, self._engine, file)
+        self._create_context: Any = context_factory(trt, self._engine, file)
+
+    def __del__(self) -> None:
+        """Free the engine while no other thread prepares: that may synchronise the GPU, which spoils a capture."""
+        with self._lock:
+            self._create_context = self._engine = self._runtime = None
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind device addresses, batch 1; see `edge.cuda.base.DeviceEngine`.

@@ -5,7 +5,7 @@ from pathlib import Path
 import tensorrt as trt
 
 from edge.bundle.manifest import SegmentSpec
-from edge.cuda.identity import device_facts
+from edge.cuda import get_runtime
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import build_in_subprocess
 from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
@@ -20,7 +20,7 @@ class TensorRt:
 
     def device_key(self) -> dict[str, str]:
         """Return the library's version, the build options, the GPU and its driver."""
-        return {"version": str(trt.__version__), **OPTIONS, **device_facts()}
+        return {"version": str(trt.__version__), **OPTIONS, **get_runtime().facts}
 
     def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
         """Build the segment's engine in a subprocess."""

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from copy import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
-from cuda.core import Stream
 
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
-from edge.cuda.kernels import Kernels
-from edge.cuda.runtime import Runtime
-from edge.cuda.slot import CudaSlot, Mode
 from edge.decision import NEVER
 from edge.frames.base import Frame, PixelFormat
+
+if TYPE_CHECKING:  # the CUDA modules are imported where there is a GPU
+    from edge.cuda.kernels import Kernels
+    from edge.cuda.runtime import Runtime
+    from edge.cuda.slot import Mode
 
 EXITS = 3
 """The fewest exits that nest conditional nodes."""
@@ -27,24 +29,29 @@ class CopyEngine:
 
     activation_bytes = 0
 
-    def __init__(self, kernels: Kernels, exit_index: int) -> None:
+    def __init__(self, kernels: "Kernels", exit_index: int) -> None:
         """Store the arguments."""
         self._kernels, self._logits = kernels, tensors.logits(exit_index)
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind device addresses."""
+        from cuda.core import Stream, launch
+
         image = addresses[tensors.IMAGE]
-        copy = self._kernels.gather(image, image, 1, 4, addresses[self._logits])  # the 0 is the number of its row too
-        return lambda stream: copy.on(Stream.from_handle(stream))
+        config, kernel, arguments = self._kernels.gather(image, image, 1, 4, addresses[self._logits])  # row 0
+        return lambda stream: launch(Stream.from_handle(stream), config, kernel, *arguments)
 
     def bind_batch(self, addresses: Mapping[str, int]) -> Callable[[int, int], None]:
         """Refuse batches."""
         raise NotImplementedError
 
 
-def chain_unsupported_reason(runtime: Runtime, mode: Mode) -> str:
+def chain_unsupported_reason(runtime: "Runtime", mode: "Mode") -> str:
     """Return the reason why a chain of three exits does not run in a mode, each exit forced; empty if it does."""
-    unlogged = replace(runtime, logged=set())
+    from edge.cuda.slot import CudaSlot
+
+    unlogged = copy(runtime)
+    unlogged.logged = set()
     engines = [CopyEngine(runtime.kernels, k) for k in range(EXITS)]
     with closing(CudaSlot(_chain_spec(), engines, unlogged, mode)) as slot:
         for exit_index in range(EXITS):
