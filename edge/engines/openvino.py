@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from openvino import properties
 from openvino.properties import hint
 
+from edge.bundle import tensors as names
 from edge.bundle.manifest import SegmentSpec, TensorSpec
+from edge.decision import scores_from_logits
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import TRIAL_LIMIT_S, build_in_subprocess
 from edge.errors import EngineError
@@ -110,13 +113,16 @@ class OpenVinoEngine:
                 request.set_tensor(port, openvino.Tensor(tensors[name], shared_memory=True))
         except RuntimeError as error:
             raise self._failure(error) from error
-        infer = request.infer
+        infer, maximum, exit_index = request.infer, np.maximum.reduce, self._spec.exit_index
+        logits = tensors[names.logits(exit_index)][0]
 
         def run() -> None:
             try:
                 infer(share_outputs=True)  # the outputs are in the arrays; without this, they are copied once more
             except RuntimeError as error:
                 raise self._failure(error) from error
+            if not isfinite(maximum(logits)):
+                _decide_where_not_finite(tensors, exit_index)
 
         return run
 
@@ -129,10 +135,28 @@ class OpenVinoEngine:
             computed = request.infer()
         except RuntimeError as error:
             raise self._failure(error, "load the engine with batch=None for several images") from error
-        return {name: computed[port] for name, port in self._outputs.items()}
+        outputs = {name: computed[port] for name, port in self._outputs.items()}
+        _decide_where_not_finite({**inputs, **outputs}, self._spec.exit_index)
+        return outputs
 
     def _failure(self, error: RuntimeError, remedy: str = "compile the bundle again") -> EngineError:
         return _failure("run", self._spec.file, error, remedy)
+
+
+def _decide_where_not_finite(tensors: Mapping[str, NDArray[Any]], exit_index: int) -> None:
+    """Decide again, by `edge.decision`, for samples whose highest logit is NaN or infinite.
+
+    OpenVINO's maximum passes over NaN, and its comparison with a threshold is true for NaN.
+    """
+    logits = tensors[names.logits(exit_index)]
+    damaged = ~np.isfinite(logits.max(axis=-1))
+    if not damaged.any():
+        return
+    confidence, label = scores_from_logits(logits[damaged])
+    tensors[names.confidence(exit_index)][damaged] = confidence
+    tensors[names.label(exit_index)][damaged] = label
+    if names.exit_flag(exit_index) in tensors:
+        tensors[names.exit_flag(exit_index)][damaged] = confidence >= tensors[names.threshold(exit_index)]
 
 
 @cache
