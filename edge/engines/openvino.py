@@ -25,8 +25,6 @@ from edge.errors import EngineError
 from edge.system import cpu_identity, usable_cores
 
 CPU = "CPU"
-MAX_STREAMS = 8
-"""Streams beyond these would cost memory: each has its own copy of the graph, but for the weights."""
 DTYPES = {"f32": "float32", "f16": "float16", "i8": "int8", "i32": "int32", "boolean": "bool"}
 """NumPy's names of OpenVINO's element types."""
 
@@ -167,17 +165,16 @@ def _core() -> openvino.Core:
 def _properties(threads: int) -> dict[Any, Any]:
     """Return the properties of a compiled model.
 
-    Calls at the same time need a stream each: in one stream, they wait for one another. Streams are not pinned to
-    cores, since every segment of every classifier has its own. Floats stay float32, also on processors with bfloat16.
+    With one stream, inference runs in the calling thread: with several, passing it on took twice as long as the
+    smallest segments. Calls of one segment at the same time wait for one another. Threads are not pinned to cores, since
+    every segment has its own. Floats stay float32, also on processors with bfloat16.
     """
-    per_stream = threads or usable_cores()
-    streams = min(max(usable_cores() // per_stream, 1), MAX_STREAMS)
     return {
         hint.performance_mode: hint.PerformanceMode.LATENCY,
         hint.inference_precision: openvino.Type.f32,
         hint.enable_cpu_pinning: False,
-        properties.num_streams: streams,
-        properties.inference_num_threads: per_stream * streams,
+        properties.num_streams: 1,
+        properties.inference_num_threads: threads or usable_cores(),
     }
 
 
