@@ -166,8 +166,8 @@ def _properties(threads: int) -> dict[Any, Any]:
     """Return the properties of a compiled model.
 
     With one stream, inference runs in the calling thread: with several, passing it on took twice as long as the
-    smallest segments. Calls of one segment at the same time wait for one another. Threads are not pinned to cores, since
-    every segment has its own. Floats stay float32, also on processors with bfloat16.
+    smallest segments. Calls of one segment at the same time wait for one another. Threads are not pinned to cores,
+    since every segment has its own. Floats stay float32, also on processors with bfloat16.
     """
     return {
         hint.performance_mode: hint.PerformanceMode.LATENCY,

@@ -32,10 +32,10 @@ def load(
 
     Args:
         bundle: Folder made by `python -m compile`.
-        backend: `onnxruntime`, `openvino`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and there is a GPU,
-            else ONNX Runtime.
-        precision: A precision of the bundle; `auto` is its mixed precision if it has one, else fp32 on ONNX Runtime and
-            int8 on others.
+        backend: `onnxruntime`, `openvino`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and
+            there is a GPU, else ONNX Runtime.
+        precision: A precision of the bundle; `auto` is its mixed precision if it has one, else fp32 on ONNX Runtime
+            and int8 on others.
         thresholds: A threshold for each exit but the last; by default the fitted thresholds.
         threads: CPU threads per segment; 0 uses all cores.
         on_progress: Receives the progress of building engines.
