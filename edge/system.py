@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 from edge.machine_state import ROOT, MachineState, first_line, lines, machine_state, throttling
 
 LIBRARIES = (
-    "numpy", "onnxruntime", "opencv-python-headless", "opencv-python", "av", "simplejpeg", "torch", "tensorrt",
-    "tensorrt-rtx",
+    "numpy", "onnxruntime", "openvino", "opencv-python-headless", "opencv-python", "av", "simplejpeg", "torch",
+    "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 """Distributions whose version affects results."""
 DISTRIBUTION = "early-exit"
@@ -29,6 +29,7 @@ BLOCKING_CALL = "edge: blocking call"
 EXTRAS = {
     "cv2": "runtime",
     "onnxruntime": "runtime",
+    "openvino": "openvino",
     "av": "runtime",
     "simplejpeg": "runtime",
     "aiomqtt": "live",

@@ -19,7 +19,7 @@ from edge.system import conditions, with_end
 
 ONNXRUNTIME_NOTE = (
     "Compare times within a precision only: on a CPU, ONNX Runtime computes fp16 in fp32 and emulates int8 in float, "
-    "which is slower than fp32. int8 is meant for TensorRT, which computes in integers."
+    "which is slower than fp32. OpenVINO and TensorRT compute it in integers."
 )
 """Explanation of the precisions' times."""
 

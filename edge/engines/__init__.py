@@ -9,10 +9,11 @@ from edge.system import has_nvidia_gpu, import_remedy, usable_cores
 if TYPE_CHECKING:  # pytest imports the names of the backends at every start
     from edge.engines.base import Backend
 
-BACKENDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 MAX_THREADS = max(256, usable_cores())
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
+    "openvino": "pip install openvino",
     "tensorrt": "JetPack installs it (create virtual environments with --system-site-packages); on other machines, pip "
     "install tensorrt",
     "tensorrt-rtx": "pip install tensorrt-rtx",
@@ -43,14 +44,17 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
         if name == "onnxruntime":
             from edge.engines.onnxruntime import OnnxRuntime
 
-            if target is not None:
-                raise EngineError(f"onnxruntime builds for this CPU only, not for {target!r}; {TARGET_REMEDY}")
+            _check_no_target(name, "CPU only", target)
             return OnnxRuntime(threads)
+        if name == "openvino":
+            from edge.engines.openvino import OpenVino
+
+            _check_no_target(name, "CPU only", target)
+            return OpenVino(threads)
         if name == "tensorrt":
             from edge.engines.tensorrt.tensorrt import TensorRt
 
-            if target is not None:
-                raise EngineError(f"tensorrt builds for this machine's GPU only, not for {target!r}; {TARGET_REMEDY}")
+            _check_no_target(name, "machine's GPU only", target)
             return TensorRt()
         if name == "tensorrt-rtx":
             from edge.engines.tensorrt.tensorrt_rtx import TensorRtRtx
@@ -62,6 +66,11 @@ def backend_named(name: str, *, threads: int = 1, target: str | None = None) -> 
         remedy = INSTALL[name] if is_missing else import_remedy(error)
         raise UnavailableError(f"backend {name} needs a library that {problem} ({error}); {remedy}") from error
     raise EngineError(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+
+
+def _check_no_target(name: str, where: str, target: str | None) -> None:
+    if target is not None:
+        raise EngineError(f"{name} builds for this {where}, not for {target!r}; {TARGET_REMEDY}")
 
 
 def _check_threads(threads: int) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import SegmentSpec, TensorSpec
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
-from edge.engines.subprocess_build import build_in_subprocess
+from edge.engines.subprocess_build import TRIAL_LIMIT_S, build_in_subprocess
 from edge.errors import EngineError
 from edge.storage import open_regular
 from edge.system import cpu_identity
@@ -26,8 +26,6 @@ DTYPES = {
     "tensor(bool)": "bool",
 }
 """NumPy's names of ONNX Runtime's element types."""
-TRIAL_LIMIT_S = 60
-"""Time limit for the first run of a built engine, on an image of zeros."""
 
 
 class OnnxRuntime:

@@ -18,6 +18,8 @@ from edge.engines.base import BuildOrder, OnPhase
 from edge.errors import EngineError
 
 OUT_OF_MEMORY = "most likely for lack of memory; close other programs, add swap, or build one precision at a time"
+TRIAL_LIMIT_S = 60
+"""Time limit for the first run of a built engine, on an image of zeros."""
 
 
 class Build(Protocol):

@@ -32,10 +32,10 @@ def load(
 
     Args:
         bundle: Folder made by `python -m compile`.
-        backend: `onnxruntime`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and there is a GPU,
-            else ONNX Runtime.
-        precision: A precision of the bundle; `auto` is its mixed precision if it has one, else int8 on GPUs and fp32 on
-            CPUs.
+        backend: `onnxruntime`, `openvino`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and
+            there is a GPU, else ONNX Runtime.
+        precision: A precision of the bundle; `auto` is its mixed precision if it has one, else fp32 on ONNX Runtime
+            and int8 on others.
         thresholds: A threshold for each exit but the last; by default the fitted thresholds.
         threads: CPU threads per segment; 0 uses all cores.
         on_progress: Receives the progress of building engines.
@@ -96,6 +96,6 @@ def load_whole_network(
 
 def default_precision(bundle: Bundle, backend: Backend) -> str:
     """Return the bundle's fastest precision on a backend; ONNX Runtime emulates int8 in float."""
-    fastest = "fp32" if backend.device == "cpu" else "int8"
+    fastest = "fp32" if backend.name == "onnxruntime" else "int8"
     available = bundle.manifest.precisions
     return next((name for name in (MIXED_PRECISION, fastest) if name in available), next(iter(available)))

@@ -50,9 +50,9 @@ def test_auto_is_tensorrt_where_it_is_the_default(monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_backends_are_refused_with_a_list_of_backends() -> None:
-    message = "unknown backend 'openvino'; choose one of auto, onnxruntime, tensorrt, tensorrt-rtx"
+    message = "unknown backend 'tflite'; choose one of auto, onnxruntime, openvino, tensorrt, tensorrt-rtx"
     with pytest.raises(EngineError, match=message):
-        backend_named("openvino")
+        backend_named("tflite")
 
 
 @pytest.mark.parametrize(("name", "module"), [("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx")])

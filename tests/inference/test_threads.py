@@ -32,6 +32,8 @@ def unavailable_reason(name: str) -> str:
     params=[
         "onnxruntime",
         "onnxruntime with threads",
+        "openvino",
+        "openvino with threads",
         pytest.param("tensorrt", marks=[pytest.mark.gpu, pytest.mark.tensorrt]),
         pytest.param("tensorrt-rtx", marks=[pytest.mark.gpu, pytest.mark.tensorrt]),
     ]

@@ -41,7 +41,7 @@ def test_the_checks_need_a_bundle(checks: str) -> None:
 @pytest.mark.parametrize(
     ("bundle", "backend", "message"),
     [
-        (None, "openvino", "argument --backend: invalid choice: 'openvino'"),
+        (None, "tflite", "argument --backend: invalid choice: 'tflite'"),
         (None, "tensorrt", "backend tensorrt needs a library that cannot be loaded (no libnvinfer)"),
         ("none", "onnxruntime", "there is no bundle at none; make one with"),
     ],
