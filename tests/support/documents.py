@@ -5,6 +5,7 @@ import doctest
 import importlib
 import itertools
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
     r"(?:^<!-- test: (?P<mark>\w+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
 )
+ACCEPTANCE = "jetson/acceptance.py"
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 COMMAND_LANGUAGES = ("sh", "console")
 MEASURED = re.compile(r"(?<![\w'])-?\d+(?:\.\d+(?:e[-+]?\d+)?|(?=%)|(?= a second))")
@@ -87,7 +89,7 @@ def check_command(line: str) -> None:
     if ">" in words:
         words = words[: words.index(">")]
     while words and (re.fullmatch(r"\w+=.*", words[0]) or words[0] == "sudo"):
-        words = words[1:]
+        words = words[3:] if words[1:2] == ["-u"] else words[1:]
     program = Path(words[0]).name
     assert program in _CHECKS, f"{line}: unknown program {program}"
     _CHECKS[program](words[1:])
@@ -132,6 +134,9 @@ def _check_edge(words: Sequence[str]) -> None:
 
 
 def _check_module(words: Sequence[str]) -> None:
+    if words[0] == ACCEPTANCE:
+        _parse_only(runpy.run_path(str(ROOT / ACCEPTANCE))["main"], words[1:])
+        return
     assert words[0] == "-m", f"documents run modules, not {words[0]}"
     name = words[1]
     if name == "pip":
@@ -140,6 +145,15 @@ def _check_module(words: Sequence[str]) -> None:
         module = importlib.import_module(name)
         main = module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
         _parse_only(main.main, words[2:])
+
+
+def _check_provision(words: Sequence[str]) -> None:
+    assert list(words) in ([], ["--dry-run"]), f"provision.sh has no {words}"
+
+
+def _check_steady(words: Sequence[str]) -> None:
+    """Check the command that is run with fixed clocks."""
+    check_command(shlex.join(words[2:] if words[0] == "--mode" else words))
 
 
 def _check_torchrun(words: Sequence[str]) -> None:
@@ -194,8 +208,15 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "pip": _check_pip,
     "make": _check_make,
     "apt-get": _ignore,
+    "cp": _ignore,
+    "docker": _ignore,
     "jetson_clocks": _ignore,
+    "journalctl": _ignore,
+    "nano": _ignore,
     "nvpmodel": _ignore,
+    "provision.sh": _check_provision,
     "ray": _ignore,
+    "steady.sh": _check_steady,
+    "systemctl": _ignore,
     "tensorboard": _ignore,
 }

@@ -1,0 +1,175 @@
+"""Files for a Jetson, without one: container files, the unit, and scripts with stand-ins for the board's commands."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edge.frames.guarded import START_LIMIT_S
+from edge.live.reconnect import MAX_LATE_DELAY_S
+from tests.support.commands import ROOT, TIMEOUT_S, wait_until
+
+JETSON = ROOT / "jetson"
+DOCKERFILES = sorted(JETSON.glob("Dockerfile.*"))
+INSTRUCTIONS = {"FROM", "ARG", "RUN", "COPY", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
+
+
+def instructions(file: Path) -> list[tuple[str, str]]:
+    """Return the instructions of a container file with their arguments."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [(words[0], words[1]) for line in joined.splitlines() if (words := line.split(maxsplit=1))]
+
+
+# Containers
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
+def test_a_container_file_copies_what_exists_and_ends_without_root(file: Path) -> None:
+    found = instructions(file)
+    assert {name for name, _ in found} <= INSTRUCTIONS
+    assert found[0][0] == "FROM"
+    for name, words in found:
+        if name == "COPY":
+            assert all((ROOT / source).exists() for source in words.split()[:-1])
+        if name == "FROM":
+            assert re.fullmatch(r"nvcr\.io/nvidia/[\w-]+:[\w.-]+", words)
+            assert words in (ROOT / "docs/jetson.md").read_text()
+    assert [words for name, words in found if name == "USER"][-1] == "edge"
+    for _, script in (entry for entry in found if entry[0] == "RUN"):
+        assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
+
+
+def test_the_wheel_in_a_container_is_built_from_everything_that_it_needs() -> None:
+    packages = re.search(r"include = \[(.*)\]", (ROOT / "pyproject.toml").read_text())
+    assert packages is not None
+    folders = set(re.findall(r"\"(\w+)\*\"", packages[1]))
+    for file in DOCKERFILES:
+        copied = {word for name, words in instructions(file) if name == "COPY" for word in words.split()[:-1]}
+        assert folders | {"pyproject.toml", "README.md", "LICENSE"} == copied
+
+
+def test_the_composition_runs_a_container_file_with_argus_and_without_privileges() -> None:
+    service: dict[str, Any] = yaml.safe_load((JETSON / "compose.yaml").read_text())["services"]["classify"]
+    name = service["build"]["dockerfile"]
+    assert {name.replace("${JETPACK:-jetpack6}", f"jetpack{version}") for version in (6, 7)} == {
+        f"jetson/{file.name}" for file in DOCKERFILES
+    }
+    assert "/tmp/argus_socket:/tmp/argus_socket" in service["volumes"]
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+
+
+# The service
+
+
+def test_the_watchdog_waits_for_an_attempt_to_open_a_camera() -> None:
+    unit = (JETSON / "early-exit.service").read_text()
+    seconds = int(re.findall(r"^WatchdogSec=(\d+)min$", unit, re.MULTILINE)[0]) * 60
+    assert seconds > 1.5 * (MAX_LATE_DELAY_S + START_LIMIT_S)
+
+
+# Power mode and clocks
+
+NVPMODEL = """#!/bin/sh
+# Mode 3 needs a reboot, which is asked for and declined: the mode then stays.
+case $1 in
+-q) echo "NV Power Mode: MODE"; cat {state}/mode ;;
+-m) if [ "$2" = 3 ]; then read answer; exit 0; fi; echo "$2" > {state}/mode ;;
+esac
+"""
+JETSON_CLOCKS = """#!/bin/sh
+case $1 in
+--store) [ ! -e "$2" ] || exit 1; cp {state}/clocks "$2" ;;
+--restore) cp "$2" {state}/clocks ;;
+"") echo fixed > {state}/clocks ;;
+esac
+"""
+ID = "#!/bin/sh\necho 0\n"
+
+
+class Board:
+    """A board's commands with their state, and `steady.sh` run on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, script in {"nvpmodel": NVPMODEL, "jetson_clocks": JETSON_CLOCKS, "id": ID}.items():
+            file = folder / name
+            file.write_text(script.replace("{state}", str(folder)))
+            file.chmod(0o755)
+        (folder / "mode").write_text("2\n")
+        (folder / "clocks").write_text("as they were\n")
+
+    @property
+    def state(self) -> tuple[str, str]:
+        return (self.folder / "mode").read_text().strip(), (self.folder / "clocks").read_text().strip()
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return {"PATH": f"{self.folder}:/usr/bin:/bin", "TMPDIR": str(self.folder)}
+
+    def run(self, *words: str) -> Any:
+        command = [JETSON / "steady.sh", *words]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    return Board(tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_mode_and_clocks_are_set_for_a_command_and_restored(code: int, board: Board) -> None:
+    script = f"cat {board.folder}/mode {board.folder}/clocks; exit {code}"
+    done = board.run("--mode", "0", "sh", "-c", script)
+    assert (done.returncode, done.stdout.split()) == (code, ["0", "fixed"])
+    assert board.state == ("2", "as they were")
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_mode_and_clocks_are_restored_after_a_signal(signal_number: signal.Signals, board: Board) -> None:
+    command = [JETSON / "steady.sh", "--mode", "0", "sh", "-c", f"touch {board.folder}/started; exec sleep 60"]
+    with subprocess.Popen(command, env=board.env, start_new_session=True) as process:
+        wait_until((board.folder / "started").exists, "the command")
+        time.sleep(0.1)
+        os.killpg(process.pid, signal_number)  # as a terminal does
+        assert process.wait(TIMEOUT_S) != 0
+    assert board.state == ("2", "as they were")
+
+
+def test_a_mode_that_needs_a_reboot_is_refused_and_nothing_changes(board: Board) -> None:
+    done = board.run("--mode", "3", "touch", str(board.folder / "ran"))
+    assert done.returncode == 2
+    assert done.stderr == "error: mode 3 needs a reboot; run: sudo nvpmodel -m 3, reboot, and run this again\n"
+    assert board.state == ("2", "as they were")
+    assert not (board.folder / "ran").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("--mode",), ("--mode", "fast", "true"), ("--mode", "0")])
+def test_wrong_arguments_are_refused_in_a_line(words: tuple[str, ...], board: Board) -> None:
+    done = board.run(*words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert board.state == ("2", "as they were")
+
+
+# Provisioning
+
+
+def test_provisioning_prints_its_commands_without_running_them() -> None:
+    done = subprocess.run([JETSON / "provision.sh", "--dry-run"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    commands = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert any("early-exit.service" in command for command in commands)
+    assert f"{len(commands)} commands would run; nothing was changed" in done.stdout
+    assert not Path("/opt/early-exit/installed").exists()
+
+
+def test_provisioning_refuses_other_arguments() -> None:
+    done = subprocess.run([JETSON / "provision.sh", "--force"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, done.stderr) == (2, "error: unknown argument --force; give --dry-run or nothing\n")
