@@ -87,7 +87,7 @@ def decode_image(content: bytes, path: Path) -> NDArray[Any]:
 def _refusal(path: Path, reason: object) -> SourceError:
     """Return the error for a file that cannot be decoded."""
     remedy = "remove or replace it"
-    if path.suffix and path.suffix.lower() not in IMAGE_SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         remedy = "give an image file; classify videos with `edge run` or `Classifier.stream`"
     return SourceError(f"{path} cannot be read as an image: {reason}; {remedy}")
 

@@ -14,7 +14,7 @@ from edge.live import run
 from edge.live.outputs.collect import Collector
 from tests.support.commands import NO_GUARANTEE, run_command
 
-MAX_VIEWS, MAX_FILES = 600, 250
+MAX_VIEWS, MAX_FILES = 900, 350
 
 
 def write_views(folder: Path) -> None:

