@@ -26,6 +26,7 @@ from calibration.thresholds import fit_all_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import PrecisionSpec
 from edge.bundle.scores import LabelledScores
+from edge.cli.arguments import add_signature, open_bundle
 from edge.cli.info import print_advice, print_rejections
 from edge.cli.parser import CommandParser, precision_name
 from edge.console import PASSED, log, print_json, print_table, run_main
@@ -36,12 +37,15 @@ from edge.errors import ThresholdError
 def main() -> int:
     """Refit the thresholds and temperatures of a bundle."""
     arguments = parse_arguments()
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
+    was_signed = bundle.is_signed
     recorded, split = scores_to_fit(bundle, arguments.scores, arguments.precision)
     fitted = fit(bundle, recorded, split, arguments)
     refitted = {name: refit(bundle.precision(name), recorded[name], fitted[name]) for name in recorded}
     log_removed_rejections(bundle, refitted)
     bundle = bundle.with_precisions(refitted)
+    if was_signed:
+        log("the signature was removed, since the thresholds changed; sign the bundle again with `edge sign`")
     if arguments.json:
         print_json({name: fitted_fields(spec) for name, spec in refitted.items()})
     else:
@@ -76,6 +80,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "within a budget.",
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
+    add_signature(parser)
     add_guarantee_arguments(parser)
     group = parser.add_argument_group("budget, instead of a guarantee")
     budget = group.add_mutually_exclusive_group()

@@ -2,11 +2,13 @@
 
 EdgeError                  user-correctable error; command lines print it and exit with its exit code
 ├── BundleError            the bundle is missing, damaged, of another version, or cannot be written
+│   └── SignatureError     the bundle is not signed by the required key, or a key cannot be used
 ├── CheckpointError        the checkpoint cannot be read or does not fit
 ├── DataError              the labelled images cannot be used as requested
 ├── EngineError            the engine cannot be built, loaded or run on this machine
 │   └── UnavailableError   this machine lacks a GPU, library or permission
 ├── OutputError            the output would destroy an input or another file
+├── RegistryError          the registry cannot be reached, refuses, or gives something other than the bundle
 ├── SourceError            the source gives no frames, or a frame cannot be used
 │   ├── AddressError       the source can never work as it is addressed
 │   └── SourceLostError    the source worked and stopped
@@ -39,6 +41,10 @@ class BundleError(EdgeError):
     """The bundle is missing, damaged, of another version or cannot be written."""
 
 
+class SignatureError(BundleError):
+    """The bundle is not signed by the required key, or a key cannot be used."""
+
+
 class CheckpointError(EdgeError):
     """The checkpoint cannot be read or does not fit the network."""
 
@@ -59,6 +65,10 @@ class UnavailableError(EngineError):
 
 class OutputError(EdgeError):
     """The output would destroy an input or another file."""
+
+
+class RegistryError(EdgeError):
+    """The registry cannot be reached, refuses, or gives something other than the bundle."""
 
 
 class SourceError(EdgeError):

@@ -51,6 +51,10 @@ EXTRAS = {
     "timm": "timm",
     "torchvision": "timm",
     "torch_tensorrt": "torch-tensorrt",
+    "cryptography": "trust",
+    "oras": "trust",
+    "requests": "trust",
+    "urllib3": "trust",
 }
 """Extra of this project that installs a module; `compile` installs the others."""
 REQUIRED = ("numpy", "rich")

@@ -114,7 +114,7 @@ def test_only_command_lines_draw_on_the_terminal() -> None:
 
 
 def test_the_library_has_no_print_calls() -> None:
-    rooms = ("bundle", "frames", "engines", "cuda", "inference", "measure", "parity", "doctor")
+    rooms = ("bundle", "registry", "frames", "engines", "cuda", "inference", "measure", "parity", "doctor")
     files = [file for room in rooms for file in (ROOT / "edge" / room).rglob("*.py")]
     printing = [
         file.name

@@ -16,7 +16,7 @@ from benchmarks.demo import stage
 from benchmarks.real_size import moving_images
 from edge.bundle.bundle import Bundle
 from edge.console import track
-from edge.distributed.job import Plan, ScoreJob
+from edge.distributed.job import Plan, ScoreJob, manifest_digest
 from edge.distributed.shards import dataset_digest, shards_of
 
 WORKERS, SHARD_IMAGES = 2, 128
@@ -67,7 +67,7 @@ def job_for(bundle: Bundle, dataset: Path, output: Path) -> tuple[ScoreJob, Sequ
     """Return the work that `edge score` would do, and its shards."""
     shards = shards_of(dataset)
     plan = Plan.of(bundle, PRECISION, BACKEND, dataset_digest(dataset, shards), len(shards))
-    return ScoreJob(bundle.path.resolve(), dataset, output, plan), shards
+    return ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, output, plan), shards
 
 
 def score_apart(bundle: Bundle, dataset: Path, output: Path) -> Path:

@@ -8,15 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from edge.bundle.chain import ChainSpec
-from edge.bundle.files import MANIFEST, check_files, file_hashes, read_manifest, read_unchanged
+from edge.bundle.files import (
+    MANIFEST,
+    check_files,
+    check_no_other_files,
+    file_hashes,
+    read_manifest,
+    read_unchanged,
+)
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
 from edge.bundle.npz import ArraySpec, read_npz
 from edge.bundle.reference import Reference, check_reference, read_reference, write_reference
 from edge.bundle.sample_ids import Digests
 from edge.bundle.scores import LabelledScores, check_scores, combined_digest, read_scores
+from edge.bundle.signing import SIGNATURE, SigningKey, VerifyingKey, read_signature
 from edge.bundle.validation import validation_errors
 from edge.errors import BundleError
-from edge.storage import atomic_dir, locked_dir, write_file
+from edge.storage import atomic_dir, locked_dir, remove_stale, write_file
 
 __all__ = [
     "MANIFEST",
@@ -44,18 +52,24 @@ class Bundle:
     manifest: Manifest
 
     @staticmethod
-    def open(path: Path) -> "Bundle":
+    def open(path: Path, signed_by: VerifyingKey | None = None) -> "Bundle":
         """Open a bundle: validate its manifest and check every file against its hash.
+
+        Args:
+            path: The folder.
+            signed_by: Key that must have signed the bundle, checked before anything is decoded; the folder may then
+                hold no further files. None to open unsigned bundles, too.
 
         Raises:
             BundleError: the bundle is missing, damaged, or of another version.
+            SignatureError: the bundle is not signed by the key.
         """
         try:
-            return _checked(path)
+            return _checked(path, signed_by)
         except BundleError as error:
             try:
                 with locked_dir(path):  # another process may have replaced it while it was read
-                    return _checked(path)
+                    return _checked(path, signed_by)
             except (OSError, ValueError):  # there is no such folder
                 raise error from None
 
@@ -125,7 +139,8 @@ class Bundle:
     def with_precisions(self, refitted: Mapping[str, PrecisionSpec]) -> "Bundle":
         """Replace precisions in the manifest on disk, and return the updated bundle.
 
-        Precisions that another process changed since this bundle was opened keep that change.
+        Precisions that another process changed since this bundle was opened keep that change. A signature is removed,
+        since it does not cover the change.
 
         Raises:
             BundleError: the bundle was replaced by another meanwhile.
@@ -139,22 +154,51 @@ class Bundle:
                     f"{self.path} was replaced by another bundle meanwhile and is unchanged; run the command again"
                 )
             manifest = dataclasses.replace(current, precisions={**current.precisions, **refitted})
+            (folder / SIGNATURE).unlink(missing_ok=True)
             write_file(folder / MANIFEST, manifest_to_json(manifest))
         return Bundle(self.path, manifest)
+
+    def sign(self, key: SigningKey) -> None:
+        """Write the signature of this bundle beside its manifest.
+
+        Raises:
+            BundleError: the bundle changed since it was opened, or holds files that the manifest does not list.
+            OSError: the signature cannot be written; an earlier one is unchanged.
+        """
+        folder = self.path.resolve()
+        with locked_dir(folder):
+            remove_stale(folder)
+            content = read_manifest(folder)
+            current = manifest_from_json(content, folder / MANIFEST)
+            if manifest_to_json(current) != manifest_to_json(self.manifest):  # as text, NaN equals NaN
+                raise BundleError(f"{self.path} was changed meanwhile and is not signed; run the command again")
+            check_no_other_files(folder, self.manifest)
+            write_file(folder / SIGNATURE, key.sign(content))
+
+    @property
+    def is_signed(self) -> bool:
+        """True if there is a signature, by whichever key."""
+        return (self.path / SIGNATURE).exists()
 
     def _content(self, name: str) -> bytes:
         return read_unchanged(self.path / name, self.manifest.files[name])
 
 
-def _checked(path: Path) -> Bundle:
+def _checked(path: Path, signed_by: VerifyingKey | None) -> Bundle:
     """Read and validate a manifest, and check the files that it lists.
 
     Raises:
         BundleError: the manifest is invalid, or a file is missing, damaged or forbidden.
+        SignatureError: the bundle is not signed by the key, or holds files that it does not cover.
     """
-    manifest = manifest_from_json(read_manifest(path), path / MANIFEST)
+    content = read_manifest(path)
+    if signed_by is not None:
+        signed_by.verify(content, read_signature(path), path)
+    manifest = manifest_from_json(content, path / MANIFEST)
     for error in validation_errors(manifest):
         raise BundleError(f"{path / MANIFEST}: {error}; compile the bundle again")
+    if signed_by is not None:
+        check_no_other_files(path, manifest)
     check_files(path, manifest)
     return Bundle(path, manifest)
 

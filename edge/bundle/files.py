@@ -1,12 +1,14 @@
 """Checks of a bundle's files: complete, unchanged, regular, inside its folder and without external data."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path, PurePosixPath
 
 from edge.bundle.external_data import NEEDLE, has_external_data
 from edge.bundle.manifest import Manifest
-from edge.errors import BundleError
+from edge.bundle.signing import SIGNATURE
+from edge.errors import BundleError, SignatureError
 from edge.storage import find_retired, open_regular, read_file, sha256_of
 
 MANIFEST = "manifest.json"
@@ -16,8 +18,8 @@ CHUNK = 1 << 20
 COPY = "copy the whole bundle again"
 
 
-def read_manifest(path: Path) -> str:
-    """Return the text of a bundle's manifest.
+def read_manifest(path: Path) -> bytes:
+    """Return the content of a bundle's manifest.
 
     Raises:
         BundleError: there is no bundle, or its manifest cannot be read.
@@ -31,12 +33,11 @@ def read_manifest(path: Path) -> str:
     if not path.is_dir():
         raise BundleError(f"{path} is a file, not a bundle; give a folder made by `python -m compile`")
     try:
-        content = read_file(path / MANIFEST, MAX_MANIFEST_BYTES, follow_links=False)
+        return read_file(path / MANIFEST, MAX_MANIFEST_BYTES, follow_links=False)
     except FileNotFoundError:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}; make one with `python -m compile`") from None
     except OSError as error:
         raise _unreadable(path / MANIFEST, error) from error
-    return content.decode(errors="replace")
 
 
 def check_files(path: Path, manifest: Manifest) -> None:
@@ -45,14 +46,10 @@ def check_files(path: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: a file is missing, changed, a link, outside the bundle, or refers to other files.
     """
-    segments = {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
-    named = {manifest.reference, manifest.samples, *(spec.scores for spec in manifest.precisions.values()), *segments}
     root = os.path.realpath(path)
-    for name in sorted(named | set(manifest.files)):
-        if name not in manifest.files or not _is_inside(name):
-            raise BundleError(
-                f"{path}: its manifest does not list {name} as a file inside it; compile the bundle again"
-            )
+    segments = _segment_files(manifest)
+    check_names(path, manifest)
+    for name in sorted(manifest.files):
         file = path / name
         if os.path.realpath(file) != os.path.join(root, name):
             raise BundleError(f"{file} is a link or in a linked folder; {COPY}, with files instead of links (cp -rL)")
@@ -71,6 +68,36 @@ def check_files(path: Path, manifest: Manifest) -> None:
             raise _unreadable(file, error) from error
 
 
+def check_names(path: Path, manifest: Manifest) -> None:
+    """Check that a manifest lists every file that it names, and only files inside the bundle.
+
+    Raises:
+        BundleError: a file is not listed, outside the bundle, or the manifest or signature itself.
+    """
+    scores = {spec.scores for spec in manifest.precisions.values()}
+    named = {manifest.reference, manifest.samples, *scores, *_segment_files(manifest)}
+    for name in sorted(named | set(manifest.files)):
+        if name not in manifest.files or not _is_inside(name) or name in (MANIFEST, SIGNATURE):
+            raise BundleError(
+                f"{path}: its manifest does not list {name} as a file inside it; compile the bundle again"
+            )
+
+
+def check_no_other_files(path: Path, manifest: Manifest) -> None:
+    """Check that a folder holds no file, link or device that a signature does not cover.
+
+    Raises:
+        SignatureError: there is one.
+    """
+    listed = {MANIFEST, SIGNATURE, *manifest.files}
+    for folder, folders, files in os.walk(path):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in sorted([*files, *links]):
+            relative = os.path.relpath(os.path.join(folder, name), path)
+            if relative not in listed:
+                raise SignatureError(f"{path} holds {relative}, which its manifest does not list; remove it, or {COPY}")
+
+
 def read_unchanged(file: Path, sha256: str) -> bytes:
     """Return the content of a file of an open bundle.
 
@@ -87,9 +114,14 @@ def read_unchanged(file: Path, sha256: str) -> bytes:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file in a bundle's folder except the manifest."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    """Return the sha256 of every file in a bundle's folder except the manifest and its signature."""
+    own = {folder / MANIFEST, folder / SIGNATURE}
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file not in own)
     return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
+
+
+def _segment_files(manifest: Manifest) -> set[str]:
+    return {s.file for spec in manifest.precisions.values() for s in (*spec.segments, spec.whole)}
 
 
 def _how_to_get(path: Path) -> str:
@@ -111,6 +143,8 @@ def _inspect(file: Path) -> tuple[str, bool]:
     """Return a file's sha256, and True if it has the bytes that every ONNX external data entry has."""
     digest, has_needle, tail = hashlib.sha256(), False, b""
     with open_regular(file, follow_links=False) as opened:
+        if os.fstat(opened.fileno()).st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"is larger than {MAX_FILE_BYTES >> 30} GiB", str(file))
         while chunk := opened.read(CHUNK):
             digest.update(chunk)
             has_needle = has_needle or NEEDLE in chunk or NEEDLE in tail + chunk[: len(NEEDLE)]

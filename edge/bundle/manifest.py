@@ -203,14 +203,14 @@ class Manifest:
         return sum(exit_.macs for exit_ in self.exits)
 
 
-def manifest_from_json(text: str, origin: Path) -> Manifest:
-    """Decode a manifest. Its consistency is checked by `edge.bundle.validation`.
+def manifest_from_json(text: str | bytes, origin: Path) -> Manifest:
+    """Decode a manifest, in UTF-8 if it is given as bytes. Its consistency is checked by `edge.bundle.validation`.
 
     Raises:
         BundleError: the text is not JSON, has another version, or has missing, unknown or invalid fields.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(text.decode(errors="replace") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{origin} is not valid JSON ({error}); copy or compile the bundle again") from error
     version = data.get("version") if isinstance(data, dict) else None

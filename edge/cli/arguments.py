@@ -3,15 +3,53 @@
 import argparse
 from pathlib import Path
 
+from edge.bundle.bundle import Bundle
+from edge.bundle.signing import VerifyingKey, read_verifying_key
 from edge.cli.parser import precision_name
 from edge.console import at_least
 from edge.engines import BACKENDS, MAX_THREADS
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """Add the positional BUNDLE and `--json`."""
+    """Add the positional BUNDLE, `--require-signature` and `--json`; `open_bundle` opens it."""
     add_json(parser)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by `python -m compile`")
+    add_signature(parser)
+
+
+def add_signature(parser: argparse.ArgumentParser) -> None:
+    """Add `--require-signature`."""
+    parser.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="PUBLIC_KEY",
+        help="refuse the bundle unless it is signed by the private key of this public.pem",
+    )
+
+
+def add_registry_address(parser: argparse.ArgumentParser) -> None:
+    """Add the positional ADDRESS in a registry."""
+    parser.add_argument(
+        "address", metavar="ADDRESS", help="oci://HOST[:PORT]/NAME:TAG, or @sha256:DIGEST instead of the tag"
+    )
+
+
+def open_bundle(arguments: argparse.Namespace) -> Bundle:
+    """Open the bundle of the command line.
+
+    Raises:
+        BundleError: the bundle is missing or damaged, or not signed as required.
+    """
+    return Bundle.open(arguments.bundle, required_key(arguments))
+
+
+def required_key(arguments: argparse.Namespace) -> VerifyingKey | None:
+    """Return the key of `--require-signature`; None if it was not given.
+
+    Raises:
+        SignatureError: the key cannot be read.
+    """
+    return None if arguments.require_signature is None else read_verifying_key(arguments.require_signature)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from edge.bundle.bundle import Bundle
-from edge.cli.arguments import add_backend, add_bundle, add_precisions
+from edge.cli.arguments import add_backend, add_bundle, add_precisions, open_bundle
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
 from edge.engines.base import Backend
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Build every segment's engine."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     backend = backend_named(arguments.backend, threads=arguments.threads, target=arguments.target)
     with ProgressDisplay() as display, shared_process():
         builds = build_bundle(

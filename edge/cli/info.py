@@ -8,7 +8,7 @@ from edge.advice import Advice, advise, exit_figures, merge_precisions
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate, PrecisionSpec, Rejection, Thresholds
 from edge.bundle.scores import LabelledScores
-from edge.cli.arguments import add_bundle
+from edge.cli.arguments import add_bundle, open_bundle
 from edge.console import PASSED, log, print_json, print_table
 from edge.decision import validate_thresholds
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print a bundle's contents and advice."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     if arguments.json:
         print_json(dataclasses.asdict(bundle.manifest))
         print_advice(bundle, emit=log)

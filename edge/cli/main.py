@@ -16,6 +16,10 @@ SUBCOMMANDS = {
     "record": "record every exit's scores on labelled images, to refit thresholds",
     "score": "classify a large set of images, on all cores of this machine or of a Ray cluster",
     "bench": "measure latency and energy of each exit, of early exiting and of the whole network",
+    "keygen": "make a pair of keys to sign bundles with",
+    "sign": "sign a bundle, for `--require-signature` of the other subcommands",
+    "push": "copy a bundle to a registry",
+    "pull": "copy a bundle from a registry, verified before it is in place",
     "doctor": "report which jobs this machine is ready for, and the remedy for the rest",
 }
 """Summaries by name; each name is a module of this package."""

@@ -9,7 +9,7 @@ import numpy as np
 from edge.bundle.bundle import Bundle
 from edge.bundle.sample_ids import content_digest, short_digests
 from edge.bundle.scores import LabelledScores, write_scores
-from edge.cli.arguments import add_backend, add_bundle, add_precision
+from edge.cli.arguments import add_backend, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_replaceable
 from edge.console import PASSED, ProgressDisplay, print_json
 from edge.engines import backend_named
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Record the scores, and print the command that refits thresholds."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     check_replaceable(arguments.output, [arguments.images], bundle, start=b"PK", kind="file of scores")
     backend = backend_named(arguments.backend, threads=arguments.threads)
     precision = arguments.precision or default_precision(bundle, backend)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.chain import ChainSpec
-from edge.cli.arguments import add_backend, add_bundle, add_precision
+from edge.cli.arguments import add_backend, add_bundle, add_precision, open_bundle
 from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outputs, writes_stdout
 from edge.cli.run_summary import Summary
 from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
@@ -97,7 +97,7 @@ def main(arguments: argparse.Namespace) -> int:
         SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     backend = backend_named(arguments.backend, threads=arguments.threads)
     precision = arguments.precision or default_precision(bundle, backend)
     chain = bundle.chain(precision)

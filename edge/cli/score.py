@@ -5,8 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.bundle.bundle import Bundle
-from edge.cli.arguments import add_backend_name, add_bundle, add_precision
+from edge.cli.arguments import add_backend_name, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_outside
 from edge.console import PASSED, ProgressDisplay, log, print_json, print_table
 from edge.engines import backend_named
@@ -47,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     """
     from edge.distributed.score import score
 
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     check_outside(arguments.output, [arguments.dataset], bundle)
     backend = backend_named(arguments.backend)
     precision = arguments.precision or default_precision(bundle, backend)

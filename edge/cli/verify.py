@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.advice import CHANCE, merge_precisions
 from edge.bundle.bundle import Bundle
-from edge.cli.arguments import add_bundle, add_precisions, add_threads
+from edge.cli.arguments import add_bundle, add_precisions, add_threads, open_bundle
 from edge.cli.info import bundle_advice
 from edge.cli.output import check_replaceable
 from edge.console import FAILED, PASSED, ProgressDisplay, log, print_json, print_table
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the comparison and its verdict, and a warning if the network is no better than chance."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = open_bundle(arguments)
     if arguments.report is not None:
         inputs = [arguments.references] if arguments.references else []
         check_replaceable(arguments.report, inputs, bundle, start=b"# ", kind="Markdown report")

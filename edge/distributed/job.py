@@ -4,6 +4,7 @@ The shards of a dataset and their files are always the same, and files are writt
 again, after a worker or the whole command was killed, neither loses nor repeats an image.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge.bundle.bundle import Bundle
+from edge.bundle.manifest import manifest_to_json
 from edge.distributed.dataset import Shard
 from edge.distributed.predictor import PREDICTION_SCHEMA, classify, predictions_table
 from edge.engines import backend_named
@@ -58,11 +60,18 @@ class Plan:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+def manifest_digest(bundle: Bundle) -> str:
+    """Return the digest of an open bundle's manifest, and so of all that is in the bundle."""
+    return hashlib.sha256(manifest_to_json(bundle.manifest).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreJob:
     """The work of all workers. Paths are absolute and the same on every node."""
 
     bundle: Path
+    manifest: str
+    """Digest of the bundle's manifest, whose signature was checked where one is required."""
     dataset: Path
     output: Path
     plan: Plan
@@ -132,10 +141,10 @@ def _classifier(job: ScoreJob) -> Classifier:
     """Load the classifier, once for each process."""
     cv2.setNumThreads(1)  # there is a worker for each core
     job.check_output()
-    bundle, plan = Bundle.open(job.bundle), job.plan
-    if Plan.of(bundle, plan.precision, plan.backend, plan.dataset, plan.shards) != plan:
+    bundle = Bundle.open(job.bundle)
+    if manifest_digest(bundle) != job.manifest:
         raise BundleError(f"{job.bundle} is another bundle on this node; copy the same bundle to all nodes")
-    return load_classifier(bundle, plan.precision, backend_named(plan.backend))
+    return load_classifier(bundle, job.plan.precision, backend_named(job.plan.backend))
 
 
 def _difference(text: str, expected: str) -> str:

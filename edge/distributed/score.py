@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edge.bundle.bundle import Bundle
 from edge.distributed.cluster import connected, run_tasks
-from edge.distributed.job import Plan, ScoreJob, score_shard, shard_path
+from edge.distributed.job import Plan, ScoreJob, manifest_digest, score_shard, shard_path
 from edge.distributed.shards import dataset_digest, shards_of
 from edge.distributed.summary import ScoreSummary, summarise
 from edge.progress import OnProgress, Progress, ignore_progress
@@ -38,7 +38,7 @@ def score(
     dataset, output = dataset.resolve(), output.resolve()
     shards = shards_of(dataset)
     plan = Plan.of(bundle, precision, backend, dataset_digest(dataset, shards), len(shards))
-    job = ScoreJob(bundle.path.resolve(), dataset, output, plan)
+    job = ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, output, plan)
     missing = job.open_output()
     total = sum(shard.images for shard in shards)
     done = total - sum(shards[index].images for index in missing)

@@ -6,6 +6,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from edge.bundle.bundle import Bundle
+from edge.bundle.signing import read_verifying_key
 from edge.decision import validate_thresholds
 from edge.engines import backend_named
 from edge.engines.base import Backend
@@ -26,6 +27,7 @@ def load(
     precision: str = "auto",
     thresholds: ArrayLike | None = None,
     threads: int = 1,
+    require_signature: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Classifier:
     """Load a bundle for this machine. Engines that the cache lacks are built.
@@ -38,16 +40,20 @@ def load(
             and int8 on others.
         thresholds: A threshold for each exit but the last; by default the fitted thresholds.
         threads: CPU threads per segment; 0 uses all cores.
+        require_signature: Public key that must have signed the bundle, a file of `edge keygen`; None to load unsigned
+            bundles, too.
         on_progress: Receives the progress of building engines.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another version, or lacks the precision.
+        SignatureError: the bundle is not signed by the key.
         EngineError: the backend is not installed, or an engine cannot be built or run on this machine.
         ThresholdError: a threshold is NaN, infinite or negative, or their count is wrong.
     """
     if not isinstance(bundle, str | Path):
         raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
-    opened, library = Bundle.open(Path(bundle)), backend_named(backend, threads=threads)
+    key = None if require_signature is None else read_verifying_key(Path(require_signature))
+    opened, library = Bundle.open(Path(bundle), key), backend_named(backend, threads=threads)
     selected = default_precision(opened, library) if precision == "auto" else precision
     return load_classifier(opened, selected, library, thresholds, on_progress)
 

@@ -16,7 +16,7 @@ from edge.bundle.bundle import Bundle
 from edge.cli.main import main
 from edge.decision import Prediction
 from edge.distributed import BundlePredictor
-from edge.distributed.job import Plan, ScoreJob, score_shard, shard_path
+from edge.distributed.job import Plan, ScoreJob, manifest_digest, score_shard, shard_path
 from edge.distributed.predictor import classify
 from edge.distributed.shards import dataset_digest, shards_of
 from edge.distributed.summary import summarise
@@ -36,7 +36,7 @@ def images(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
 def job_for(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> tuple[ScoreJob, list]:
     shards = shards_of(dataset, shard_images)
     plan = Plan.of(bundle, "fp32", "onnxruntime", dataset_digest(dataset, shards), len(shards))
-    return ScoreJob(bundle.path, dataset, output, plan), shards
+    return ScoreJob(bundle.path, manifest_digest(bundle), dataset, output, plan), shards
 
 
 def scored(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> list[dict]:

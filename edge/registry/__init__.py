@@ -1,0 +1,1 @@
+"""Bundles in OCI registries: addresses, the artifact, its transfer. Needs the extra `trust`."""
