@@ -31,6 +31,7 @@ __all__ = [
     "Bundle",
     "Reference",
     "bundle_writer",
+    "check_bundle",
     "file_hashes",
     "read_reference",
     "write_reference",
@@ -65,11 +66,11 @@ class Bundle:
             SignatureError: the bundle is not signed by the key.
         """
         try:
-            return _checked(path, signed_by)
+            return check_bundle(path, signed_by)
         except BundleError as error:
             try:
                 with locked_dir(path):  # another process may have replaced it while it was read
-                    return _checked(path, signed_by)
+                    return check_bundle(path, signed_by)
             except (OSError, ValueError):  # there is no such folder
                 raise error from None
 
@@ -184,8 +185,8 @@ class Bundle:
         return read_unchanged(self.path / name, self.manifest.files[name])
 
 
-def _checked(path: Path, signed_by: VerifyingKey | None) -> Bundle:
-    """Read and validate a manifest, and check the files that it lists.
+def check_bundle(path: Path, signed_by: VerifyingKey | None) -> Bundle:
+    """Open a bundle that no other process replaces meanwhile, such as a folder that this process is writing.
 
     Raises:
         BundleError: the manifest is invalid, or a file is missing, damaged or forbidden.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SIGNATURE = "manifest.sig"
 SIGNATURE_BYTES = 64
 PRIVATE_KEY, PUBLIC_KEY = "private.pem", "public.pem"
-MAX_KEY_BYTES = 1 << 14
+MAX_KEY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def read_signature(bundle: Path) -> bytes:
     """
     file = bundle / SIGNATURE
     try:
-        signature = read_file(file, SIGNATURE_BYTES, follow_links=False)
+        signature = read_file(file, MAX_KEY_BYTES, follow_links=False)
     except FileNotFoundError:
         raise SignatureError(f"{bundle} is not signed: it has no {SIGNATURE}; sign it with `edge sign`") from None
     except OSError as error:

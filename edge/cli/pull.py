@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from edge.cli.arguments import add_json, add_registry_address, add_signature, required_key
-from edge.console import PASSED, ProgressDisplay, print_json
+from edge.console import PASSED, ProgressDisplay, log, print_json
 from edge.registry.address import parse_registry_address
 
 
@@ -21,6 +21,8 @@ def main(arguments: argparse.Namespace) -> int:
     address, key = parse_registry_address(arguments.address), required_key(arguments)
     from edge.registry.transfer import pull
 
+    if key is None:
+        log("the signature is not checked, so anyone may have made this bundle; add --require-signature")
     with ProgressDisplay() as display:
         pulled = pull(address, arguments.folder, key, display)
     if arguments.json:

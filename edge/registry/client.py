@@ -77,6 +77,10 @@ class Repository:
             challenge = session.get(f"{scheme}://{address.host}/v2/").headers.get("Www-Authenticate", "")
             self._authenticate(takes_passwords=challenge.lower().startswith("basic"))
 
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._registry.session.close()
+
     def artifact(self) -> bytes:
         """Return the artifact at the address.
 

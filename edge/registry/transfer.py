@@ -11,10 +11,11 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.bundle.bundle import Bundle, bundle_writer
+from edge.bundle.bundle import Bundle, bundle_writer, check_bundle
 from edge.bundle.files import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, check_names, read_manifest
 from edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from edge.bundle.signing import SIGNATURE, SIGNATURE_BYTES, VerifyingKey, read_signature
@@ -47,10 +48,10 @@ def push(bundle: Bundle, address: RegistryAddress, on_progress: OnProgress = ign
     digest = hashlib.sha256(artifact).hexdigest()
     if address.sha256 not in (None, digest):
         raise RegistryError(f"{bundle.path} has the digest sha256:{digest}, not that of {address}; give a tag")
-    repository = Repository(address)
-    for name, blob in track(list(files.items()), f"pushing to {address}", on_progress):
-        repository.upload(blob, bundle.path / name)
-    repository.put_artifact(artifact)
+    with closing(Repository(address)) as repository:
+        for name, blob in track(list(files.items()), f"pushing to {address}", on_progress):
+            repository.upload(blob, bundle.path / name)
+        repository.put_artifact(artifact)
     return f"sha256:{digest}"
 
 
@@ -74,13 +75,12 @@ def pull(
         RegistryError: the registry cannot be reached, refuses, or gives something else.
         OSError: the folder cannot be written, and is unchanged.
     """
-    repository = Repository(address)
-    artifact = repository.artifact()
-    files = decode_artifact(artifact, address)
-    with bundle_writer(folder) as partial:
+    with closing(Repository(address)) as repository, bundle_writer(folder) as partial:
+        artifact = repository.artifact()
+        files = decode_artifact(artifact, address)
         manifest = _pull_manifest(repository, files, partial, address, signed_by)
         _pull_files(repository, manifest, files, partial, on_progress)
-        opened = Bundle.open(partial, signed_by)
+        opened = check_bundle(partial, signed_by)
     return Pulled(Bundle(folder, opened.manifest), f"sha256:{hashlib.sha256(artifact).hexdigest()}")
 
 

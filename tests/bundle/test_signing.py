@@ -69,7 +69,11 @@ def pipe_as_signature(bundle: Path) -> None:
 ATTACKS: list[tuple[str, Callable[[Path], object], str]] = [
     ("no signature", lambda b: (b / SIGNATURE).unlink(), "is not signed: it has no manifest.sig"),
     ("signature truncated", lambda b: truncate(b / SIGNATURE), "manifest.sig has 32 bytes, a signature has 64"),
-    ("signature too long", lambda b: (b / SIGNATURE).write_bytes(bytes(65)), "manifest.sig cannot be read (is larger"),
+    (
+        "signature too long",
+        lambda b: (b / SIGNATURE).write_bytes(bytes(65)),
+        "manifest.sig has 65 bytes, a signature has 64",
+    ),
     ("signature damaged", lambda b: flip_bit(b / SIGNATURE), "is not signed by"),
     ("signature is zero", lambda b: (b / SIGNATURE).write_bytes(bytes(64)), "is not signed by"),
     ("signature is a link", link_signature, "manifest.sig cannot be read"),
@@ -182,7 +186,7 @@ def of_another_kind(keys: Path) -> bytes:
         (of_another_kind, "holds no private Ed25519 key"),
         (encrypted, "is protected by a passphrase"),
         (lambda keys: b"", "holds no private Ed25519 key"),
-        (lambda keys: bytes(1 << 15), "cannot be read (is larger than"),
+        (lambda keys: bytes(2 << 20), "cannot be read (is larger than"),
     ],
     ids=["public", "truncated", "another kind", "encrypted", "empty", "huge"],
 )

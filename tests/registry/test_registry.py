@@ -1,90 +1,136 @@
-"""Bundles pushed to and pulled from Debian's docker-registry on loopback."""
+"""Pushing to and pulling from a real registry."""
 
+import base64
+import json
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edge.bundle.bundle import Bundle
-from edge.cli.main import main
-from tests.support.commands import Result, call
-from tests.support.outputs import free_port, server
+from edge.bundle.bundle import MANIFEST, Bundle
+from edge.bundle.signing import PRIVATE_KEY, PUBLIC_KEY, generate_keys, read_signing_key
+from edge.cli.main import main as edge
+from tests.support.commands import call, contents, error_line, start_command
+from tests.support.damage import manifest_edit
+from tests.support.outputs import free_port
+from tests.support.registry import docker_registry
 
 pytestmark = pytest.mark.services
 
-CONFIG = """
-version: 0.1
-log: {{level: error}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: 127.0.0.1:{port}}}
-"""
+HTPASSWD = r"fleet:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW" + "\n"
+"""The password is `secret`."""
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """Run a registry, and return an address in it."""
-    port, config = free_port(), tmp_path / "registry.yml"
-    config.write_text(CONFIG.format(root=tmp_path / "storage", port=port))
-    with server(["docker-registry", "serve", config], port):
-        yield f"oci://127.0.0.1:{port}/cameras/digits:stable"
+def keys(tmp_path: Path) -> Path:
+    generate_keys(tmp_path / "keys")
+    return tmp_path / "keys"
 
 
 @pytest.fixture
-def signed(tmp_path: Path, digits_bundle: Bundle) -> Path:
-    """Return a signed copy of a bundle, beside the folder `keys`."""
-    bundle = tmp_path / "bundle"
-    shutil.copytree(digits_bundle.path, bundle)
-    assert call(main, "keygen", tmp_path / "keys").code == 0
-    assert call(main, "sign", bundle, "--key", tmp_path / "keys/private.pem").code == 0
-    return bundle
+def bundle(digits_bundle: Bundle, keys: Path, tmp_path: Path) -> Path:
+    path = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
+    Bundle.open(path).sign(read_signing_key(keys / PRIVATE_KEY))
+    return path
 
 
-def pull(address: str, folder: Path, key: Path) -> Result:
-    return call(main, "pull", address, folder, "--require-signature", key)
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    with docker_registry(tmp_path) as host:
+        yield host
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+def test_a_bundle_travels_by_tag_and_by_digest(registry: str, bundle: Path, keys: Path, tmp_path: Path) -> None:
+    required = ("--require-signature", keys / PUBLIC_KEY, "--json")
+    pushed = json.loads(call(edge, "push", bundle, f"oci://{registry}/a/b:stable", *required).stdout)
+    pulled = json.loads(call(edge, "pull", f"oci://{registry}/a/b:stable", tmp_path / "tag", *required).stdout)
+    assert pulled["digest"] == pushed["digest"]
+    assert call(edge, "pull", f"oci://{registry}/a/b@{pushed['digest']}", tmp_path / "digest", *required).code == 0
+    assert contents(tmp_path / "tag") == contents(tmp_path / "digest") == contents(bundle)
 
 
-def test_a_pulled_bundle_equals_the_pushed_one_by_tag_and_by_digest(address: str, signed: Path, tmp_path: Path) -> None:
-    pushed = call(main, "push", signed, address)
-    assert pushed.code == 0, pushed.stderr
-    digest = pushed.stdout.split("digest ")[1].strip()
-    by_digest = f"{address.removesuffix(':stable')}@{digest}"
-    for name, each in (("tag", address), ("digest", by_digest)):
-        result = pull(each, tmp_path / name, tmp_path / "keys/public.pem")
-        assert result.code == 0, result.stderr
-        assert contents(tmp_path / name) == contents(signed)
+def test_a_tag_moves_to_the_bundle_that_was_pushed_last(
+    registry: str, bundle: Path, keys: Path, tmp_path: Path
+) -> None:
+    address, device = f"oci://{registry}/a/b:stable", tmp_path / "device"
+    first = json.loads(call(edge, "push", bundle, address, "--json").stdout)["digest"]
+    assert json.loads(call(edge, "push", bundle, address, "--json").stdout)["digest"] == first, (
+        "equal bundles are equal"
+    )
+    assert call(edge, "pull", address, device).code == 0
+    manifest_edit(lambda manifest: manifest.update(name="second"))(bundle)
+    Bundle.open(bundle).sign(read_signing_key(keys / PRIVATE_KEY))
+    assert json.loads(call(edge, "push", bundle, address, "--json").stdout)["digest"] != first
+    assert call(edge, "pull", address, device, "--require-signature", keys / PUBLIC_KEY).code == 0
+    assert contents(device) == contents(bundle)
 
 
-def test_a_bundle_of_another_key_is_refused_and_nothing_is_left(address: str, signed: Path, tmp_path: Path) -> None:
-    assert call(main, "push", signed, address).code == 0
-    assert call(main, "keygen", tmp_path / "other").code == 0
-    (tmp_path / "here").mkdir()
-    result = pull(address, tmp_path / "here" / "pulled", tmp_path / "other/public.pem")
-    assert result.code == 2
-    assert "is not signed by" in result.stderr
-    assert not list((tmp_path / "here").iterdir())
+def test_an_unsigned_bundle_is_pushed_with_a_warning_and_refused_where_a_signature_is_required(
+    registry: str, digits_bundle: Bundle, keys: Path, tmp_path: Path
+) -> None:
+    pushed = call(edge, "push", digits_bundle.path, f"oci://{registry}/a:b")
+    assert pushed.code == 0
+    assert "is not signed: devices that require a signature refuse it" in pushed.stderr
+    refused = call(edge, "pull", f"oci://{registry}/a:b", tmp_path / "x", "--require-signature", keys / PUBLIC_KEY)
+    assert "is not signed: it has no manifest.sig" in error_line(refused)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_password_of_docker_login_is_used_and_without_it_nothing_is_pushed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with docker_registry(tmp_path, htpasswd=tmp_path / "htpasswd") as host:
+        words = ("push", bundle, f"oci://{host}/a:b")
+        assert "asks for a password" in error_line(call(edge, *words))
+        (tmp_path / ".docker").mkdir()
+        for password, code in (("wrong", 2), ("secret", 0)):
+            login = base64.b64encode(f"fleet:{password}".encode()).decode()
+            (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": login}}}))
+            result = call(edge, *words)
+            assert result.code == code, result.stderr
+            assert password not in result.stderr
+            assert login not in result.stderr
+        assert call(edge, "pull", f"oci://{host}/a:b", tmp_path / "pulled").code == 0
 
 
 def test_a_file_changed_in_the_registry_is_refused_and_nothing_is_left(
-    address: str, signed: Path, tmp_path: Path
+    registry: str, bundle: Path, tmp_path: Path
 ) -> None:
-    assert call(main, "push", signed, address).code == 0
-    largest = max((tmp_path / "storage").rglob("data"), key=lambda file: file.stat().st_size)
+    address = f"oci://{registry}/a/b:stable"
+    assert call(edge, "push", bundle, address).code == 0
+    largest = max((tmp_path / "store").rglob("data"), key=lambda file: file.stat().st_size)
     largest.write_bytes(bytes(byte ^ 1 for byte in largest.read_bytes()))
-    (tmp_path / "here").mkdir()
-    result = pull(address, tmp_path / "here" / "pulled", tmp_path / "keys/public.pem")
-    assert result.code == 2, result.stdout
-    assert result.stderr.startswith("error: ")
-    assert not list((tmp_path / "here").iterdir())
+    (tmp_path / "device").mkdir()
+    assert "gave" in error_line(call(edge, "pull", address, tmp_path / "device" / "bundle"))
+    assert contents(tmp_path / "device") == {}
 
 
-def test_a_missing_tag_and_an_absent_registry_are_errors(address: str, tmp_path: Path) -> None:
-    for missing in (address, f"oci://127.0.0.1:{free_port()}/cameras/digits:stable"):
-        result = call(main, "pull", missing, tmp_path / "pulled")
-        assert result.code == 2
-        assert result.stderr.startswith("error: ")
-        assert not (tmp_path / "pulled").exists()
+def test_a_missing_tag_and_an_absent_registry_are_errors(registry: str, tmp_path: Path) -> None:
+    missing = error_line(call(edge, "pull", f"oci://{registry}/a/b:stable", tmp_path / "pulled"))
+    assert "does not exist" in missing
+    absent = error_line(call(edge, "pull", f"oci://127.0.0.1:{free_port()}/a/b:stable", tmp_path / "pulled"))
+    assert "Connection refused" in absent
+    assert not (tmp_path / "pulled").exists()
+
+
+def test_a_killed_pull_leaves_the_earlier_bundle_and_the_next_one_cleans_up(
+    registry: str, bundle: Path, tmp_path: Path
+) -> None:
+    address, folder = f"oci://{registry}/a/b:stable", tmp_path / "device"
+    call(edge, "push", bundle, address)
+    call(edge, "pull", address, folder / "bundle")
+    for _ in range(5):
+        with start_command("edge", "pull", address, folder / "bundle", stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and not list(folder.glob(".*.partial/fp32")):
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+        assert contents(folder / "bundle") == contents(bundle)
+    assert call(edge, "pull", address, folder / "bundle").code == 0
+    assert [path.name for path in folder.iterdir()] == ["bundle"]
+    assert (folder / "bundle" / MANIFEST).exists()
