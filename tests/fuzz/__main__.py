@@ -1,6 +1,6 @@
 """`python -m tests.fuzz`: mutated inputs for the readers, and killed commands.
 
-python -m tests.fuzz                              a million inputs
+python -m tests.fuzz                              1.1 million inputs
 python -m tests.fuzz --inputs manifest=1000       some of one reader
 python -m tests.fuzz replay runs/fuzz/failures/manifest-0-17.json
 python -m tests.fuzz kills                        200 kills
@@ -17,7 +17,15 @@ from tests.fuzz.base import READERS, make_base
 from tests.fuzz.campaign import fuzz, replay, row, summary
 from tests.fuzz.record import add_rows
 
-FULL = {"frames": 400_000, "manifest": 400_000, "npz": 130_000, "checkpoints": 45_000, "segments": 25_000}
+FULL = {
+    "frames": 400_000,
+    "manifest": 400_000,
+    "npz": 130_000,
+    "checkpoints": 45_000,
+    "segments": 25_000,
+    "signatures": 60_000,
+    "registry": 40_000,
+}
 KILLS = 200
 
 
@@ -85,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, parents=[shared])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(verb=campaign)
-    parser.add_argument("--inputs", type=counted, nargs="+", metavar="READER=COUNT", help="default: a million in all")
+    parser.add_argument("--inputs", type=counted, nargs="+", metavar="READER=COUNT", help="default: 1.1 million in all")
     parser.add_argument("--first", type=int, default=0, help="index of the first input")
     parser.add_argument("--failures", type=Path, default=Path("runs/fuzz/failures"), help="folder for failing inputs")
     parser.add_argument("--messages", type=int, default=0, help="print so many of the most frequent messages")

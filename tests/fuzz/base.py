@@ -66,4 +66,4 @@ def reader_named(name: str, base: Path, scratch: Path) -> Reader:
     return reader
 
 
-READERS = ("manifest", "npz", "segments", "frames", "checkpoints")
+READERS = ("manifest", "npz", "segments", "frames", "checkpoints", "signatures", "registry")

@@ -16,10 +16,20 @@ from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.scores import read_scores
+from edge.bundle.signing import (
+    PRIVATE_KEY,
+    PUBLIC_KEY,
+    SIGNATURE,
+    VerifyingKey,
+    generate_keys,
+    read_signing_key,
+    read_verifying_key,
+)
 from edge.engines.cache import ENGINE, ENTRY
 from edge.storage import sha256_of
 from tests.fuzz.coverage import ROOT
-from tests.support.commands import NO_GUARANTEE, class_folder, json_lines, random_frames, write_video
+from tests.support.commands import NO_GUARANTEE, class_folder, contents, json_lines, random_frames, write_video
+from tests.support.damage import manifest_edit
 
 TIMEOUT_S = 300
 FRAMES = 600
@@ -39,6 +49,8 @@ class Scene:
     def __init__(self, base: Path, folder: Path) -> None:
         """Use a folder of its own; the command writes to `output` in it."""
         self.base, self.folder, self.output = base, folder, folder / "output"
+        self.resources = contextlib.ExitStack()
+        """Servers that the command needs, closed at the end."""
         folder.mkdir()
         self.prepare()
 
@@ -181,7 +193,92 @@ class Record(Scene):
         assert len(read_scores(self.output).truth) == 200
 
 
-SCENES: tuple[type[Scene], ...] = (Train, Compile, Replace, Build, Calibrate, Run, Record)
+class Sign(Scene):
+    name, share = "sign", 6
+
+    def prepare(self) -> None:
+        shutil.copytree(self.base / "bundle", self.output)
+        self._key = new_key(self.folder)
+
+    def before(self, random: Random) -> None:
+        if random.random() < 0.5:
+            (self.output / SIGNATURE).unlink(missing_ok=True)
+
+    def words(self) -> list[object]:
+        return ["edge", "sign", self.output, "--key", self.folder / "keys" / PRIVATE_KEY]
+
+    def check(self) -> None:
+        Bundle.open(self.output, self._key if (self.output / SIGNATURE).exists() else None)
+
+    def leftovers(self) -> list[str]:
+        names = {path.name for path in self.output.iterdir()}
+        return sorted(names - {SIGNATURE} - {path.name for path in (self.base / "bundle").iterdir()})
+
+
+class Push(Scene):
+    """Two bundles by turns: at any time the tag is one of the two, whole."""
+
+    name, share = "push", 6
+
+    def prepare(self) -> None:
+        from tests.support.registry import docker_registry
+
+        host = self.resources.enter_context(docker_registry(self.folder))
+        self._address, self._key = f"oci://{host}/digits:stable", new_key(self.folder)
+        self._bundles = [self._signed(name) for name in ("first", "second")]
+        self._contents = [contents(bundle) for bundle in self._bundles]
+        self._current = self._bundles[0]
+
+    def before(self, random: Random) -> None:
+        self._current = random.choice(self._bundles)
+
+    def words(self) -> list[object]:
+        return ["edge", "push", self._current, self._address]
+
+    def check(self) -> None:
+        from edge.registry.address import parse_registry_address
+        from edge.registry.transfer import pull
+
+        with tempfile.TemporaryDirectory() as folder:
+            pull(parse_registry_address(self._address), Path(folder) / "bundle", self._key)
+            assert contents(Path(folder) / "bundle") in self._contents
+
+    def _signed(self, name: str) -> Path:
+        bundle = Path(shutil.copytree(self.base / "bundle", self.folder / name))
+        manifest_edit(lambda manifest: manifest.update(name=name))(bundle)
+        Bundle.open(bundle).sign(read_signing_key(self.folder / "keys" / PRIVATE_KEY))
+        return bundle
+
+
+class Pull(Push):
+    """The same bundles from the registry: at any time the device has one of the two, whole."""
+
+    name, share = "pull", 6
+
+    def before(self, random: Random) -> None:
+        from edge.registry.address import parse_registry_address
+        from edge.registry.transfer import push
+
+        super().before(random)
+        push(Bundle.open(self._current), parse_registry_address(self._address))
+
+    def words(self) -> list[object]:
+        if not self.output.exists():
+            self.before(Random(0))
+        return ["edge", "pull", self._address, self.output, "--require-signature", self.folder / "keys" / PUBLIC_KEY]
+
+    def check(self) -> None:
+        Bundle.open(self.output, self._key)
+        assert contents(self.output) in self._contents
+
+
+def new_key(folder: Path) -> VerifyingKey:
+    """Write a pair of keys to `folder/keys`, and return the public one."""
+    generate_keys(folder / "keys")
+    return read_verifying_key(folder / "keys" / PUBLIC_KEY)
+
+
+SCENES: tuple[type[Scene], ...] = (Train, Compile, Replace, Build, Calibrate, Run, Record, Sign, Push, Pull)
 
 
 def run_kills(
@@ -193,7 +290,9 @@ def run_kills(
     for kind in scenes:
         wanted = max(1, count - done if kind is scenes[-1] else round(count * kind.share / total))
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            failures = Campaign(kind(base.resolve(), Path(folder) / "scene"), seed).run(wanted)
+            scene = kind(base.resolve(), Path(folder) / "scene")
+            with scene.resources:
+                failures = Campaign(scene, seed).run(wanted)
         done += wanted
         yield kind.name, (wanted, failures)
 

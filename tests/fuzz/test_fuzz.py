@@ -12,7 +12,15 @@ from tests.fuzz.kills import run_kills
 from tests.fuzz.record import add_rows
 
 MAX_FAILED_FIRST_STEP = 0.2
-SHORT = {"manifest": 600, "npz": 600, "frames": 1200, "checkpoints": 150, "segments": 6}
+SHORT = {
+    "manifest": 600,
+    "npz": 600,
+    "frames": 1200,
+    "checkpoints": 150,
+    "segments": 6,
+    "signatures": 300,
+    "registry": 60,
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -35,7 +43,7 @@ def test_inputs_depend_on_the_seed_only_and_mostly_pass_the_first_step(name: str
     assert sum(not first.passes_first_step(given) for given in inputs) <= MAX_FAILED_FIRST_STEP * len(inputs)
 
 
-@pytest.mark.parametrize("name", ["replace", "calibrate"])
+@pytest.mark.parametrize("name", ["replace", "calibrate", "sign"])
 def test_a_killed_command_loses_nothing_and_the_next_one_works(name: str, base: Path) -> None:
     assert dict(run_kills(base, 3, seed=2, only=name)) == {name: (3, [])}
 
