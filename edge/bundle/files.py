@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path, PurePosixPath
 
 from edge.bundle.external_data import NEEDLE, has_external_data
@@ -16,6 +17,8 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_FILE_BYTES = 4 << 30
 CHUNK = 1 << 20
 COPY = "copy the whole bundle again"
+LEFTOVER = re.compile(r"\.(manifest\.json|manifest\.sig)\.[0-9a-f]{8}\.partial")
+"""Files of a writer that runs or was killed, which nothing reads and the next writer removes."""
 
 
 def read_manifest(path: Path) -> bytes:
@@ -94,7 +97,7 @@ def check_no_other_files(path: Path, manifest: Manifest) -> None:
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in sorted([*files, *links]):
             relative = os.path.relpath(os.path.join(folder, name), path)
-            if relative not in listed:
+            if relative not in listed and not LEFTOVER.fullmatch(relative):
                 raise SignatureError(f"{path} holds {relative}, which its manifest does not list; remove it, or {COPY}")
 
 

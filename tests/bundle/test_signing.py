@@ -227,6 +227,21 @@ def test_leftovers_of_a_killed_writer_are_removed_and_not_signed(signed: Path, k
     assert Bundle.open(signed, read_verifying_key(keys / PUBLIC_KEY))
 
 
+@pytest.mark.parametrize("name", [MANIFEST, SIGNATURE])
+def test_a_writer_that_was_killed_does_not_make_a_signed_bundle_unreadable(name: str, signed: Path, keys: Path) -> None:
+    (signed / f".{name}.0123abcd.partial").write_text("half")
+    assert Bundle.open(signed, read_verifying_key(keys / PUBLIC_KEY))
+
+
+@pytest.mark.parametrize("name", [".other.0123abcd.partial", "fp32/.manifest.sig.0123abcd.partial", ".manifest.sig.x"])
+def test_only_leftovers_of_the_manifest_and_its_signature_may_lie_beside_them(
+    name: str, signed: Path, keys: Path
+) -> None:
+    (signed / name).touch()
+    with pytest.raises(SignatureError, match="which its manifest does not list"):
+        Bundle.open(signed, read_verifying_key(keys / PUBLIC_KEY))
+
+
 def test_a_bundle_that_changed_after_it_was_checked_is_not_signed(signed: Path, keys: Path) -> None:
     opened = Bundle.open(signed)
     manifest_edit(lambda manifest: manifest.update(name="changed"))(signed)
