@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 
 import edge.cuda
 from edge.bundle.bundle import Bundle
+from edge.bundle.signing import PRIVATE_KEY, generate_keys, read_signing_key
 from tests.support.strict_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 - hooks
 
 if TYPE_CHECKING:
@@ -60,6 +62,21 @@ def digits_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     output = tmp_path_factory.mktemp("compiled") / "bundle"
     guarantee = RiskGuarantee(limit=0.01, method="none")
     return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), guarantee=guarantee)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """Return a folder with a new pair of keys."""
+    generate_keys(tmp_path / "keys")
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def signed(digits_bundle: Bundle, keys: Path, tmp_path: Path) -> Path:
+    """Return a copy of that bundle, signed with these keys."""
+    path = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
+    Bundle.open(path).sign(read_signing_key(keys / PRIVATE_KEY))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ The Jetson's files are written from NVIDIA's documentation and the kernel's sour
 """
 
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from edge.machine_state import Clock, MachineState, machine_state, nvidia_gpus, power_mode, throttling
 from edge.system import conditions, git_revision, with_end
+from tests.support.jetsons import write_tree
 
 ORIN = {
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -42,14 +42,6 @@ ORIN = {
     "sys/class/hwmon/hwmon3/oc3_event_cnt": "7",
     "proc/loadavg": "0.52 0.58 0.59 1/467 21035\n",
 }  # fmt: skip
-
-
-def write_tree(root: Path, files: Mapping[str, str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    return root
 
 
 def test_state_of_a_jetson(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`edge doctor`: what this machine is ready for, and what mends the rest."""
+"""`edge doctor`: the jobs that this machine is ready for, and remedies for the others."""
 
 import argparse
 import dataclasses

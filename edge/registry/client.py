@@ -131,7 +131,7 @@ class Repository:
             self._check(self._registry.upload_blob(str(file), self._container, descriptor))
 
     def put_artifact(self, content: bytes) -> None:
-        """Write the artifact at the address: from now on, it is what others pull.
+        """Write the artifact at the address, which others pull from now on.
 
         Raises:
             RegistryError: the registry refuses.
@@ -185,7 +185,7 @@ class Repository:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise what requests and oras raise as errors of ours; errors of files pass."""
+        """Raise exceptions of requests and oras as errors of ours; errors of files pass."""
         try:
             yield
         except EdgeError:

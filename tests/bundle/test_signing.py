@@ -30,19 +30,6 @@ from tests.support.commands import call, contents, only_error_line, run_command
 from tests.support.damage import flip_bit, manifest_edit, truncate
 
 
-@pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    generate_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
-def signed(digits_bundle: Bundle, keys: Path, tmp_path: Path) -> Path:
-    path = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
-    Bundle.open(path).sign(read_signing_key(keys / PRIVATE_KEY))
-    return path
-
-
 def sign_with_another_key(bundle: Path) -> None:
     generate_keys(bundle.parent / "other")
     Bundle.open(bundle).sign(read_signing_key(bundle.parent / "other" / PRIVATE_KEY))

@@ -13,12 +13,9 @@ import pytest
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.signing import (
-    PRIVATE_KEY,
     PUBLIC_KEY,
     SIGNATURE,
     VerifyingKey,
-    generate_keys,
-    read_signing_key,
     read_verifying_key,
 )
 from edge.cli.main import main as edge
@@ -34,27 +31,14 @@ from tests.support.registry import NAME, TAG, Answer, ScriptedRegistry, artifact
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Path:
-    generate_keys(tmp_path / "keys")
-    return tmp_path / "keys"
-
-
-@pytest.fixture
 def key(keys: Path) -> VerifyingKey:
     return read_verifying_key(keys / PUBLIC_KEY)
 
 
 @pytest.fixture
-def bundle(digits_bundle: Bundle, keys: Path, tmp_path: Path) -> Path:
-    path = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
-    Bundle.open(path).sign(read_signing_key(keys / PRIVATE_KEY))
-    return path
-
-
-@pytest.fixture
-def registry(bundle: Path) -> Iterator[ScriptedRegistry]:
+def registry(signed: Path) -> Iterator[ScriptedRegistry]:
     registry = ScriptedRegistry()
-    registry.serve(bundle)
+    registry.serve(signed)
     yield registry
     registry.close()
 
@@ -74,15 +58,15 @@ def replace_content(registry: ScriptedRegistry, path: Path, new: bytes) -> None:
     registry.answers[blob_path(path.read_bytes())] = Answer(body=new)
 
 
-def serve_changed(registry: ScriptedRegistry, bundle: Path, change: Callable[[Path], object]) -> None:
+def serve_changed(registry: ScriptedRegistry, signed: Path, change: Callable[[Path], object]) -> None:
     """Serve a changed bundle, with hashes and digests that agree; the attacker lacks the key only."""
-    change(bundle)
-    registry.serve(bundle)
+    change(signed)
+    registry.serve(signed)
 
 
-def serve_unsigned(registry: ScriptedRegistry, bundle: Path) -> None:
-    (bundle / SIGNATURE).unlink()
-    registry.serve(bundle)
+def serve_unsigned(registry: ScriptedRegistry, signed: Path) -> None:
+    (signed / SIGNATURE).unlink()
+    registry.serve(signed)
 
 
 def same_size(path: Path) -> bytes:
@@ -90,8 +74,8 @@ def same_size(path: Path) -> bytes:
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-def add_redirect(registry: ScriptedRegistry, bundle: Path, to: str) -> None:
-    registry.answers[blob_path((bundle / "samples.npz").read_bytes())] = Answer(307, headers={"Location": to})
+def add_redirect(registry: ScriptedRegistry, signed: Path, to: str) -> None:
+    registry.answers[blob_path((signed / "samples.npz").read_bytes())] = Answer(307, headers={"Location": to})
 
 
 Attack = Callable[[ScriptedRegistry, Path], object]
@@ -238,12 +222,12 @@ def test_an_attack_by_the_registry_is_refused_and_leaves_the_earlier_bundle(
     error: type[EdgeError],
     message: str,
     registry: ScriptedRegistry,
-    bundle: Path,
+    signed: Path,
     key: VerifyingKey,
     digits_bundle: Bundle,
     tmp_path: Path,
 ) -> None:
-    attack(registry, bundle)
+    attack(registry, signed)
     target = Path(shutil.copytree(digits_bundle.path, tmp_path / "device" / "bundle"))
     before = contents(tmp_path / "device")
     with pytest.raises(error, match=message):
@@ -252,28 +236,28 @@ def test_an_attack_by_the_registry_is_refused_and_leaves_the_earlier_bundle(
 
 
 def test_a_pulled_bundle_is_the_one_that_was_published(
-    registry: ScriptedRegistry, bundle: Path, keys: Path, tmp_path: Path
+    registry: ScriptedRegistry, signed: Path, keys: Path, tmp_path: Path
 ) -> None:
     words = ("pull", address(registry), tmp_path / "pulled", "--require-signature", keys / PUBLIC_KEY, "--json")
     printed = json.loads(call(edge, *words).stdout)
-    assert contents(tmp_path / "pulled") == contents(bundle)
+    assert contents(tmp_path / "pulled") == contents(signed)
     pinned = address(registry, "@" + printed["digest"])
     registry.answers[artifact_path().replace(TAG, printed["digest"])] = registry.answers[artifact_path()]
     again = call(edge, "pull", pinned, tmp_path / "again")
     assert again.code == 0
     assert "the signature is not checked" in again.stderr
-    assert contents(tmp_path / "again") == contents(bundle)
+    assert contents(tmp_path / "again") == contents(signed)
 
 
 def test_a_token_is_fetched_with_the_password_of_docker_login(
-    registry: ScriptedRegistry, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: ScriptedRegistry, signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.token, login = "t0ken", b64encode(b"fleet:secret").decode()
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": login}}}))
     assert call(edge, "pull", address(registry), tmp_path / "pulled").code == 0
-    assert contents(tmp_path / "pulled") == contents(bundle)
+    assert contents(tmp_path / "pulled") == contents(signed)
     sent = [headers["Authorization"] for path, headers in registry.requests if path.startswith("/token")]
     assert sent == [f"Basic {login}"]
 
@@ -286,9 +270,9 @@ def test_another_artifact_than_that_of_the_digest_is_refused(registry: ScriptedR
 
 
 def test_the_manifest_is_decoded_after_its_signature_was_checked(
-    registry: ScriptedRegistry, bundle: Path, key: VerifyingKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: ScriptedRegistry, signed: Path, key: VerifyingKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve_changed(registry, bundle, manifest_edit(lambda manifest: manifest.update(name="forged")))
+    serve_changed(registry, signed, manifest_edit(lambda manifest: manifest.update(name="forged")))
     monkeypatch.setattr("edge.registry.transfer.manifest_from_json", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(SignatureError):
         pull(parse_registry_address(address(registry)), tmp_path / "pulled", key)
@@ -297,12 +281,12 @@ def test_the_manifest_is_decoded_after_its_signature_was_checked(
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", MANIFEST, SIGNATURE])
 def test_a_manifest_with_a_path_outside_of_the_bundle_writes_nothing(
-    name: str, registry: ScriptedRegistry, bundle: Path, tmp_path: Path
+    name: str, registry: ScriptedRegistry, signed: Path, tmp_path: Path
 ) -> None:
-    content = json.loads((bundle / MANIFEST).read_text())
+    content = json.loads((signed / MANIFEST).read_text())
     content["files"][name] = content["files"]["samples.npz"]
-    (bundle / MANIFEST).write_text(json.dumps(content))
-    registry.serve(bundle)
+    (signed / MANIFEST).write_text(json.dumps(content))
+    registry.serve(signed)
     before = contents(tmp_path)
     with pytest.raises(BundleError, match="as a file inside it"):
         pull(parse_registry_address(address(registry)), tmp_path / "device" / "bundle")
@@ -310,11 +294,11 @@ def test_a_manifest_with_a_path_outside_of_the_bundle_writes_nothing(
 
 
 def test_a_bundle_that_is_refused_at_the_end_is_refused_at_once(
-    registry: ScriptedRegistry, bundle: Path, tmp_path: Path
+    registry: ScriptedRegistry, signed: Path, tmp_path: Path
 ) -> None:
     """The folder that a pull writes is locked by itself: it must not wait for its own lock."""
-    manifest_edit(lambda manifest: manifest["exits"][0].update(macs=0))(bundle)
-    registry.serve(bundle)
+    manifest_edit(lambda manifest: manifest["exits"][0].update(macs=0))(signed)
+    registry.serve(signed)
     started = monotonic()
     with pytest.raises(BundleError, match="exit 0 has 0 MACs"):
         pull(parse_registry_address(address(registry)), tmp_path / "pulled")
@@ -322,10 +306,10 @@ def test_a_bundle_that_is_refused_at_the_end_is_refused_at_once(
 
 
 def test_a_name_that_is_both_file_and_folder_is_refused(
-    registry: ScriptedRegistry, bundle: Path, tmp_path: Path
+    registry: ScriptedRegistry, signed: Path, tmp_path: Path
 ) -> None:
-    manifest_edit(lambda m: m["files"].update({"samples.npz/x": m["files"]["samples.npz"]}))(bundle)
-    registry.serve(bundle)
+    manifest_edit(lambda m: m["files"].update({"samples.npz/x": m["files"]["samples.npz"]}))(signed)
+    registry.serve(signed)
     with pytest.raises(BundleError, match=r"samples\.npz/x as a file and as a folder"):
         pull(parse_registry_address(address(registry)), tmp_path / "pulled")
     assert not (tmp_path / "pulled").exists()

@@ -1,4 +1,4 @@
-"""Fuzzer of a registry's answers: what is pulled is what was signed, or nothing."""
+"""Fuzzer of a registry's answers: a pull gives the signed bundle or nothing."""
 
 import json
 from collections.abc import Callable
