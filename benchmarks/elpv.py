@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from edge.engines.onnxruntime import OnnxRuntime
 from edge.inference.load import load_classifier
 from edge.inference.record import record
 from edge.measure.bench import measure
-from edge.system import conditions
+from edge.system import conditions, with_end
 from edge.training.datasets.elpv import NOTES
 from edge.training.settings import Settings
 from edge.training.splits import FOLDS
@@ -41,7 +40,6 @@ BUDGETS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Multiply-accumulates of the curve, as shares of the whole network's."""
 RESAMPLES, INTERVAL = 10_000, (2.5, 97.5)
 MAX_TIMED_FRAMES = 200
-ROWS = "rows.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +61,12 @@ def main(arguments: argparse.Namespace) -> int:
     Raises:
         DataError: the photographs are not installed.
     """
-    started, rows = conditions(), []
+    before, rows = conditions(), []
     for fold in range(FOLDS):
         rows += fold_rows(fold, arguments.seed, arguments.folder)
     result = {"notes": NOTES, "comparison": compare(rows), "folds": rows}
     print_result(result)
-    write_result(arguments.output, result | {"command": command_line(), "conditions": started})
+    write_result(arguments.output, result | {"command": command_line(), "conditions": with_end(before)})
     log(f"wrote {arguments.output}")
     return PASSED
 
@@ -76,8 +74,6 @@ def main(arguments: argparse.Namespace) -> int:
 def fold_rows(fold: int, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Train and compile both networks on a fold, measure them in turns, and return a row for each."""
     path = folder / f"seed-{seed}" / f"fold-{fold}"
-    if (path / ROWS).is_file():
-        return [json.loads(line) for line in (path / ROWS).read_text().splitlines()]
     trained, bundles = {}, {}
     for name, settings in NETWORKS.items():
         log(f"fold {fold}: {name}")
@@ -87,13 +83,11 @@ def fold_rows(fold: int, seed: int, folder: Path) -> list[dict[str, Any]]:
         bundles[name] = compile_bundle(checkpoint, output, precisions=(PRECISION,), guarantee=guarantee)
         trained[name] = load_trained_model(checkpoint)
     speedup = measured_speedup(bundles, trained["early exits"])
-    rows = [
+    return [
         {"fold": fold, "seed": seed, "network": name, **evaluated(bundles[name], trained[name])}
         | ({"speedup": speedup} if name == "early exits" else {})
         for name in NETWORKS
     ]
-    (path / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
 
 
 def measured_speedup(bundles: dict[str, Bundle], trained: TrainedModel) -> float:

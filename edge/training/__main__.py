@@ -97,6 +97,8 @@ def _print_result(checkpoint: Checkpoint, path: Path, *, as_json: bool) -> None:
         print_table("validation accuracy of each class, lowest first", columns, class_rows(validation))
         if warning := majority_warning(validation, balance=checkpoint.settings.balance):
             log(warning)
+    if checkpoint.metrics["kept_epoch"] < len(history) - 1:
+        print(f"the weights are those of epoch {checkpoint.metrics['kept_epoch']}, the best on the validation split")
     print(f"wrote {path}; next: {_next_command(checkpoint, path)}")
 
 

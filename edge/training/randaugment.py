@@ -1,6 +1,8 @@
 """RandAugment (Cubuk et al., arXiv 1909.13719) through timm."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,9 +36,10 @@ class RandAugment:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return augmented images; values are rounded to 8 bits on the way."""
-        seed = int(torch.randint(2**31, ()))
-        random.seed(seed)  # timm draws from both
-        np.random.seed(seed)
+        with _seeded(int(torch.randint(2**31, ()))):
+            return self._augmented(images)
+
+    def _augmented(self, images: Tensor) -> Tensor:
         pixels = (images.permute(0, 2, 3, 1).cpu().numpy() * self._std + self._mean) * 255
         augmented = np.stack([self._augment(image) for image in np.rint(pixels).clip(0, 255).astype(np.uint8)])
         normalised = (augmented.astype(np.float32) / 255 - self._mean) / self._std
@@ -46,3 +49,16 @@ class RandAugment:
         """Augment one image, shape (height, width, channels)."""
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         return np.asarray(self._transform(image), dtype=np.uint8).reshape(pixels.shape)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators that timm draws from, and restore them at the end."""
+    python, numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

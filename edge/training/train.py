@@ -94,21 +94,25 @@ def train(
     spec, network = _prepared(settings, images, splits, specs)[-2:]
     if before_training is not None and is_first_process():
         before_training(network, spec)
+    augment = images.augment if settings.augment is None else settings.augment
     run = TrainingRun(
         network,
         settings,
         phases or phases_of(settings),
         PreprocessedImages(images, splits["train"], spec),
-        augmentation_for(images.augment if settings.augment is None else settings.augment, spec),
+        augmentation_for(augment, spec),
         StateFile(output / STATE, settings, specs),
         workers,
     )
     validation = batches(PreprocessedImages(images, splits["validation"], spec), VALIDATION_BATCH, workers)
     with fitting_threads(run.batch_size * macs_per_image(network, spec)):
         history = _fit(run, validation, output)
-    checkpoint = Checkpoint(settings, spec, images.classes, specs, {"history": history}, run.result())
-    if run.fabric.is_global_zero:
-        _write_results(output, checkpoint, class_report(*logits_of(checkpoint.network(), validation), images.classes))
+        kept = len(history) - 1 if settings.patience is None else best_epoch(history, run.last_phase_start)
+        metrics = {"history": history, "kept_epoch": kept, "batch_size": run.batch_size, "augment": list(augment)}
+        checkpoint = Checkpoint(settings, spec, images.classes, specs, metrics, run.result())
+        if run.fabric.is_global_zero:
+            run.average.load_state_dict(checkpoint.weights)  # those of the kept epoch, on the device
+            _write_results(output, checkpoint, class_report(*logits_of(run.average, validation), images.classes))
     run.fabric.barrier()
     return checkpoint
 
@@ -153,12 +157,15 @@ def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, A
 
         for epoch in range(len(history), epochs):
             if has_stopped(history, run):
+                if run.fabric.is_global_zero:
+                    log(f"stopped after {len(history)} epochs, without a higher validation accuracy in the last ones")
                 break
             metrics = run.epoch(epoch, on_step=show_step)
             metrics["validation_accuracy"] = _validation_accuracy(run, validation)
             curves.add(epoch, metrics)
             history.append({"epoch": epoch, **metrics})
-            if run.settings.patience is not None and best_epoch(history, run.last_phase_start) == epoch:
+            may_stop = run.settings.patience is not None and epoch >= run.last_phase_start
+            if may_stop and best_epoch(history, run.last_phase_start) == epoch:
                 run.keep()
             run.save(history)
     return history
@@ -185,11 +192,8 @@ def best_epoch(history: Sequence[dict[str, Any]], first: int) -> int:
 
 def has_stopped(history: Sequence[dict[str, Any]], run: TrainingRun) -> bool:
     """Return True if the validation accuracy has not improved for as many epochs as the settings allow."""
-    patience, best = run.settings.patience, best_epoch(history, run.last_phase_start)
-    if patience is None or len(history) - 1 - best < patience:
-        return False
-    log(f"stopped after {len(history)} epochs: the validation accuracy was highest in epoch {best}, which is kept")
-    return True
+    patience = run.settings.patience
+    return patience is not None and len(history) - 1 - best_epoch(history, run.last_phase_start) >= patience
 
 
 def _validation_note(history: list[dict[str, Any]]) -> str:

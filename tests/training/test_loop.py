@@ -230,6 +230,14 @@ def test_a_resumed_run_equals_an_uninterrupted_run(regime: str, epoch: int, tmp_
     assert not changed(uninterrupted.result(), resumed.result())  # the averaged weights, too
 
 
+def test_a_run_is_not_resumed_with_other_batches(tmp_path: Path) -> None:
+    train_until(new_run(tmp_path), until=1)
+    other = new_run(tmp_path)
+    other.batch_size += 1  # as with another number of processes
+    with pytest.raises(CheckpointError, match=r"images per step.*start as many processes as before"):
+        other.resume()
+
+
 def test_the_epoch_that_was_kept_survives_an_interruption(tmp_path: Path) -> None:
     run = new_run(tmp_path)
     history = train_until(run, until=1)

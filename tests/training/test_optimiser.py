@@ -14,7 +14,7 @@ from edge.training.backbones.cnn import build_cnn
 from edge.training.checkpoint import Checkpoint
 from edge.training.loop import fitting_batch_size
 from edge.training.network import MultiExitNetwork
-from edge.training.optimiser import average_of, make_optimizer, make_schedule, running_average
+from edge.training.optimiser import average_of, make_optimizer, make_schedule, moving_average
 from edge.training.settings import Settings
 from edge.training.train import METRICS, best_epoch, train
 
@@ -71,11 +71,11 @@ def test_the_average_of_equal_values_is_exact_and_of_a_ramp_lags_by_a_tenth() ->
     constant = torch.tensor([0.1, 1e-8, 3e7])
     average = constant.clone()
     for count in range(1, 50):
-        average = running_average(average, constant, count)
+        average = moving_average(average, constant, count)
     assert torch.equal(average, constant)
     average = torch.tensor(0.0, dtype=torch.float64)
     for count in range(1, 1001):
-        average = running_average(average, torch.tensor(float(count), dtype=torch.float64), count)
+        average = moving_average(average, torch.tensor(float(count), dtype=torch.float64), count)
     assert 1000 - float(average) == pytest.approx(100, rel=0.1)
 
 
@@ -141,6 +141,7 @@ def test_patience_stops_a_run_that_does_not_improve_and_keeps_its_best_epoch(
     history = checkpoint.metrics["history"]
     best = best_epoch(history, 0)
     assert len(history) == best + 3 < 30
+    assert checkpoint.metrics["kept_epoch"] == best
     validation = json.loads((tmp_path / METRICS).read_text())["validation"]
     confusion = np.array(validation["confusion_matrix"])
     assert np.trace(confusion) / confusion.sum() == pytest.approx(history[best]["validation_accuracy"][-1])

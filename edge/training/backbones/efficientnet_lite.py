@@ -50,20 +50,20 @@ def packaged_weights(backbone: str) -> dict[str, Tensor]:
         ) from error
     path = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    return renamed(weights, [len(stage) for stage in create_model(name).blocks])
+    return rename_weights(weights, [len(stage) for stage in create_model(name).blocks])
 
 
-def renamed(weights: dict[str, Tensor], blocks_per_stage: Sequence[int]) -> dict[str, Tensor]:
+def rename_weights(weights: dict[str, Tensor], blocks_per_stage: Sequence[int]) -> dict[str, Tensor]:
     """Return weights under timm's names, which number blocks within their stage."""
-    places = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks_per_stage) for block in range(count)]
-    return {_renamed(name, places): tensor for name, tensor in weights.items()}
+    block_names = [f"blocks.{stage}.{block}" for stage, count in enumerate(blocks_per_stage) for block in range(count)]
+    return {_timm_name(name, block_names): tensor for name, tensor in weights.items()}
 
 
-def _renamed(name: str, places: Sequence[str]) -> str:
+def _timm_name(name: str, block_names: Sequence[str]) -> str:
     """Return timm's name of a tensor, such as `blocks.1.0.conv_pw.weight` for `_blocks.1._expand_conv.weight`."""
     module, _, rest = name.partition(".")
     if module != "_blocks":
         return f"{OUTSIDE_BLOCKS[module]}.{rest}"
     index, module, parameter = rest.split(".")
     names = IN_BLOCKS if int(index) else IN_FIRST_BLOCK
-    return f"{places[int(index)]}.{names[module]}.{parameter}"
+    return f"{block_names[int(index)]}.{names[module]}.{parameter}"
