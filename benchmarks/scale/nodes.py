@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,8 +15,7 @@ from benchmarks.demo import stage
 from benchmarks.real_size import moving_images
 from edge.bundle.bundle import Bundle
 from edge.console import track
-from edge.distributed.job import Plan, ScoreJob, manifest_digest
-from edge.distributed.shards import dataset_digest, shards_of
+from edge.distributed.job import ScoreJob
 
 WORKERS, SHARD_IMAGES = 2, 128
 PRECISION, BACKEND = "fp32", "onnxruntime"
@@ -63,16 +61,9 @@ def ray_ratio(bundle: Bundle, shards: int, rounds: int, folder: Path) -> dict[st
     }
 
 
-def job_for(bundle: Bundle, dataset: Path, output: Path) -> tuple[ScoreJob, Sequence[Any]]:
-    """Return the work that `edge score` would do, and its shards."""
-    shards = shards_of(dataset)
-    plan = Plan.of(bundle, PRECISION, BACKEND, dataset_digest(dataset, shards), len(shards))
-    return ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, output, plan), shards
-
-
 def score_apart(bundle: Bundle, dataset: Path, output: Path) -> Path:
     """Score each half of the shards in its own process, without Ray, and return the output."""
-    job, _ = job_for(bundle, dataset, output)
+    job, _ = ScoreJob.of(bundle, PRECISION, BACKEND, dataset, output)
     job.open_output()
     words = [sys.executable, "-c", SCORE_PART, bundle.path, dataset, output]
     processes = [subprocess.Popen([*map(str, words), str(k), str(WORKERS)]) for k in range(WORKERS)]

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +22,13 @@ from edge.bundle.npz import ArraySpec, read_npz
 from edge.bundle.reference import Reference, check_reference, read_reference, write_reference
 from edge.bundle.sample_ids import Digests
 from edge.bundle.scores import LabelledScores, check_scores, combined_digest, read_scores
-from edge.bundle.signing import SIGNATURE, SigningKey, VerifyingKey, read_signature
+from edge.bundle.signing import SIGNATURE, VerifyingKey, read_signature
 from edge.bundle.validation import validation_errors
 from edge.errors import BundleError
 from edge.storage import atomic_dir, locked_dir, remove_stale, write_file
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = [
     "MANIFEST",
@@ -34,6 +38,7 @@ __all__ = [
     "check_bundle",
     "file_hashes",
     "read_reference",
+    "valid_manifest",
     "write_reference",
     "write_samples",
 ]
@@ -159,7 +164,7 @@ class Bundle:
             write_file(folder / MANIFEST, manifest_to_json(manifest))
         return Bundle(self.path, manifest)
 
-    def sign(self, key: SigningKey) -> None:
+    def sign(self, key: "Ed25519PrivateKey") -> None:
         """Write the signature of this bundle beside its manifest.
 
         Raises:
@@ -185,6 +190,18 @@ class Bundle:
         return read_unchanged(self.path / name, self.manifest.files[name])
 
 
+def valid_manifest(content: bytes, origin: object) -> Manifest:
+    """Decode a manifest and check that it is consistent.
+
+    Raises:
+        BundleError: it is damaged, of another version, or inconsistent; `origin` names it in the message.
+    """
+    manifest = manifest_from_json(content, origin)
+    for error in validation_errors(manifest):
+        raise BundleError(f"{origin}: {error}; compile the bundle again")
+    return manifest
+
+
 def check_bundle(path: Path, signed_by: VerifyingKey | None) -> Bundle:
     """Open a bundle that no other process replaces meanwhile, such as a folder that this process is writing.
 
@@ -195,9 +212,7 @@ def check_bundle(path: Path, signed_by: VerifyingKey | None) -> Bundle:
     content = read_manifest(path)
     if signed_by is not None:
         signed_by.verify(content, read_signature(path), path)
-    manifest = manifest_from_json(content, path / MANIFEST)
-    for error in validation_errors(manifest):
-        raise BundleError(f"{path / MANIFEST}: {error}; compile the bundle again")
+    manifest = valid_manifest(content, path / MANIFEST)
     if signed_by is not None:
         check_no_other_files(path, manifest)
     check_files(path, manifest)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -203,7 +202,7 @@ class Manifest:
         return sum(exit_.macs for exit_ in self.exits)
 
 
-def manifest_from_json(text: str | bytes, origin: Path) -> Manifest:
+def manifest_from_json(text: str | bytes, origin: object) -> Manifest:
     """Decode a manifest, in UTF-8 if it is given as bytes. Its consistency is checked by `edge.bundle.validation`.
 
     Raises:

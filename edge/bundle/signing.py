@@ -4,12 +4,13 @@ The file `manifest.sig` holds the 64 bytes of the signature, as RFC 8032 defines
 makes the same keys and signatures, and verifies them.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import SignatureError
-from edge.storage import atomic_dir, read_file
+from edge.storage import read_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -18,18 +19,6 @@ SIGNATURE = "manifest.sig"
 SIGNATURE_BYTES = 64
 PRIVATE_KEY, PUBLIC_KEY = "private.pem", "public.pem"
 MAX_KEY_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """A private key that signs manifests."""
-
-    path: Path
-    key: "Ed25519PrivateKey"
-
-    def sign(self, manifest: bytes) -> bytes:
-        """Return the signature of a manifest, `SIGNATURE_BYTES` long."""
-        return self.key.sign(manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +55,26 @@ def generate_keys(folder: Path) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    if folder.exists() or folder.is_symlink():
-        raise SignatureError(f"{folder} exists, and keys are never overwritten; choose another folder, or move it")
     key = Ed25519PrivateKey.generate()
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    with atomic_dir(folder, mode=0o700) as partial:
-        (partial / PRIVATE_KEY).touch(mode=0o600)
-        (partial / PRIVATE_KEY).write_bytes(private)
-        (partial / PUBLIC_KEY).write_bytes(public)
+    try:
+        folder.mkdir(mode=0o700)  # not through a temporary folder, which would replace keys made meanwhile
+    except FileExistsError:
+        raise SignatureError(
+            f"{folder} exists, and keys are never overwritten; choose another folder, or move it"
+        ) from None
+    try:
+        (folder / PRIVATE_KEY).touch(mode=0o600)
+        (folder / PRIVATE_KEY).write_bytes(private)
+        (folder / PUBLIC_KEY).write_bytes(public)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
 
 
-def read_signing_key(path: Path) -> SigningKey:
+def read_signing_key(path: Path) -> "Ed25519PrivateKey":
     """Read a private key.
 
     Raises:
@@ -98,7 +94,7 @@ def read_signing_key(path: Path) -> SigningKey:
         raise SignatureError(
             f"{path} holds no private Ed25519 key; give {PRIVATE_KEY} of a folder made by `edge keygen`"
         )
-    return SigningKey(path, key)
+    return key
 
 
 def read_verifying_key(path: Path) -> VerifyingKey:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge.bundle.bundle import Bundle
-from edge.cli.arguments import add_backend, add_bundle, add_precisions, open_bundle, required_key
+from edge.cli.arguments import add_backend, add_bundle, add_precisions, required_key
 from edge.cli.bench_energy import measure_precisions, print_energy
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.engines import backend_named
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Measure latency, and energy if asked to, on the bundle's reference samples."""
-    bundle = open_bundle(arguments)
-    backend = backend_named(arguments.backend, threads=arguments.threads)
     key = required_key(arguments)
-    beside = {str(path): Bundle.open(path, key) for path in arguments.beside}
+    bundle, *others = (Bundle.open(path, key) for path in (arguments.bundle, *arguments.beside))
+    backend = backend_named(arguments.backend, threads=arguments.threads)
+    beside = dict(zip(map(str, arguments.beside), others, strict=True))
     meters = find_meters() if arguments.energy else None
     reference, kind = bundle.reference(), bundle.manifest.input.kind
     names = arguments.precision or list(bundle.manifest.precisions)

@@ -62,6 +62,7 @@ def run_tasks(function: Callable[..., T], calls: Iterable[Sequence[Any]], *, gpu
 
     Raises:
         EdgeError: the function raised it.
+        OSError: the function raised it; a copy, without the traceback of the worker.
         EngineError: a worker died again and again.
     """
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=MAX_RETRIES)(function)
@@ -71,7 +72,7 @@ def run_tasks(function: Callable[..., T], calls: Iterable[Sequence[Any]], *, gpu
         try:
             yield ray.get(finished)
         except RayTaskError as error:
-            if isinstance(error.cause, EdgeError):
+            if isinstance(error.cause, EdgeError | OSError):
                 raise error.cause from None
             raise
         except RayError as error:

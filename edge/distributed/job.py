@@ -19,8 +19,9 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import manifest_to_json
 from edge.distributed.dataset import Shard
 from edge.distributed.predictor import PREDICTION_SCHEMA, classify, predictions_table
+from edge.distributed.shards import SHARD_IMAGES, shard_digest, shards_of
 from edge.engines import backend_named
-from edge.errors import BundleError, OutputError
+from edge.errors import BundleError, DataError, OutputError
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier
 from edge.storage import atomic_file, write_file
@@ -36,23 +37,15 @@ class Plan:
     """Everything that scores depend on. Scores with different plans are not mixed."""
 
     dataset: str
-    """Digest of the dataset."""
+    """Digest of the dataset's shards."""
     shards: int
     segments: str
     """Digest of the bundle's segments."""
     precision: str
     backend: str
     thresholds: tuple[float, ...]
-    temperatures: tuple[float, ...]
-    reject_threshold: float | None
-
-    @staticmethod
-    def of(bundle: Bundle, precision: str, backend: str, dataset: str, shards: int) -> "Plan":
-        """Return the plan of scoring a dataset, given its digest, with one precision of a bundle."""
-        spec = bundle.precision(precision)
-        reject = None if spec.rejection is None else spec.rejection.threshold
-        segments, thresholds = bundle.segments_digest(precision), spec.thresholds.values
-        return Plan(dataset, shards, segments, precision, backend, thresholds, spec.temperatures, reject)
+    chain: str
+    """Digest of all else that predictions depend on: labels, preprocessing, temperatures, rejection."""
 
     @property
     def text(self) -> str:
@@ -62,7 +55,7 @@ class Plan:
 
 def manifest_digest(bundle: Bundle) -> str:
     """Return the digest of an open bundle's manifest, and so of all that is in the bundle."""
-    return hashlib.sha256(manifest_to_json(bundle.manifest).encode()).hexdigest()
+    return _digest(manifest_to_json(bundle.manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +66,33 @@ class ScoreJob:
     manifest: str
     """Digest of the bundle's manifest, whose signature was checked where one is required."""
     dataset: Path
+    digests: tuple[str, ...]
+    """Digest of each shard of the dataset."""
     output: Path
     plan: Plan
+
+    @staticmethod
+    def of(
+        bundle: Bundle, precision: str, backend: str, dataset: Path, output: Path, shard_images: int = SHARD_IMAGES
+    ) -> "tuple[ScoreJob, list[Shard]]":
+        """Return the work of scoring a dataset with one precision of a bundle, and the dataset's shards.
+
+        Raises:
+            DataError: the dataset cannot be used.
+        """
+        dataset, shards = dataset.resolve(), shards_of(dataset.resolve(), shard_images)
+        digests = tuple(shard_digest(dataset, shard) for shard in shards)
+        plan = Plan(
+            _digest("".join(digests)),
+            len(shards),
+            bundle.segments_digest(precision),
+            precision,
+            backend,
+            bundle.precision(precision).thresholds.values,
+            _digest(repr(bundle.chain(precision))),
+        )
+        job = ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, digests, output.resolve(), plan)
+        return job, shards
 
     @property
     def gpus(self) -> int:
@@ -121,6 +139,11 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
         EdgeError: the bundle, the dataset or the output is not the same on this node, or an engine cannot be run.
     """
     classifier = _classifier(job)
+    if shard_digest(job.dataset, shard) != job.digests[index]:
+        raise DataError(
+            f"images in {job.dataset} are different on this node, or were changed; share the dataset with all nodes, "
+            "at the same path, and do not change it meanwhile"
+        )
     tables = []
     for names, truth, images in shard.read(job.dataset, classifier.chain.labels):
         predictions = predictions_table(classify(classifier, images))
@@ -145,6 +168,10 @@ def _classifier(job: ScoreJob) -> Classifier:
     if manifest_digest(bundle) != job.manifest:
         raise BundleError(f"{job.bundle} is another bundle on this node; copy the same bundle to all nodes")
     return load_classifier(bundle, job.plan.precision, backend_named(job.plan.backend))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _difference(text: str, expected: str) -> str:

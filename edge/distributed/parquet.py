@@ -15,6 +15,7 @@ from edge.errors import DataError
 
 IMAGE_COLUMNS, LABEL = ("image", "bytes"), "label"
 """Columns that are read: encoded files, also as structs with `bytes`; labels by name or index."""
+UNKNOWN_LABEL = -1
 HUGGING_FACE = b"huggingface"
 """Key of the metadata in which Hugging Face keeps the names of classes."""
 
@@ -93,14 +94,16 @@ def _class_names(schema: pa.Schema) -> list[str] | None:
 
 
 def _label(value: Any, name: str, classes: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Return a label by its name or index; None if it is null.
+    """Return a label by its name or index; None if it is null, or -1 as in test splits of Hugging Face.
 
     Raises:
         DataError: the bundle has no such label.
     """
     label = classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value
-    if label is None or label in labels:
-        return label
+    if label is None or label == UNKNOWN_LABEL:
+        return None
+    if label in labels:
+        return str(label)
     raise DataError(f"{name} has the label {value!r}, and the bundle has {', '.join(labels)}; correct the labels")
 
 

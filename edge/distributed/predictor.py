@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from edge.decision import Prediction
-from edge.errors import SourceError
+from edge.errors import DataError, SourceError
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.files import silence_opencv
 from edge.frames.images import decode_image
@@ -58,13 +58,18 @@ class BundlePredictor:
         """
         self._classifier, self._column = load(bundle, **options), column
 
-    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> pa.Table:
-        """Return a batch with predictions in place of the images."""
-        others = pa.table({name: list(values) for name, values in batch.items() if name != self._column})
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return a batch with predictions in place of the images; missing values are None.
+
+        Raises:
+            DataError: another column has the name of a prediction's.
+        """
+        others = {name: values for name, values in batch.items() if name != self._column}
+        if taken := sorted(set(others) & set(PREDICTION_SCHEMA.names)):
+            names = ", ".join(taken)
+            raise DataError(f"columns of the dataset are named like those of predictions: {names}; rename them before")
         predictions = predictions_table(classify(self._classifier, batch[self._column]))
-        for name in predictions.column_names:
-            others = others.append_column(name, predictions[name])
-        return others
+        return others | {name: _array(predictions[name]) for name in predictions.column_names}
 
 
 def classify(classifier: Classifier, images: Iterable[Any]) -> list[Prediction | SourceError]:
@@ -95,11 +100,18 @@ def _open(image: Any, kind: Literal["image", "array"]) -> Frame | SourceError:
         if isinstance(image, bytes):
             silence_opencv()
             return Frame(decode_image(image, ENCODED), PixelFormat.BGR)
-        if isinstance(image, np.ndarray) and kind == "image" and image.ndim == 3:
-            image = np.ascontiguousarray(image[:, :, ::-1])
+        if isinstance(image, np.ndarray) and kind == "image" and image.ndim == 3 and image.shape[2] in (3, 4):
+            image = np.ascontiguousarray(image[:, :, [2, 1, 0, *range(3, image.shape[2])]])  # RGB to BGR
         return open_frame(image, kind)
     except SourceError as error:
         return error
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Return a column as an array; with missing values, which NumPy's numbers lack, as one of objects."""
+    if column.null_count:
+        return np.array(column.to_pylist(), dtype=object)
+    return np.asarray(column.to_numpy())
 
 
 def _predict(classifier: Classifier, frames: list[Frame]) -> list[Prediction | SourceError]:

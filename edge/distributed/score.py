@@ -4,8 +4,7 @@ from pathlib import Path
 
 from edge.bundle.bundle import Bundle
 from edge.distributed.cluster import connected, run_tasks
-from edge.distributed.job import Plan, ScoreJob, manifest_digest, score_shard, shard_path
-from edge.distributed.shards import dataset_digest, shards_of
+from edge.distributed.job import ScoreJob, score_shard, shard_path
 from edge.distributed.summary import ScoreSummary, summarise
 from edge.progress import OnProgress, Progress, ignore_progress
 
@@ -35,10 +34,7 @@ def score(
         OutputError: the output has other scores or other files.
         EdgeError: the bundle, the dataset, the cluster or an engine cannot be used.
     """
-    dataset, output = dataset.resolve(), output.resolve()
-    shards = shards_of(dataset)
-    plan = Plan.of(bundle, precision, backend, dataset_digest(dataset, shards), len(shards))
-    job = ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, output, plan)
+    job, shards = ScoreJob.of(bundle, precision, backend, dataset, output)
     missing = job.open_output()
     total = sum(shard.images for shard in shards)
     done = total - sum(shards[index].images for index in missing)
@@ -48,4 +44,4 @@ def score(
             for images in run_tasks(score_shard, [(job, index, shards[index]) for index in missing], gpus=job.gpus):
                 done += images
                 on_progress(Progress("scoring", done, total))
-    return summarise([shard_path(output, index) for index in range(len(shards))], len(bundle.manifest.exits))
+    return summarise([shard_path(job.output, index) for index in range(len(shards))], len(bundle.manifest.exits))

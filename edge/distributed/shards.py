@@ -1,7 +1,6 @@
 """Datasets on disk, divided into shards: always the same for the same files."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from edge.distributed.dataset import FolderShard, Shard
@@ -38,14 +37,22 @@ def shards_of(dataset: Path, shard_images: int = SHARD_IMAGES) -> list[Shard]:
     return [FolderShard(tuple(files[start : start + shard_images])) for start in range(0, len(files), shard_images)]
 
 
-def dataset_digest(dataset: Path, shards: Sequence[Shard]) -> str:
-    """Return the digest of a dataset's shards, and of the size and modification time of their files."""
-    digest = hashlib.sha256()
-    for shard in shards:
-        digest.update(f"{shard.images}\n".encode())
-        for name in shard.files:
+def shard_digest(dataset: Path, shard: Shard) -> str:
+    """Return the digest of a shard's files: names, sizes and modification times.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    digest = hashlib.sha256(f"{shard.images}\n".encode())
+    for name in shard.files:
+        try:
             status = (dataset / name).stat()
-            digest.update(f"{name!r} {status.st_size} {status.st_mtime_ns}\n".encode())
+        except OSError as error:
+            raise DataError(
+                f"{dataset / name} cannot be read on this node ({error.strerror}); share the dataset with all nodes, "
+                "at the same path, and do not change it meanwhile"
+            ) from error
+        digest.update(f"{name!r} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 

@@ -169,6 +169,8 @@ class Pipeline:
         """Prepare all slots that are used for frames like the first one; the spare slots are for small frames."""
         spare = self._spare if frame.pixels.nbytes <= SMALL_BYTES else []
         with self._starting:
+            if self._stopping:  # slots are closed
+                return
             for in_flight in (*self._usual, *spare):
                 in_flight.slot.prepare(frame)
         for in_flight in spare:

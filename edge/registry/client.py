@@ -1,4 +1,4 @@
-"""A repository in a registry, through oras: every answer has a limit of time and size, and every digest is checked."""
+"""A repository in a registry, through oras: silence and size of answers are limited, and every digest is checked."""
 
 import hashlib
 import logging
@@ -70,6 +70,7 @@ class Repository:
         self._registry = _Registry(insecure=address.is_loopback)
         session, scheme = self._registry.session, self._registry.prefix
         session.trust_env = not address.is_loopback  # a proxy is another host
+        session.auth = _as_it_is  # else, passwords in ~/.netrc would replace a token
         session.headers["Accept-Encoding"] = "identity"
         for prefix in ("http://", "https://"):
             session.mount(prefix, _Transport(address.host if address.is_loopback else None))
@@ -196,6 +197,11 @@ class Repository:
             raise
         except Exception as error:  # oras raises any exception where an answer is not as it expects
             raise self._error(f"cannot be used ({type(error).__name__}: {error})") from error
+
+
+def _as_it_is(request: PreparedRequest) -> PreparedRequest:
+    """Return a request with the credentials that oras gave it."""
+    return request
 
 
 def _container(address: RegistryAddress) -> Container:

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.bundle.bundle import Bundle, bundle_writer, check_bundle
+from edge.bundle.bundle import Bundle, bundle_writer, check_bundle, valid_manifest
 from edge.bundle.files import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, check_names, read_manifest
 from edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from edge.bundle.signing import SIGNATURE, SIGNATURE_BYTES, VerifyingKey, read_signature
@@ -125,7 +125,7 @@ def _pull_manifest(
     (partial / MANIFEST).write_bytes(content)
     if signature is not None:
         (partial / SIGNATURE).write_bytes(signature)
-    return manifest_from_json(content, partial / MANIFEST)
+    return valid_manifest(content, address)
 
 
 def _pull_files(

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,9 +18,9 @@ from edge.bundle.bundle import Bundle
 from edge.cli.main import main
 from edge.decision import Prediction
 from edge.distributed import BundlePredictor
-from edge.distributed.job import Plan, ScoreJob, manifest_digest, score_shard, shard_path
-from edge.distributed.predictor import classify
-from edge.distributed.shards import dataset_digest, shards_of
+from edge.distributed.job import ScoreJob, score_shard, shard_path
+from edge.distributed.predictor import PREDICTION_SCHEMA, classify
+from edge.distributed.shards import shards_of
 from edge.distributed.summary import summarise
 from edge.errors import DataError, OutputError, SourceError
 from edge.inference.load import load
@@ -34,9 +36,7 @@ def images(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def job_for(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> tuple[ScoreJob, list]:
-    shards = shards_of(dataset, shard_images)
-    plan = Plan.of(bundle, "fp32", "onnxruntime", dataset_digest(dataset, shards), len(shards))
-    return ScoreJob(bundle.path, manifest_digest(bundle), dataset, output, plan), shards
+    return ScoreJob.of(bundle, "fp32", "onnxruntime", dataset, output, shard_images)
 
 
 def scored(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> list[dict]:
@@ -107,14 +107,14 @@ def test_labels_of_parquet_files_are_indices_or_null_or_named_by_hugging_face(
     total = EACH * 10
     names = {"info": {"features": {"label": {"names": ["9", "8"]}}}}
     table = pa.table(
-        {"image": [file.read_bytes() for file in images.rglob("*.png")], "label": [0, None] * (total // 2)}
+        {"image": [file.read_bytes() for file in images.rglob("*.png")], "label": [0, None, -1] * (total // 3)}
     )
     for metadata, expected in (({}, "0"), ({"huggingface": json.dumps(names)}, "9")):
         folder = tmp_path / expected
         folder.mkdir()
         pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet")
         rows = scored(digits_bundle, folder, tmp_path / f"scores-{expected}")
-        assert [row["truth"] for row in rows] == [expected, None] * (total // 2)
+        assert [row["truth"] for row in rows] == [expected, None, None] * (total // 3)
     write_parquet(tmp_path / "wrong/a.parquet", images, label=[10] * total)
     with pytest.raises(DataError, match=r"a\.parquet#0 has the label 10"):
         scored(digits_bundle, tmp_path / "wrong", tmp_path / "scores")
@@ -155,14 +155,28 @@ def test_the_class_for_ray_data_reads_files_bytes_structs_and_rgb_arrays_alike(
     encoded = [file.read_bytes() for file in files]
     arrays = [cv2.imread(str(file))[:, :, ::-1] for file in files]
     predictor = BundlePredictor(digits_bundle.path, precision="fp32")
-    tables = [
-        predictor({"image": np.array(images, dtype=object), "id": np.arange(6)})
-        for images in ([str(file) for file in files], encoded, [{"bytes": content} for content in encoded])
+    with_alpha = [np.dstack([array, np.full(array.shape[:2], 255, dtype=np.uint8)]) for array in arrays]
+    inputs = [
+        np.array([str(file) for file in files], dtype=object),
+        np.array(encoded, dtype=object),
+        np.array([{"bytes": content} for content in encoded], dtype=object),
+        np.stack(arrays),
+        np.stack(with_alpha),
     ]
-    tables.append(predictor({"image": np.stack(arrays), "id": np.arange(6)}))
-    assert all(table.equals(tables[0]) for table in tables)
-    assert tables[0].column_names[:2] == ["id", "label"]
-    assert tables[0]["error"].null_count == 6
+    batches = [predictor({"image": images, "mask": np.zeros((6, 2, 2))}) for images in inputs]
+    assert list(batches[0]) == ["mask", *PREDICTION_SCHEMA.names]
+    for batch in batches:
+        assert batch["mask"].shape == (6, 2, 2)
+        for name in PREDICTION_SCHEMA.names:
+            np.testing.assert_array_equal(batch[name], batches[0][name])
+    assert set(predictor({"image": inputs[0]})) == set(PREDICTION_SCHEMA.names)
+    assert batches[0]["error"].tolist() == [None] * 6
+
+
+def test_the_class_for_ray_data_refuses_columns_that_its_own_would_replace(digits_bundle: Bundle) -> None:
+    predictor = BundlePredictor(digits_bundle.path, precision="fp32")
+    with pytest.raises(DataError, match="named like those of predictions: label"):
+        predictor({"image": np.array([b""], dtype=object), "label": np.array([3])})
 
 
 def test_scores_of_other_work_are_never_mixed(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
@@ -187,6 +201,36 @@ def test_a_worker_that_does_not_share_the_output_or_the_dataset_ends_the_work(
         score_shard(job, 0, shards[0])
     with pytest.raises(DataError, match="share it"):
         next(shards[0].read(tmp_path / "elsewhere", digits_bundle.manifest.labels))
+
+
+def test_images_that_are_missing_or_changed_on_a_node_end_the_work(
+    digits_bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
+    dataset = Path(shutil.copytree(images, tmp_path / "images"))
+    job, shards = job_for(digits_bundle, dataset, tmp_path / "scores")
+    job.open_output()
+    (dataset / "0/0.png").write_bytes((dataset / "9/0.png").read_bytes())
+    (dataset / "4/0.png").unlink()
+    with pytest.raises(DataError, match="different on this node"):
+        score_shard(job, 0, shards[0])
+    with pytest.raises(DataError, match=r"4/0\.png cannot be read on this node"):
+        score_shard(job, 1, shards[1])
+    assert not list(job.output.glob("part-*"))
+
+
+@pytest.mark.parametrize("change", ["labels", "preprocessing"])
+def test_scores_of_a_bundle_with_other_labels_or_preprocessing_are_not_mixed(
+    change: str, digits_bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
+    manifest = digits_bundle.manifest
+    changed = {
+        "labels": replace(manifest, labels=manifest.labels[::-1]),
+        "preprocessing": replace(manifest, input=replace(manifest.input, mean=(0.75,))),
+    }[change]
+    job_for(digits_bundle, images, tmp_path / "scores")[0].open_output()
+    other, _ = job_for(replace(digits_bundle, manifest=changed), images, tmp_path / "scores")
+    with pytest.raises(OutputError, match="scores of another chain"):
+        other.open_output()
 
 
 def unusable(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -218,7 +262,9 @@ def test_a_truncated_parquet_file_ends_the_work(digits_bundle: Bundle, images: P
     job, shards = job_for(digits_bundle, table, tmp_path / "scores")
     job.open_output()
     content = table.read_bytes()
+    modified_ns = table.stat().st_mtime_ns
     table.write_bytes(content[:50] + bytes(len(content) - 50))
+    os.utime(table, ns=(modified_ns, modified_ns))
     with pytest.raises(DataError, match="cannot be read as a Parquet file"):
         score_shard(job, 0, shards[0])
     assert not shard_path(job.output, 0).exists()

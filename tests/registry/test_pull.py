@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from requests import Request
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.signing import (
@@ -397,3 +398,14 @@ def test_an_artifact_has_what_was_put_into_it() -> None:
     files = {MANIFEST: Blob("0" * 64, 5), "fp32/a": Blob("1" * 64, 0)}
     assert decode_artifact(encode_artifact(files), "origin") == files
     assert encode_artifact(files) == encode_artifact(dict(reversed(files.items())))
+
+
+def test_a_password_in_netrc_does_not_replace_a_token(
+    registry: ScriptedRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    session = client.Repository(parse_registry_address(address(registry)))._registry.session
+    session.trust_env = True  # as for other hosts, whose proxies come from the environment
+    request = Request("GET", f"http://{registry.host}/v2/", headers={"Authorization": "Bearer t0ken"})
+    assert session.prepare_request(request).headers["Authorization"] == "Bearer t0ken"
