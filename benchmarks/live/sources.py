@@ -44,7 +44,7 @@ class SlowSlot:
         """Wrap a new slot."""
         self._slot: Slot = classifier.new_slot()
         self._seconds = seconds
-        self.buffer, self.way = self._slot.buffer, self._slot.way
+        self.buffer, self.tuning = self._slot.buffer, self._slot.tuning
 
     def prepare(self, frame: Frame) -> None:
         """Prepare the slot."""

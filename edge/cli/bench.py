@@ -91,6 +91,6 @@ def print_bench(results: Mapping[str, BenchResult]) -> None:
     columns = ("precision", "classifier", *LATENCY_COLUMNS, "speed-up", "accuracy", "exit shares")
     print_table(f"time from available frame to known decision, in turns, over {LAUNCHES} processes", columns, rows)
     for precision, result in results.items():
-        for way in result.ways[-1:]:
-            timings = "; ".join(f"{name} {ms:.3f} ms" for name, ms in way.median_ms.items())
-            print(f"{precision}: frames are {way.reading}, threads {way.waiting}; a frame that takes exit 0: {timings}")
+        for tuning in result.tunings[-1:]:
+            timings = "; ".join(f"{name} {ms:.3f} ms" for name, ms in tuning.median_ms.items())
+            print(f"{precision}: frames are {tuning.transfer}, threads {tuning.sync}; a frame to exit 0: {timings}")

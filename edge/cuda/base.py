@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Protocol
+from typing import Any, Protocol
 
 from edge.bundle import tensors
 
@@ -14,6 +14,20 @@ ACTIVATIONS = "activations"
 PREPARING = RLock()
 """Held while memory, graphs and engines are made or freed: that may synchronise the whole GPU, which spoils another
 thread's capture."""
+
+
+RETIRED: list[Any] = []
+"""Handles of engines that are not used any more, freed when no other thread prepares."""
+
+
+def retire(*handles: Any) -> None:
+    """Free handles as soon as no other thread prepares; never wait, since garbage collection may call this."""
+    RETIRED.append(handles)
+    if PREPARING.acquire(blocking=False):
+        try:
+            RETIRED.clear()
+        finally:
+            PREPARING.release()
 
 
 class DeviceEngine(Protocol):

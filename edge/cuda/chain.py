@@ -27,7 +27,6 @@ class Chain:
         segments: The segments in sequence.
         predictions: Decision of each exit; valid when the stream is synchronised, up to the first that is final.
         image: Address of the network's input.
-        is_closed: True after `close`.
     """
 
     def __init__(self, spec: ChainSpec, engines: Sequence[DeviceEngine], kernels: Kernels) -> None:
@@ -40,7 +39,6 @@ class Chain:
         on_gpu = tensor_sizes(spec, engines)
         pinned = {name: on_gpu.pop(name) for name in threshold_names(spec)}
         pinned["predictions"] = spec.exits * PREDICTION.itemsize
-        self.is_closed = False
         with ExitStack() as stack:
             self._memory = Memory(pinned, on_gpu)
             stack.callback(self._memory.close)
@@ -77,9 +75,13 @@ class Chain:
             copies[tensors.label(segment.exit_index)] = prediction["label_index"].reshape(1)
         return copies
 
+    @property
+    def is_closed(self) -> bool:
+        """True after `close`."""
+        return not self.segments
+
     def close(self) -> None:
         """Wait for started work, and release stream and memory while the GPU's context is current. Idempotent."""
-        self.is_closed = True
         self._resources.close()
         self.predictions, self._thresholds, self.segments = np.zeros(self.exits, dtype=PREDICTION), [], []
 

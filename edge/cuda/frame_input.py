@@ -14,7 +14,7 @@ from edge.cuda.preprocess_params import preprocess_params
 from edge.frames.base import Frame
 from edge.frames.preprocess import ArrayPreprocess, Preprocess
 
-Reading = Literal["mapped", "copied"]
+Transfer = Literal["mapped", "copied"]
 """The GPU reads images in the host's memory, or they are copied to its own first. Arrays are always copied."""
 
 
@@ -26,7 +26,7 @@ class FrameInput:
         operations: Operations before the first segment.
     """
 
-    def __init__(self, frame: Frame, spec: InputSpec, chain: Chain, reading: Reading) -> None:
+    def __init__(self, frame: Frame, spec: InputSpec, chain: Chain, transfer: Transfer) -> None:
         """Allocate memory for frames of this size and format."""
         self._write: Preprocess = _copy_image
         self.buffer: Frame | None = None
@@ -38,12 +38,12 @@ class FrameInput:
             return
         params = preprocess_params(frame, spec)
         sizes = {"params": params.nbytes, "frame": frame.pixels.size}
-        self._memory = Memory(sizes, sizes if reading == "copied" else {"params": params.nbytes})
+        self._memory = Memory(sizes, sizes if transfer == "copied" else {"params": params.nbytes})
         self._memory.view("params", params.dtype)[:] = params
         self._memory.upload("params").on(chain.stream)
         self._pixels = self._memory.view("frame", np.uint8, frame.pixels.shape)
         self.buffer = Frame(self._pixels, frame.format)
-        uploads = [self._memory.upload("frame")] if reading == "copied" else []
+        uploads = [self._memory.upload("frame")] if transfer == "copied" else []
         pixels, params_address = (self._memory.addresses[name] for name in ("frame", "params"))
         self.operations = [*uploads, chain.kernels.preprocess(pixels, params_address, chain.image, shape=spec.shape)]
 

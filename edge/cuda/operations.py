@@ -59,17 +59,17 @@ class Segment:
         Raises:
             EngineError: the segment cannot be captured.
         """
-        if isinstance(self._graph, EngineError):
-            raise self._graph
+        if isinstance(self._graph, str):
+            raise EngineError(f"segment {self._index} cannot be captured: {self._graph}")
         return node.embed(self._graph)
 
     @cached_property
-    def _graph(self) -> GraphDefinition | EngineError:
-        """Captured at the first use, and not tried again after an error."""
+    def _graph(self) -> GraphDefinition | str:
+        """Captured at the first use; the reason if it cannot be, which is not tried again."""
         reason: Exception | None = None
         for _ in range(CAPTURE_ATTEMPTS):
             try:
                 return capture(self.on)
             except Exception as error:  # of any type that drivers and libraries raise
                 reason = error
-        return EngineError(f"segment {self._index} cannot be captured: {reason}")
+        return str(reason)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import pycuda.driver as driver
 
-from edge.cuda.base import PREPARING
+from edge.cuda.base import PREPARING, RETIRED
 from edge.cuda.kernels import Kernels
 from edge.errors import EdgeError, EngineError, UnavailableError
 from edge.system import board_model, l4t_release
@@ -24,7 +24,7 @@ class Runtime:
         facts: Properties of GPU and driver that an engine depends on.
         kernels: The kernels.
         logged: Warnings logged so far: each is logged once, not once for each slot.
-        ways: Fastest way to run frames of each format, for each chain by its first engine: slots share it.
+        tunings: Tuning for frames of each format, for each chain by its first engine: slots share it.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Runtime:
             "board": board_model() or "",
             "driver": l4t_release() or str(driver.get_driver_version()),
         }
-        self.logged, self.ways = set[str](), WeakKeyDictionary[Any, Any]()
+        self.logged, self.tunings = set[str](), WeakKeyDictionary[Any, Any]()
         with self.prepare("preparing the GPU"):
             self.kernels = Kernels(self.arch)
 
@@ -58,7 +58,10 @@ class Runtime:
     def prepare(self, task: str) -> Iterator[None]:
         """Activate the context to make or free memory, engines and graphs; threads take turns."""
         with PREPARING, self.activate(task):
-            yield
+            try:
+                yield
+            finally:
+                RETIRED.clear()
 
 
 class ActiveContext:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec
+from edge.cuda.autotune import Tuning, autotune
 from edge.cuda.base import DeviceEngine
 from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor, diff_outputs
-from edge.cuda.frame_input import FrameInput, Reading
+from edge.cuda.frame_input import FrameInput, Transfer
 from edge.cuda.runtime import Runtime
-from edge.cuda.way import Way, fastest_way
 from edge.decision import Prediction
 from edge.errors import EngineError
 from edge.frames.base import Frame, PixelFormat
@@ -44,7 +44,7 @@ class CudaSlot:
         """
         self.syncs = 0
         self._spec, self._runtime, self._mode = spec, runtime, mode
-        self._ways = runtime.ways.setdefault(engines[0], {})
+        self._tunings = runtime.tunings.setdefault(engines[0], {})
         self._starting, self._waiting = runtime.activate("sending a frame"), runtime.activate("waiting for a result")
         self._executor: Executor | None = None
         self._is_started = False
@@ -64,10 +64,10 @@ class CudaSlot:
         return None if self._executor is None else self._executor.frames.buffer
 
     @property
-    def way(self) -> Way:
-        """The way that frames are run, with the times of the others."""
-        way: Way = self._ways[self._format_key]
-        return way
+    def tuning(self) -> Tuning:
+        """Transfer and sync of frames, with the times of the others."""
+        tuning: Tuning = self._tunings[self._format_key]
+        return tuning
 
     def prepare(self, frame: Frame) -> None:
         """Allocate memory and make graphs for frames of this size and format, unless that is done.
@@ -86,24 +86,25 @@ class CudaSlot:
             raise EngineError("this slot was closed; open another")
         with self._runtime.prepare("preparing for frames"):
             self._release_executor()
-            if format_key not in self._ways:
-                readings: list[Reading] = ["copied"]
+            if format_key not in self._tunings:
+                transfers: list[Transfer] = ["copied"]
                 if is_image and self._runtime.is_integrated:
-                    readings.append("mapped")
-                self._ways[format_key] = fastest_way(readings, partial(self._open_executor, frame))
-            way = self._ways[format_key]
-            self._executor = self._open_executor(frame, way.reading)
-            self._chain.stream.wait_by(way.waiting)
+                    transfers.append("mapped")
+                self._tunings[format_key] = autotune(transfers, partial(self._open_executor, frame))
+            tuning = self._tunings[format_key]
+            self._executor = self._open_executor(frame, tuning.transfer)
+            self._chain.stream.set_sync(tuning.sync)
         self._format_key = format_key
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
         """Send a frame with its thresholds and start the chain, without waiting."""
         self.prepare(frame)
-        self._is_started = True
-        executor = self._started()
-        executor.write(frame, thresholds)
+        assert self._executor is not None, "prepared"  # noqa: S101 - for mypy
+        self._is_started = False
+        self._executor.write(frame, thresholds)
         with self._starting:
-            executor.start()
+            self._executor.start()
+        self._is_started = True
 
     def result(self) -> Prediction:
         """Wait until an exit answers."""
@@ -151,9 +152,9 @@ class CudaSlot:
                 self._log_once(f"{problem}: {error}")
         return reference
 
-    def _open_executor(self, frame: Frame, reading: Reading) -> Executor:
+    def _open_executor(self, frame: Frame, transfer: Transfer) -> Executor:
         """Return an executor for frames like this one, which is in its memory."""
-        frames = FrameInput(frame, self._spec.input, self._chain, reading)
+        frames = FrameInput(frame, self._spec.input, self._chain, transfer)
         try:
             frames.write(frame)
             return self.make_executor(frames)

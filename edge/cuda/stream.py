@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pycuda.driver as driver
 from cuda.core import Stream
 
-Waiting = Literal["spin", "block"]
+Sync = Literal["spin", "block"]
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, which would break a capture."""
 
@@ -24,12 +24,12 @@ class GpuStream:
         self.owner: Any = driver.Stream(NON_BLOCKING)
         self.handle = int(self.owner.handle)
         self.core = Stream.from_handle(self.handle)
-        self.wait_by("spin")
+        self.set_sync("spin")
 
-    def wait_by(self, waiting: Waiting) -> None:
+    def set_sync(self, sync: Sync) -> None:
         """Set how threads wait: `spin` takes a core, `block` takes longer. The context's flags decide nothing here."""
         flags = driver.event_flags
-        blocking = flags.BLOCKING_SYNC if waiting == "block" else flags.DEFAULT
+        blocking = flags.BLOCKING_SYNC if sync == "block" else flags.DEFAULT
         self._event: Any = driver.Event(blocking | flags.DISABLE_TIMING)
 
     def synchronize(self) -> None:

@@ -10,15 +10,15 @@ from edge.decision import Prediction, Predictions
 from edge.frames.base import Frame
 
 if TYPE_CHECKING:
-    from edge.cuda.way import Way
+    from edge.cuda.autotune import Tuning
 
 
 class Slot(Protocol):
     """Buffers and bindings of one in-flight frame."""
 
     @property
-    def way(self) -> "Way | None":
-        """The way that frames are run, where it was chosen among several; None on the CPU."""
+    def tuning(self) -> "Tuning | None":
+        """How a GPU transfers and waits for frames, chosen by timing; None on the CPU."""
 
     @property
     def buffer(self) -> Frame | None:

@@ -27,7 +27,7 @@ from edge.inference.slots import new_batch, new_slot
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from edge.cuda.way import Way
+    from edge.cuda.autotune import Tuning
 
 READ_AHEAD = 64
 """Images that `predict_batch` reads at once, which bounds its memory."""
@@ -85,9 +85,9 @@ class Classifier:
         return self.chain.rejection
 
     @property
-    def way(self) -> "Way | None":
-        """The way that the GPU runs frames, with its timings; None on the CPU and before the first prediction."""
-        return self._idle[-1].way if self._idle else None
+    def tuning(self) -> "Tuning | None":
+        """How the GPU transfers and waits for frames, with timings; None on the CPU and before the first prediction."""
+        return self._idle[-1].tuning if self._idle else None
 
     def with_thresholds(self, values: ArrayLike) -> "Classifier":
         """Return a classifier on the same engines with its own thresholds.

@@ -20,7 +20,7 @@ class HostSlot:
     """Buffers of one in-flight frame in host memory, and the segments bound to them."""
 
     buffer: Frame | None = None
-    way = None
+    tuning = None
 
     def __init__(self, chain: ChainSpec, engines: Sequence[Engine]) -> None:
         """Allocate all buffers and bind all segments."""

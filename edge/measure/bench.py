@@ -27,7 +27,7 @@ from edge.measure.launches import LAUNCHES, launch
 from edge.progress import OnProgress, ignore_progress, track
 
 if TYPE_CHECKING:
-    from edge.cuda.way import Way
+    from edge.cuda.autotune import Tuning
 
 WARM_UP_FRAMES = 20
 WHOLE, EARLY_EXIT = "whole", "early_exit"
@@ -57,8 +57,8 @@ class BenchResult:
     """Other bundles with their thresholds, by name."""
     control_ms: Latency
     """The control loop, which took turns with the classifiers."""
-    ways: "tuple[Way, ...]" = ()
-    """The way in which a GPU ran the chain's frames in each process, chosen by timing; empty on the CPU."""
+    tunings: "tuple[Tuning, ...]" = ()
+    """How a GPU transferred and waited for frames in each process, chosen by timing; empty on the CPU."""
 
     def by_workload(self) -> dict[str, Measurement]:
         """Return the measurements of all classifiers by workload."""
@@ -103,7 +103,7 @@ class Turns(NamedTuple):
 
     series: list[Series]
     control_ms: NDArray[np.float64]
-    way: "Way | None" = None
+    tuning: "Tuning | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +189,8 @@ def bench(
     whole, early_exit, *rest = measured.classifiers
     per_exit, alone = rest[: exits[1]], rest[exits[1] :]
     named = dict(zip(others, alone, strict=True))
-    ways = tuple(each.way for each in launches if each.way is not None)
-    return BenchResult(whole, early_exit, tuple(per_exit), named, measured.control_ms, ways)
+    tunings = tuple(each.tuning for each in launches if each.tuning is not None)
+    return BenchResult(whole, early_exit, tuple(per_exit), named, measured.control_ms, tunings)
 
 
 def bench_once(
@@ -203,7 +203,7 @@ def bench_once(
 ) -> Turns:
     """Load the classifiers that `bench` compares and time them in this process."""
     with bench_classifiers(bundle, precision, backend, beside) as classifiers:
-        return take_turns(list(classifiers), frames, seed)._replace(way=classifiers.early_exit.way)
+        return take_turns(list(classifiers), frames, seed)._replace(tuning=classifiers.early_exit.tuning)
 
 
 def measure(classifiers: Sequence[Classifier], frames: Iterable[Frame], labels: Sequence[int] | None) -> Measurements:

@@ -30,7 +30,7 @@ def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precis
     assert printed["segments"] == {name: digits_bundle.segments_digest(name) for name in ("fp32", "int8")}
     assert list(printed["precisions"]) == ["fp32", "int8"]
     for measured in printed["precisions"].values():
-        assert list(measured) == ["whole", "early_exit", "per_exit", "beside", "control_ms", "ways"]
+        assert list(measured) == ["whole", "early_exit", "per_exit", "beside", "control_ms", "tunings"]
         assert len(measured["per_exit"]) == 3
         for measurement in (measured["whole"], measured["early_exit"], *measured["per_exit"]):
             assert set(measurement) == {"latency_ms", "accuracy", "exit_shares"}

@@ -117,19 +117,19 @@ def test_an_integrated_gpu_reads_frames_in_the_faster_of_two_ways(
     faster: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slower way takes a millisecond longer, and blocking two."""
-    from edge.cuda import way
+    from edge.cuda import autotune
 
     world.is_integrated = True
     tiny, frame = network("tiny cnn", spec=IMAGES), random_frame(PixelFormat.BGR, (40, 60, 3))
     expected = predict(tiny.host_slot(), frame, tiny.thresholds)
-    measure = way._frame_ms
+    measure = autotune._frame_ms
 
     def frame_ms(executor: Any) -> float:
         world.calls["bytes uploaded"] = 0
         measure(executor)
         return 1.0 + ((world.calls["bytes uploaded"] > 0) != (faster == "copied"))
 
-    monkeypatch.setattr(way, "_frame_ms", frame_ms)
+    monkeypatch.setattr(autotune, "_frame_ms", frame_ms)
     slot, other = tiny.slot(), tiny.slot()
     for used in (slot, other):
         actual = predict(used, frame, tiny.thresholds)
@@ -137,19 +137,19 @@ def test_an_integrated_gpu_reads_frames_in_the_faster_of_two_ways(
     world.calls["bytes uploaded"] = 0
     predict(slot, frame, tiny.thresholds)
     assert (world.calls["bytes uploaded"] > 0) == (faster == "copied")
-    assert slot.way.reading == faster
+    assert slot.tuning.transfer == faster
     times = {"mapped": 1.0, "copied": 2.0} if faster == "mapped" else {"mapped": 2.0, "copied": 1.0}
-    assert slot.way.median_ms == {
-        f"{reading}, {wait}": times[reading] for reading in times for wait in ("spin", "block")
+    assert slot.tuning.median_ms == {
+        f"{transfer}, {wait}": times[transfer] for transfer in times for wait in ("spin", "block")
     }
-    assert slot.way is other.way
+    assert slot.tuning is other.tuning
 
 
-@pytest.mark.parametrize(("blocking_ms", "waiting"), [(1.04, "block"), (1.06, "spin")])
+@pytest.mark.parametrize(("blocking_ms", "sync"), [(1.04, "block"), (1.06, "spin")])
 def test_threads_block_where_that_takes_hardly_longer_than_spinning(
-    blocking_ms: float, waiting: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+    blocking_ms: float, sync: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge.cuda import way
+    from edge.cuda import autotune
 
     def frame_ms(executor: Any) -> float:
         world.calls["blocking waits"] = 0
@@ -157,11 +157,11 @@ def test_threads_block_where_that_takes_hardly_longer_than_spinning(
         executor.finish()
         return blocking_ms if world.calls["blocking waits"] else 1.0
 
-    monkeypatch.setattr(way, "_frame_ms", frame_ms)
+    monkeypatch.setattr(autotune, "_frame_ms", frame_ms)
     slot, [frame] = network("tiny cnn").slot(), array_frames(1)
     world.calls["blocking waits"] = 0
     predict(slot, frame, [0, 0])
-    assert (slot.way.waiting, world.calls["blocking waits"]) == (waiting, int(waiting == "block"))
+    assert (slot.tuning.sync, world.calls["blocking waits"]) == (sync, int(sync == "block"))
 
 
 FRAMES = {

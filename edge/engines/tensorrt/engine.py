@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda import get_runtime
-from edge.cuda.base import ACTIVATIONS, PREPARING, decision_tensors
+from edge.cuda.base import ACTIVATIONS, decision_tensors, retire
 from edge.engines.tensorrt.contexts import context_factory
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
@@ -44,7 +44,7 @@ class TensorRtEngine:
         Raises:
             EngineError: the engine was built for another GPU, version or segment.
         """
-        self._segment, self._log, self._lock = spec.file, error_logger(trt), PREPARING
+        self._segment, self._log, self._retire = spec.file, error_logger(trt), retire
         try:
             self._runtime = trt.Runtime(self._log)
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
@@ -64,8 +64,7 @@ class TensorRtEngine:
 
     def __del__(self) -> None:
         """Free the engine while no other thread prepares: that may synchronise the GPU, which spoils a capture."""
-        with self._lock:
-            self._create_context = self._engine = self._runtime = None
+        self._retire(*(self.__dict__.pop(name, None) for name in ("_create_context", "_engine", "_runtime")))
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind device addresses, batch 1; see `edge.cuda.base.DeviceEngine`.
