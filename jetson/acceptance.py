@@ -27,6 +27,8 @@ from edge.storage import sha256_of, write_file
 from edge.system import conditions
 
 MAX_PAUSE_S = 2.0
+STOP_S = 30
+"""Seconds for a run to end after SIGTERM."""
 """Longest time between two results of a live run that passes."""
 
 
@@ -138,7 +140,11 @@ def run_live(bundle: Path, words: tuple[str, ...], seconds: int) -> Step:
             output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
-            output, errors = process.communicate()
+            try:
+                output, errors = process.communicate(timeout=STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return Step("live", False, (f"the run did not end within {STOP_S} s of SIGTERM",), [])
     lines = [json.loads(line) for line in output.splitlines()]
     if process.returncode not in (PASSED, TERMINATED):
         return Step("live", False, (last_line(errors),), lines[-1:])

@@ -43,13 +43,16 @@ check_system() {
     command -v apt-get > /dev/null || fail "there is no apt-get; JetPack, Debian and Ubuntu have it"
     if is_jetson; then
         PACKAGES+=("${JETSON_PACKAGES[@]}")
-        [ "$(l4t_major)" -ge 36 ] || fail "this is L4T $(l4t_major); flash JetPack 6.2 or 7.2 with NVIDIA's SDK Manager"
+        is_recent || fail "this is L4T $(l4t_version), before JetPack 6.1; flash JetPack 6.2 or 7.2 with NVIDIA's SDK Manager"
     fi
 }
 
 is_jetson() { [ -e /etc/nv_tegra_release ]; }
 
-l4t_major() { sed -n 's/^# R\([0-9]*\) .*/\1/p' /etc/nv_tegra_release; }
+# L4T 36.4 came with JetPack 6.1, the first with TensorRT 10.3.
+is_recent() { printf '36.4\n%s\n' "$(l4t_version)" | sort --check --version-sort 2> /dev/null; }
+
+l4t_version() { sed -n 's/^# R\([0-9]*\) .*REVISION: \([0-9.]*\).*/\1.\2/p' /etc/nv_tegra_release; }
 
 install_packages() {
     local package missing=()
@@ -86,17 +89,22 @@ create_environment() {
 }
 
 install_project() {
-    local digest extras=live
+    local digest source extras=live
     digest=$(cd "$CHECKOUT" && find pyproject.toml edge calibration compile -type f -not -name '*.pyc' -print0 |
         sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
     [ "$(cat "$VENV/installed" 2> /dev/null)" != "$digest" ] || return 0
     is_jetson && extras=live,$(cuda_extra)
+    # A copy, since pip leaves a build folder beside the sources, whose modules a later version may not have.
+    source=$VENV/source
+    change rm --recursive --force "$source"
+    change mkdir "$source"
+    change cp --recursive "$CHECKOUT"/{pyproject.toml,README.md,LICENSE,edge,calibration,compile} "$source"
     change env PATH="/usr/local/cuda/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        "$VENV/bin/pip" install --quiet "${CHECKOUT}[$extras]" 'numpy>=1.26,<2'
+        "$VENV/bin/pip" install --quiet "${source}[$extras]" 'numpy>=1.26,<2'
     [ "$DRY_RUN" = yes ] || echo "$digest" > "$VENV/installed"
 }
 
-cuda_extra() { if [ "$(l4t_major)" -ge 38 ]; then echo cuda13; else echo cuda12; fi; }
+cuda_extra() { if [ "$(l4t_version | cut -d . -f 1)" -ge 38 ]; then echo cuda13; else echo cuda12; fi; }
 
 install_service() {
     [ -e "$SETTINGS" ] || change install --mode 644 "$CHECKOUT/jetson/early-exit.env" "$SETTINGS"

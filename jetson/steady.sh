@@ -19,8 +19,7 @@ main() {
     command -v nvpmodel > /dev/null || fail "there is no nvpmodel; this is for a Jetson"
     command -v jetson_clocks > /dev/null || fail "there is no jetson_clocks; this is for a Jetson"
     EARLIER=$(mode)
-    STORED=$(mktemp)
-    rm "$STORED"  # jetson_clocks refuses to overwrite a file
+    STORED=$(mktemp -d)/clocks
     trap restore EXIT
     trap : INT TERM  # bash waits for the command, which ends by itself
     [ -z "$MODE" ] || set_mode "$MODE"
@@ -47,10 +46,15 @@ run_as_caller() {
 
 # shellcheck disable=SC2317  # called by a trap
 restore() {
+    local code=$?
     trap '' INT TERM
-    [ ! -e "$STORED" ] || jetson_clocks --restore "$STORED"
-    rm -f "$STORED"
-    [ "$(mode)" = "$EARLIER" ] || set_mode "$EARLIER"
+    set +e # whichever fails, the other is restored, and the exit code is the command's
+    [ ! -e "$STORED" ] || jetson_clocks --restore "$STORED" ||
+        echo "error: the clocks were not restored; reboot to restore them" >&2
+    rm -rf "${STORED%/*}"
+    [ "$(mode)" = "$EARLIER" ] || echo no | nvpmodel -m "$EARLIER" > /dev/null
+    [ "$(mode)" = "$EARLIER" ] || echo "error: the mode was not restored; run: sudo nvpmodel -m $EARLIER" >&2
+    exit "$code"
 }
 
 fail() {

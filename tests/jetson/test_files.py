@@ -62,7 +62,9 @@ def test_the_composition_runs_a_container_file_with_argus_and_without_privileges
     assert {name.replace("${JETPACK:-jetpack6}", f"jetpack{version}") for version in (6, 7)} == {
         f"jetson/{file.name}" for file in DOCKERFILES
     }
-    assert "/tmp/argus_socket:/tmp/argus_socket" in service["volumes"]
+    binds = [volume for volume in service["volumes"] if isinstance(volume, dict)]
+    assert {volume["target"] for volume in binds} == {"/tmp/argus_socket", "/etc/nv_tegra_release"}
+    assert all(volume["bind"] == {"create_host_path": False} for volume in binds)
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
 
 
@@ -130,6 +132,15 @@ def test_mode_and_clocks_are_set_for_a_command_and_restored(code: int, board: Bo
     done = board.run("--mode", "0", "sh", "-c", script)
     assert (done.returncode, done.stdout.split()) == (code, ["0", "fixed"])
     assert board.state == ("2", "as they were")
+
+
+def test_a_failed_restoration_of_clocks_is_reported_and_the_mode_is_restored_all_the_same(board: Board) -> None:
+    clocks = board.folder / "jetson_clocks"
+    clocks.write_text(clocks.read_text().replace("#!/bin/sh\n", '#!/bin/sh\n[ "$1" != --restore ] || exit 1\n', 1))
+    done = board.run("--mode", "0", "sh", "-c", "exit 5")
+    assert done.returncode == 5
+    assert "the clocks were not restored" in done.stderr
+    assert board.state == ("2", "fixed")
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
