@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from edge.cli.arguments import add_json
@@ -29,14 +28,13 @@ def main(arguments: argparse.Namespace) -> int:
     """Print every check by job. The exit code is 1 if one has a problem; with `--for`, 4 if the job lacks something."""
     if arguments.gpu:
         return try_gpu(as_json=arguments.json)
-    diagnosis = examine()
-    jobs = [job for job in diagnosis.jobs if arguments.job in (None, job.name)]
+    diagnosis = examine() if arguments.job is None else examine([arguments.job])
     if arguments.json:
-        print_json(_as_json(diagnosis.machine, jobs))
+        print_json(_as_json(diagnosis))
     else:
-        print_diagnosis(Diagnosis(diagnosis.machine, jobs))
+        print_diagnosis(diagnosis)
     if arguments.job is not None:
-        return PASSED if jobs[0].is_ready else UNAVAILABLE
+        return PASSED if diagnosis.jobs[0].is_ready else UNAVAILABLE
     return FAILED if any(check.state == "problem" for check in diagnosis.checks()) else PASSED
 
 
@@ -79,9 +77,9 @@ def try_gpu(*, as_json: bool) -> int:
     return PASSED if all(result.state == "passed" for result in results) else FAILED
 
 
-def _as_json(machine: Sequence[Check], jobs: Sequence[Job]) -> dict[str, Any]:
+def _as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
-        "machine": [dataclasses.asdict(check) for check in machine],
+        "machine": [dataclasses.asdict(check) for check in diagnosis.machine],
         "jobs": {
             job.name: {
                 "is_ready": job.is_ready,
@@ -89,7 +87,7 @@ def _as_json(machine: Sequence[Check], jobs: Sequence[Job]) -> dict[str, Any]:
                 "needs": [dataclasses.asdict(check) for check in job.needs],
                 "profits": [dataclasses.asdict(check) for check in job.profits],
             }
-            for job in jobs
+            for job in diagnosis.jobs
         },
     }
 

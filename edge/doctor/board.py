@@ -30,7 +30,7 @@ def check_board(root: Path = ROOT) -> list[Check]:
     """Check the board, its system and its resources."""
     board = f"{board_model(root)}, " if board_model(root) else ""
     machine = Check("machine", "ok", f"{board}{cpu_name(root)}, {usable_cores()} cores, {platform.machine()}")
-    return [machine, *_jetpack(root), _python(root), *_memory(root), _disk(), *_power_mode(root)]
+    return [machine, *_jetpack(root), _python(root), *_memory(root), check_disk(), *_power_mode(root)]
 
 
 def check_clocks(root: Path = ROOT) -> list[Check]:
@@ -87,7 +87,7 @@ def _memory(root: Path) -> Iterator[Check]:
         yield Check("memory", "ok", value)
 
 
-def _disk() -> Check:
+def check_disk() -> Check:
     """Check the folder of engines and the space in it."""
     name, remedy = "engine cache", "set EDGE_CACHE to a folder that this user can write"
     try:

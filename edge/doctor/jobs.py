@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.doctor.board import check_board, check_clocks
+from edge.doctor.board import check_board, check_clocks, check_disk
 from edge.doctor.cameras import check_argus, check_cameras, check_gstreamer, find_cameras
 from edge.doctor.check import Check
 from edge.doctor.jetpack import is_jetson
-from edge.doctor.libraries import check_decoders, check_modules, check_numpy, check_onnxruntime, check_opencv
+from edge.doctor.libraries import (
+    check_jpeg_decoder,
+    check_modules,
+    check_numpy,
+    check_onnxruntime,
+    check_opencv,
+    check_video_decoder,
+)
 from edge.doctor.nvidia import (
     check_cuda_libraries,
     check_driver,
@@ -69,25 +76,15 @@ class Diagnosis(NamedTuple):
         return list(dict.fromkeys([*self.machine, *in_jobs]))
 
 
-def examine(root: Path = ROOT) -> Diagnosis:
-    """Check this machine for every job.
+def examine(names: Sequence[str] = tuple(JOBS), root: Path = ROOT) -> Diagnosis:
+    """Check this machine for jobs.
 
     Args:
+        names: The jobs, from `JOBS`.
         root: Folder with the system's files, for facts that are read from files.
     """
-    machine = check_board(root)
-    cache = next(check for check in machine if check.name == "engine cache")
-    numpy, opencv = check_numpy(), check_opencv(root)
-    return Diagnosis(
-        machine,
-        (
-            Job("cpu", (numpy, opencv, check_onnxruntime(), cache), tuple(check_decoders())),
-            _gpu((numpy, opencv, cache), root),
-            _camera(opencv, root),
-            Job("energy", (check_meters(root),), tuple(check_clocks(root))),
-            Job("compile", (numpy, opencv, check_modules("training"), check_modules("compiling")), ()),
-        ),
-    )
+    examinations = {"cpu": _cpu, "gpu": _gpu, "camera": _camera, "energy": _energy, "compile": _compile}
+    return Diagnosis(check_board(root), [examinations[name](root) for name in names])
 
 
 def check_meters(root: Path = ROOT) -> Check:
@@ -103,20 +100,34 @@ def check_meters(root: Path = ROOT) -> Check:
     return Check("meters", "ok", ", ".join(named))
 
 
-def _gpu(common: tuple[Check, ...], root: Path) -> Job:
+def _cpu(root: Path) -> Job:
+    needs = (check_numpy(), check_opencv(root), check_onnxruntime(), check_disk())
+    return Job("cpu", needs, (check_video_decoder(), check_jpeg_decoder()))
+
+
+def _gpu(root: Path) -> Job:
     """Return the job of running on the GPU: with TensorRT, or with TensorRT for RTX where only that is there."""
     tensorrt, rtx = check_tensorrt(root), check_tensorrt_rtx(root)
     library, other = (rtx, tensorrt) if rtx.is_usable and not tensorrt.is_usable else (tensorrt, rtx)
     others = () if is_jetson(root) and not other.is_usable else (other,)
-    needs = (*common, check_driver(root), library, *check_cuda_libraries(root))
+    libraries = (library, *check_cuda_libraries(root))
+    needs = (check_numpy(), check_opencv(root), check_disk(), check_driver(root), *libraries)
     return Job("gpu", needs, (check_graph_mode(), check_toolkit(root), *others))
 
 
-def _camera(opencv: Check, root: Path) -> Job:
+def _camera(root: Path) -> Job:
     """Return the job of classifying cameras; those of the board's own connector need GStreamer and argus."""
-    for_csi = (check_gstreamer(root), *check_argus(root))
-    has_csi = any(camera.is_csi for camera in find_cameras(root))
-    profits = (*check_decoders()[:1], check_modules("view, metrics and MQTT"))
-    if has_csi:
-        return Job("camera", (opencv, check_cameras(root), *for_csi), profits)
-    return Job("camera", (opencv, check_cameras(root)), (*for_csi, *profits))
+    needs, for_csi = (check_opencv(root), check_cameras(root)), (check_gstreamer(root), *check_argus(root))
+    profits = (check_video_decoder(), check_modules("view, metrics and MQTT"))
+    if any(camera.is_csi for camera in find_cameras(root)):
+        return Job("camera", (*needs, *for_csi), profits)
+    return Job("camera", needs, (*for_csi, *profits))
+
+
+def _energy(root: Path) -> Job:
+    return Job("energy", (check_meters(root),), tuple(check_clocks(root)))
+
+
+def _compile(root: Path) -> Job:
+    needs = (check_numpy(), check_opencv(root), check_modules("training"), check_modules("compiling"))
+    return Job("compile", needs, ())

@@ -37,12 +37,14 @@ def check_onnxruntime() -> Check:
     return check_library("onnxruntime", INSTALL["onnxruntime"])
 
 
-def check_decoders() -> list[Check]:
-    """Check the libraries that decode videos, streams and JPEG files."""
-    return [
-        check_library("av", "pip install 'av>=14', to read videos and network streams"),
-        check_library("simplejpeg", "pip install simplejpeg, to read JPEG files faster"),
-    ]
+def check_video_decoder() -> Check:
+    """Check the library that decodes videos and network streams."""
+    return check_library("av", "pip install 'av>=14', to read videos and network streams")
+
+
+def check_jpeg_decoder() -> Check:
+    """Check the library that decodes JPEG files."""
+    return check_library("simplejpeg", "pip install simplejpeg, to read JPEG files faster")
 
 
 def check_library(name: str, remedy: str, root: Path = ROOT) -> Check:

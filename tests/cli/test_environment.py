@@ -176,7 +176,7 @@ def test_odd_files_of_the_system_are_no_error(content: bytes | None, release: st
     assert system.l4t_release(tmp_path) == release
     assert system.board_model(tmp_path) == release
     json.dumps(system.with_end(system.conditions(tmp_path), tmp_path))
-    assert all(check.value for check in examine(tmp_path).checks())
+    assert all(check.value for check in examine(root=tmp_path).checks())
 
 
 # Errors

@@ -127,10 +127,10 @@ def test_csi_cameras_need_the_plugin_and_the_daemon(tmp_path: Path) -> None:
 
 
 def test_only_a_board_with_a_csi_camera_needs_argus(tmp_path: Path) -> None:
-    with_csi = job(examine(write_orin_nx(tmp_path / "a")), "camera")
+    with_csi = job(examine(["camera"], write_orin_nx(tmp_path / "a")), "camera")
     assert {"GStreamer", "argus"} <= set(by_name(with_csi.needs))
     only_webcam = {name: text for name, text in ORIN_NX.items() if "video0" not in name}
-    without = job(examine(write_tree(tmp_path / "b", only_webcam)), "camera")
+    without = job(examine(["camera"], write_tree(tmp_path / "b", only_webcam)), "camera")
     assert {"GStreamer", "argus"} <= set(by_name(without.profits))
     assert without.is_ready
 
@@ -177,7 +177,7 @@ def test_a_job_is_ready_when_all_it_needs_is_usable() -> None:
 
 def test_whatever_is_not_in_order_has_a_remedy(tmp_path: Path) -> None:
     for root in (Path("/"), write_orin_nx(tmp_path / "orin"), write_agx_thor(tmp_path / "thor"), tmp_path / "nothing"):
-        for check in examine(root).checks():
+        for check in examine(root=root).checks():
             assert bool(check.remedy) != check.ok
             assert not (check.ok and any(word in check.value for word in ("missing", "not ", "none")))
 
