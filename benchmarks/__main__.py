@@ -67,6 +67,9 @@ REPORTS = {
     "cuda-pipeline": SubcommandSpec(
         "overlapping frames on the GPU against one frame at a time; needs a GPU", "benchmarks.cuda_pipeline"
     ),
+    "cuda-torch": SubcommandSpec(
+        "networks in torch as a chain against plain torch code; needs a GPU and torch for it", "benchmarks.cuda_torch"
+    ),
 }
 
 

@@ -1,16 +1,15 @@
 """`python -m benchmarks cuda-chain`: the chain as one CUDA graph against stepwise execution, interleaved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from cuda.core.graph import GraphDefinition
 from numpy.typing import NDArray
 
-from benchmarks.gpu import torch_unavailable_reason
 from benchmarks.gpu.segments import (
     MODES,
     EventClock,
@@ -25,21 +24,19 @@ from benchmarks.gpu.segments import (
 from benchmarks.results import command_line, write_result
 from edge.console import log
 from edge.cuda import get_runtime
-from edge.cuda.chain import Chain
 from edge.cuda.executor import Executor
-from edge.cuda.frame_input import FrameInput
-from edge.cuda.operations import Operation
+from edge.cuda.frame_input import Transfer
 from edge.cuda.runtime import Runtime
-from edge.cuda.slot import CudaSlot
+from edge.cuda.slot import CudaSlot, Mode
 from edge.doctor.probe import chain_unsupported_reason
 from edge.errors import EngineError
+from edge.frames.base import Frame
 from edge.system import conditions
 
 DURATIONS_US = (20, 50, 100, 200)
 SHARES = (0.6, 0.25, 0.15)
 """Shares of frames that take each exit."""
 FRAMES, WARM_UP = 3000, 200
-ExecutorFactory = Callable[[Chain, FrameInput], Executor]
 
 
 def run_chain(output: Path) -> None:
@@ -61,15 +58,7 @@ def run_chain(output: Path) -> None:
         "frames": FRAMES,
         "rows": rows,
     }
-    result |= worst_figures(rows)
-    write_result(output, result)  # kept even if torch fails in this process
-    if reason := torch_unavailable_reason():
-        result["users"] = f"not run: {reason}"
-    else:
-        from benchmarks.gpu.networks import compare_with_user_code
-
-        result["users"] = compare_with_user_code(runtime, SHARES, FRAMES, WARM_UP)
-    write_result(output, result)
+    write_result(output, result | worst_figures(rows))
     log(f"wrote {output}")
 
 
@@ -86,39 +75,46 @@ def time_steps(executor: Executor, clock: EventClock) -> None:
     executor.step = timed_step  # type: ignore[method-assign]
 
 
-class BareExecutor(Executor):
-    """All segments up to the last of a range as one graph, without exits between them."""
+def bare_graph(executor: Executor, last: int) -> GraphDefinition:
+    """Return the segments up to `last` as a graph, without exits between them."""
+    definition, chain = GraphDefinition(), executor.chain
+    node: Any = definition
+    for operation in (*executor.frames.operations, *chain.segments[: last + 1], chain.decision(last)):
+        node = operation.after(node)
+    return definition
 
-    def operations(self, index: int) -> list[Operation]:
-        """Return the input and the segments up to this one."""
-        return [*self.frames.operations, *self.chain.segments[: index + 1]]
+
+class Execution(NamedTuple):
+    """A way to execute the chain."""
+
+    mode: Mode
+    last: int | None = None
+    """Launch the segments up to this one as one graph without exits between them."""
 
 
-class ExecutorSlot(CudaSlot):
-    """A slot whose executor a factory makes."""
+class ExecutionSlot(CudaSlot):
+    """A slot that executes its chain in a given way."""
 
     def __init__(
-        self, workload: Workload, runtime: Runtime, factory: ExecutorFactory, clock: EventClock | None = None
+        self, workload: Workload, runtime: Runtime, execution: Execution, clock: EventClock | None = None
     ) -> None:
-        """Store the factory, and the events that time the executor if there are any."""
-        self._factory, self._clock = factory, clock
-        super().__init__(workload.chain, workload.engines, runtime)
+        """Store the way, and the events that time it if there are any."""
+        self._last, self._clock = execution.last, clock
+        super().__init__(workload.chain, workload.engines, runtime, execution.mode)
 
-    def make_executor(self, frames: FrameInput) -> Executor:
-        """Return the executor of the factory."""
-        executor = self._factory(self._chain, frames)
+    def open_executor(self, frame: Frame, transfer: Transfer) -> Executor:
+        """Return an executor that executes the chain in this way."""
+        executor = super().open_executor(frame, transfer)
+        if self._last is not None:
+            executor.use_graph(bare_graph(executor, self._last))
         if self._clock is not None:
             time_steps(executor, self._clock)
         return executor
 
 
-def executor_factories(exits: int) -> dict[str, ExecutorFactory]:
+def executions(exits: int) -> dict[str, Execution]:
     """Return the executions to compare: graph, stepwise, and bare segments up to each exit."""
-    factories: dict[str, ExecutorFactory] = {
-        "graph": partial(Executor, graphs=[range(exits)]),
-        "stepwise": partial(Executor, graphs=[range(k, k + 1) for k in range(exits)]),
-    }
-    return factories | {bare(last): partial(BareExecutor, graphs=[range(last, last + 1)]) for last in range(exits)}
+    return {mode: Execution(mode) for mode in MODES} | {bare(k): Execution("stepwise", k) for k in range(exits)}
 
 
 def bare(last: int) -> str:
@@ -142,8 +138,8 @@ def measure_row(runtime: Runtime, duration_us: float) -> dict[str, Any]:
     for name, clock in clocks.items():
         with ExitStack() as stack:
             predictors = {}
-            for execution, factory in executor_factories(exits).items():
-                slot = ExecutorSlot(workload, runtime, factory, clock)
+            for execution, way in executions(exits).items():
+                slot = ExecutionSlot(workload, runtime, way, clock)
                 stack.callback(slot.close)
                 predictors[execution] = thresholds_of(execution, workload).predictor(slot)
             row[name] = compare_executors(run_interleaved(predictors, frames, WARM_UP, clock), drawn[WARM_UP:])

@@ -1,9 +1,10 @@
-"""Networks in torch with random weights: as a chain of engines, and as plain torch code."""
+"""`python -m benchmarks cuda-torch`: networks in torch with random weights, as a chain and as plain torch code."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.gpu import pipeline
+from benchmarks.gpu.chain import FRAMES, SHARES, WARM_UP
 from benchmarks.gpu.segments import MODES, Outcome, Predictor, Series, Workload, latency_us, run_interleaved
+from benchmarks.results import command_line, write_result
 from compile.torch_tensorrt import torch_segments
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
@@ -21,6 +25,7 @@ from edge.cuda import get_runtime
 from edge.cuda.runtime import Runtime
 from edge.decision import scores_from_logits
 from edge.frames.base import Frame, PixelFormat
+from edge.system import conditions
 from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 
@@ -97,7 +102,7 @@ def _logits(network: MultiExitNetwork, images: NDArray[np.float32]) -> NDArray[n
 class TorchEngine:
     """A torch module as a `DeviceEngine`."""
 
-    activation_bytes = 0
+    activation_bytes, sync = 0, None
 
     def __init__(self, module: nn.Module, spec: SegmentSpec) -> None:
         """Move a module to the GPU; its tensors are in the order of its specification."""
@@ -199,9 +204,31 @@ def whole_as_graph(network: MultiExitNetwork, shape: tuple[int, int, int]) -> Pr
     return predict
 
 
-def torch_description() -> str:
-    """Return the workload of networks in torch, for results."""
-    return f"random weights, kernels of torch {torch.__version__} on {get_runtime().facts['gpu']}, no TensorRT"
+def run_torch(output: Path) -> None:
+    """Write `cuda_torch.json`.
+
+    Raises:
+        EngineError: there is no GPU, or the chain fails.
+    """
+    runtime = get_runtime()
+    result: dict[str, Any] = {
+        "command": command_line(),
+        "conditions": conditions() | {"gpu": runtime.facts},
+        "what": f"random weights, kernels of torch {torch.__version__} on {runtime.facts['gpu']}, no TensorRT",
+        "shares": SHARES,
+        "frames": FRAMES,
+        "pipeline": measure_pipeline(runtime),
+    }
+    write_result(output, result)  # kept if a larger network fails
+    write_result(output, result | {"networks": compare_with_user_code(runtime, SHARES, FRAMES, WARM_UP)})
+    log(f"wrote {output}")
+
+
+def measure_pipeline(runtime: Runtime) -> dict[str, Any]:
+    """Measure overlapping frames of the smallest network."""
+    backbone, size = next(iter(NETWORKS.items()))
+    network = example(backbone, size, SHARES)
+    return pipeline.measure(runtime, torch_workload(network), network.frames(pipeline.FRAMES))
 
 
 def compare_with_user_code(runtime: Runtime, shares: Sequence[float], frames: int, warm_up: int) -> dict[str, Any]:
@@ -211,7 +238,7 @@ def compare_with_user_code(runtime: Runtime, shares: Sequence[float], frames: in
         log(f"{backbone} {size}x{size} in torch")
         network = example(backbone, size, shares)
         results[f"{backbone} {size}x{size}"] = _measure(runtime, network, network.frames(warm_up + frames), warm_up)
-    return {"what": torch_description(), "networks": results}
+    return results
 
 
 def _measure(runtime: Runtime, network: Example, frames: Sequence[Frame], warm_up: int) -> dict[str, Any]:

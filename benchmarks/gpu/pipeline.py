@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu import torch_unavailable_reason
 from benchmarks.gpu.chain import DURATIONS_US, SHARES
 from benchmarks.gpu.segments import Workload, frame_for, timed_engines, timed_workload
 from benchmarks.results import command_line, write_result
@@ -66,9 +65,6 @@ def run_pipeline(output: Path) -> None:
         "slots": MIN_SLOTS,
         "timed_kernels": measure_timed_kernels(runtime),
     }
-    write_result(output, result)  # kept even if torch fails in this process
-    reason = torch_unavailable_reason()
-    result["torch_network"] = f"not run: {reason}" if reason else measure_torch_network(runtime)
     write_result(output, result)
     log(f"wrote {output}")
 
@@ -80,16 +76,6 @@ def measure_timed_kernels(runtime: Runtime) -> dict[str, Any]:
     drawn = np.random.default_rng(0).choice(exits, size=FRAMES, p=SHARES)
     figures = measure(runtime, workload, [frame_for(int(k), exits) for k in drawn])
     return {"what": f"timed kernels of {DURATIONS_US[0]} us, no TensorRT"} | figures
-
-
-def measure_torch_network(runtime: Runtime) -> dict[str, Any]:
-    """Measure a small network."""
-    from benchmarks.gpu.networks import NETWORKS, example, torch_description, torch_workload
-
-    backbone, size = next(iter(NETWORKS.items()))
-    network = example(backbone, size, SHARES)
-    figures = measure(runtime, torch_workload(network), network.frames(FRAMES))
-    return {"what": f"{backbone} {size}x{size}: {torch_description()}"} | figures
 
 
 def measure(runtime: Runtime, workload: Workload, frames: list[Frame]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def latency_us(us: NDArray[np.float64]) -> dict[str, float]:
 class TimedEngine:
     """A segment of a fixed duration, which counts its runs on the GPU."""
 
-    activation_bytes = 0
+    activation_bytes, sync = 0, None
 
     def __init__(self, code: ObjectCode, index: int, exits: int, duration_us: float) -> None:
         """Get the kernel from compiled code."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.chain import ChainSpec
@@ -14,6 +15,7 @@ from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outpu
 from edge.cli.run_summary import Summary
 from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
 from edge.console import PASSED, ProgressDisplay, at_least
+from edge.cuda.base import Sync
 from edge.decision import NONE
 from edge.engines import backend_named
 from edge.entry import STDOUT
@@ -63,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="leave out damaged images and video frames, and count them"
     )
     add_backend(parser)
+    parser.add_argument(
+        "--gpu-sync",
+        choices=get_args(Sync),
+        help="how threads wait for a GPU: spin takes a core, block takes longer (default: the better one, by timing)",
+    )
 
 
 def _add_live_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +105,7 @@ def main(arguments: argparse.Namespace) -> int:
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = open_bundle(arguments)
-    backend = backend_named(arguments.backend, threads=arguments.threads)
+    backend = backend_named(arguments.backend, threads=arguments.threads, gpu_sync=arguments.gpu_sync)
     precision = arguments.precision or default_precision(bundle, backend)
     chain = bundle.chain(precision)
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)

@@ -1,17 +1,16 @@
 """The fastest transfer of frames to this GPU and the cheapest wait for it, timed once."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import get_args
 
 import numpy as np
 
+from edge.cuda.base import Sync
 from edge.cuda.executor import Executor
 from edge.cuda.frame_input import Transfer
-from edge.cuda.stream import Sync
 
 FRAMES = 20
 """Frames to time for each combination."""
@@ -29,22 +28,31 @@ class Tuning:
     """Time of a frame that leaves at the first exit, for each combination of transfer and sync that was tried."""
 
 
-def autotune(transfers: Sequence[Transfer], open_executor: Callable[[Transfer], Executor]) -> Tuning:
-    """Return the fastest combination.
+def autotune(
+    transfers: Sequence[Transfer], syncs: Sequence[Sync], open_executor: Callable[[Transfer], Executor]
+) -> tuple[Executor, Tuning]:
+    """Return the executor of the fastest transfer, and the tuning.
 
     Args:
         transfers: Transfers to choose from.
+        syncs: Ways to wait to choose from, with `spin` first.
         open_executor: Makes the executor of a transfer, with a frame in its memory.
     """
-    median_ms = dict[tuple[Transfer, Sync], float]()
-    for transfer in transfers:
-        with closing(open_executor(transfer)) as executor:
-            for sync in get_args(Sync):
+    executors, median_ms = dict[Transfer, Executor](), dict[tuple[Transfer, Sync], float]()
+    with ExitStack() as stack:
+        for transfer in transfers:
+            executor = executors[transfer] = stack.enter_context(closing(open_executor(transfer)))
+            for sync in syncs:
                 executor.chain.stream.set_sync(sync)
                 median_ms[transfer, sync] = median(_frame_ms(executor) for _ in range(FRAMES))
-    fastest = min(transfers, key=lambda transfer: median_ms[transfer, "spin"])
-    may_block = median_ms[fastest, "block"] <= MAX_BLOCKING_COST * median_ms[fastest, "spin"]
-    return Tuning(fastest, "block" if may_block else "spin", {", ".join(names): ms for names, ms in median_ms.items()})
+        fastest = min(transfers, key=lambda transfer: median_ms[transfer, syncs[0]])
+        best = executors.pop(fastest)
+        stack.pop_all()
+    for other in executors.values():
+        other.close()
+    limit_ms = MAX_BLOCKING_COST * median_ms[fastest, syncs[0]]
+    *_, sync = (sync for sync in syncs if median_ms[fastest, sync] <= limit_ms)
+    return best, Tuning(fastest, sync, {", ".join(names): ms for names, ms in median_ms.items()})
 
 
 def _frame_ms(executor: Executor) -> float:

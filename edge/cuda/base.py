@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from threading import RLock
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from edge.bundle import tensors
 
+Sync = Literal["spin", "block"]
+"""How threads wait for the GPU: `spin` takes a core, `block` takes longer."""
 MAX_BATCH = 32
 """Largest batch of an engine built without a pinned batch."""
 ACTIVATIONS = "activations"
@@ -38,6 +40,10 @@ class DeviceEngine(Protocol):
 
     activation_bytes: int
     """Bytes that each binding needs at the address of `ACTIVATIONS`, valid while it runs."""
+
+    @property
+    def sync(self) -> Sync | None:
+        """How threads wait for the chain that it begins; None for the better one, by timing."""
 
     def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
         """Bind device addresses to the segment's tensors and `ACTIVATIONS` by name, once; other names are ignored.

@@ -39,7 +39,7 @@ class CudaBatch:
         with runtime.prepare("preparing for a batch"), ExitStack() as stack:
             self._memory = self._allocate(engines)
             stack.callback(self._memory.close)
-            self._stream = GpuStream()
+            self._stream = GpuStream(engines[0].sync or "spin")
             stack.callback(self._stream.close)
             self._steps = [
                 engine.bind_batch(self._memory.addresses | self._compacted(segment.cuts_in))

@@ -23,7 +23,6 @@ class Runtime:
         is_integrated: True if host and GPU share their memory, as on a Jetson.
         facts: Properties of GPU and driver that an engine depends on.
         kernels: The kernels.
-        logged: Warnings logged so far: each is logged once, not once for each slot.
         tunings: Tuning for frames of each format, for each chain by its first engine: slots share it.
     """
 
@@ -46,7 +45,7 @@ class Runtime:
             "board": board_model() or "",
             "driver": l4t_release() or str(driver.get_driver_version()),
         }
-        self.logged, self.tunings = set[str](), WeakKeyDictionary[Any, Any]()
+        self.tunings = WeakKeyDictionary[Any, Any]()
         with self.prepare("preparing the GPU"):
             self.kernels = Kernels(self.arch)
 

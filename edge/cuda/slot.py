@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec
 from edge.cuda.autotune import Tuning, autotune
-from edge.cuda.base import DeviceEngine
+from edge.cuda.base import DeviceEngine, Sync
 from edge.cuda.chain import Chain
-from edge.cuda.executor import Executor, diff_outputs
+from edge.cuda.executor import Executor, diff_predictions
 from edge.cuda.frame_input import FrameInput, Transfer
 from edge.cuda.runtime import Runtime
 from edge.decision import Prediction
@@ -32,6 +31,7 @@ class CudaSlot:
 
     Attributes:
         syncs: Number of waits for the GPU so far.
+        graph_unsupported_reason: Reason why the host checks each exit although it need not; empty if there is none.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class CudaSlot:
         Raises:
             EngineError: the GPU has too little memory, or an engine fails.
         """
-        self.syncs = 0
+        self.syncs, self.graph_unsupported_reason = 0, ""
         self._spec, self._runtime, self._mode = spec, runtime, mode
+        self._syncs: Sequence[Sync] = [engines[0].sync] if engines[0].sync else get_args(Sync)
         self._tunings = runtime.tunings.setdefault(engines[0], {})
         self._starting, self._waiting = runtime.activate("sending a frame"), runtime.activate("waiting for a result")
         self._executor: Executor | None = None
@@ -86,14 +87,7 @@ class CudaSlot:
             raise EngineError("this slot was closed; open another")
         with self._runtime.prepare("preparing for frames"):
             self._release_executor()
-            if format_key not in self._tunings:
-                transfers: list[Transfer] = ["copied"]
-                if is_image and self._runtime.is_integrated:
-                    transfers.append("mapped")
-                self._tunings[format_key] = autotune(transfers, partial(self._open_executor, frame))
-            tuning = self._tunings[format_key]
-            self._executor = self._open_executor(frame, tuning.transfer)
-            self._chain.stream.set_sync(tuning.sync)
+            self._executor = self._make_executor(frame, format_key)
         self._format_key = format_key
 
     def start(self, frame: Frame, thresholds: NDArray[np.float32]) -> None:
@@ -129,55 +123,58 @@ class CudaSlot:
                 self._release_executor()
                 self._chain.close()
 
-    def make_executor(self, frames: FrameInput) -> Executor:
-        """Return an executor: the chain as one graph, else a graph per segment, else none.
-
-        Graphs are used only where they predict the same as segments enqueued without one.
-        """
-        reference, exits = Executor(self._chain, frames), range(self._chain.exits)
-        graphs = {
-            "the chain cannot be one CUDA graph, so the host checks each exit": [exits],
-            "segments cannot be CUDA graphs, so they are enqueued for each frame": [exits[k : k + 1] for k in exits],
-        }
-        for problem, ranges in [*graphs.items()][self._mode == "stepwise" :]:
-            try:
-                with ExitStack() as stack:
-                    executor = Executor(self._chain, frames, ranges)
-                    stack.callback(executor.close_graphs)
-                    if difference := diff_outputs(executor, reference):
-                        raise EngineError(f"predicted {difference}")
-                    stack.pop_all()
-                return executor
-            except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
-                self._log_once(f"{problem}: {error}")
-        return reference
-
-    def _open_executor(self, frame: Frame, transfer: Transfer) -> Executor:
-        """Return an executor for frames like this one, which is in its memory."""
-        frames = FrameInput(frame, self._spec.input, self._chain, transfer)
+    def open_executor(self, frame: Frame, transfer: Transfer) -> Executor:
+        """Return an executor for frames like this one, which is in its memory; the caller closes it."""
+        executor = Executor(self._chain, FrameInput(frame, self._spec.input, self._chain, transfer))
         try:
-            frames.write(frame)
-            return self.make_executor(frames)
+            executor.frames.write(frame)
+            if self._mode == "graph":
+                self._use_graph(executor)
         except BaseException:
-            self._chain.stream.drain()
-            frames.close()
+            executor.close()
             raise
+        return executor
+
+    def _use_graph(self, executor: Executor) -> None:
+        """Let an executor launch its chain as one graph, if that predicts the same as the stepwise chain."""
+        expected = executor.force_exits()
+        try:
+            executor.use_graph(executor.chain_graph())
+            if difference := diff_predictions(executor.force_exits(), expected):
+                raise EngineError(f"predicted {difference}")
+        except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
+            executor.close_graph()
+            self.graph_unsupported_reason = str(error)
+            _warn_once(f"the chain cannot be one CUDA graph, so the host checks each exit: {error}")
+
+    def _make_executor(self, frame: Frame, format_key: tuple[Any, ...]) -> Executor:
+        """Return the executor for frames like this one, with the fastest transfer and wait."""
+        tuning, open_executor = self._tunings.get(format_key), partial(self.open_executor, frame)
+        if tuning is None:
+            may_map = self._spec.input.kind == "image" and self._runtime.is_integrated
+            transfers: list[Transfer] = ["copied", "mapped"] if may_map else ["copied"]
+            executor, tuning = autotune(transfers, self._syncs, open_executor)
+            self._tunings[format_key] = tuning
+        else:
+            executor = open_executor(tuning.transfer)
+        self._chain.stream.set_sync(tuning.sync)
+        return executor
 
     def _release_executor(self) -> None:
         if self._executor is not None:
             self._executor.close()
         self._executor, self._is_started = None, False
 
-    def _log_once(self, message: str) -> None:
-        """Log a reason for slower execution, once for all slots."""
-        if message not in self._runtime.logged:
-            self._runtime.logged.add(message)
-            log.warning(message)
-
     def _started(self) -> Executor:
         if self._executor is None or not self._is_started:
             raise EngineError("this slot has no frame; call start() first")
         return self._executor
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Log a reason for slower execution, once for all slots."""
+    log.warning(message)
 
 
 def _blank_frame(spec: InputSpec) -> Frame:

@@ -1,12 +1,13 @@
 """A stream that pycuda owns and cuda.core launches on."""
 
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import pycuda.driver as driver
 from cuda.core import Stream
 
-Sync = Literal["spin", "block"]
+from edge.cuda.base import Sync
+
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not synchronise with the default stream, which would break a capture."""
 
@@ -19,15 +20,15 @@ class GpuStream:
         core: The stream for cuda.core's launches; making it takes 15 us, so it is made once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sync: Sync = "spin") -> None:
         """Create the stream in the current context, which must be current when it is closed."""
         self.owner: Any = driver.Stream(NON_BLOCKING)
         self.handle = int(self.owner.handle)
         self.core = Stream.from_handle(self.handle)
-        self.set_sync("spin")
+        self.set_sync(sync)
 
     def set_sync(self, sync: Sync) -> None:
-        """Set how threads wait: `spin` takes a core, `block` takes longer. The context's flags decide nothing here."""
+        """Set how threads wait. The context's flags decide nothing here."""
         flags = driver.event_flags
         blocking = flags.BLOCKING_SYNC if sync == "block" else flags.DEFAULT
         self._event: Any = driver.Event(blocking | flags.DISABLE_TIMING)

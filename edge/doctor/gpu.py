@@ -20,7 +20,8 @@ from edge.cuda import get_runtime
 from edge.errors import UnavailableError
 try:
     get_runtime()
-    print(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])())
+    for function in sys.argv[2:]:
+        print(getattr(importlib.import_module(sys.argv[1]), function)())
 except UnavailableError as error:
     print(error, file=sys.stderr)
     sys.exit(4)
@@ -46,10 +47,10 @@ class StepResult:
     """Last line that the step printed: its result or its error."""
 
 
-def call_step(module: str, function: str, limit_s: float) -> Step:
-    """Return a step that opens the GPU and calls a function without arguments; its result is the detail."""
-    name = function.replace("_", " ")
-    return Step(name, (sys.executable, "-c", PROGRAM, module, function), limit_s)
+def call_step(module: str, *functions: str, limit_s: float) -> Step:
+    """Return a step that opens the GPU and calls functions without arguments; the last result is the detail."""
+    name = ", ".join(functions).replace("_", " ")
+    return Step(name, (sys.executable, "-c", PROGRAM, module, *functions), limit_s)
 
 
 def gpu_steps() -> list[Step]:

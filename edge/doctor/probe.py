@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ FRAME = Frame(np.zeros((1, 1, 1), np.float32), PixelFormat.ARRAY)
 class CopyEngine:
     """A segment that copies the image, a single 0, to the logits; see `edge.cuda.base.DeviceEngine`."""
 
-    activation_bytes = 0
+    activation_bytes, sync = 0, None
 
     def __init__(self, kernels: "Kernels", exit_index: int) -> None:
         """Store the arguments."""
@@ -50,14 +49,12 @@ def chain_unsupported_reason(runtime: "Runtime", mode: "Mode") -> str:
     """Return the reason why a chain of three exits does not run in a mode, each exit forced; empty if it does."""
     from edge.cuda.slot import CudaSlot
 
-    unlogged = copy(runtime)
-    unlogged.logged = set()
     engines = [CopyEngine(runtime.kernels, k) for k in range(EXITS)]
-    with closing(CudaSlot(_chain_spec(), engines, unlogged, mode)) as slot:
+    with closing(CudaSlot(_chain_spec(), engines, runtime, mode)) as slot:
+        if slot.graph_unsupported_reason:
+            return slot.graph_unsupported_reason
         for exit_index in range(EXITS):
             slot.start(FRAME, np.where(np.arange(EXITS - 1) < exit_index, NEVER, 0).astype(np.float32))
-            if unlogged.logged:
-                return "; ".join(unlogged.logged)
             syncs, taken = slot.syncs, slot.result().exit_index
             waits, expected = slot.syncs - syncs, 1 if mode == "graph" else exit_index + 1
             if taken != exit_index:

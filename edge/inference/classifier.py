@@ -1,6 +1,7 @@
 """The classifier: segments run in sequence until an exit's confidence reaches its threshold."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from math import prod
@@ -104,6 +105,10 @@ class Classifier:
             chain = replace(chain, rejection=replace(chain.rejection, threshold=0.0))
         return self._with(chain, [NEVER] * (chain.exits - 1))
 
+    def prepare(self) -> None:
+        """Make the memory of `predict` now. On a GPU, this takes a while."""
+        self._return_slot(self._take_slot())
+
     def predict(self, image: "str | Path | NDArray[Any] | Frame | Image") -> Prediction:
         """Classify one image.
 
@@ -146,23 +151,27 @@ class Classifier:
         return predictions
 
     def stream(
-        self, source: str | int | Path | FrameSource, *, policy: Policy | None = None
+        self,
+        source: str | int | Path | FrameSource,
+        *,
+        policy: Policy | None = None,
+        slots: Sequence[Slot] | None = None,
     ) -> Generator[Result, None, None]:
         """Classify a source's frames; capture, preprocessing and inference of consecutive frames overlap.
 
         Args:
             source: A name for `edge.open_source`, or an open source. It is closed when the iteration ends.
             policy: `latest` drops late frames, `all` drops none; by default `latest` for live sources, else `all`.
+            slots: Slots from `new_slots`, for a source that was opened after them. They are closed when the iteration
+                ends.
 
         Raises:
             SourceError: the source cannot be opened or fails, after all frames before that were yielded; or the policy
                 is unknown.
         """
         opened = source if isinstance(source, FrameSource) else None
-        slots: list[Slot] = []
         try:
-            for _ in range(self._slots_in_flight()):  # before a camera opens: on a GPU, this takes a while
-                slots.append(self.new_slot())
+            slots = self.new_slots() if slots is None else slots
             if not isinstance(source, FrameSource):
                 opened = source = open_source(source)
             selected = policy or ("latest" if source.is_live else "all")
@@ -170,8 +179,18 @@ class Classifier:
         finally:
             if opened is not None:
                 opened.close()
-            for slot in slots:
+            for slot in slots or ():
                 slot.close()
+
+    def new_slots(self) -> list[Slot]:
+        """Return the slots of a stream. On a GPU this takes a while, so do it before a camera opens."""
+        slots: list[Slot] = []
+        with ExitStack() as stack:
+            for _ in range(self._slots_in_flight()):
+                slots.append(self.new_slot())
+                stack.callback(slots[-1].close)
+            stack.pop_all()
+        return slots
 
     def new_slot(self) -> Slot:
         """Return a slot for another in-flight frame; the caller closes it."""

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.signing import read_verifying_key
+from edge.cuda.base import Sync
 from edge.decision import validate_thresholds
 from edge.engines import backend_named
 from edge.engines.base import Backend
@@ -27,6 +28,7 @@ def load(
     precision: str = "auto",
     thresholds: ArrayLike | None = None,
     threads: int = 1,
+    gpu_sync: Sync | None = None,
     require_signature: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> Classifier:
@@ -40,6 +42,8 @@ def load(
             and int8 on others.
         thresholds: A threshold for each exit but the last; by default the fitted thresholds.
         threads: CPU threads per segment; 0 uses all cores.
+        gpu_sync: How threads wait for a GPU: `spin` takes a core, `block` takes longer; by default the better one, by
+            timing.
         require_signature: Public key that must have signed the bundle, a file of `edge keygen`; None to load unsigned
             bundles, too.
         on_progress: Receives the progress of building engines.
@@ -53,7 +57,7 @@ def load(
     if not isinstance(bundle, str | Path):
         raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
     key = None if require_signature is None else read_verifying_key(Path(require_signature))
-    opened, library = Bundle.open(Path(bundle), key), backend_named(backend, threads=threads)
+    opened, library = Bundle.open(Path(bundle), key), backend_named(backend, threads=threads, gpu_sync=gpu_sync)
     selected = default_precision(opened, library) if precision == "auto" else precision
     return load_classifier(opened, selected, library, thresholds, on_progress)
 

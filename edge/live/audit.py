@@ -75,7 +75,8 @@ class Auditor:
         self._thread = threading.Thread(target=self._run, name="audits", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Prepare the classifier, and start the thread."""
+        self._classifier.prepare()
         self._thread.start()
 
     def sampler(self, publish: Publish) -> "FrameSampler":
@@ -89,7 +90,8 @@ class Auditor:
     def close(self, limit_s: float) -> None:
         """Audit the frames that wait, and end the thread; if it hangs, it is left behind. Idempotent."""
         self._tasks.put(None)
-        self._thread.join(limit_s)
+        if self._thread.is_alive():
+            self._thread.join(limit_s)
 
     def _run(self) -> None:
         thread = threading.get_native_id()

@@ -76,9 +76,8 @@ def run(
     state = RunState(hub, stop, on_message, on_progress, frames, auditor, deadline)
     workers = [SourceWorker(name, classifier, policy, state) for name in names]
     limit_s = CLOSE_LIMIT_S
-    if auditor is not None:
-        auditor.start()
     try:
+        _prepare(workers, auditor)
         for source, worker in zip(sources, workers, strict=True):
             opened = open_live(source, stop, worker, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
             may_wait = policy == "all" or not (policy or opened.is_live)
@@ -100,14 +99,24 @@ def run(
     _raise_first([] if auditor is None else [auditor.error])
 
 
+def _prepare(workers: Sequence[SourceWorker], auditor: Auditor | None) -> None:
+    """Make everything that takes a while, before a camera opens."""
+    if auditor is not None:
+        auditor.start()
+    for worker in workers:
+        worker.prepare()
+
+
 def _end_sources(
     sources: Sequence[str | int | Path | FrameSource], workers: Sequence[SourceWorker], until_s: float
 ) -> None:
-    """Wait for workers up to a moment of the monotonic clock, and close open sources whose worker was not started."""
+    """Wait for workers up to a moment of the monotonic clock; close workers not started, and their open sources."""
     for source, worker in zip(sources, workers, strict=True):
         worker.join(max(0.0, until_s - monotonic()))
-        if not (worker.is_started or isinstance(source, str | int | Path)):
-            source.close()
+        if not worker.is_started:
+            worker.close()
+            if not isinstance(source, str | int | Path):
+                source.close()
 
 
 def _raise_first(errors: Iterable[BaseException | None]) -> None:

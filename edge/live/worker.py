@@ -7,6 +7,7 @@ from functools import partial
 
 from edge.errors import EdgeError
 from edge.frames.base import Frame, FrameSource
+from edge.inference.base import Slot
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
 from edge.inference.result import Result
@@ -81,9 +82,19 @@ class SourceWorker:
         self.is_started = False
         self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
         self._ended, self._frames = threading.Event(), 0
+        self._slots: Sequence[Slot] = ()
+
+    def prepare(self) -> None:
+        """Make the slots, before the source opens. `close` releases them, unless `start` is called."""
+        self._slots = self._classifier.new_slots()
+
+    def close(self) -> None:
+        """Release the slots of a source that was not started. Idempotent."""
+        for slot in self._slots:
+            slot.close()
 
     def start(self, source: FrameSource, debouncer: Debouncer | None, *, may_wait: bool) -> None:
-        """Start to classify a source, which is closed at the end.
+        """Start to classify a source, which is closed at the end, once the slots are prepared.
 
         Args:
             source: The source.
@@ -132,7 +143,7 @@ class SourceWorker:
         progress = ProgressReports(self._name, state.frames or source.frames, state.on_progress)
         sampler = None if state.auditor is None else state.auditor.sampler(publish)
         try:
-            for result in self._classifier.stream(source, policy=self._policy):
+            for result in self._classifier.stream(source, policy=self._policy, slots=self._slots):
                 self._frames = result.frame_index + 1
                 observation = Observation(self._name, result)
                 state.publish_frame(observation, result.copy_frame, may_wait=may_wait)

@@ -28,13 +28,7 @@ from tests.support.networks import NETWORKS, random_images, seeded_network
 
 PACKAGE = Path(benchmarks.__file__).parent
 MODES = ("graph", "stepwise")
-REPORTS = ("cuda-chain", "cuda-pipeline")
-
-
-@pytest.fixture
-def no_torch_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide torch's own GPU, where there is one, from the reports."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+REPORTS = ("cuda-chain", "cuda-pipeline", "cuda-torch")
 
 
 @pytest.fixture
@@ -52,17 +46,17 @@ def torch_on_the_stand_in(world: World, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(networks, "IMAGES", 100)
 
 
-def few_frames(chain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "DURATIONS_US", (20, 50))
-    monkeypatch.setattr(chain, "FRAMES", 40)
-    monkeypatch.setattr(chain, "WARM_UP", 2)
+def few_frames(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DURATIONS_US": (20, 50), "FRAMES": 40, "WARM_UP": 2}.items():
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, value)
 
 
 # cuda-chain
 
 
 def test_cuda_chain_times_every_executor_by_both_clocks(
-    world: World, no_torch_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks.gpu import chain
 
@@ -77,7 +71,6 @@ def test_cuda_chain_times_every_executor_by_both_clocks(
         assert np.isfinite(ratios).all()
     assert result["realised_saving"] == min(row["host_clock"]["realised_saving"] for row in result["rows"])
     assert result["conditions"]["gpu"]["gpu"] == "Orin"
-    assert result["users"].startswith("not run: torch ")
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
 
@@ -101,7 +94,7 @@ def test_events_are_recorded_around_each_launch_and_not_for_the_host_clock(
     for given in (None, clock):
         for name, order in expected.items():
             with ExitStack() as stack:
-                slot = chain.ExecutorSlot(workload, runtime, chain.executor_factories(3)[name], given)
+                slot = chain.ExecutionSlot(workload, runtime, chain.executions(3)[name], given)
                 stack.callback(slot.close)
                 run = workload.predictor(slot)
                 run(segments.frame_for(2, 3))
@@ -152,14 +145,14 @@ def test_series_hold_every_frame_after_the_warm_up(world: World, monkeypatch: py
 
 
 @pytest.mark.parametrize("last", range(3))
-def test_a_bare_executor_runs_each_segment_once_and_predicts_the_current_frame(last: int, world: World) -> None:
-    from benchmarks.gpu.chain import ExecutorSlot, bare, executor_factories, thresholds_of
+def test_bare_segments_run_once_each_and_predict_the_current_frame(last: int, world: World) -> None:
+    from benchmarks.gpu.chain import ExecutionSlot, bare, executions, thresholds_of
     from benchmarks.gpu.segments import timed_engines, timed_workload
 
     runtime = edge.cuda.get_runtime()
     engines = timed_engines(runtime, (20.0,) * 3)
     workload = timed_workload(engines)
-    slot = ExecutorSlot(workload, runtime, executor_factories(3)[bare(last)])
+    slot = ExecutionSlot(workload, runtime, executions(3)[bare(last)])
     for logit in (0.0, 2.0):  # of every exit; the second one is above the thresholds
         before = [engine.runs() for engine in engines]
         frame = Frame(np.full((3, 1, 1), logit, np.float32), PixelFormat.ARRAY)
@@ -222,24 +215,6 @@ def test_the_worst_figures_are_of_all_durations_and_the_ratio_of_the_shortest(wo
     assert worst == {"realised_saving": 0.7, "stepwise_over_graph_p50": 1.7, "untaken_condition_us": 3.0}
 
 
-def test_rows_are_kept_if_the_networks_in_torch_fail(
-    world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks.gpu import chain, networks
-
-    def fail(*arguments: Any) -> None:
-        raise EngineError("torch is at fault")
-
-    few_frames(chain, monkeypatch)
-    monkeypatch.setattr(chain, "torch_unavailable_reason", lambda: "")
-    monkeypatch.setattr(networks, "compare_with_user_code", fail)
-    with pytest.raises(EngineError, match="torch is at fault"):
-        chain.run_chain(tmp_path / "chain.json")
-    result = json.loads((tmp_path / "chain.json").read_text())
-    assert [row["segment_us"] for row in result["rows"]] == [20, 50]
-    assert "users" not in result
-
-
 @pytest.mark.parametrize("wrong", MODES)
 def test_a_chain_that_takes_other_exits_than_drawn_is_an_error(wrong: str, world: World) -> None:
     from benchmarks.gpu.chain import compare_executors
@@ -258,9 +233,8 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
 
     result = compare_with_user_code(edge.cuda.get_runtime(), SHARES, 200, 2)
     json.dumps(result)
-    [(name, figures)] = result["networks"].items()
+    [(name, figures)] = result.items()
     assert name == "cnn-small 16x16"
-    assert result["what"].endswith("on Orin, no TensorRT")
     predictors = figures["ways"]
     assert list(predictors) == ["torch loop", "torch whole graph", "graph", "stepwise"]
     for mode in MODES:
@@ -272,6 +246,35 @@ def test_networks_in_torch_are_compared_with_user_code(world: World, torch_on_th
     assert figures["waits_a_frame"]["stepwise"] > 1.2
     gc.collect()
     assert world.calls["mem_alloc"] == world.calls["free"]
+
+
+def test_the_pipeline_of_a_network_is_kept_if_the_comparison_fails(
+    world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.gpu import networks, pipeline
+
+    def fail(*arguments: Any) -> None:
+        raise EngineError("torch is at fault")
+
+    monkeypatch.setattr(pipeline, "FRAMES", 60)
+    monkeypatch.setattr(networks, "compare_with_user_code", fail)
+    with pytest.raises(EngineError, match="torch is at fault"):
+        networks.run_torch(tmp_path / "torch.json")
+    result = json.loads((tmp_path / "torch.json").read_text())
+    assert result["what"].startswith("random weights, kernels of torch ")
+    assert result["what"].endswith("on Orin, no TensorRT")
+    assert (result["pipeline"]["same_exits"], result["pipeline"]["waits_a_frame"]) == (1, 1)
+    gc.collect()
+    assert world.calls["mem_alloc"] == world.calls["free"]
+
+
+def test_without_a_torch_for_the_gpu_the_comparison_is_not_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    message = error_line(call(main, "cuda-torch", "--output", tmp_path / "result.json"), UNAVAILABLE)
+    assert message.startswith("torch cannot use this GPU: torch ")
+    assert not list(tmp_path.glob("result*"))
 
 
 def test_predictors_are_compared_with_the_graphs_times_and_the_loops_predictions(world: World) -> None:
@@ -330,9 +333,7 @@ def test_an_example_takes_its_exits_in_the_given_shares(world: World, torch_on_t
 # cuda-pipeline
 
 
-def test_cuda_pipeline_keeps_the_order_of_frames(
-    world: World, no_torch_cuda: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuda_pipeline_keeps_the_order_of_frames(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.gpu import pipeline
 
     monkeypatch.setattr(pipeline, "FRAMES", 60)
@@ -342,20 +343,6 @@ def test_cuda_pipeline_keeps_the_order_of_frames(
     timed = result["timed_kernels"]
     assert timed["speed_up"] == pytest.approx(timed["frames_per_s"] / timed["one_slot_frames_per_s"])
     assert (timed["same_exits"], timed["waits_a_frame"]) == (1, 1)
-    assert result["torch_network"].startswith("not run: torch ")
-
-
-def test_cuda_pipeline_runs_a_network_in_torch(
-    world: World, torch_on_the_stand_in: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from benchmarks.gpu import pipeline
-
-    monkeypatch.setattr(pipeline, "FRAMES", 60)
-    figures = pipeline.measure_torch_network(edge.cuda.get_runtime())
-    assert figures["what"].startswith("cnn-small 16x16: random weights, kernels of torch ")
-    assert (figures["same_exits"], figures["waits_a_frame"]) == (1, 1)
-    gc.collect()
-    assert world.calls["mem_alloc"] == world.calls["free"]
 
 
 def pipeline_with_exits(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Any]]:
@@ -428,15 +415,16 @@ def missing_keys(recorded: Any, written: Any, path: str = "") -> list[str]:
 def test_the_reports_write_every_key_of_the_recorded_results(
     world: World, torch_on_the_stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.gpu import chain, pipeline
+    from benchmarks.gpu import chain, networks, pipeline
 
     few_frames(chain, monkeypatch)
+    few_frames(networks, monkeypatch)
     monkeypatch.setattr(pipeline, "FRAMES", 60)
-    for name, module, run in (
-        ("cuda_chain", chain, chain.run_chain),
-        ("cuda_pipeline", pipeline, pipeline.run_pipeline),
+    for name, run in (
+        ("cuda_chain", chain.run_chain),
+        ("cuda_pipeline", pipeline.run_pipeline),
+        ("cuda_torch", networks.run_torch),
     ):
-        monkeypatch.setattr(module, "torch_unavailable_reason", lambda: "")
         run(tmp_path / f"{name}.json")
         folders = (tmp_path, PACKAGE / "results")
         written, recorded = (json.loads((folder / f"{name}.json").read_text()) for folder in folders)

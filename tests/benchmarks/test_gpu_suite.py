@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_suite
-from benchmarks.gpu_suite import BARS, CHAIN, run_suite, suite
+from benchmarks.gpu_suite import BARS, CHAIN, TORCH, run_suite, suite
 from edge.doctor.gpu import Step, StepResult
 from edge.errors import EngineError, UnavailableError
 from tests.support.cuda_stand_in import World
@@ -50,8 +50,8 @@ def test_bars_are_read_from_the_reports(tmp_path: Path) -> None:
     assert {bar.row(tmp_path)[0] for bar in BARS} == {"not run"}
     figures = {"realised_saving": 0.96, "stepwise_over_graph_p50": 1.2, "untaken_condition_us": 5.0}
     (tmp_path / CHAIN).write_text(json.dumps(figures))
-    (tmp_path / "cuda_pipeline.json").write_text(json.dumps({"torch_network": "not run: no torch"}))
-    assert [bar.row(tmp_path)[0] for bar in BARS] == ["passed", "failed", "passed", "not run", "not run"]
+    (tmp_path / TORCH).write_text(json.dumps({"pipeline": {"speed_up": 1.8}}))
+    assert [bar.row(tmp_path)[0] for bar in BARS] == ["passed", "failed", "passed", "passed", "not run"]
 
 
 def test_without_a_gpu_the_first_step_gives_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_the_exit_code_is_1_if_a_step_fails(states: Any, tmp_path: Path, monkeyp
 def test_the_suite_begins_with_the_checks_of_doctor_and_ends_within_its_limit(tmp_path: Path) -> None:
     names = [step.name for step in suite(tmp_path)]
     assert names[0] == "nested conditional nodes"
-    assert names[-4:] == ["captures beside synchronisation", "chain", "pipeline", "compute-sanitizer"]
+    assert names[-5:] == ["captures beside synchronisation", "chain", "pipeline", "torch", "compute-sanitizer"]
 
 
 def test_the_chain_runs_after_captures_that_another_thread_spoilt(

@@ -7,10 +7,11 @@ import pytest
 
 from edge.bundle.bundle import Bundle
 from edge.cli.main import SUBCOMMANDS, main
+from edge.console import WRONG_INPUT
 from edge.doctor.check import Check, State
 from edge.doctor.jobs import JOBS, Diagnosis, Job
 from edge.measure.launches import LAUNCHES
-from tests.support.commands import call, class_folder
+from tests.support.commands import call, class_folder, error_line
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -47,6 +48,12 @@ def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
     classifiers = ("whole", "early exit", "exit 0 forced", "exit 1 forced", "exit 2 forced", "control loop")
     assert all(name in row for name, row in zip(classifiers, rows, strict=True))
     assert "1.00x" in rows[0]
+
+
+def test_a_wait_for_a_gpu_is_refused_on_the_cpu_before_engines_are_built(digits_bundle: Bundle) -> None:
+    backend = ("--backend", "onnxruntime", "--gpu-sync", "block")
+    message = error_line(call(main, "run", digits_bundle.path, "--source", "test://", *backend), WRONG_INPUT)
+    assert message == "onnxruntime runs on the CPU, so gpu_sync cannot be 'block'; leave it out"
 
 
 CODES = {"ok": (0, 0), "warning": (0, 0), "absent": (0, 4), "problem": (1, 4)}

@@ -1,6 +1,7 @@
 """The names of cuda.core and of the driver that the stand-in for a GPU has exist in the real libraries."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import cuda.core
@@ -8,10 +9,12 @@ import cuda.core.graph as real
 import pytest
 from cuda.bindings import driver
 
+import edge
 from tests.support import cuda_stand_in as stand_in
 from tests.support.cuda_modules import bindings_module
 from tests.support.cuda_stand_in import World
 
+EDGE = Path(edge.__file__).parent
 CLASSES: dict[type, Any] = {
     stand_in.GraphDefinition: real.GraphDefinition,
     stand_in.GraphNode: real.GraphNode,
@@ -44,3 +47,13 @@ def test_the_driver_has_the_functions_that_capture_a_segment(world: World) -> No
     names = {name for name in vars(bindings_module(world)) if name.startswith("cu")}
     assert len(names) == 4
     assert not [name for name in names if not hasattr(driver, name)]
+
+
+def test_only_one_module_captures_and_none_uses_a_graph_builder() -> None:
+    """A spoilt capture into the body of a conditional node ends the process, a builder's when it is freed."""
+    sources = {
+        file.stem: file.read_text() for room in ("cuda", "engines", "inference") for file in (EDGE / room).rglob("*.py")
+    }
+    begins = {name for name, text in sources.items() if "BeginCapture" in text or "begin_building" in text}
+    assert begins == {"capture"}
+    assert not any("create_graph_builder" in text or "BeginCaptureToGraph" in text for text in sources.values())

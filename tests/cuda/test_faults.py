@@ -4,12 +4,11 @@ import gc
 import importlib.util
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,6 @@ from tests.support.cuda_networks import IMAGES, Networks, SessionEngine, array_f
 from tests.support.cuda_stand_in import (
     CoreError,
     DriverError,
-    Graph,
-    GraphDefinition,
     GraphNode,
     HostCallbackNode,
     World,
@@ -45,8 +42,7 @@ def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) 
     assert check_graph_mode().value == "available: one CUDA graph and one wait per frame"
     world.failing["if_then"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
     check = check_graph_mode()
-    reason = "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
-    assert check.value == f"unavailable: {reason}"
+    assert check.value == "unavailable: CUDA_ERROR_NOT_SUPPORTED"
     assert not check.ok
     from edge.cuda.runtime import _open_once, _retain_context
 
@@ -74,7 +70,7 @@ def test_without_pycuda_doctor_names_the_packages_to_install() -> None:
 @pytest.mark.parametrize("run_bodies", [True, False])
 def test_doctor_detects_ignored_conditions(run_bodies: bool, world: World) -> None:
     world.run_bodies = run_bodies
-    assert "the chain cannot be one CUDA graph, so the host checks each exit: predicted" in check_graph_mode().value
+    assert check_graph_mode().value.startswith("unavailable: predicted ")
     assert world.calls["graphs alive"] == 0
 
 
@@ -109,48 +105,30 @@ def test_conditions_ignored_later_are_detected_before_the_first_prediction(
 PREDICTED = {"label_index": 3, "confidence": 0.5, "probability": 0.6, "exit_index": 1, "is_final": 1}
 
 
-class FixedExecutor:
-    """An executor with one prediction when the last exit is forced, and another when the first is."""
-
-    def __init__(self, chain: Any, last: dict[str, Any] | None, first: dict[str, Any] | None) -> None:
-        self.chain, self.predictions = chain, {True: last, False: first}
-
-    def start(self) -> None:
-        pass
-
-    def finish(self) -> int:
-        for name, value in (self.predictions[self.chain.threshold == NEVER] or {}).items():
-            self.chain.predictions[name] = value
-        return 1
-
-    def close(self) -> None:
-        pass
-
-
-DIFFERENT: dict[str, dict[str, Any] | None] = {
-    **{name: PREDICTED | {name: value} for name, value in (("label_index", 4), ("exit_index", 2), ("is_final", 0))},
-    **{name: PREDICTED | {name: 0.55} for name in ("confidence", "probability")},
-    "NaN": PREDICTED | {"probability": np.nan},
-    "nothing": None,
+DIFFERENT: dict[str, dict[str, Any]] = {
+    **{name: {name: value} for name, value in (("label_index", 4), ("exit_index", 2), ("is_final", 0))},
+    **{name: {name: 0.55} for name in ("confidence", "probability")},
+    "NaN": {"probability": np.nan},
+    "nothing": dict.fromkeys(PREDICTED, 0),
 }
 
 
-@pytest.mark.parametrize("forced", ["the last exit", "the first exit"])
+@pytest.mark.parametrize("forced", range(3))
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_executors_differ_if_one_field_of_their_predictions_does(name: str, forced: str, world: World) -> None:
-    from edge.cuda.executor import diff_outputs
+def test_predictions_differ_if_one_field_of_one_exit_does(name: str, forced: int, world: World) -> None:
+    from edge.cuda.executor import diff_predictions
     from edge.cuda.kernels import PREDICTION
 
-    chain: Any = SimpleNamespace(exits=3, predictions=np.zeros(1, PREDICTION), threshold=None)
-    chain.reset = lambda values: setattr(chain, "threshold", values[0])
-    same = (PREDICTED, PREDICTED)
-    different = (DIFFERENT[name], PREDICTED) if forced == "the last exit" else (PREDICTED, DIFFERENT[name])
-    for predictions in (same, different):
-        executor, other = FixedExecutor(chain, *same), FixedExecutor(chain, *predictions)
-        differ = bool(diff_outputs(executor, other))
-        assert differ == bool(diff_outputs(other, executor)) == (predictions is different)
-    nan = PREDICTED | {"probability": np.nan}
-    assert not diff_outputs(FixedExecutor(chain, nan, nan), FixedExecutor(chain, nan, nan))
+    expected = np.zeros((3, 3), PREDICTION)
+    for field, value in PREDICTED.items():
+        expected[field] = value
+    actual = expected.copy()
+    assert not diff_predictions(actual, expected)
+    for field, value in DIFFERENT[name].items():
+        actual[field][forced, forced] = value
+    for given, other in ((actual, expected), (expected, actual)):
+        assert diff_predictions(given, other) == f"{given[forced]} instead of {other[forced]}"
+    assert not diff_predictions(actual, actual.copy())  # NaN equals NaN
 
 
 def test_a_segment_with_nodes_not_allowed_in_a_body_runs_stepwise_with_a_warning(
@@ -174,7 +152,6 @@ def test_an_invalidated_capture_is_not_used_and_a_warning_is_logged(
     assert predict_all(tiny.slot("graph"), array_frames(4), tiny.thresholds) == expected
     reason = "segment 0 cannot be captured: CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"
     assert f"so the host checks each exit: {reason}" in caplog.text
-    assert f"so they are enqueued for each frame: {reason}" in caplog.text
     assert world.calls["captures alive"] == 0
 
 
@@ -251,61 +228,24 @@ def test_a_failed_allocation_frees_the_rest_at_once(call: str, make: str, networ
 REFUSED = ("graph definition", "add node", "instantiate", "graph upload", "graph launch")
 
 
-@pytest.mark.parametrize("mode", ["graph", "stepwise"])
 @pytest.mark.parametrize("call", REFUSED)
-def test_a_driver_that_refuses_every_graph_runs_stepwise_without_graphs(
-    call: str, mode: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
+def test_a_driver_that_refuses_every_graph_runs_stepwise(
+    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny = network("tiny cnn")
     world.failing[call] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
     expected = predict_all(tiny.host_slot(), array_frames(4), tiny.thresholds)
-    assert predict_all(tiny.slot(mode), array_frames(4), tiny.thresholds) == expected
-    assert "CUDA graph" in caplog.text
-    assert ": CUDA_ERROR_NOT_SUPPORTED" in caplog.text
+    slots = [tiny.slot("graph") for _ in range(2)]
+    for slot in slots:
+        assert predict_all(slot, array_frames(4), tiny.thresholds) == expected
+        assert slot.graph_unsupported_reason == "CUDA_ERROR_NOT_SUPPORTED"
+    [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
+    assert message == "the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED"
     assert world.calls["captures alive"] == world.calls["graphs alive"] == 0
 
 
-@pytest.mark.parametrize("call", ["instantiate", "upload", "launch"])
-def test_a_chain_that_cannot_be_one_graph_runs_stepwise_with_one_warning_for_all_slots(
-    call: str, network: Networks, world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny, [frame] = network("tiny cnn"), array_frames(1)
-    expected = predict(tiny.host_slot(), frame, tiny.thresholds)
-    with failing_chain_graph(call):
-        for _ in range(2):
-            slot = tiny.slot("graph")
-            assert world.calls["graphs alive"] == tiny.exits
-            actual = predict(slot, frame, tiny.thresholds)
-            assert (actual.label_index, actual.exit_index) == (expected.label_index, expected.exit_index)
-            slot.close()
-    assert world.calls["graphs alive"] == 0
-    [message] = [entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING]
-    assert message == ("the chain cannot be one CUDA graph, so the host checks each exit: CUDA_ERROR_NOT_SUPPORTED")
-
-
-@contextmanager
-def failing_chain_graph(call: str) -> Iterator[None]:
-    """Let a call fail for graphs of a whole chain."""
-    owner: Any = GraphDefinition if call == "instantiate" else Graph
-    method = getattr(owner, call)
-
-    def failing(graph: Any, *arguments: Any) -> Any:
-        if graph.conditions:
-            raise CoreError("CUDA_ERROR_NOT_SUPPORTED")
-        return method(graph, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        edge.cuda.get_runtime()
-        patch.setattr(owner, call, failing)
-        yield
-
-
-@pytest.mark.parametrize("is_capturable", [True, False])
-def test_stepwise_uploads_and_preprocesses_a_frame_once(is_capturable: bool, network: Networks, world: World) -> None:
-    tiny = network("tiny cnn", spec=IMAGES)
-    if not is_capturable:
-        refuse_capture(tiny.engines[1], world)
-    slot = tiny.slot("stepwise")
+def test_stepwise_uploads_and_preprocesses_a_frame_once(network: Networks, world: World) -> None:
+    slot = network("tiny cnn", spec=IMAGES).slot("stepwise")
     predict(slot, bgr_frame(20), [NEVER, NEVER])
     world.ran.clear()
     assert predict(slot, bgr_frame(20), [NEVER, NEVER]).exit_index == 2

@@ -170,7 +170,7 @@ def test_a_frame_is_processed_while_the_previous_one_is_still_in_flight(runtime:
     class LatchedEngine:
         def __init__(self, engine: TimedEngine, name: str) -> None:
             self.engine, self.kernel, self.bind_batch = engine, kernels[name], engine.bind_batch
-            self.activation_bytes = engine.activation_bytes
+            self.activation_bytes, self.sync = engine.activation_bytes, engine.sync
 
         def bind(self, addresses: Mapping[str, int]) -> Callable[[int], None]:
             run = self.engine.bind(addresses)
@@ -335,7 +335,7 @@ def test_user_code_predicts_as_the_chain(runtime: "Runtime", monkeypatch: pytest
     from benchmarks.gpu import networks
 
     monkeypatch.setattr(networks, "NETWORKS", {"cnn-small": 32})
-    [figures] = networks.compare_with_user_code(runtime, SHARES, 500, 20)["networks"].values()
+    [figures] = networks.compare_with_user_code(runtime, SHARES, 500, 20).values()
     for predictor in figures["ways"].values():
         assert predictor["same_label_there"] > 0.99
     assert all(figures["ways"][mode]["same_exit_as_loop"] > 0.99 for mode in ("graph", "stepwise"))

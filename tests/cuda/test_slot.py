@@ -20,7 +20,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.frames.preprocess import preprocess_for
 from edge.inference.host import calibrated_probability
 from tests.support.cuda_kernels import KERNELS, launch_on_host
-from tests.support.cuda_networks import IMAGES, Networks, array_frames, predict, predict_all
+from tests.support.cuda_networks import IMAGES, Networks, array_frames, image_batch, predict, predict_all
 from tests.support.cuda_stand_in import World
 
 MODES = ("graph", "stepwise")
@@ -102,14 +102,15 @@ def test_graph_mode_takes_one_launch_and_one_wait_and_runs_no_later_segment(netw
         ]
 
 
-def test_stepwise_mode_waits_once_per_exit_and_launches_one_graph_per_segment(network: Networks, world: World) -> None:
+def test_stepwise_mode_waits_once_per_exit_and_makes_no_graph(network: Networks, world: World) -> None:
     gpu = network("tiny cnn").slot("stepwise")
     [frame] = array_frames(1)
     predict(gpu, frame, [0, 0])
     for exit_index in range(3):
-        world.calls.clear()
+        world.calls["synchronize"] = 0
         predict(gpu, frame, [NEVER] * exit_index + [0.0] * (2 - exit_index))
-        assert (world.calls["graph launch"], world.calls["synchronize"]) == (exit_index + 1, exit_index + 1)
+        assert world.calls["synchronize"] == exit_index + 1
+    assert not {"graph definition", "cuStreamBeginCapture", "graph launch"} & {*world.calls}
 
 
 @pytest.mark.parametrize("faster", ["mapped", "copied"])
@@ -162,6 +163,33 @@ def test_threads_block_where_that_takes_hardly_longer_than_spinning(
     world.calls["blocking waits"] = 0
     predict(slot, frame, [0, 0])
     assert (slot.tuning.sync, world.calls["blocking waits"]) == (sync, int(sync == "block"))
+
+
+@pytest.mark.parametrize("sync", ["spin", "block"])
+def test_threads_wait_as_the_backend_was_told_whatever_is_faster(sync: str, network: Networks, world: World) -> None:
+    tiny, [frame] = network("tiny cnn"), array_frames(1)
+    tiny.engines[0].sync = sync
+    slot, batch = tiny.slot(), tiny.batch()
+    assert (slot.tuning.sync, list(slot.tuning.median_ms)) == (sync, [f"copied, {sync}"])
+    for wait in (lambda: predict(slot, frame, [0, 0]), lambda: batch.classify(image_batch(2), np.zeros(2, np.float32))):
+        world.calls["blocking waits"] = world.calls["synchronize"] = 0
+        wait()
+        assert world.calls["blocking waits"] == (world.calls["synchronize"] if sync == "block" else 0)
+        assert world.calls["synchronize"]
+
+
+@pytest.mark.parametrize(("is_integrated", "transfers"), [(False, 1), (True, 2)])
+def test_the_executor_of_the_fastest_transfer_is_made_once_and_kept(
+    is_integrated: bool, transfers: int, network: Networks, world: World
+) -> None:
+    world.is_integrated = is_integrated
+    tiny = network("tiny cnn", spec=IMAGES)
+    for made in (transfers, 1):  # the first slot compares all transfers
+        world.calls["instantiate"] = world.calls["graphs alive"] = 0
+        slot = tiny.slot()
+        assert (world.calls["instantiate"], world.calls["graphs alive"]) == (made, 1)
+    predict(slot, random_frame(PixelFormat.BGR, (12, 12, 3)), [0, 0])
+    assert world.calls["instantiate"] == 1
 
 
 FRAMES = {

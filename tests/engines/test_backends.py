@@ -79,6 +79,17 @@ def test_tensorrt_builds_for_the_gpu_in_this_machine_only() -> None:
         backend_named("tensorrt", target="sm87")
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_backends_on_the_cpu_do_not_wait_for_a_gpu(name: str) -> None:
+    with pytest.raises(EngineError, match=f"^{name} runs on the CPU, so gpu_sync cannot be 'spin'; leave it out$"):
+        backend_named(name, gpu_sync="spin")
+
+
+def test_an_unknown_wait_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(EngineError, match=r"^gpu_sync is 'poll'; give spin or block, or leave it out$"):
+        backend_named("tensorrt", gpu_sync="poll")  # type: ignore[arg-type]
+
+
 def test_onnxruntime_names_the_file_that_it_refuses(tmp_path: Path) -> None:
     (tmp_path / "segment.onnx").write_bytes(b"not a model")
     with pytest.raises(EngineError, match=r"refuses .*segment\.onnx"):

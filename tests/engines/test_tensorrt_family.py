@@ -12,7 +12,9 @@ import pytest
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.cuda import get_runtime
+from edge.cuda.base import Sync
 from edge.decision import NEVER
+from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache, load_engines
 from edge.engines.tensorrt.builder import OPTIONS, build_engine
@@ -183,12 +185,21 @@ def test_slots_bind_engines_to_memory_that_the_library_accepts(
             assert slot.result().exit_index == len(engines) - 1
     runs = family.library.ENQUEUED
     compared = sum(range(1, len(engines) + 1))  # with each exit forced, the graph is held to segments without one
-    timed = compared  # for the first slot only
-    assert len(runs) == 2 * (2 * len(engines) + compared) + timed  # each slot runs and captures every segment once
+    assert len(runs) == 2 * (2 * len(engines) + compared)  # each slot runs and captures every segment once
     assert len({id(context) for context, *_ in runs}) == 2 * len(engines)
     assert len({context._memory for context, *_ in runs}) == 2  # the segments of a slot share it
     assert all(stream in world.streams for _, stream, *_ in runs)
     assert all(world.array(address, np.uint8).size for *_, addresses, _ in runs for address in addresses.values())
+
+
+@pytest.mark.parametrize("sync", ["spin", "block"])
+def test_slots_wait_as_the_backend_was_told(sync: Sync, family: "Family", world: "World", tmp_path: Path) -> None:
+    chain = chain_of_models(tmp_path / "fp32")
+    backend = backend_named(family.backend.name, gpu_sync=sync)
+    engines = load_engines(tmp_path / "fp32", chain.segments, backend)
+    slot = new_slot(backend.device, chain, engines)
+    assert slot.tuning is not None
+    assert slot.tuning.sync == sync
 
 
 def test_batches_are_as_large_as_engines_accept_and_shrink_as_samples_exit(

@@ -23,7 +23,7 @@ from edge.cuda.base import decision_tensors
 from edge.engines import backend_named
 from edge.engines.base import Backend, BuildOrder
 from edge.engines.cache import ENGINE, ENTRY, LAYERS, EngineCache
-from edge.engines.tensorrt.builder import prepare_network
+from edge.engines.tensorrt.builder import TensorRtBuild, create_config, prepare_network
 from edge.engines.tensorrt.engine import TensorRtEngine
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
@@ -61,8 +61,8 @@ def first_segment(bundle: Bundle) -> Path:
     return bundle.path / bundle.precision("fp32").segments[0].file
 
 
-def order_into(folder: Path, segment: Path) -> BuildOrder:
-    return BuildOrder(segment, 1, folder / ENGINE, folder / LAYERS, folder / "timings")
+def order_into(folder: Path, segment: Path, batch: int | None = 1) -> BuildOrder:
+    return BuildOrder(segment, batch, folder / ENGINE, folder / LAYERS, folder / "timings")
 
 
 def entries(cache: EngineCache) -> list[Path]:
@@ -110,20 +110,26 @@ def test_every_backbone_is_built_in_its_precision(
             assert sizes["int8", target] < 0.7 * sizes["fp16", target] < 0.5 * sizes["fp32", target]
 
 
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize("batch", [1, None])
 @pytest.mark.parametrize(("backbone", "shape"), BACKBONES.items())
-def test_the_library_reads_our_shapes_and_formats_back(
+def test_the_library_reads_our_shapes_formats_and_allocation_back(
     backbone: str, shape: tuple[int, int, int], batch: int | None, precision: str, tmp_path: Path
 ) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     spec = write_precision(tmp_path / precision, compile_graph(built_in_graph(backbone, shape, precision)), precision)
     for segment in (*spec.segments, spec.whole):
         log = error_logger(trt)
-        network = trt.Builder(log).create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        builder = trt.Builder(log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         assert parser.parse_from_file(str(tmp_path / precision / segment.file)), log.last_error
         prepare_network(trt, network, batch)
+        build = TensorRtBuild("tensorrt_rtx", "SM89", order_into(tmp_path, tmp_path / precision / segment.file, batch))
+        config = create_config(trt, builder, network, log, build)
+        assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        assert config.num_optimization_profiles == (batch is None)
         inputs, outputs = (
             [get(index) for index in range(count)]
             for get, count in ((network.get_input, network.num_inputs), (network.get_output, network.num_outputs))

@@ -2,21 +2,29 @@
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 import edge
-from edge.errors import OutputError, SourceLostError
-from edge.frames.base import Frame, PixelFormat
+from edge.errors import EngineError, OutputError, SourceLostError
+from edge.frames.address import SourceAddress
+from edge.frames.base import Frame, FrameSource, PixelFormat
+from edge.frames.open import open_address
+from edge.inference.pipeline import MIN_SLOTS
 from edge.live import run
+from edge.live.audit import Auditor
+from edge.live.drift import Expected
 from edge.live.events import Debouncer
-from edge.live.messages import Event, Message, Observation
+from edge.live.messages import Audit, Event, Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.triggers import Every
 from tests.support.commands import TIMEOUT_S, wait_until
+from tests.support.cuda_networks import IMAGES, Networks
+from tests.support.cuda_stand_in import World
 
 
 class ArraySource:
@@ -216,3 +224,62 @@ def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8]
     with pytest.raises(RuntimeError, match="a bug"):
         run(classifier, [endless, broken], [Recorder()])
     assert endless.is_closed
+
+
+# On a GPU
+
+
+def preparations(world: World) -> dict[str, int]:
+    """Return the calls for which running frames may have to wait, but for memory of another frame size."""
+    return {name: world.calls[name] for name in ("stream", "cuStreamBeginCapture")}
+
+
+def test_sources_open_when_every_segment_is_bound_and_captured(
+    network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_opening, ran = [], []
+
+    def open_counted(address: SourceAddress, **options: bool) -> FrameSource:
+        at_opening.append(preparations(world))
+        return open_address(address, **options)
+
+    monkeypatch.setattr("edge.live.sources.open_address", open_counted)
+    source, audited = "test://?size=64x48&rate=0&frames=5", threading.Semaphore(1)
+
+    def wait_for_audits(message: Message) -> None:
+        if isinstance(message, Observation):
+            assert audited.acquire(timeout=10)
+        elif isinstance(message, Audit):
+            audited.release()
+            ran.append(message)
+
+    with network("tiny cnn", spec=IMAGES).classifier() as classifier:
+        auditor = Auditor(classifier, {classifier.thresholds: Expected(1.0, None)}, share=1.0)
+        run(classifier, [source, source], policy="all", auditor=auditor, on_message=wait_for_audits)
+    assert len(ran) == 10
+    opened = at_opening[0]
+    assert opened["stream"] == (2 * MIN_SLOTS + 1) * (1 + 3)  # of each slot, and for the capture of each segment
+    assert at_opening[1] == preparations(world) == opened
+
+
+@pytest.mark.parametrize("slots", [0, 1, 6])
+def test_without_memory_for_all_slots_no_source_is_opened_and_nothing_is_kept(
+    slots: int, network: Networks, world: World
+) -> None:
+    tiny, bound, output = network("tiny cnn", spec=IMAGES), count(), Recorder()
+    bind = tiny.engines[0].bind
+
+    def bind_some(addresses: dict[str, int]) -> Callable[[int], None]:
+        if next(bound) == slots:
+            raise EngineError("no memory")
+        return bind(addresses)
+
+    tiny.engines[0].bind = bind_some  # type: ignore[method-assign]
+    given = ArraySource(np.zeros((3, 12, 12), np.uint8))
+    with tiny.classifier() as classifier:
+        auditor = Auditor(classifier, {classifier.thresholds: Expected(1.0, None)})
+        with pytest.raises(EngineError, match="no memory"):
+            run(classifier, [given, "/nonexistent"], [output], auditor=auditor)
+    assert given.is_closed
+    assert output.is_closed
+    assert world.calls["mem_alloc"] == world.calls["free"]

@@ -97,7 +97,7 @@ Networks = Callable[..., Network]
 class SessionEngine:
     """A segment on the stand-in: ONNX Runtime on its memory, without the decision, as in an engine for a GPU."""
 
-    activation_bytes = 100
+    activation_bytes, sync = 100, None
 
     def __init__(self, world: World, session: Any, spec: SegmentSpec, name: str) -> None:
         self.world, self.session, self.name = world, session, name
@@ -149,7 +149,7 @@ class SessionEngine:
 class ModuleEngine:
     """A segment on the stand-in: a torch module on its memory."""
 
-    activation_bytes = 0
+    activation_bytes, sync = 0, None
 
     def __init__(self, world: World, module: Any, spec: Any) -> None:
         self.world, self.module, self.spec = world, module, spec

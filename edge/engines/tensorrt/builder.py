@@ -71,7 +71,7 @@ def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, log, build)
     prepare_network(trt, network, build.order.batch)
-    config = _create_config(trt, builder, network, log, build)
+    config = create_config(trt, builder, network, log, build)
     config.progress_monitor = _progress_monitor(trt, on_phase)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
@@ -95,6 +95,29 @@ def prepare_network(trt: ModuleType, network: Any, batch: int | None) -> None:
     if batch is not None:
         for tensor in inputs:
             tensor.shape = tuple(batch if size < 0 else size for size in tensor.shape)
+
+
+def create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build: TensorRtBuild) -> Any:
+    """Return the options of a build.
+
+    Raises:
+        EngineError: the library refuses the batch or the target.
+    """
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.max_aux_streams = 0  # the chain has its own stream, from which CUDA graphs are captured
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 in the ONNX file means float32
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: without it, no stream can be captured
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    if build.order.batch is None and config.add_optimization_profile(_create_profile(builder, network)) < 0:
+        raise build_error(build, "does not accept any batch", log.last_error)
+    if build.target is not None:
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, build.target), 0):
+            raise build_error(build, f"does not build for {build.target}", log.last_error)
+    _load_timing_cache(config, build)
+    return config
 
 
 def build_error(build: TensorRtBuild, failure: str, reason: str) -> EngineError:
@@ -128,24 +151,6 @@ def _remove_decision(network: Any) -> None:
         return
     for name in outputs.keys() & decision_tensors(k):
         network.unmark_output(outputs[name])
-
-
-def _create_config(trt: ModuleType, builder: Any, network: Any, log: Any, build: TensorRtBuild) -> Any:
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    config.max_aux_streams = 0  # the chain has its own stream, from which CUDA graphs are captured
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 in the ONNX file means float32
-    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # TensorRT-RTX: without it, no stream can be captured
-        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    if build.order.batch is None and config.add_optimization_profile(_create_profile(builder, network)) < 0:
-        raise build_error(build, "does not accept any batch", log.last_error)
-    if build.target is not None:
-        config.num_compute_capabilities = 1
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, build.target), 0):
-            raise build_error(build, f"does not build for {build.target}", log.last_error)
-    _load_timing_cache(config, build)
-    return config
 
 
 def _create_profile(builder: Any, network: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edge.bundle.manifest import SegmentSpec
 from edge.cuda import get_runtime
-from edge.cuda.base import ACTIVATIONS, decision_tensors, retire
+from edge.cuda.base import ACTIVATIONS, Sync, decision_tensors, retire
 from edge.engines.tensorrt.contexts import context_factory
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
@@ -16,14 +16,14 @@ from edge.errors import EngineError
 BATCH_HINT = "load the engine with batch=None for several images"
 
 
-def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec) -> "TensorRtEngine":
+def load_engine(trt: ModuleType, file: Path, spec: SegmentSpec, sync: Sync | None) -> "TensorRtEngine":
     """Load an engine onto the GPU in this machine.
 
     Raises:
         EngineError: there is no GPU, or the engine was built for another GPU, version or segment.
     """
     with get_runtime().prepare(f"loading the engine of {spec.file}"):
-        return TensorRtEngine(trt, file, spec)
+        return TensorRtEngine(trt, file, spec, sync)
 
 
 class TensorRtEngine:
@@ -31,19 +31,22 @@ class TensorRtEngine:
 
     Attributes:
         activation_bytes: Memory for intermediate tensors that each binding needs while it runs.
+        sync: How threads wait for the chain; see `edge.cuda.base.DeviceEngine`.
     """
 
-    def __init__(self, trt: ModuleType, file: Path, spec: SegmentSpec) -> None:
+    def __init__(self, trt: ModuleType, file: Path, spec: SegmentSpec, sync: Sync | None = None) -> None:
         """Deserialize an engine; the GPU's context must be current.
 
         Args:
             trt: The module, `tensorrt` or `tensorrt_rtx`.
             file: The engine.
             spec: The segment it was built from.
+            sync: How threads wait for the chain that it begins; None for the better one, by timing.
 
         Raises:
             EngineError: the engine was built for another GPU, version or segment.
         """
+        self.sync = sync
         self._segment, self._log, self._retire = spec.file, error_logger(trt), retire
         try:
             self._runtime = trt.Runtime(self._log)

@@ -6,6 +6,7 @@ from pathlib import Path
 import tensorrt_rtx as trt
 
 from edge.bundle.manifest import SegmentSpec
+from edge.cuda.base import Sync
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import build_in_subprocess
 from edge.engines.tensorrt.builder import OPTIONS, TensorRtBuild
@@ -21,13 +22,17 @@ class TensorRtRtx:
     name = "tensorrt-rtx"
     device: DeviceKind = "cuda"
 
-    def __init__(self, target: str | None = None) -> None:
-        """Set the GPU to build for, such as `sm89`; None builds for Ampere and all later RTX GPUs.
+    def __init__(self, target: str | None = None, gpu_sync: Sync | None = None) -> None:
+        """Set the GPU to build for, and how threads wait for the GPU.
+
+        Args:
+            target: A compute capability, such as `sm89`; None builds for Ampere and all later RTX GPUs.
+            gpu_sync: How threads wait; None for the better one, by timing.
 
         Raises:
             EngineError: this version does not build for that GPU.
         """
-        self._target = _compute_capability(target) if target else None
+        self._target, self._gpu_sync = _compute_capability(target) if target else None, gpu_sync
 
     def device_key(self) -> dict[str, str]:
         """Return the library's version, the build options and the GPUs to build for."""
@@ -40,7 +45,7 @@ class TensorRtRtx:
 
     def load(self, engine: Path, spec: SegmentSpec) -> TensorRtEngine:
         """Load the engine onto the GPU in this machine."""
-        return load_engine(trt, engine, spec)
+        return load_engine(trt, engine, spec, self._gpu_sync)
 
 
 def _compute_capability(target: str) -> str:
