@@ -22,7 +22,7 @@ from edge.system import conditions
 
 RESPLITS = 500
 LIMITS = {"accuracy_gap": 0.005, "disagreement": 0.02}
-METHODS = ("betting", "hoeffding-bentkus", "expectation")
+METHODS = ("exact", "betting", "hoeffding-bentkus", "expectation")
 DELTA = 0.05
 
 
