@@ -51,8 +51,8 @@ def matched_sequence(scores: Scores) -> FixedSequence:
 
 def _logit(confidence: NDArray[np.float32]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):  # confidences of 0 and 1
-        logit = np.log(confidence) - np.log1p(-confidence.astype(np.float64))
-    return np.clip(logit, -MAX_LOGIT, MAX_LOGIT)
+        logit: NDArray[np.float64] = np.log(confidence) - np.log1p(-confidence.astype(np.float64))
+    return logit.clip(-MAX_LOGIT, MAX_LOGIT)
 
 
 def _logistic_regression(
