@@ -11,8 +11,9 @@ DISAGREEMENT_ODDS = np.geomspace(1e-5, 1e2, 300)
 """Odds of disagreeing with the last exit at the threshold, shared by all exits."""
 MAX_LOGIT = 16.0
 """Logits of confidences are limited to this value: float32 has few values closer to 1."""
-PRIOR_PRECISION = 1.0
-"""Weight of the prior on each coefficient of a logistic regression, as of a sample."""
+PRIOR_PRECISION = 20.0
+"""Precision of the normal prior on each coefficient of a logistic regression. It keeps exits alike, as with a shared
+threshold, until samples show that they differ: by about `1 / sqrt(20)`, so a few hundred samples outweigh it."""
 NEWTON_STEPS, MAX_STEP = 30, 2.0
 MAX_SLOPE = -0.1
 """Disagreement falls with confidence at least by this slope."""
@@ -30,8 +31,9 @@ def shared_sequence(early_exits: int) -> FixedSequence:
 def matched_sequence(scores: Scores) -> FixedSequence:
     """Return candidates whose thresholds have equal odds of disagreement with the last exit.
 
-    The odds at each confidence come from a logistic regression per exit. With two coefficients each, shrunk towards
-    those of all exits together, few samples tune a sequence.
+    The odds at each confidence come from a logistic regression per exit. Its two coefficients are shrunk towards those
+    of all exits together, with which all thresholds are equal: few samples tune a sequence, and without evidence of a
+    difference between exits it is that of a shared threshold.
 
     Args:
         scores: Scores of the tuning split.

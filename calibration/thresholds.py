@@ -18,7 +18,7 @@ from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
 DEFAULT_CONFIDENCE = 0.95
-TUNING_SHARE = Fraction(3, 20)
+TUNING_SHARE = Fraction(1, 20)
 """Share of the samples that tune candidates with a threshold per exit; the others certify them."""
 
 

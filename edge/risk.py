@@ -18,7 +18,7 @@ without the certification split.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +170,7 @@ def binomial_cdf(successes: int, trials: int, probability: float) -> float:
     return float(min(1.0, np.exp(log_terms).sum()))
 
 
+@lru_cache(maxsize=1 << 14)  # many candidates have equally many losses
 def clopper_pearson_bound(successes: int, trials: int, delta: float) -> float:
     """Return an upper bound on a probability that holds with probability `1 - delta` (Clopper and Pearson 1934).
 
