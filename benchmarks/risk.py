@@ -1,12 +1,11 @@
 """Violations of risk guarantees: thresholds are fitted to many resamples of a pool, whose own risk is the true risk."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,24 @@ from edge.console import PASSED, log, print_table, track
 from edge.decision import Scores, decide
 from edge.risk import HIGH_PROBABILITY_METHODS, RISKS
 from edge.system import conditions
+from tests.support.scores import random_scores, segment_costs
 
 RESPLITS = 500
-LIMITS = {"accuracy_gap": 0.005, "disagreement": 0.02}
-METHODS = ("betting", "hoeffding-bentkus", "expectation")
+METHODS = ("exact", "betting", "hoeffding-bentkus", "expectation")
 DELTA = 0.05
+
+
+class Population(NamedTuple):
+    """Samples to draw from, whose own risk is the true risk of thresholds fitted to those drawn."""
+
+    name: str
+    scores: Scores
+    truth: NDArray[np.int64]
+    macs: list[int]
+    drawn: int
+    """Number of samples per fit, drawn with replacement."""
+    limits: dict[str, float]
+    """The limit of each risk to test."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,36 +52,54 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
-    """Write `risk.json`: how often each method violates its limit, and its cost relative to fits without a guarantee.
-
-    The pool is the threshold-fitting split recorded in the bundle. Each fit uses equally many samples, drawn from the
-    pool with replacement, so that the pool's own risk is the true risk.
-    """
+    """Write `risk.json`: how often each method violates its limit, and its cost beside fits without a guarantee."""
     bundle = Bundle.open(bundle_path)
-    recorded = bundle.scores(precision)
-    macs = [exit_.macs for exit_ in bundle.manifest.exits]
-    fit = partial(fit_resamples, scores=recorded.scores, truth=recorded.truth, macs=macs)
-    tested = list(guarantees())
-    task = f"{RESPLITS} re-splits each"
-    naive = {guarantee: fit(guarantee) for guarantee in track(naive_guarantees(tested), f"without guarantee, {task}")}
-    rows = [
-        result_row(guarantee, fit(guarantee), naive[replace(guarantee, method="none")])
-        for guarantee in track(tested, task)
-    ]
+    populations = (recorded_population(bundle, precision), synthetic_population())
+    rows = [row for population in populations for row in population_rows(population)]
     result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
-    write_result(output, result | {"precision": precision, "samples": len(recorded.truth), "rows": rows})
+    write_result(output, result | {"precision": precision, "rows": rows})
     columns = (
-        "risk", "limit", "method", "thresholds", "violated", "allowed", "mean risk", "mean MACs", "without guarantee",
+        "population", "risk", "limit", "method", "thresholds", "violated", "allowed", "mean risk", "mean MACs",
+        "without guarantee",
     )  # fmt: skip
-    title = f"risk guarantees on {bundle.manifest.name}, {RESPLITS} re-splits"
-    print_table(title, columns, [table_row(row) for row in rows])
+    print_table(f"risk guarantees, {RESPLITS} re-splits", columns, [table_row(row) for row in rows])
     log(f"wrote every row to {output}")
 
 
-def guarantees() -> Iterator[RiskGuarantee]:
+def recorded_population(bundle: Bundle, precision: str) -> Population:
+    """Return the threshold-fitting split recorded in a bundle; each fit uses equally many samples."""
+    recorded = bundle.scores(precision)
+    macs, limits = [exit_.macs for exit_ in bundle.manifest.exits], {"accuracy_gap": 0.005, "disagreement": 0.02}
+    return Population(bundle.manifest.name, recorded.scores, recorded.truth, macs, len(recorded.truth), limits)
+
+
+def synthetic_population() -> Population:
+    """Return a network with many exits whose confidences mean nearly the same, which suits a shared threshold."""
+    exits, samples = 5, 4000
+    scores, truth = random_scores(exits, samples, seed=11)
+    limits = {"accuracy_gap": 0.02, "disagreement": 0.05}
+    return Population("synthetic", scores, truth, segment_costs(exits), samples // 2, limits)
+
+
+def population_rows(population: Population) -> list[dict[str, Any]]:
+    """Return the recorded result of every guarantee on a population."""
+    tested = list(guarantees(population.limits))
+    task = f"{population.name}, {RESPLITS} re-splits each"
+    naive = {
+        guarantee: fit_resamples(guarantee, population)
+        for guarantee in track(naive_guarantees(tested), f"without guarantee, {task}")
+    }
+    return [
+        {"population": population.name, "samples": population.drawn}
+        | result_row(guarantee, fit_resamples(guarantee, population), naive[replace(guarantee, method="none")])
+        for guarantee in track(tested, task)
+    ]
+
+
+def guarantees(limits: Mapping[str, float]) -> Iterator[RiskGuarantee]:
     """Yield every guarantee to test."""
-    for risk, method, shared in product(LIMITS, METHODS, (True, False)):
-        yield RiskGuarantee(risk, LIMITS[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # literals of a product
+    for risk, method, shared in product(limits, METHODS, (True, False)):
+        yield RiskGuarantee(risk, limits[risk], method, 1 - DELTA, shared)  # type: ignore[arg-type]  # literals of a product
 
 
 def naive_guarantees(guarantees: Sequence[RiskGuarantee]) -> list[RiskGuarantee]:
@@ -77,18 +107,15 @@ def naive_guarantees(guarantees: Sequence[RiskGuarantee]) -> list[RiskGuarantee]
     return list(dict.fromkeys(replace(guarantee, method="none") for guarantee in guarantees))
 
 
-def fit_resamples(
-    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int]
-) -> NDArray[np.float64]:
-    """Return risk and cost ratio on the pool for thresholds fitted to each resample, shape (2, resamples)."""
-    return np.array([fit_resample(guarantee, scores, truth, macs, seed) for seed in range(RESPLITS)]).T
+def fit_resamples(guarantee: RiskGuarantee, population: Population) -> NDArray[np.float64]:
+    """Return risk and cost ratio on the population for thresholds fitted to each resample, shape (2, resamples)."""
+    return np.array([fit_resample(guarantee, population, seed) for seed in range(RESPLITS)]).T
 
 
-def fit_resample(
-    guarantee: RiskGuarantee, scores: Scores, truth: NDArray[np.int64], macs: list[int], seed: int
-) -> tuple[float, float]:
-    """Return risk and cost ratio on the pool for thresholds fitted to one resample."""
-    drawn = np.random.default_rng(seed).integers(0, len(truth), len(truth))
+def fit_resample(guarantee: RiskGuarantee, population: Population, seed: int) -> tuple[float, float]:
+    """Return risk and cost ratio on the population for thresholds fitted to one resample."""
+    _, scores, truth, macs, count, _ = population
+    drawn = np.random.default_rng(seed).integers(0, len(truth), count)
     thresholds = np.array(
         fit_thresholds(scores.select(drawn), truth[drawn], macs, guarantee, "").values, dtype=np.float32
     )
@@ -124,6 +151,7 @@ def result_row(guarantee: RiskGuarantee, certified: NDArray[np.float64], naive: 
 def table_row(row: dict[str, Any]) -> tuple[str, ...]:
     """Return a recorded result as cells of the printed table."""
     return (
+        row["population"],
         row["risk"],
         f"{row['epsilon']:.1%}",
         row["method"],

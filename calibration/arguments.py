@@ -32,15 +32,16 @@ def add_guarantee_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--method",
         choices=tuple(PROCEDURES),
-        help="betting and hoeffding-bentkus keep the limit with the confidence you ask for; expectation keeps it on "
-        f"average; none keeps it only for the images you fit to (default: {default.method})",
+        help="exact, betting and hoeffding-bentkus keep the limit with the confidence you ask for; expectation keeps "
+        f"it on average; none keeps it only for the images you fit to (default: {default.method})",
     )
     add(
         "--confidence",
         dest=FIELDS["--confidence"],
         type=float,
         metavar="LEVEL",
-        help=f"probability that betting and hoeffding-bentkus keep the limit (default: {default.confidence_level})",
+        help="probability that exact, betting and hoeffding-bentkus keep the limit "
+        f"(default: {default.confidence_level})",
     )
     add("--shared", action="store_true", help="use one threshold for all exits, so that fewer images are enough")
     group = parser.add_argument_group("rejection of images that even the last exit is unsure of, labelled `none`")

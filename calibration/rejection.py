@@ -19,7 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.thresholds import DEFAULT_CONFIDENCE, SHARED_GRID, check_confidence_level
+from calibration.sequences import SHARED_GRID
+from calibration.thresholds import DEFAULT_CONFIDENCE, check_confidence_level
 from edge.bundle.manifest import Rejection, Thresholds
 from edge.decision import NEVER, Scores, accepted, decide
 from edge.errors import ThresholdError

@@ -1,7 +1,9 @@
 """Thresholds with a statistical guarantee: the largest saving whose risk is certified to be within a limit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -9,18 +11,15 @@ from numpy.typing import NDArray
 
 from calibration.candidates import Certificate, describe_candidate, spread_over_costs
 from calibration.operating_points import operating_point_of, operating_points, threshold_for_count
+from calibration.sequences import FixedSequence, matched_sequence, shared_sequence
 from edge.bundle.manifest import Candidate, Thresholds
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
-SHARED_GRID = 1 - np.geomspace(1e-7, 1, 300)
-"""Thresholds shared by all exits, from the smallest saving to the largest; they do not depend on samples."""
-
 DEFAULT_CONFIDENCE = 0.95
-
-FixedSequence = NDArray[np.float32]
-"""A fixed sequence of thresholds, shape (candidates, exits - 1), from exits never taken to the first always taken."""
+TUNING_SHARE = Fraction(1, 20)
+"""Share of the samples that tune candidates with a threshold per exit; the others certify them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,13 @@ class RiskGuarantee:
     risk: Literal["accuracy_gap", "disagreement"] = "accuracy_gap"
     """Accuracy lost against the last exit alone, or share of predictions that differ from the last exit's."""
     limit: float = 0.005
-    method: Literal["betting", "hoeffding-bentkus", "expectation", "none"] = "betting"
+    method: Literal["exact", "betting", "hoeffding-bentkus", "expectation", "none"] = "exact"
     """Procedure that certifies the limit: see `edge.risk`."""
     confidence_level: float = DEFAULT_CONFIDENCE
-    """Probability with which the limit holds, for the first two methods."""
+    """Probability with which the limit holds, for the first three methods."""
     shared: bool = False
-    """Use one threshold for all exits. With a threshold per exit, half of the samples tune the candidates and the other
-    half certifies them; shared candidates need no tuning, so all samples certify."""
+    """Use one threshold for all exits. With a threshold per exit, `TUNING_SHARE` of the samples tune the candidates and
+    the others certify them; shared candidates need no tuning, so all samples certify."""
 
     @property
     def delta(self) -> float:
@@ -72,8 +71,8 @@ def fit_all_precisions(
 ) -> dict[str, Thresholds]:
     """Return thresholds for each precision: the largest saving that is certified for all of them.
 
-    The candidates are tuned on the first precision. For each other precision, they are matched by quantiles:
-    equally many samples reach them, so that a frame takes the same exit in every precision. Each precision is
+    Each precision has candidates of its own, matched so that a frame takes the same exit in every precision: by equal
+    odds of disagreement, or, without a certificate, by equally many samples that reach them. Each precision is
     certified on its own scores.
 
     Args:
@@ -141,32 +140,26 @@ def _fit_candidates(
 ) -> dict[str, tuple[Candidate, ...]]:
     """Tune thresholds on one split, certify them on the other, and return candidates up to the cheapest certified."""
     tuning, certification = _tuning_and_certification(len(truth), guarantee)
-    if not len(tuning):
+    if not len(certification):
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
-    tuned = next(iter(scores.values()))
-    candidates = _tune(tuned.select(tuning), truth[tuning], costs, guarantee)
-    matched = {
-        name: candidates
-        if guarantee.shared or other is tuned
-        else match_quantiles(candidates, tuned.select(tuning), other.select(tuning))
-        for name, other in scores.items()
-    }
-    certified = np.ones(len(candidates), dtype=bool)
+    candidates = _tune({name: each.select(tuning) for name, each in scores.items()}, truth[tuning], costs, guarantee)
+    tuned, sequence = next(iter(scores.values())), next(iter(candidates.values()))
+    certified = np.ones(len(sequence), dtype=bool)
     for name, precision_scores in scores.items():
-        losses = _losses(precision_scores.select(certification), truth[certification], matched[name], guarantee)
+        losses = _losses(precision_scores.select(certification), truth[certification], candidates[name], guarantee)
         certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
     if not certified.any():
         raise ThresholdError(_too_few_samples(len(truth), guarantee))
     indices = np.flatnonzero(certified)
-    points = [operating_point_of(tuned, truth, costs, candidates[index]) for index in indices]
+    points = [operating_point_of(tuned, truth, costs, sequence[index]) for index in indices]
     selected, certificate = indices[spread_over_costs(points)], None
     if guarantee.method == "none":
         selected = selected[-1:]
     else:
         # Which thresholds are selected depends on the samples, so the bounds hold for all candidates tested.
-        certificate = Certificate(guarantee.limit, certification, guarantee.bound_delta / len(candidates))
+        certificate = Certificate(guarantee.limit, certification, guarantee.bound_delta / len(sequence))
     return {
-        name: tuple(describe_candidate(other, truth, costs, matched[name][index], certificate) for index in selected)
+        name: tuple(describe_candidate(other, truth, costs, candidates[name][index], certificate) for index in selected)
         for name, other in scores.items()
     }
 
@@ -179,19 +172,28 @@ def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[N
     shuffled = np.random.default_rng(0).permutation(samples)
     if guarantee.shared or guarantee.method == "none":
         return shuffled, shuffled
-    return shuffled[: samples // 2], shuffled[samples // 2 :]
+    tuning = math.ceil(TUNING_SHARE * samples)
+    return shuffled[:tuning], shuffled[tuning:]
 
 
-def _tune(scores: Scores, truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee) -> FixedSequence:
-    """Return the candidates: a fixed grid, or the best trade-offs on the tuning split."""
+def _tune(
+    scores: Mapping[str, Scores], truth: NDArray[np.int64], costs: Sequence[float], guarantee: RiskGuarantee
+) -> dict[str, FixedSequence]:
+    """Return each precision's candidates; those of equal indices have nearly the same operating point.
+
+    Without a certificate, they are the best trade-offs on the samples.
+    """
     if guarantee.shared:
-        grid = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
-        return np.repeat(grid[:, None], len(costs) - 1, axis=1)
-    # Tuned for agreement with the last exit rather than for accuracy, so that the first candidates lose no
-    # accuracy: the predictions that early exits seem to correct may be chance.
-    tunes_accuracy = guarantee.method == "none" and guarantee.risk == "accuracy_gap"
-    target = truth if tunes_accuracy else scores.label[-1].astype(np.int64)
-    return np.array([point.thresholds for point in operating_points(scores, target, costs)], dtype=np.float32)
+        return dict.fromkeys(scores, shared_sequence(len(costs) - 1))
+    if guarantee.method != "none":
+        return {name: matched_sequence(each) for name, each in scores.items()}
+    tuned = next(iter(scores.values()))
+    target = truth if guarantee.risk == "accuracy_gap" else tuned.label[-1].astype(np.int64)
+    points = operating_points(tuned, target, costs)
+    sequence = np.array([point.thresholds for point in points], dtype=np.float32)
+    return {
+        name: sequence if each is tuned else match_quantiles(sequence, tuned, each) for name, each in scores.items()
+    }
 
 
 def _losses(scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee) -> Losses:
@@ -223,7 +225,7 @@ def samples_needed(guarantee: RiskGuarantee) -> int | None:
     certification = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
     if certification is None:
         return None
-    return certification if guarantee.shared else 2 * certification - 1
+    return certification if guarantee.shared else math.ceil(certification / (1 - TUNING_SHARE))
 
 
 def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:

@@ -4,9 +4,11 @@ A procedure tests candidate thresholds on a certification split and certifies th
 candidates are a fixed sequence, from early exits never taken to the first exit always taken; it must have been chosen
 without the certification split.
 
-* `betting`: tests each candidate's mean loss with an upper confidence bound by betting (Waudby-Smith and Ramdas 2024,
-  as in Bates et al. 2021) and stops at the first failure. Testing in a fixed order needs no correction for multiple
-  tests, even where the risk does not grow along the sequence (Learn then Test, Angelopoulos et al. 2021).
+* `exact`: tests each candidate's mean loss with the exact distribution of losses of -1, 0 and 1, and stops at the first
+  failure. Testing in a fixed order needs no correction for multiple tests, even where the risk does not grow along the
+  sequence (Learn then Test, Angelopoulos et al. 2021).
+* `betting`: the same with an upper confidence bound by betting (Waudby-Smith and Ramdas 2024, as in Bates et al. 2021),
+  for any losses up to 1.
 * `hoeffding-bentkus`: the same with the p-value of Learn then Test. It requires losses from 0 to 1, so predictions that
   early exits correct do not offset those they lose.
 * `expectation`: conformal risk control (Angelopoulos et al. 2024). The limit bounds the expected risk over random
@@ -16,7 +18,7 @@ without the certification split.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ from edge.decision import Decisions, Scores
 ROUNDING = 1e-12
 BOUND_TOLERANCE = 1e-9
 MAX_SEARCHED_SAMPLES = 1 << 20
+NUISANCE_SHARE = 0.2
+"""Share of delta that `exact_test` spends on its bound on the number of losses that are not 0."""
 
 Losses = NDArray[np.float64]
 """Losses from -1 to 1, shape (samples,), or (candidates, samples) for a sequence of candidates."""
@@ -50,6 +54,26 @@ def disagreement(scores: Scores, decisions: Decisions, truth: NDArray[np.int64])
 
 
 RISKS: dict[str, LossFunction] = {"accuracy_gap": accuracy_gap, "disagreement": disagreement}
+
+
+def exact_test(losses: Losses, limit: float, delta: float) -> bool:
+    """Test the mean of losses of -1, 0 and 1 by the exact distribution of their sum.
+
+    The distribution depends on the mean and on the share `q` of losses that are not 0. As in Berger and Boos (1994),
+    the p-value is the largest over all `q` up to a Clopper-Pearson bound, plus the probability with which that bound is
+    exceeded. Of the means above the limit, those next to it make small sums likeliest; they require `q >= limit`. The
+    largest value is at the bound: the derivative of `P(sum <= total)` by `q` has the sign of
+    `P(sum' = total + 1) - P(sum' = total)`, with one sample fewer, and for `q <= 1/2` that distribution, of a sum of
+    Bernoulli variables, rises up to its mean less 1 (Darroch 1964).
+    """
+    count, total, nonzero = len(losses), int(losses.sum()), int(np.count_nonzero(losses))
+    if total > limit * (count - 1) - 2:
+        return False
+    nuisance_delta = NUISANCE_SHARE * delta
+    bound = clopper_pearson_bound(nonzero, count, nuisance_delta)
+    if bound < limit:
+        return True
+    return bound <= 0.5 and _ternary_sum_cdf(total, count, limit, bound) <= delta - nuisance_delta
 
 
 def betting_test(losses: Losses, limit: float, delta: float) -> bool:
@@ -108,12 +132,13 @@ def empirical(losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
 
 
 PROCEDURES: dict[str, RiskProcedure] = {
+    "exact": partial(fixed_sequence, exact_test),
     "betting": partial(fixed_sequence, betting_test),
     "hoeffding-bentkus": partial(fixed_sequence, hoeffding_bentkus_test),
     "expectation": conformal_risk_control,
     "none": empirical,
 }
-HIGH_PROBABILITY_METHODS = ("betting", "hoeffding-bentkus")
+HIGH_PROBABILITY_METHODS = ("exact", "betting", "hoeffding-bentkus")
 """Procedures whose certificate holds with probability `1 - delta`; the others ignore delta."""
 
 
@@ -145,6 +170,7 @@ def binomial_cdf(successes: int, trials: int, probability: float) -> float:
     return float(min(1.0, np.exp(log_terms).sum()))
 
 
+@lru_cache(maxsize=1 << 14)  # many candidates have equally many losses
 def clopper_pearson_bound(successes: int, trials: int, delta: float) -> float:
     """Return an upper bound on a probability that holds with probability `1 - delta` (Clopper and Pearson 1934).
 
@@ -158,6 +184,24 @@ def clopper_pearson_bound(successes: int, trials: int, delta: float) -> float:
         else:
             high = middle
     return high
+
+
+def _ternary_sum_cdf(total: int, count: int, mean: float, nonzero: float) -> float:
+    """Return `P(sum <= total)` of independent values -1, 0 and 1, from the Fourier transform of their distribution.
+
+    Args:
+        total: The sum.
+        count: Number of values.
+        mean: Mean of a value.
+        nonzero: Probability of a value other than 0.
+    """
+    deviation = math.sqrt(count * (nonzero - mean**2))
+    window = 1 << math.ceil(math.log2(20 * deviation + 120))  # by Bernstein's bound, less than 1e-20 is outside
+    rotation = np.exp(-2j * np.pi * np.arange(window) / window)
+    up, down = (nonzero + mean) / 2, (nonzero - mean) / 2
+    probability = np.fft.ifft((1 - nonzero + up * rotation + down * rotation.conj()) ** count).real
+    sums = np.arange(window) + math.floor(count * mean) - window // 2
+    return float(probability[sums[sums <= total] % window].sum())
 
 
 def _certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,26 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from benchmarks import risk as benchmark
-from calibration import operating_points, thresholds
+from calibration import operating_points, sequences
 from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.decision import Decisions, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import (
+    NUISANCE_SHARE,
     PROCEDURES,
     RISKS,
     Losses,
     betting_test,
     binomial_cdf,
     clopper_pearson_bound,
+    exact_test,
     hoeffding_bentkus_test,
     min_samples,
 )
 from tests.support.commands import limited_memory
 from tests.support.scores import Labels, correct_labels, random_scores, segment_costs
 
-CERTIFYING = ("betting", "hoeffding-bentkus", "expectation")
+CERTIFYING = ("exact", "betting", "hoeffding-bentkus", "expectation")
 METHODS = (*CERTIFYING, "none")
 each_risk = pytest.mark.parametrize("risk", ["accuracy_gap", "disagreement"])
 each_certifying_method = pytest.mark.parametrize("method", CERTIFYING)
@@ -107,6 +110,43 @@ def test_the_binomial_cdf_equals_scipys(trials: int, probability: float) -> None
     for successes in {0, 1, mean, mean + 1, 2 * mean, trials - 1, trials, trials + 1}:
         expected = binom.cdf(successes, trials, probability)
         assert binomial_cdf(successes, trials, probability) == pytest.approx(expected, rel=1e-8)
+
+
+def ternary_losses(ones: int, minus_ones: int, count: int) -> Losses:
+    return np.repeat([1.0, -1.0, 0.0], [ones, minus_ones, count - ones - minus_ones])
+
+
+def ternary_sum_cdf(total: int, count: int, mean: float, nonzero: float) -> float:
+    """Return `P(sum <= total)` by summation over the number of losses of -1."""
+    up, down = (nonzero + mean) / 2, (nonzero - mean) / 2
+    minus_ones = np.arange(count + 1)
+    given = binom.cdf(total + minus_ones, count - minus_ones, up / (1 - down))
+    return float((binom.pmf(minus_ones, count, down) * given).sum())
+
+
+@pytest.mark.parametrize(("ones", "minus_ones", "count"), [(0, 0, 400), (3, 4, 300), (14, 8, 3650), (160, 140, 3000)])
+@pytest.mark.parametrize("limit", [0.01, 0.05])
+def test_the_exact_test_rejects_from_the_largest_probability_over_all_numbers_of_losses(
+    ones: int, minus_ones: int, count: int, limit: float
+) -> None:
+    losses, results = ternary_losses(ones, minus_ones, count), []
+    for delta in np.geomspace(1e-4, 0.5, 12):
+        bound = beta.ppf(1 - NUISANCE_SHARE * delta, ones + minus_ones + 1, count - ones - minus_ones)
+        shares = np.linspace(limit, bound, 9) if bound >= limit else []
+        largest = max((ternary_sum_cdf(ones - minus_ones, count, limit, share) for share in shares), default=0.0)
+        results.append(exact_test(losses, limit, delta))
+        assert results[-1] == (largest <= (1 - NUISANCE_SHARE) * delta)
+    assert results == sorted(results)
+
+
+@pytest.mark.parametrize("gains", [0.0, 0.01, 0.04])
+def test_the_exact_test_rejects_a_mean_at_the_limit_at_most_as_often_as_delta_allows(gains: float) -> None:
+    generator, draws, limit, delta = np.random.default_rng(0), 2000, 0.02, 0.1
+    rejected = 0
+    for _ in range(draws):
+        ones, minus_ones, _ = generator.multinomial(400, [limit + gains, gains, 1 - limit - 2 * gains])
+        rejected += exact_test(ternary_losses(ones, minus_ones, 400), limit, delta)
+    assert 0.2 * delta < rejected / draws <= delta + 3 * math.sqrt(delta * (1 - delta) / draws)
 
 
 @pytest.mark.parametrize("delta", [0.5, 0.05, 1e-4, 1e-9])
@@ -191,7 +231,7 @@ def test_the_empirical_procedure_uses_the_mean_loss() -> None:
     assert PROCEDURES["none"](losses, 0.5, 0.05).tolist() == [True] * 4
 
 
-@pytest.mark.parametrize("method", ["betting", "hoeffding-bentkus"])
+@pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus"])
 @pytest.mark.parametrize(
     ("failing", "expected"), [(0, []), (1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (None, [0, 1, 2, 3, 4])]
 )
@@ -305,12 +345,13 @@ def test_an_invalid_confidence_level_is_refused(method: Any, level: float) -> No
 
 def test_the_benchmark_counts_exceeded_limits_beside_a_naive_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "RESPLITS", 3)
-    guarantees = list(benchmark.guarantees())
-    assert len(guarantees) == 12
-    assert len(benchmark.naive_guarantees(guarantees)) == 4
-    guarantee = RiskGuarantee("disagreement", 0.3, "betting", 0.9, shared=True)
     scores, truth = random_scores(3, 400, seed=1)
-    fits = benchmark.fit_resamples(guarantee, scores, truth, segment_costs(3))
+    population = benchmark.Population("random", scores, truth, segment_costs(3), 300, {"disagreement": 0.3})
+    guarantees = list(benchmark.guarantees(population.limits))
+    assert len(guarantees) == 8
+    assert len(benchmark.naive_guarantees(guarantees)) == 2
+    guarantee = RiskGuarantee("disagreement", 0.3, "betting", 0.9, shared=True)
+    fits = benchmark.fit_resamples(guarantee, population)
     assert fits.shape == (2, 3)
     row = benchmark.result_row(guarantee, fits, np.array([[0.2, 0.4, 0.31], [0.5, 0.25, 0.75]]))
     assert row["violation_rate"] == (fits[0] > 0.3).mean()
@@ -327,7 +368,8 @@ DRAWS, DRAWN, LIMIT, DELTA = 500, 300, 0.05, 0.1
 def _few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use fewer candidates: the guarantees are the same, and fits take a fraction of the time."""
     monkeypatch.setattr(operating_points, "COST_WEIGHTS", np.concatenate([np.zeros(1), np.geomspace(0.03, 0.6, 8)]))
-    monkeypatch.setattr(thresholds, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
+    monkeypatch.setattr(sequences, "DISAGREEMENT_ODDS", np.geomspace(0.01, 1, 18))
+    monkeypatch.setattr(sequences, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
 
 
 def simulated(guarantee: RiskGuarantee, draws: int) -> tuple[NDArray[np.float64], float]:
@@ -347,12 +389,24 @@ def simulated(guarantee: RiskGuarantee, draws: int) -> tuple[NDArray[np.float64]
 
 @shared_or_not
 @each_risk
-@pytest.mark.parametrize("method", ["betting", "hoeffding-bentkus"])
+@pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus"])
 @pytest.mark.usefixtures("_few_candidates")
 def test_the_limit_is_exceeded_at_most_as_often_as_delta_allows(method: Any, risk: Any, shared: bool) -> None:
     risks, cost = simulated(RiskGuarantee(risk, LIMIT, method, 1 - DELTA, shared), DRAWS)
     assert (risks > LIMIT).mean() <= DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / DRAWS)
     assert cost < 0.95
+
+
+@each_risk
+def test_thresholds_per_exit_cost_no_more_than_a_shared_one(risk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 1 %, even where confidences mean nearly the same at all exits, so that there is little to tune."""
+    monkeypatch.setattr(benchmark, "RESPLITS", 20)
+    population = benchmark.synthetic_population()
+    guarantee = RiskGuarantee(risk, population.limits[risk])
+    (_, shared), (_, per_exit) = (
+        benchmark.fit_resamples(replace(guarantee, shared=shared), population) for shared in (True, False)
+    )
+    assert per_exit.mean() <= 1.01 * shared.mean()
 
 
 @shared_or_not

@@ -68,7 +68,7 @@ def planted_shifts(bundle: Bundle, precision: str) -> list[dict[str, Any]]:
     with load_classifier(bundle, precision, backend_named("onnxruntime")) as classifier:
         expected = expectations(bundle, precision).get(classifier.thresholds)
         if expected is None or expected.exit_shares is None:
-            raise ThresholdError(f"{bundle.path} has no bound on disagreement; compile it with --method betting")
+            raise ThresholdError(f"{bundle.path} has no bound on disagreement; compile it with --method exact")
         return [
             {"shift": name, **_effect(scores, decisions, truth)}
             | _alarms(scores, decisions, expected.disagreement, expected.exit_shares)

@@ -114,10 +114,10 @@ class Thresholds:
     exit's, or mean cost."""
     limit: float
     """Fraction of samples, fraction of the network's multiply-accumulates, or milliseconds."""
-    method: Literal["betting", "hoeffding-bentkus", "expectation", "none"]
+    method: Literal["exact", "betting", "hoeffding-bentkus", "expectation", "none"]
     """Procedure that certified the limit for other samples: see `edge.risk`."""
     confidence_level: float | None
-    """Probability with which the limit holds, for `betting` and `hoeffding-bentkus`."""
+    """Probability with which the limit holds, for `exact`, `betting` and `hoeffding-bentkus`."""
     samples: int
     """Number of samples they were fitted to."""
     split: str

@@ -48,7 +48,7 @@ def make_auditor(
     if arguments.audit is None:
         return None
     remedy = (
-        "remove --threshold" if arguments.threshold else "compile or refit with a guarantee, such as --method betting"
+        "remove --threshold" if arguments.threshold else "compile or refit with a guarantee, such as --method exact"
     )
     raise ThresholdError(
         f"--audit {share:g} tests a bound on disagreement, and the thresholds {classifier.thresholds} have none; "

@@ -168,7 +168,7 @@ def test_the_networks_macs_are_the_sum_of_its_segments() -> None:
             ("precisions", "fp32", "thresholds", "method"),
             "hope",
             "manifest.precisions.fp32.thresholds.method",
-            "one of 'betting', 'hoeffding-bentkus', 'expectation', 'none'",
+            "one of 'exact', 'betting', 'hoeffding-bentkus', 'expectation', 'none'",
         ),
         (
             ("precisions", "fp32", "temperatures"),

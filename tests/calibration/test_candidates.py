@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration import operating_points, thresholds
+from calibration import sequences
 from calibration.budget import fit_to_macs, fit_to_ms
 from calibration.candidates import MAX_CANDIDATES, spread_over_costs
 from calibration.operating_points import OperatingPoint, operating_point_of
@@ -31,7 +31,7 @@ def disagreement_of(scores: Scores, candidate: Candidate) -> float:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("method", ["betting", "hoeffding-bentkus", "expectation"])
+@pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus", "expectation"])
 def test_candidates_lead_from_the_whole_network_to_the_fitted_thresholds(method: Any, shared: bool) -> None:
     scores, truth = random_scores(3, 1500, seed=2)
     fitted = fit_thresholds(scores, truth, MACS, RiskGuarantee("disagreement", 0.2, method, 0.9, shared), "s")
@@ -109,8 +109,8 @@ def test_bounds_on_the_disagreement_hold_for_all_candidates_together(
     shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fitted risk is the accuracy gap, so the disagreement has no limit but its bound."""
-    monkeypatch.setattr(operating_points, "COST_WEIGHTS", np.concatenate([np.zeros(1), np.geomspace(0.03, 0.6, 8)]))
-    monkeypatch.setattr(thresholds, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
+    monkeypatch.setattr(sequences, "DISAGREEMENT_ODDS", np.geomspace(0.01, 1, 18))
+    monkeypatch.setattr(sequences, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
     generator, draws, exceeded = np.random.default_rng(1), 200, 0
     guarantee = RiskGuarantee("accuracy_gap", 0.05, "betting", 0.8, shared)
     for _ in range(draws):
@@ -127,7 +127,7 @@ def test_the_bound_of_thresholds_that_never_exit_shrinks_with_the_samples() -> N
     bounds = []
     for samples in (200, 2000):
         first, *_ = candidates_of(POOL.select(np.arange(samples)), POOL_TRUTH[:samples], guarantee)
-        tested = len(thresholds.SHARED_GRID) + 1
+        tested = len(sequences.SHARED_GRID) + 1
         assert first.disagreement_bound == clopper_pearson_bound(0, samples, guarantee.delta / tested)
         bounds.append(first.disagreement_bound)
     assert bounds[1] < bounds[0] / 5

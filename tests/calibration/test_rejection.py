@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calibration import operating_points, thresholds
+from calibration import sequences
 from calibration.budget import fit_to_macs
 from calibration.rejection import Fitted, Labelled, RejectGuarantee, fit_with_rejection, outcomes
 from calibration.thresholds import RiskGuarantee, fit_all_precisions
@@ -167,8 +167,8 @@ def test_predictions_of_a_none_class_are_not_accepted_and_its_samples_count_as_e
 @pytest.fixture
 def _few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use fewer candidates: the guarantees are the same, and fits take a fraction of the time."""
-    monkeypatch.setattr(operating_points, "COST_WEIGHTS", np.concatenate([np.zeros(1), np.geomspace(0.03, 0.6, 8)]))
-    monkeypatch.setattr(thresholds, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
+    monkeypatch.setattr(sequences, "DISAGREEMENT_ODDS", np.geomspace(0.01, 1, 18))
+    monkeypatch.setattr(sequences, "SHARED_GRID", np.linspace(0.95, 0.6, 18))
 
 
 def simulated(draws: int, guarantee: RiskGuarantee, method: Any) -> tuple[float, list[float]]:

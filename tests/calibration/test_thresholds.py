@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from calibration.budget import fit_to_macs, fit_to_ms
 from calibration.operating_points import OperatingPoint, operating_point_of, operating_points
 from calibration.samples import MIN_SAMPLES, stratified
-from calibration.thresholds import SHARED_GRID, RiskGuarantee, fit_all_precisions, fit_thresholds, match_quantiles
+from calibration.sequences import SHARED_GRID
+from calibration.thresholds import RiskGuarantee, fit_all_precisions, fit_thresholds, match_quantiles
 from edge.bundle.manifest import Thresholds
 from edge.decision import NEVER, Scores, decide, validate_thresholds
 from edge.errors import DataError, ThresholdError
-from edge.risk import betting_test
+from edge.risk import exact_test
 from tests.support.scores import (
     CLASSES,
     Labels,
@@ -247,7 +248,7 @@ def test_the_cheapest_candidate_before_the_first_failed_test_is_chosen() -> None
     scores, truth = random_scores(3, 2000, seed=5)
     guarantee = RiskGuarantee(limit=0.05, confidence_level=0.99, shared=True)
     fitted = fit_thresholds(scores, truth, segment_costs(3), guarantee, split="s")
-    assert (fitted.target_metric, fitted.method, fitted.confidence_level) == ("accuracy_gap", "betting", 0.99)
+    assert (fitted.target_metric, fitted.method, fitted.confidence_level) == ("accuracy_gap", "exact", 0.99)
     candidates = [np.full(2, value, dtype=np.float32) for value in (NEVER, *SHARED_GRID)]
     certified = list(itertools.takewhile(lambda thresholds: passes(scores, truth, thresholds, 0.05, 0.01), candidates))
     assert 1 < len(certified) < len(candidates)
@@ -260,10 +261,10 @@ def passes(scores: Scores, truth: Labels, thresholds: NDArray[np.float32], limit
     order = np.random.default_rng(0).permutation(len(truth))
     label = decide(scores, thresholds).label
     lost = np.subtract(scores.label[-1] == truth, label == truth, dtype=np.float64)
-    return betting_test(lost[order], limit, delta)
+    return exact_test(lost[order], limit, delta)
 
 
-@pytest.mark.parametrize("method", ["betting", "hoeffding-bentkus", "expectation"])
+@pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus", "expectation"])
 def test_a_guarantee_for_other_samples_saves_less_than_an_empirical_fit(method: Any) -> None:
     scores, truth = random_scores(3, 2000, seed=5)
     certified = fit_thresholds(scores, truth, segment_costs(3), RiskGuarantee(limit=0.02, method=method), split="s")
@@ -333,6 +334,17 @@ def test_precisions_share_an_operating_point_with_thresholds_of_their_own(method
     for name, counts in exit_counts.items():
         assert np.abs(counts - exit_counts["fp32"]).max() <= 0.02 * 2000, name
     assert (fitted["int8"].values == fitted["fp32"].values) == shared
+
+
+def test_few_tuning_samples_give_precisions_nearly_equal_thresholds() -> None:
+    """Also where all or none of the tuning samples reach a threshold, so that quantiles of theirs tell nothing."""
+    scores, truth = random_scores(3, 269, seed=3)
+    precisions = {"fp32": scores, "int8": perturbed(scores, 0.005, seed=1)}
+    fitted = fit_all_precisions(
+        precisions, truth, segment_costs(3), RiskGuarantee(limit=0.05, method="expectation"), "s"
+    )
+    for candidate, other in zip(fitted["fp32"].candidates, fitted["int8"].candidates, strict=True):
+        np.testing.assert_allclose(candidate.values, other.values, atol=0.02)
 
 
 def test_fitting_a_single_precision_equals_fit_thresholds() -> None:

@@ -71,7 +71,7 @@ def test_contradictions_are_refused(watched: Bundle, words: tuple[object, ...], 
 def test_audits_without_a_bound_are_refused_with_a_remedy(digits_bundle: Bundle) -> None:
     result = call(main, "run", digits_bundle.path, "--source", CAMERA, "--frames", 5, "--audit", 0.1)
     assert result.code == 2
-    assert "compile or refit with a guarantee, such as --method betting" in " ".join(result.stderr.split())
+    assert "compile or refit with a guarantee, such as --method exact" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("is_certified", [True, False])

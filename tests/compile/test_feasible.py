@@ -20,11 +20,11 @@ def splits(*, thresholds: int = 5000, calibration: int = 500) -> dict[str, Split
     ("sizes", "options"),
     [
         ({}, ""),
-        ({"thresholds": 1227}, ""),
-        ({"thresholds": 1226}, "--method expectation --limit 0.005"),
-        ({"thresholds": 269}, "--method expectation --limit 0.02"),
-        ({"thresholds": 34}, "--method expectation --limit 0.1"),
-        ({"thresholds": 33}, "--method none"),
+        ({"thresholds": 818}, ""),
+        ({"thresholds": 817}, "--method expectation --limit 0.005"),
+        ({"thresholds": 269}, "--method expectation --limit 0.01"),
+        ({"thresholds": 20}, "--method expectation --limit 0.1"),
+        ({"thresholds": 19}, "--method none"),
         ({"calibration": MIN_SAMPLES - 1}, "--precision fp32 fp16"),
         ({"thresholds": 3, "calibration": 2}, "--precision fp32 fp16 --method none"),
     ],
@@ -38,7 +38,7 @@ def test_a_truncated_network_has_no_thresholds_to_guarantee() -> None:
     assert feasible_options(splits(thresholds=3), has_early_exits=False) == []
 
 
-@pytest.mark.parametrize("samples", [1, 2, 33, 34, 77, 78, 193, 194, 500, 1226, 1227])
+@pytest.mark.parametrize("samples", [1, 2, 19, 20, 39, 40, 209, 210, 419, 420, 817, 818])
 def test_the_proposed_guarantee_can_be_given(samples: int) -> None:
     options = feasible_options(splits(thresholds=samples), has_early_exits=True)
     guarantee = guarantee_from_arguments(argument_parser().parse_args(["checkpoint.pt", "--output", "b", *options]))
