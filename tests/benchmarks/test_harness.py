@@ -14,6 +14,7 @@ from benchmarks.comparison.verdict import confirmed
 from edge.bundle.bundle import Bundle
 from edge.console import PASSED
 from tests.support.commands import call, error_line
+from tests.support.meters import SHORT
 
 
 def test_a_planted_slow_down_is_found_with_real_processes() -> None:
@@ -27,6 +28,8 @@ def test_every_figure_with_a_target_is_recorded(
     digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(harness, "REPEATS", 2)
+    monkeypatch.setattr("benchmarks.comparison.turns.LAUNCHES", 1)
+    monkeypatch.setattr("benchmarks.energy_meter.METHOD", SHORT)
     output = tmp_path / "harness.json"
     done = call(main, "harness", digits_bundle.path, "--trials", 1, "--output", output)
     assert done.code == PASSED, done.stderr
