@@ -1,53 +1,73 @@
-"""Early exits beside every other way to run the same network on a CPU: by turns in one run, at equal accuracy.
+"""`python -m benchmarks peers`: early exits beside their peers, by turns in one run, at equal accuracy.
 
-The networks and test images are those of a demo: its trained network, its bundle, and the networks truncated at each
-exit and trained alone, which are the smaller static networks.
+The networks and images are those of a demo: its trained network, its bundle, and the networks truncated at each exit
+and trained alone. Each peer has one rival, the early exits that are chosen on validation images.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.peer_loops import Predict, earlyon_staged, session_loop, torch_loop, torch_stages
+from benchmarks.peers.choice import EQUAL_ACCURACY, Run, choose, is_ahead
+from benchmarks.peers.loops import Predict
+from benchmarks.peers.ways import NEEDED, check_peers, early_exits, peers
 from benchmarks.results import add_output, command_line, write_result
-from benchmarks.truncated import matched_thresholds
 from compile.trained_model import TrainedModel, load_trained_model
 from edge.bundle.bundle import Bundle
-from edge.console import PASSED, log, print_table, track
-from edge.engines import backend_named
-from edge.frames.base import Frame
-from edge.inference.classifier import Classifier
-from edge.inference.load import load_classifier, load_whole_network
+from edge.console import PASSED, print_table, track
 from edge.measure.interleave import interleave
 from edge.system import conditions, with_end
 from edge.training.checkpoint import read_checkpoint
 
-EQUAL_ACCURACY = 0.005
-"""Accuracy that early exits may lose to a peer, the limit of the demo's guarantee."""
 QUICK_FRAMES, FRAMES = 100, 5_000
-CPU_BACKENDS = ("onnxruntime", "openvino")
-OURS = "early exits"
-VERDICTS = {True: "yes", False: "NO", None: ""}
+WARM_UP_FRAMES = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way to classify the test images."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Duel:
+    """A peer and the early exits chosen beside it, on test images."""
 
-    name: str
-    is_ours: bool
-    ms_mean: float
-    accuracy: float
+    peer: Run
+    ours: Run
+
+    @property
+    def is_ahead(self) -> bool:
+        """Check that early exits are ahead of the peer."""
+        return is_ahead(self.ours, self.peer)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of the record."""
+        return {
+            "name": self.peer.name,
+            "ms_mean": self.peer.ms_mean,
+            "accuracy": self.peer.accuracy,
+            "early_exits": self.ours.name,
+            "early_exits_ms_mean": self.ours.ms_mean,
+            "early_exits_accuracy": self.ours.accuracy,
+            "speedup": self.peer.ms_mean / self.ours.ms_mean,
+            "ahead": self.is_ahead,
+        }
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the row of the table."""
+        times = f"{self.peer.ms_mean:.3f}", f"{self.ours.ms_mean:.3f}"
+        accuracies = f"{self.peer.accuracy:.2%}", f"{self.ours.accuracy:.2%}"
+        verdict = "yes" if self.is_ahead else "NO"
+        speedup = f"{self.peer.ms_mean / self.ours.ms_mean:.2f}x"
+        return self.peer.name, times[0], accuracies[0], self.ours.name, times[1], accuracies[1], speedup, verdict
+
+
+COLUMNS = ("peer", "mean ms", "accuracy", "early exits beside it", "mean ms", "accuracy", "as fast", "ahead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the comparison."""
+    parser.epilog = f"Needs the compiler g++, {' and '.join(NEEDED.values())}."
     parser.add_argument("demo", type=Path, metavar="DEMO", help="output of `python -m benchmarks demo`")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the dataset's files, if in no usual place")
     parser.add_argument("--quick", action="store_true", help="fewer images, to try the command")
@@ -58,118 +78,65 @@ def main(arguments: argparse.Namespace) -> int:
     """Measure, print and record.
 
     Raises:
-        EdgeError: the folder is not a demo, or a network cannot be loaded.
+        EdgeError: the folder is not a demo, a peer is not installed, or a network cannot be loaded.
     """
+    check_peers()
     before = conditions()
     torch.set_num_threads(1)
     trained = load_trained_model(read_checkpoint(arguments.demo / "training/checkpoint.pt"), arguments.data)
-    count = QUICK_FRAMES if arguments.quick else FRAMES
-    frames, labels = list(trained.frames("test", count)), trained.labels("test", count)
-    ways = {**dict(own_ways(arguments.demo)), **dict(peers(arguments.demo, trained))}
-    rows = measure(ways, frames, labels)
-    ahead = {row.name: is_ahead(row, rows) for row in rows if not row.is_ours}
+    ours, others = dict(early_exits(arguments.demo)), dict(peers(arguments.demo, trained.checkpoint.network()))
+    images = QUICK_FRAMES if arguments.quick else FRAMES
+    duels = compete(ours, others, trained, images)
     result = {
         "network": Bundle.open(arguments.demo / "bundle").manifest.name,
-        "images": len(frames),
+        "images": len(duels[0].peer.correct),
         "equal_accuracy": EQUAL_ACCURACY,
-        "rows": [asdict(row) | {"ahead_of_it": ahead.get(row.name)} for row in rows],
-        "ahead_of_all_at_equal_accuracy": all(ahead.values()),
+        "rows": [duel.as_row() for duel in duels],
+        "ahead_of_all_at_equal_accuracy": all(duel.is_ahead for duel in duels),
         "quick": arguments.quick,
         "command": command_line(),
         "conditions": with_end(before),
     }
     write_result(arguments.output, result)
-    draw(arguments.output.with_suffix(".svg"), rows)
-    title, columns = f"{len(frames)} test images, one thread, by turns", ("way", "mean ms", "accuracy", "ahead of it")
-    print_table(title, columns, [(*cells(row), VERDICTS[ahead.get(row.name)]) for row in rows])
-    print(f"wrote {arguments.output}")
+    draw(arguments.output.with_suffix(".svg"), duels)
+    print_table(f"{result['images']} test images, one thread, by turns", COLUMNS, [duel.cells() for duel in duels])
+    print(f"wrote {arguments.output} and {arguments.output.with_suffix('.svg')}")
     return PASSED
 
 
-def is_ahead(peer: Row, rows: Sequence[Row]) -> bool:
-    """Check for early exits that are faster than a peer at equal accuracy."""
-    return any(
-        row.is_ours and row.ms_mean < peer.ms_mean and row.accuracy >= peer.accuracy - EQUAL_ACCURACY for row in rows
-    )
+def compete(
+    ours: Mapping[str, Predict], others: Mapping[str, Predict], trained: TrainedModel, images: int
+) -> list[Duel]:
+    """Run everything on validation images, choose early exits beside each peer, and run everything on test images."""
+    ways = {**ours, **others}
+    validation, test = (measure(ways, trained, split, images) for split in ("validation", "test"))
+    choices = [choose(peer, validation[: len(ours)]) for peer in validation[len(ours) :]]
+    return [Duel(peer, test[choice]) for peer, choice in zip(test[len(ours) :], choices, strict=True)]
 
 
-def measure(ways: Mapping[str, Predict], frames: Sequence[Frame], labels: NDArray[np.int64]) -> list[Row]:
-    """Classify every frame in every way, in turns."""
-    interleave(list(ways.values()), frames[:20])
-    timed = interleave(list(ways.values()), track(frames, "peers"))
-    accuracies = [float((np.array(series.results) == labels).mean()) for series in timed]
+def measure(ways: Mapping[str, Predict], trained: TrainedModel, split: str, images: int) -> list[Run]:
+    """Classify images of a split in every way, in turns."""
+    frames, labels = list(trained.frames(split, images)), trained.labels(split, images)
+    interleave(list(ways.values()), frames[:WARM_UP_FRAMES])
+    timed = interleave(list(ways.values()), track(frames, f"{split} images"))
     return [
-        Row(name, name.startswith(OURS), float(series.times_ms.mean()), accuracy)
-        for name, series, accuracy in zip(ways, timed, accuracies, strict=True)
+        Run(name, series.times_ms, np.array(series.results) == labels) for name, series in zip(ways, timed, strict=True)
     ]
 
 
-def cells(row: Row) -> tuple[str, str, str]:
-    """Return the table cells of a row."""
-    return row.name, f"{row.ms_mean:.3f}", f"{row.accuracy:.2%}"
-
-
-def own_ways(demo: Path) -> Iterator[tuple[str, Predict]]:
-    """Yield early exits, with fitted thresholds and with those that match the accuracy of each smaller network."""
-    bundle = Bundle.open(demo / "bundle")
-    for backend in installed_backends():
-        for precision in bundle.manifest.precisions:
-            classifier = load_classifier(bundle, precision, backend_named(backend))
-            yield f"{OURS}, {precision} on {backend}", label_of(classifier)
-            for k, rival in enumerate(smaller_networks(demo)):
-                thresholds = matched_thresholds(bundle, rival, k, precision)
-                matched = classifier.with_thresholds(thresholds)
-                yield f"{OURS} beside truncation {k}, {precision} on {backend}", label_of(matched)
-
-
-def peers(demo: Path, trained: TrainedModel) -> Iterator[tuple[str, Predict]]:
-    """Yield all other ways."""
-    bundle, network = Bundle.open(demo / "bundle"), trained.checkpoint.network()
-    thresholds, spec = bundle.precision("fp32").thresholds.values, bundle.manifest.input
-    stages = torch_stages(network)
-    yield "PyTorch eager loop", torch_loop(stages, thresholds, spec)
-    yield "torch.compile loop", torch_loop([torch.compile(stage) for stage in stages], thresholds, spec)
-    for precision in bundle.manifest.precisions:
-        yield f"session.run per segment, {precision}", session_loop(bundle, precision)
-    if staged := earlyon_staged(network, thresholds, bundle):
-        yield "earlyon 0.3.0 StagedModel", staged
-    else:
-        log("earlyon is not installed and has no row; pip install earlyon==0.3.0")
-    for backend in installed_backends():
-        for precision in bundle.manifest.precisions:
-            whole = load_whole_network(bundle, precision, backend_named(backend))
-            yield f"whole network, {precision} on {backend}", label_of(whole)
-            for k, rival in enumerate(smaller_networks(demo)):
-                small = load_classifier(rival, precision, backend_named(backend))
-                yield f"truncated at exit {k}, trained alone, {precision} on {backend}", label_of(small)
-
-
-def installed_backends() -> list[str]:
-    """Return the backends for CPUs that this machine can import."""
-    return [name for name in CPU_BACKENDS if find_spec(name)]
-
-
-def smaller_networks(demo: Path) -> list[Bundle]:
-    """Return the networks truncated at each exit but the last, trained alone."""
-    exits = len(Bundle.open(demo / "bundle").manifest.exits)
-    return [Bundle.open(demo / f"truncated-{k}" / "bundle") for k in range(exits - 1)]
-
-
-def label_of(classifier: Classifier) -> Predict:
-    """Return the classification of a frame as its label's index."""
-    return lambda frame: classifier.predict(frame).label_index
-
-
-def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Plot accuracy over mean time."""
+def draw(path: Path, duels: Sequence[Duel]) -> None:
+    """Plot the time of each peer as a bar, and that of early exits at its accuracy as a line across it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.25 * len(duels)), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
-        marker, colour = ("*", "C1") if row.is_ours else ("o", "grey")
-        axes.plot(row.ms_mean, 100 * row.accuracy, marker, color=colour)
-        axes.annotate(row.name, (row.ms_mean, 100 * row.accuracy), fontsize=6)
-    axes.set(xscale="log", xlabel="mean ms per image, one thread", ylabel="accuracy on test images, %")
-    axes.grid(alpha=0.3)
+    ordered = sorted(duels, key=lambda duel: duel.peer.ms_mean)
+    names = [f"{duel.peer.name} ({duel.peer.accuracy:.1%})" for duel in ordered]
+    axes.barh(names, [duel.peer.ms_mean for duel in ordered], color="lightgrey", label="peer (its accuracy)")
+    ours = [duel.ours.ms_mean for duel in ordered]
+    axes.plot(ours, range(len(ordered)), "|", color="C1", markersize=9, markeredgewidth=3,
+              label=f"early exits, at most {EQUAL_ACCURACY:.1%} less accurate")  # fmt: skip
+    axes.set(xscale="log", xlabel="mean ms per test image, one thread")
+    axes.tick_params(axis="y", labelsize=7)
+    axes.legend()
     figure.savefig(path, format="svg")
