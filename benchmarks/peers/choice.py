@@ -43,7 +43,7 @@ def choose(peer: Run, ours: Sequence[Run]) -> int:
     accurate = [index for index in candidates if _largest_loss(peer, ours[index]) <= EQUAL_ACCURACY]
     if accurate:
         return min(accurate, key=lambda index: ours[index].ms_mean)
-    return max(candidates, key=lambda index: ours[index].accuracy)
+    return max(candidates, key=lambda index: (ours[index].accuracy, -ours[index].ms_mean))
 
 
 def is_ahead(ours: Run, peer: Run) -> bool:

@@ -62,7 +62,7 @@ class Duel:
         return self.peer.name, times[0], accuracies[0], self.ours.name, times[1], accuracies[1], speedup, verdict
 
 
-COLUMNS = ("peer", "mean ms", "accuracy", "early exits beside it", "mean ms", "accuracy", "as fast", "ahead")
+COLUMNS = ("peer", "ms", "accuracy", "early exits beside it", "ms", "accuracy", "speed-up", "ahead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,9 @@ def main(arguments: argparse.Namespace) -> int:
     }
     write_result(arguments.output, result)
     draw(arguments.output.with_suffix(".svg"), duels)
-    print_table(f"{result['images']} test images, one thread, by turns", COLUMNS, [duel.cells() for duel in duels])
+    print_table(
+        f"mean ms over {result['images']} test images, one thread, by turns", COLUMNS, [duel.cells() for duel in duels]
+    )
     print(f"wrote {arguments.output} and {arguments.output.with_suffix('.svg')}")
     return PASSED
 

@@ -40,15 +40,15 @@ def check_peers() -> None:
 
 
 def early_exits(demo: Path) -> Iterator[tuple[str, Predict]]:
-    """Yield early exits on every backend in every precision, with fitted thresholds and beside each smaller network."""
+    """Yield early exits on every backend in every precision, with fitted thresholds and beside each truncation."""
     bundle = Bundle.open(demo / "bundle")
     for backend in CPU_BACKENDS:
         for precision in bundle.manifest.precisions:
             classifier = load_classifier(bundle, precision, backend_named(backend))
-            yield f"fitted thresholds, {precision} on {backend}", label_of(classifier)
+            yield f"fitted thresholds, {precision}, {backend}", label_of(classifier)
             for k, rival in enumerate(trained_alone(demo)):
                 matched = classifier.with_thresholds(matched_thresholds(bundle, rival, k, precision))
-                yield f"thresholds beside truncation {k}, {precision} on {backend}", label_of(matched)
+                yield f"beside truncation {k}, {precision}, {backend}", label_of(matched)
 
 
 def peers(demo: Path, network: MultiExitNetwork) -> Iterator[tuple[str, Predict]]:
@@ -64,14 +64,14 @@ def peers(demo: Path, network: MultiExitNetwork) -> Iterator[tuple[str, Predict]
     for backend in CPU_BACKENDS:
         for precision in bundle.manifest.precisions:
             whole = load_whole_network(bundle, precision, backend_named(backend))
-            yield f"whole network, {precision} on {backend}", label_of(whole)
+            yield f"whole network, {precision}, {backend}", label_of(whole)
             for k, rival in enumerate(trained_alone(demo)):
                 alone = load_classifier(rival, precision, backend_named(backend))
-                yield f"truncated at exit {k}, trained alone, {precision} on {backend}", label_of(alone)
+                yield f"truncated at exit {k}, {precision}, {backend}", label_of(alone)
 
 
 def trained_alone(demo: Path) -> list[Bundle]:
-    """Return the networks truncated at each exit, trained alone: smaller static networks, and the whole one."""
+    """Return the networks truncated at each exit and trained alone; the last is the whole one without early exits."""
     exits = len(Bundle.open(demo / "bundle").manifest.exits)
     return [Bundle.open(demo / f"truncated-{k}" / "bundle") for k in range(exits)]
 

@@ -10,6 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import pyarrow as pa
@@ -47,8 +48,8 @@ class Plan:
     thresholds: tuple[float, ...]
     chain: str
     """Digest of all else that predictions depend on: labels, preprocessing, temperatures, rejection."""
-    every_exit: bool
-    """Recordings of every exit in place of predictions."""
+    kind: Literal["predictions", "recording"]
+    """Predictions, or the outputs of every exit."""
 
     @property
     def text(self) -> str:
@@ -100,7 +101,7 @@ class ScoreJob:
             backend,
             bundle.precision(precision).thresholds.values,
             _digest(repr(bundle.chain(precision))),
-            every_exit,
+            "recording" if every_exit else "predictions",
         )
         job = ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, digests, output.resolve(), plan)
         return job, shards
@@ -157,7 +158,7 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
         )
     tables = []
     for names, truth, images in shard.read(job.dataset, classifier.chain.labels):
-        if job.plan.every_exit:
+        if job.plan.kind == "recording":
             scores = record_images(classifier, images)
         else:
             scores = predictions_table(classify(classifier, images))

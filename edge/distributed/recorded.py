@@ -31,6 +31,8 @@ def read_recording(folder: Path, labels: Sequence[str]) -> LabelledScores:
     schema = pa.schema([("truth", pa.string()), *RECORDING_SCHEMA])
     try:
         plan = json.loads((folder / PLAN).read_bytes())
+        if plan["kind"] != "recording":
+            raise DataError(f"{folder} has predictions only; record every exit with `edge score --every-exit`")
         parts = [shard_path(folder, index) for index in range(plan["shards"])]
         table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts])
         intact = table.filter(table["error"].is_null())

@@ -130,7 +130,7 @@ def test_the_command_records_on_a_cluster_and_counts_damaged_images(
     assert "warning: 1 images could not be read" in result.stderr
     assert json.loads(call(main, *words, "--json").stdout)["samples"] == IMAGES
     other = call(main, *(word for word in words if word != "--every-exit"))
-    assert "has scores of another every exit" in error_line(other)
+    assert "has scores of another kind" in error_line(other)
 
 
 def test_incomplete_or_other_folders_are_refused(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
@@ -145,6 +145,10 @@ def test_incomplete_or_other_folders_are_refused(digits_bundle: Bundle, images: 
         read_recording(folder, labels)
     with pytest.raises(BundleError, match="has no complete recording"):
         read_recording(images, labels)
+    predictions, _ = ScoreJob.of(digits_bundle, "fp32", "onnxruntime", images, tmp_path / "predictions")
+    predictions.open_output()
+    with pytest.raises(DataError, match="has predictions only"):
+        read_recording(predictions.output, labels)
     with pytest.raises(DataError, match=r"of the \d+ images .* have no label of the bundle"):
         read_recording(record_shards(digits_bundle, images, folder), labels[1:])
     (tmp_path / "flat").mkdir()
