@@ -44,7 +44,7 @@ REPORTS = {
     ),
     "peers": SubcommandSpec(
         "early exits beside every other way to run a demo's network on a CPU, at equal accuracy",
-        "benchmarks.peers",
+        "benchmarks.peers.report",
     ),
     "scale": SubcommandSpec(
         "growth of cost over exits, pixels, threads, cameras and nodes of a Ray cluster", "benchmarks.scale.report"

@@ -102,7 +102,10 @@ def argument_parser() -> argparse.ArgumentParser:
         help="precisions to refit, one or more (default: all that have scores)",
     )
     parser.add_argument(
-        "--scores", type=Path, metavar="FILE", help="scores written by `edge record` (default: those in the bundle)"
+        "--scores",
+        type=Path,
+        metavar="SCORES",
+        help="scores written by `edge record` or `edge score --every-exit` (default: those in the bundle)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.sample_ids import samples_fingerprint
-from edge.bundle.scores import LabelledScores, read_scores
+from edge.bundle.scores import LabelledScores
+from edge.cli.recorded import read_recorded
 from edge.errors import ThresholdError
 
 
@@ -20,7 +21,7 @@ def scores_to_fit(
 
     Args:
         bundle: The bundle whose thresholds are fitted.
-        file: Scores written by `edge record`; None for those in the bundle.
+        file: Scores written by `edge record` or `edge score --every-exit`; None for those in the bundle.
         precisions: The precisions to fit; None for all that have scores.
 
     Raises:
@@ -30,7 +31,7 @@ def scores_to_fit(
     wanted = list(precisions or bundle.manifest.precisions)
     if file is None:
         return {name: bundle.scores(name) for name in wanted}, bundle.manifest.splits["thresholds"].fingerprint
-    recorded = read_scores(file)
+    recorded = read_recorded(file, bundle.manifest.labels)
     names = [name for name in wanted if bundle.segments_digest(name) == recorded.segments]
     if not names:
         raise ThresholdError(

@@ -41,7 +41,7 @@ def test_a_folder_of_images_becomes_a_classifier(tmp_path: Path) -> None:
     command("edge.training", "--dataset", "folder", "--data", pictures, "--image-size", 32, "--epochs", 3,
             "--batch-size", 16, "--output", tmp_path / "training")  # fmt: skip
     compile_command = ("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *NO_GUARANTEE)
-    compiled = json.loads(command(*compile_command, "--json"))
+    compiled = json.loads(command(*compile_command, "--precision", "fp32", "int8", "--json"))
     assert compiled["labels"] == ["colour-0", "colour-1", "colour-2"]
 
     lines = command("edge", "run", bundle, "--source", pictures, "--json").splitlines()
@@ -65,7 +65,7 @@ def test_a_folder_of_images_becomes_a_classifier(tmp_path: Path) -> None:
 def test_arrays_become_a_classifier_which_refuses_cameras(tmp_path: Path) -> None:
     bundle, arrays = tmp_path / "bundle", tmp_path / "arrays"
     command("edge.training", "--dataset", "indian-pines", "--epochs", 1, "--output", tmp_path / "training")
-    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, *NO_GUARANTEE)
+    command("compile", tmp_path / "training/checkpoint.pt", "--output", bundle, "--precision", "fp32", *NO_GUARANTEE)
     verified = json.loads(command("edge", "verify", bundle, "--precision", "fp32", "--json"))
     assert verified["passed"]
     assert Bundle.open(bundle).manifest.input.kind == "array"

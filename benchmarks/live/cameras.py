@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -37,22 +38,31 @@ def cameras(workload: Workload, frames: int, folder: Path) -> dict[str, Any]:
 def measure(workload: Workload, processes: list[list[str]], folder: Path) -> dict[str, float]:
     """Return the throughput of all processes together, and the sum of their memory.
 
-    Throughput counts from the first result of the last process to its last result: start-up does not count. Memory is
-    the proportional set size, in which shared pages count once.
+    Memory is the proportional set size, in which shared pages count once.
     """
     with ThreadPoolExecutor(len(processes)) as pool:
         runs = list(pool.map(lambda pair: watch(workload, pair[1], folder / f"{pair[0]}.jsonl"), enumerate(processes)))
-    start, end = max(first for first, _, _, _ in runs), min(last for _, last, _, _ in runs)
-    frames = sum(sum(start <= time <= end for time in times) for _, _, times, _ in runs)
-    return {"frames_per_s": frames / (end - start), "pss_mb": sum(pss for *_, pss in runs)}
+    times = [camera for run in runs for camera in run.times]
+    return {"frames_per_s": frames_per_s(times), "pss_mb": sum(run.pss_mb for run in runs)}
 
 
-def watch(workload: Workload, sources: list[str], lines: Path) -> tuple[float, float, list[float], float]:
-    """Return the times of a process's first and last result, all times, and its largest memory in 10^6 bytes."""
+class Watched(NamedTuple):
+    """A process of `edge run`."""
+
+    times: list[list[float]]
+    """Times of each camera's results, in seconds."""
+    pss_mb: float
+    """Largest memory in 10^6 bytes."""
+
+
+def watch(workload: Workload, sources: list[str], lines: Path, *options: str) -> Watched:
+    """Run cameras in a process; `options` are of `edge run`."""
     words = [word for source in sources for word in ("--source", source)]
     command = [sys.executable, "-m", "edge", "run", str(workload.bundle.path), *words, "--precision", "fp32"]
     process = subprocess.Popen(
-        [*command, "--output", str(lines), "--overwrite"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--output", str(lines), "--overwrite", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     pss = 0.0
     while process.poll() is None:
@@ -61,9 +71,17 @@ def watch(workload: Workload, sources: list[str], lines: Path) -> tuple[float, f
             process.wait(0.2)
         except subprocess.TimeoutExpired:
             continue
-    records = [json.loads(line) for line in lines.read_text().splitlines()]
-    times = [datetime.fromisoformat(record["time"].replace("Z", "+00:00")).timestamp() for record in records]
-    return min(times), max(times), times, pss
+    times = defaultdict(list)
+    for record in map(json.loads, lines.read_text().splitlines()):
+        times[record["source"]].append(datetime.fromisoformat(record["time"].replace("Z", "+00:00")).timestamp())
+    return Watched(list(times.values()), pss)
+
+
+def frames_per_s(times: list[list[float]]) -> float:
+    """Return the throughput of all cameras together, while all have results: start-up and ends do not count."""
+    start, end = max(camera[0] for camera in times), min(camera[-1] for camera in times)
+    frames = sum(start <= time <= end for camera in times for time in camera)
+    return frames / (end - start)
 
 
 def proportional_mb(pid: int) -> float:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.live.cameras import watch
+from benchmarks.live.cameras import frames_per_s, watch
 from benchmarks.live.networks import Workload
 from edge.console import track
 from edge.inference.pipeline import MIN_SLOTS
 
 HEIGHT, WIDTH = 240, 320
+CAMERA = f"test://?size={WIDTH}x{HEIGHT}&rate=0"
+"""A test pattern that never ends, as fast as it is read."""
 FRAMES_MB = MIN_SLOTS * HEIGHT * WIDTH * 3 / 1e6
 """Memory of the frames that a camera has in flight."""
 
@@ -21,7 +23,7 @@ class CameraGrowth:
 
     cameras: tuple[int, ...]
     ms_per_frame: tuple[float, ...]
-    """Time of a run over its frames: constant if the cost of a camera is linear."""
+    """Time of all cameras together over their frames: constant if the cost of a camera is linear."""
     memory_mb: tuple[float, ...]
     """Proportional set size, in 10^6 bytes."""
 
@@ -41,8 +43,7 @@ def over_cameras(workload: Workload, counts: Sequence[int], frames: int, rounds:
     runs: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
     for _ in track(range(rounds), "cameras"):
         for count in counts:
-            source = f"test://?size={WIDTH}x{HEIGHT}&rate=0&frames={frames // count}"
-            first, last, times, pss_mb = watch(workload, [source] * count, folder / f"cameras-{count}.jsonl")
-            runs[count].append((1e3 * (last - first) / len(times), pss_mb))
+            watched = watch(workload, [CAMERA] * count, folder / f"cameras-{count}.jsonl", "--frames", str(frames))
+            runs[count].append((1e3 / frames_per_s(watched.times), watched.pss_mb))
     costs, memory = ([median(run[index] for run in runs[count]) for count in counts] for index in (0, 1))
     return CameraGrowth(tuple(counts), tuple(costs), tuple(memory))

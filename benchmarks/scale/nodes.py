@@ -1,7 +1,8 @@
 """Throughput of `edge score` on two Ray nodes, beside two independent processes that score half of the shards each."""
 
-import subprocess
-import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,21 +16,11 @@ from benchmarks.demo import stage
 from benchmarks.real_size import moving_images
 from edge.bundle.bundle import Bundle
 from edge.console import track
-from edge.distributed.job import ScoreJob
+from edge.distributed.dataset import Shard
+from edge.distributed.job import ScoreJob, score_shard
 
 WORKERS, SHARD_IMAGES = 2, 128
 PRECISION, BACKEND = "fp32", "onnxruntime"
-SCORE_PART = """
-import sys
-from pathlib import Path
-from benchmarks.scale.nodes import job_for
-from edge.bundle.bundle import Bundle
-from edge.distributed.job import score_shard
-bundle, dataset, output = map(Path, sys.argv[1:4])
-job, shards = job_for(Bundle.open(bundle), dataset, output)
-for index in range(int(sys.argv[4]), len(shards), int(sys.argv[5])):
-    score_shard(job, index, shards[index])
-"""
 
 
 def ray_ratio(bundle: Bundle, shards: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -63,14 +54,18 @@ def ray_ratio(bundle: Bundle, shards: int, rounds: int, folder: Path) -> dict[st
 
 def score_apart(bundle: Bundle, dataset: Path, output: Path) -> Path:
     """Score each half of the shards in its own process, without Ray, and return the output."""
-    job, _ = ScoreJob.of(bundle, PRECISION, BACKEND, dataset, output)
+    job, shards = ScoreJob.of(bundle, PRECISION, BACKEND, dataset, output)
     job.open_output()
-    words = [sys.executable, "-c", SCORE_PART, bundle.path, dataset, output]
-    processes = [subprocess.Popen([*map(str, words), str(k), str(WORKERS)]) for k in range(WORKERS)]
-    for process in processes:
-        if code := process.wait():
-            raise subprocess.CalledProcessError(code, process.args)
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as processes:
+        for part in [processes.submit(score_part, job, shards, k) for k in range(WORKERS)]:
+            part.result()
     return output
+
+
+def score_part(job: ScoreJob, shards: Sequence[Shard], worker: int) -> None:
+    """Score one worker's part of the shards."""
+    for index in range(worker, len(shards), WORKERS):
+        score_shard(job, index, shards[index])
 
 
 def images_per_s(output: Path) -> float:

@@ -1,10 +1,12 @@
 """`edge score`: predictions for a large set of images, on all cores of this machine or of a Ray cluster."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend_name, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_outside
 from edge.console import PASSED, ProgressDisplay, log, print_json, print_table
@@ -29,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for the scores, as Parquet files; a run that was stopped continues where it was",
     )
     parser.add_argument(
+        "--every-exit",
+        action="store_true",
+        help="record the outputs of every exit in place of predictions, to refit thresholds or to compare backends",
+    )
+    parser.add_argument(
         "--address",
         metavar="HOST:PORT",
         help="Ray cluster, or auto for that of this node (default: all cores of this machine)",
@@ -51,23 +58,75 @@ def main(arguments: argparse.Namespace) -> int:
     backend = backend_named(arguments.backend)
     precision = arguments.precision or default_precision(bundle, backend)
     with ProgressDisplay() as display:
-        summary = score(
+        parts = score(
             bundle,
             precision,
             backend.name,
             arguments.dataset,
             arguments.output,
+            every_exit=arguments.every_exit,
             address=arguments.address,
             on_progress=display,
         )
-    if arguments.json:
-        print_json({"output": str(arguments.output), "precision": precision, "backend": backend.name} | asdict(summary))
+    scored = Scored(arguments.output, precision, backend.name)
+    if arguments.every_exit:
+        report_recording(scored, parts, bundle, as_json=arguments.json)
     else:
-        print_summary(f"{precision} on {backend.name}", summary)
-        print(f"wrote {arguments.output}")
-    if summary.damaged:
-        log(f"warning: {summary.damaged} images could not be read; the column `error` of the scores has the reasons")
+        report_predictions(scored, parts, len(bundle.manifest.exits), as_json=arguments.json)
     return PASSED
+
+
+class Scored(NamedTuple):
+    """Output of the command."""
+
+    output: Path
+    precision: str
+    backend: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return it for `--json`."""
+        return {"output": str(self.output), "precision": self.precision, "backend": self.backend}
+
+
+def report_recording(scored: Scored, parts: Sequence[Path], bundle: Bundle, *, as_json: bool) -> None:
+    """Print the command that refits thresholds.
+
+    Raises:
+        DataError: no image could be read, or an image has no label.
+    """
+    from edge.distributed.recorded import read_recording
+    from edge.distributed.summary import count_images
+
+    samples = len(read_recording(scored.output, bundle.manifest.labels).truth)
+    if as_json:
+        print_json(scored.as_json() | {"samples": samples})
+    else:
+        print(f"wrote {scored.output} with {samples} samples; to refit thresholds:")
+        print(f"  python -m calibration {bundle.path} --scores {scored.output} --precision {scored.precision}")
+    warn_of_damaged(count_images(parts) - samples)
+
+
+def report_predictions(scored: Scored, parts: Sequence[Path], exits: int, *, as_json: bool) -> None:
+    """Print exits and accuracy.
+
+    Raises:
+        SourceError: no image could be read.
+    """
+    from edge.distributed.summary import summarise
+
+    summary = summarise(parts, exits)
+    if as_json:
+        print_json(scored.as_json() | asdict(summary))
+    else:
+        print_summary(f"{scored.precision} on {scored.backend}", summary)
+        print(f"wrote {scored.output}")
+    warn_of_damaged(summary.damaged)
+
+
+def warn_of_damaged(images: int) -> None:
+    """Log the number of images that could not be read, if any."""
+    if images:
+        log(f"warning: {images} images could not be read; the column `error` of the scores has the reasons")
 
 
 def print_summary(task: str, summary: "ScoreSummary") -> None:

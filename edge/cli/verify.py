@@ -1,4 +1,4 @@
-"""`edge verify`: exit by exit, compare engines with the trained network, and backends with one another."""
+"""`edge verify`: exit by exit, compare engines with the trained network, backends or recorded scores."""
 
 import argparse
 import dataclasses
@@ -11,9 +11,12 @@ from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_bundle, add_precisions, add_threads, open_bundle
 from edge.cli.info import bundle_advice
 from edge.cli.output import check_replaceable
+from edge.cli.recorded import read_recorded
 from edge.console import FAILED, PASSED, ProgressDisplay, log, print_json, print_table
 from edge.engines import BACKENDS, backend_named
+from edge.errors import DataError
 from edge.parity.compare import Parity, verify
+from edge.parity.recorded import compare_recorded
 from edge.parity.report import exit_cells, exit_columns, group_by_reference, markdown, verdict
 from edge.storage import write_file
 
@@ -36,22 +39,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="inference libraries, one or more; each further library is also compared with the first (default: "
         "onnxruntime)",
     )
+    parser.add_argument(
+        "--scores",
+        nargs=2,
+        type=Path,
+        metavar=("REFERENCE", "SCORES"),
+        help="compare recorded scores of the same images, and run no engine: outputs of `edge record` or `edge score "
+        "--every-exit`",
+    )
     add_threads(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the comparison and its verdict, and a warning if the network is no better than chance."""
+    """Print the comparison and its verdict, and a warning if the network is no better than chance.
+
+    Raises:
+        EdgeError: an option has no effect, or the bundle, an engine or recorded scores cannot be used.
+    """
     bundle = open_bundle(arguments)
     if arguments.report is not None:
-        inputs = [arguments.references] if arguments.references else []
+        inputs = [arguments.references] if arguments.references else arguments.scores or []
         check_replaceable(arguments.report, inputs, bundle, start=b"# ", kind="Markdown report")
-    backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
-    with ProgressDisplay() as display:
-        results = [
-            result
-            for name in arguments.precision or bundle.manifest.precisions
-            for result in verify(bundle, name, backends, arguments.references, display)
-        ]
+    results = verify_engines(bundle, arguments) if arguments.scores is None else [verify_scores(bundle, arguments)]
     if arguments.report is not None:
         write_file(arguments.report, markdown(bundle, results))
     passed = all(result.passed for result in results)
@@ -62,6 +71,30 @@ def main(arguments: argparse.Namespace) -> int:
     for line in chance_warnings(bundle, {result.precision for result in results}):
         log(line)
     return PASSED if passed else FAILED
+
+
+def verify_engines(bundle: Bundle, arguments: argparse.Namespace) -> list[Parity]:
+    """Run the reference samples through engines."""
+    backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
+    with ProgressDisplay() as display:
+        return [
+            result
+            for name in arguments.precision or bundle.manifest.precisions
+            for result in verify(bundle, name, backends, arguments.references, display)
+        ]
+
+
+def verify_scores(bundle: Bundle, arguments: argparse.Namespace) -> Parity:
+    """Compare recorded scores.
+
+    Raises:
+        DataError: an option that selects engines was given, too.
+    """
+    for option in ("precision", "references", "backend"):
+        if getattr(arguments, option) is not None:
+            raise DataError(f"--{option} is for engines, and --scores compares recorded scores; leave one out")
+    reference, recorded = ((str(path), read_recorded(path, bundle.manifest.labels)) for path in arguments.scores)
+    return compare_recorded(bundle, reference, recorded)
 
 
 def print_parity(results: Sequence[Parity]) -> None:

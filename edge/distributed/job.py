@@ -10,6 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import pyarrow as pa
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import manifest_to_json
 from edge.distributed.dataset import Shard
-from edge.distributed.predictor import PREDICTION_SCHEMA, classify, predictions_table
+from edge.distributed.predictor import classify, predictions_table
+from edge.distributed.recording import record_images
 from edge.distributed.shards import SHARD_IMAGES, shard_digest, shards_of
 from edge.engines import backend_named
 from edge.errors import BundleError, DataError, OutputError
@@ -28,8 +30,8 @@ from edge.storage import atomic_file, write_file
 
 PLAN = "plan.json"
 """File of the output folder that identifies the work."""
-SCORE_SCHEMA = pa.schema([("path", pa.string()), ("truth", pa.string()), *PREDICTION_SCHEMA])
-"""Columns of scores: the image's path below the dataset, its label, and its prediction."""
+SAMPLE_SCHEMA = pa.schema([("path", pa.string()), ("truth", pa.string())])
+"""First columns of scores: the image's path below the dataset, and its label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Plan:
     thresholds: tuple[float, ...]
     chain: str
     """Digest of all else that predictions depend on: labels, preprocessing, temperatures, rejection."""
+    kind: Literal["predictions", "recording"]
+    """Predictions, or the outputs of every exit."""
 
     @property
     def text(self) -> str:
@@ -73,7 +77,14 @@ class ScoreJob:
 
     @staticmethod
     def of(
-        bundle: Bundle, precision: str, backend: str, dataset: Path, output: Path, shard_images: int = SHARD_IMAGES
+        bundle: Bundle,
+        precision: str,
+        backend: str,
+        dataset: Path,
+        output: Path,
+        *,
+        every_exit: bool = False,
+        shard_images: int = SHARD_IMAGES,
     ) -> "tuple[ScoreJob, list[Shard]]":
         """Return the work of scoring a dataset with one precision of a bundle, and the dataset's shards.
 
@@ -90,6 +101,7 @@ class ScoreJob:
             backend,
             bundle.precision(precision).thresholds.values,
             _digest(repr(bundle.chain(precision))),
+            "recording" if every_exit else "predictions",
         )
         job = ScoreJob(bundle.path.resolve(), manifest_digest(bundle), dataset, digests, output.resolve(), plan)
         return job, shards
@@ -133,7 +145,7 @@ class ScoreJob:
 
 
 def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
-    """Classify the images of a shard and write its file; return their number.
+    """Score the images of a shard and write its file; return their number.
 
     Raises:
         EdgeError: the bundle, the dataset or the output is not the same on this node, or an engine cannot be run.
@@ -146,9 +158,12 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
         )
     tables = []
     for names, truth, images in shard.read(job.dataset, classifier.chain.labels):
-        predictions = predictions_table(classify(classifier, images))
-        columns = [pa.array(map(_utf8, names)), pa.array(truth, pa.string()), *predictions.columns]
-        tables.append(pa.table(columns, schema=SCORE_SCHEMA))
+        if job.plan.kind == "recording":
+            scores = record_images(classifier, images)
+        else:
+            scores = predictions_table(classify(classifier, images))
+        columns = [pa.array(map(_utf8, names)), pa.array(truth, pa.string()), *scores.columns]
+        tables.append(pa.table(columns, schema=pa.schema([*SAMPLE_SCHEMA, *scores.schema])))
     with atomic_file(shard_path(job.output, index)) as partial:
         pq.write_table(pa.concat_tables(tables), partial)
     return shard.images

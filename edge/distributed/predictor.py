@@ -79,7 +79,7 @@ def classify(classifier: Classifier, images: Iterable[Any]) -> list[Prediction |
         classifier: The classifier.
         images: Paths, encoded files or RGB arrays; arrays of their own kind for networks that read arrays.
     """
-    opened = [_open(image, classifier.chain.input.kind) for image in images]
+    opened = [open_image(image, classifier.chain.input.kind) for image in images]
     predictions = iter(_predict(classifier, [frame for frame in opened if isinstance(frame, Frame)]))
     return [next(predictions) if isinstance(frame, Frame) else frame for frame in opened]
 
@@ -93,7 +93,8 @@ def predictions_table(results: Iterable[Prediction | SourceError]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PREDICTION_SCHEMA)
 
 
-def _open(image: Any, kind: Literal["image", "array"]) -> Frame | SourceError:
+def open_image(image: Any, kind: Literal["image", "array"]) -> Frame | SourceError:
+    """Return an image of `classify` as a frame, or the reason why it cannot be read."""
     try:
         if isinstance(image, Mapping):
             image = image["bytes"]

@@ -5,7 +5,6 @@ from pathlib import Path
 from edge.bundle.bundle import Bundle
 from edge.distributed.cluster import connected, run_tasks
 from edge.distributed.job import ScoreJob, score_shard, shard_path
-from edge.distributed.summary import ScoreSummary, summarise
 from edge.progress import OnProgress, Progress, ignore_progress
 
 
@@ -16,10 +15,11 @@ def score(
     dataset: Path,
     output: Path,
     *,
+    every_exit: bool = False,
     address: str | None = None,
     on_progress: OnProgress = ignore_progress,
-) -> ScoreSummary:
-    """Classify all images of a dataset that have no scores yet, and return the summary of all scores.
+) -> list[Path]:
+    """Score all images of a dataset that have no scores yet, and return the files of all scores.
 
     Args:
         bundle: The bundle.
@@ -27,6 +27,7 @@ def score(
         backend: Name of the inference library.
         dataset: Folder of images or of Parquet files, or a Parquet file.
         output: Folder for the scores. It is created, or holds scores of the same bundle and dataset.
+        every_exit: Record the outputs of every exit, in place of predictions.
         address: Address of a Ray cluster; None for this machine.
         on_progress: Receives the number of images that have scores.
 
@@ -34,7 +35,7 @@ def score(
         OutputError: the output has other scores or other files.
         EdgeError: the bundle, the dataset, the cluster or an engine cannot be used.
     """
-    job, shards = ScoreJob.of(bundle, precision, backend, dataset, output)
+    job, shards = ScoreJob.of(bundle, precision, backend, dataset, output, every_exit=every_exit)
     missing = job.open_output()
     total = sum(shard.images for shard in shards)
     done = total - sum(shards[index].images for index in missing)
@@ -44,4 +45,4 @@ def score(
             for images in run_tasks(score_shard, [(job, index, shards[index]) for index in missing], gpus=job.gpus):
                 done += images
                 on_progress(Progress("scoring", done, total))
-    return summarise([shard_path(job.output, index) for index in range(len(shards))], len(bundle.manifest.exits))
+    return [shard_path(job.output, index) for index in range(len(shards))]

@@ -35,6 +35,11 @@ class ScoreSummary:
     exits: tuple[ExitSummary, ...]
 
 
+def count_images(parts: Sequence[Path]) -> int:
+    """Return the number of images in files of scores, damaged ones included."""
+    return sum(pq.read_metadata(part).num_rows for part in parts)
+
+
 def summarise(parts: Sequence[Path], exits: int) -> ScoreSummary:
     """Return the summary of scores.
 

@@ -32,3 +32,10 @@ def checkpoint(digits_checkpoint: "Checkpoint", tmp_path: Path) -> Path:
 
     write_checkpoint(tmp_path / "checkpoint.pt", digits_checkpoint)
     return tmp_path / "checkpoint.pt"
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Let `edge bench` in this process repeat its measurement in two processes."""
+    monkeypatch.setattr("edge.measure.bench.LAUNCHES", 2)
+    return 2

@@ -23,7 +23,7 @@ def _metered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.cli.bench_energy.METHOD", SHORT)
 
 
-@pytest.mark.usefixtures("_metered")
+@pytest.mark.usefixtures("_metered", "launches")
 def test_the_table_has_every_classifier_the_break_even_shares_and_the_missing_meters(digits_bundle: Bundle) -> None:
     words = ("--backend", "onnxruntime", "--precision", "fp32", "--energy", "--beside", digits_bundle.path)
     result = call(main, "bench", digits_bundle.path, *words)
@@ -40,7 +40,7 @@ def test_the_table_has_every_classifier_the_break_even_shares_and_the_missing_me
     assert "leave the machine alone" in result.stderr
 
 
-@pytest.mark.usefixtures("_metered")
+@pytest.mark.usefixtures("_metered", "launches")
 def test_json_has_the_energy_of_every_classifier_with_its_uncertainty(digits_bundle: Bundle) -> None:
     words = (digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32", "--energy", "--json")
     result = call(main, "bench", *words)

@@ -10,7 +10,6 @@ from edge.cli.main import SUBCOMMANDS, main
 from edge.console import WRONG_INPUT
 from edge.doctor.check import Check, State
 from edge.doctor.jobs import JOBS, Diagnosis, Job
-from edge.measure.launches import LAUNCHES
 from tests.support.commands import call, class_folder, error_line
 
 
@@ -22,7 +21,9 @@ def test_every_subcommand_has_a_help_text(name: str) -> None:
     assert SUBCOMMANDS[name][1:] in " ".join(result.stdout.split())
 
 
-def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precision(digits_bundle: Bundle) -> None:
+def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precision(
+    digits_bundle: Bundle, launches: int
+) -> None:
     result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--json")
     assert result.code == 0, result.stderr
     printed = json.loads(result.stdout)
@@ -36,11 +37,12 @@ def test_bench_gives_the_whole_network_early_exits_and_each_exit_of_every_precis
         for measurement in (measured["whole"], measured["early_exit"], *measured["per_exit"]):
             assert set(measurement) == {"latency_ms", "accuracy", "exit_shares"}
             assert set(measurement["latency_ms"]) == {"mean", "p50", "iqr", "p95", "p99", "spread", "frames"}
-            assert measurement["latency_ms"]["frames"] == LAUNCHES * len(digits_bundle.reference().labels)
+            assert measurement["latency_ms"]["frames"] == launches * len(digits_bundle.reference().labels)
             assert 0.5 < measurement["accuracy"] <= 1
             assert sum(measurement["exit_shares"]) == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("launches")
 def test_bench_prints_a_row_for_each_classifier(digits_bundle: Bundle) -> None:
     result = call(main, "bench", digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32")
     assert result.code == 0, result.stderr

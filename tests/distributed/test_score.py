@@ -36,7 +36,7 @@ def images(digits_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def job_for(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> tuple[ScoreJob, list]:
-    return ScoreJob.of(bundle, "fp32", "onnxruntime", dataset, output, shard_images)
+    return ScoreJob.of(bundle, "fp32", "onnxruntime", dataset, output, shard_images=shard_images)
 
 
 def scored(bundle: Bundle, dataset: Path, output: Path, shard_images: int = 8) -> list[dict]:

@@ -10,12 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
-from compile.graph import IndexedGraph, MultiExitGraph
 from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
-from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import SegmentSpec
 from edge.decision import NEVER, Scores, decide, scores_from_logits
 from edge.engines import backend_named
@@ -28,13 +25,13 @@ from edge.inference.host import allocate_tensors
 from edge.inference.record import record
 from edge.parity.compare import verify
 from tests.support.networks import (
-    INPUT,
     PRECISIONS,
     Compiled,
-    compile_graph,
+    classifier_of,
     compiled,
     multi_exit_graph,
     random_images,
+    with_nan_logit,
     write_precision,
 )
 
@@ -57,15 +54,8 @@ def classifier(tmp_path: Path, backend: Backend) -> Callable[[Compiled, str], Cl
     """Return a function that makes a classifier of a tiny network on OpenVINO."""
 
     def make(network: Compiled, precision: str) -> Classifier:
-        spec = write_precision(tmp_path / "bundle", network, precision)
-        chain = ChainSpec(INPUT, tuple(map(str, range(10))), spec.segments, spec.temperatures)
-        engines = load_engines(tmp_path / "bundle", spec.segments, backend)
-        return Classifier(
-            chain,
-            engines,
-            spec.thresholds.values,
-            load_batch_engines=lambda: load_engines(tmp_path / "bundle", spec.segments, backend, batch=None),
-        )
+        folder = tmp_path / "bundle"
+        return classifier_of(folder, write_precision(folder, network, precision), backend)
 
     return make
 
@@ -120,17 +110,6 @@ def test_nan_logits_never_exit_early_and_the_last_exit_answers_with_them(
     assert (recording.scores.label == reference.label).all()
     for thresholds in np.array([[0, NEVER], [0, 0], [NEVER, NEVER]], np.float32):
         assert exits_of(chain, thresholds) == decided(reference, thresholds)
-
-
-def with_nan_logit(graph: MultiExitGraph, exit_index: int) -> Compiled:
-    """Compile a multi-exit graph after making one logit of an exit NaN for every image."""
-    damaged = graph.copy()
-    name = IndexedGraph(damaged.model).producer[f"logits_{exit_index}"].input[2]
-    [bias] = [tensor for tensor in damaged.model.graph.initializer if tensor.name == name]
-    value = numpy_helper.to_array(bias).copy()
-    value[1] = np.nan
-    bias.CopyFrom(numpy_helper.from_array(value, name))
-    return compile_graph(damaged)
 
 
 @each_precision

@@ -8,19 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from compile.contents import write_segment
 from compile.cut import Segment, cut_segments
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
-from compile.graph import IndexedGraph, MultiExitGraph
+from compile.graph import MultiExitGraph
 from compile.precisions import convert
 from compile.quantise import METHODS
 from compile.trained_model import TrainedModel, load_trained_model
 from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
-from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import InputSpec, PrecisionSpec
 from edge.decision import NEVER, Prediction, Scores, decide, scores_from_logits
 from edge.engines.base import Engine
@@ -35,10 +33,11 @@ from tests.support.networks import (
     INPUT,
     PRECISIONS,
     Compiled,
-    compile_graph,
+    classifier_of,
     compiled,
     multi_exit_graph,
     random_images,
+    with_nan_logit,
     write_precision,
 )
 
@@ -67,17 +66,10 @@ def case_of(
     frames: Sequence[Frame],
 ) -> Case:
     """Build engines from a bundle's files, and one in `folder` from the graph they were cut from."""
-    backend, classes = OnnxRuntime(), 10
-    chain = ChainSpec(input_spec, tuple(map(str, range(classes))), spec.segments, spec.temperatures)
-    classifier = Classifier(
-        chain,
-        load_engines(bundle, spec.segments, backend),
-        spec.thresholds.values,
-        load_batch_engines=lambda: load_engines(bundle, spec.segments, backend, batch=None),
-    )
+    classifier = classifier_of(bundle, spec, OnnxRuntime(), input_spec)
     images = preprocess_batch(frames, input_spec)
     engine = whole_engine(folder, whole)
-    logits, scores = outputs_of(engine, images, chain.exits)
+    logits, scores = outputs_of(engine, images, len(spec.segments))
     return Case(classifier, spec.thresholds.values, engine, frames, images, logits, scores)
 
 
@@ -339,14 +331,3 @@ def test_nan_logits_never_exit_early_and_the_last_exit_answers_with_them(
             assert all(answer.exit_index > 0 for answer in answers)
         elif thresholds == [NEVER, NEVER]:
             assert all(answer.exit_index == 2 and np.isnan(answer.confidence) for answer in answers)
-
-
-def with_nan_logit(graph: MultiExitGraph, exit_index: int) -> Compiled:
-    """Compile a multi-exit graph after making one logit of an exit NaN for every image."""
-    damaged = graph.copy()
-    name = IndexedGraph(damaged.model).producer[f"logits_{exit_index}"].input[2]
-    [bias] = [tensor for tensor in damaged.model.graph.initializer if tensor.name == name]
-    value = numpy_helper.to_array(bias).copy()
-    value[1] = np.nan
-    bias.CopyFrom(numpy_helper.from_array(value, name))
-    return compile_graph(damaged)

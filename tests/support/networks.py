@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from compile.contents import SCORES, write_network
@@ -17,10 +18,14 @@ from compile.cut import Segment, cut_segments, whole_network
 from compile.decision_ops import add_decisions
 from compile.export import export_onnx
 from compile.fp16 import to_fp16
-from compile.graph import MultiExitGraph
+from compile.graph import IndexedGraph, MultiExitGraph
 from compile.quantise import quantise_int8
+from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import Candidate, InputSpec, PrecisionSpec, Thresholds
 from edge.decision import NEVER
+from edge.engines.base import Backend
+from edge.engines.cache import load_engines
+from edge.inference.classifier import Classifier
 from edge.training.backbones import build_network
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
 
@@ -190,6 +195,17 @@ def compile_graph(graph: MultiExitGraph) -> Compiled:
     return Compiled(whole, cut_segments(whole))
 
 
+def with_nan_logit(graph: MultiExitGraph, exit_index: int) -> Compiled:
+    """Compile a multi-exit graph after making one logit of an exit NaN for every image."""
+    damaged = graph.copy()
+    name = IndexedGraph(damaged.model).producer[f"logits_{exit_index}"].input[2]
+    [bias] = [tensor for tensor in damaged.model.graph.initializer if tensor.name == name]
+    value = numpy_helper.to_array(bias).copy()
+    value[1] = np.nan
+    bias.CopyFrom(numpy_helper.from_array(value, name))
+    return compile_graph(damaged)
+
+
 def write_precision(folder: Path, network: Compiled, precision: str) -> PrecisionSpec:
     """Write a network's ONNX files into a new folder; its thresholds are never reached, its temperatures are 1."""
     folder.mkdir()
@@ -200,6 +216,19 @@ def write_precision(folder: Path, network: Compiled, precision: str) -> Precisio
     never = Thresholds(values, "accuracy_gap", 0.0, "none", None, samples=0, split="", candidates=candidates)
     scores = f"{precision}/{SCORES}"
     return PrecisionSpec(files.segments, files.whole, never, None, (1.0,) * exits, notes=(), scores=scores)
+
+
+def classifier_of(
+    folder: Path, spec: PrecisionSpec, backend: Backend, input_spec: InputSpec = INPUT, classes: int = 10
+) -> Classifier:
+    """Return one precision in a folder, with its fitted thresholds, as a classifier on a backend."""
+    chain = ChainSpec(input_spec, tuple(map(str, range(classes))), spec.segments, spec.temperatures)
+    return Classifier(
+        chain,
+        load_engines(folder, spec.segments, backend),
+        spec.thresholds.values,
+        load_batch_engines=lambda: load_engines(folder, spec.segments, backend, batch=None),
+    )
 
 
 def _head(channels: int) -> AttentionHead:

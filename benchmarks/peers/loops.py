@@ -1,7 +1,6 @@
 """Early exits as user code writes them: a loop over stages in torch or ONNX Runtime, and the library earlyon."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -84,10 +83,8 @@ def session_loop(bundle: Bundle, precision: str) -> Predict:
     return predict
 
 
-def earlyon_staged(network: MultiExitNetwork, thresholds: Sequence[float], bundle: Bundle) -> Predict | None:
-    """Return the staged runtime of earlyon (`pip install earlyon==0.3.0`); None if it is not installed."""
-    if find_spec("earlyon") is None:
-        return None
+def earlyon_staged(network: MultiExitNetwork, thresholds: Sequence[float], bundle: Bundle) -> Predict:
+    """Return the staged runtime of earlyon."""
     from earlyon import EarlyExitConfig, ExitPoint
     from earlyon.staged import StagedModel, StageSpec
 

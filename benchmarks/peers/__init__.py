@@ -1,0 +1,1 @@
+"""Early exits beside every other way to run a network on a CPU."""
