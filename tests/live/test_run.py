@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge
-from edge.errors import EngineError, OutputError, SourceLostError
+from edge.errors import EngineError, OutputError, SourceLostError, UnavailableError
 from edge.frames.address import SourceAddress
 from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.frames.open import open_address
@@ -19,7 +19,7 @@ from edge.live import run
 from edge.live.audit import Auditor
 from edge.live.drift import Expected
 from edge.live.events import Debouncer
-from edge.live.messages import Audit, Event, Message, Observation
+from edge.live.messages import Event, Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.triggers import Every
 from tests.support.commands import TIMEOUT_S, wait_until
@@ -229,37 +229,44 @@ def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8]
 # On a GPU
 
 
-def preparations(world: World) -> dict[str, int]:
-    """Return the calls for which running frames may have to wait, but for memory of another frame size."""
-    return {name: world.calls[name] for name in ("stream", "cuStreamBeginCapture")}
+def preparations(world: World) -> tuple[int, int]:
+    """Return how many streams were made and segments captured: one stream for each slot, and one for each capture."""
+    return world.calls["stream"], world.calls["cuStreamBeginCapture"]
 
 
-def test_sources_open_when_every_segment_is_bound_and_captured(
+def test_all_slots_of_sources_and_audits_are_prepared_before_a_source_opens(
     network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_opening, ran = [], []
+    at_opening = []
+
+    def refuse(address: SourceAddress, **options: bool) -> FrameSource:
+        at_opening.append(preparations(world))
+        raise UnavailableError("no library for cameras")
+
+    monkeypatch.setattr("edge.live.sources.open_address", refuse)
+    tiny, slots = network("tiny cnn", spec=IMAGES), 2 * MIN_SLOTS + 1
+    with tiny.classifier() as classifier:
+        auditor = Auditor(classifier, {classifier.thresholds: Expected(1.0, None)})
+        with pytest.raises(UnavailableError, match="no library for cameras"):
+            run(classifier, ["test://", "test://"], auditor=auditor)
+    assert at_opening == [(slots * (1 + tiny.exits), slots * tiny.exits)]
+    assert world.calls["mem_alloc"] == world.calls["free"]
+
+
+def test_no_segment_is_bound_or_captured_once_a_source_is_open(
+    network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_opening, output = [], Recorder()
 
     def open_counted(address: SourceAddress, **options: bool) -> FrameSource:
         at_opening.append(preparations(world))
         return open_address(address, **options)
 
     monkeypatch.setattr("edge.live.sources.open_address", open_counted)
-    source, audited = "test://?size=64x48&rate=0&frames=5", threading.Semaphore(1)
-
-    def wait_for_audits(message: Message) -> None:
-        if isinstance(message, Observation):
-            assert audited.acquire(timeout=10)
-        elif isinstance(message, Audit):
-            audited.release()
-            ran.append(message)
-
     with network("tiny cnn", spec=IMAGES).classifier() as classifier:
-        auditor = Auditor(classifier, {classifier.thresholds: Expected(1.0, None)}, share=1.0)
-        run(classifier, [source, source], policy="all", auditor=auditor, on_message=wait_for_audits)
-    assert len(ran) == 10
-    opened = at_opening[0]
-    assert opened["stream"] == (2 * MIN_SLOTS + 1) * (1 + 3)  # of each slot, and for the capture of each segment
-    assert at_opening[1] == preparations(world) == opened
+        run(classifier, ["test://?size=64x48&rate=0&frames=5"], [output], policy="all")
+    assert len(output.observations) == 5
+    assert at_opening == [preparations(world)]
 
 
 @pytest.mark.parametrize("slots", [0, 1, 6])
