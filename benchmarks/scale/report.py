@@ -39,11 +39,11 @@ def main(arguments: argparse.Namespace) -> int:
     shutil.rmtree(folder / "networks", ignore_errors=True)
     growths = [
         *over_exits(EXITS, 30 if quick else 500, folder / "networks"),
-        *over_pixels(SIZES, 10 if quick else 100, folder / "networks"),
+        *over_pixels(SIZES, 10 if quick else 60, folder / "networks"),
     ]
     small, large = (random_bundle(folder / name, name, size) for name, size in (("cnn", 32), ("resnet18", 224)))
     workload = Workload("CNN 32x32", small, folder / "unused", 0, ())
-    cameras = over_cameras(workload, CAMERAS, 10_000 if quick else 20_000, 1 if quick else 3, folder)
+    cameras = over_cameras(workload, CAMERAS, 10_000 if quick else 40_000, 1 if quick else 3, folder)
     shutil.rmtree(folder / "nodes", ignore_errors=True)
     nodes = ray_ratio(large, 8 if quick else 40, 1 if quick else 3, folder / "nodes")
     result = as_result(growths, cameras, nodes)
