@@ -40,6 +40,16 @@ def torch_stages(network: MultiExitNetwork) -> list[nn.Module]:
     return [StageWithHead(*pair).eval() for pair in zip(stages, network.heads, strict=True)]
 
 
+@torch.inference_mode()
+def compiled_stages(stages: Sequence[nn.Module], spec: InputSpec) -> list[Callable[[Tensor], Any]]:
+    """Return stages compiled by `torch.compile`, which does so when each is first called."""
+    compiled: list[Callable[[Tensor], Any]] = [torch.compile(stage) for stage in stages]
+    features = torch.zeros(1, *spec.shape)
+    for stage in compiled:
+        features, _ = stage(features)
+    return compiled
+
+
 def torch_loop(stages: Sequence[Callable[[Tensor], Any]], thresholds: Sequence[float], spec: InputSpec) -> Predict:
     """Return a loop in torch that checks each confidence on the host."""
     image = _image_of(spec)

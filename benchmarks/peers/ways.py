@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
-from benchmarks.peers.loops import Predict, earlyon_staged, session_loop, torch_loop, torch_stages
+from benchmarks.peers.loops import Predict, compiled_stages, earlyon_staged, session_loop, torch_loop, torch_stages
 from benchmarks.truncated import matched_thresholds
 from edge.bundle.bundle import Bundle
 from edge.engines import backend_named
@@ -57,7 +55,7 @@ def peers(demo: Path, network: MultiExitNetwork) -> Iterator[tuple[str, Predict]
     thresholds, spec = bundle.precision("fp32").thresholds.values, bundle.manifest.input
     stages = torch_stages(network)
     yield "PyTorch eager loop", torch_loop(stages, thresholds, spec)
-    yield "torch.compile loop", torch_loop([torch.compile(stage) for stage in stages], thresholds, spec)
+    yield "torch.compile loop", torch_loop(compiled_stages(stages, spec), thresholds, spec)
     yield "earlyon 0.3.0 StagedModel", earlyon_staged(network, thresholds, bundle)
     for precision in bundle.manifest.precisions:
         yield f"session.run per segment, {precision}", session_loop(bundle, precision)

@@ -39,11 +39,11 @@ def main(arguments: argparse.Namespace) -> int:
     shutil.rmtree(folder / "networks", ignore_errors=True)
     growths = [
         *over_exits(EXITS, 30 if quick else 500, folder / "networks"),
-        *over_pixels(SIZES, 10 if quick else 100, folder / "networks"),
+        *over_pixels(SIZES, 10 if quick else 60, folder / "networks"),
     ]
     small, large = (random_bundle(folder / name, name, size) for name, size in (("cnn", 32), ("resnet18", 224)))
     workload = Workload("CNN 32x32", small, folder / "unused", 0, ())
-    cameras = over_cameras(workload, CAMERAS, 10_000 if quick else 20_000, 1 if quick else 3, folder)
+    cameras = over_cameras(workload, CAMERAS, 10_000 if quick else 40_000, 1 if quick else 3, folder)
     shutil.rmtree(folder / "nodes", ignore_errors=True)
     nodes = ray_ratio(large, 8 if quick else 40, 1 if quick else 3, folder / "nodes")
     result = as_result(growths, cameras, nodes)
@@ -92,19 +92,24 @@ def rows(result: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def draw(path: Path, growths: Sequence[Growth], cameras: CameraGrowth) -> None:
-    """Plot the cost of a frame over each quantity, both relative to their smallest, beside linear growth."""
+    """Plot the cost of a frame over each quantity beside linear growth, and the memory over cameras."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    panels = dict(zip(("exits", "pixels", "cameras"), figure.subplots(1, 3), strict=True))
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    *panels, memory = figure.subplots(1, 4)
+    by_quantity = dict(zip(("exits", "pixels", "cameras"), panels, strict=True))
     for growth in growths:
-        panels[growth.quantity].loglog(growth.values, growth.cost_ms, "o-", label=f"{growth.threads} threads")
+        by_quantity[growth.quantity].loglog(growth.values, growth.cost_ms, "o-", label=f"{growth.threads} threads")
     total = [ms * count for ms, count in zip(cameras.ms_per_frame, cameras.cameras, strict=True)]
-    panels["cameras"].loglog(cameras.cameras, total, "o-", label="one process")
-    for quantity, axes in panels.items():
-        line = axes.lines[0]
-        values, first = line.get_xdata(), line.get_ydata()[0]
-        axes.loglog(values, [first * value / values[0] for value in values], ":", color="grey", label="linear")
+    by_quantity["cameras"].loglog(cameras.cameras, total, "o-", label="one process")
+    for quantity, axes in by_quantity.items():
+        values, costs = axes.lines[0].get_data()
+        axes.loglog(values, [costs[0] * value / values[0] for value in values], ":", color="grey", label="linear")
+        axes.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.set(xlabel=quantity, ylabel="ms for a frame of each camera" if quantity == "cameras" else "ms per frame")
         axes.legend()
+    memory.plot(cameras.cameras, cameras.memory_mb, "o-")
+    memory.set(xlabel="cameras", ylabel="memory, MB", ylim=(0, None))
     figure.savefig(path, format="svg")

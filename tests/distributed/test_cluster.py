@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from edge.bundle.bundle import Bundle
-from tests.support.commands import ROOT, TIMEOUT_S, random_frames, run_command, start_command, wait_until
+from tests.support.commands import (
+    ROOT,
+    TIMEOUT_S,
+    class_folder,
+    random_frames,
+    run_command,
+    start_command,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.services, pytest.mark.filterwarnings("default")]  # Ray has warnings of its own
 
@@ -115,6 +123,22 @@ def test_a_command_that_is_killed_continues_and_writes_the_same_bytes(
     assert run_command(*words).returncode == 0
     assert [part.read_bytes() for part in parts(output)] == before
     assert time.monotonic() - started < 20
+
+
+def test_a_recording_of_every_exit_on_the_cluster_is_that_of_one_machine(
+    cluster: Any, digits_bundle: Bundle, tmp_path: Path
+) -> None:
+    dataset = class_folder(tmp_path / "images", digits_bundle.manifest.labels, each=60)  # two shards
+    words = ("edge", "score", digits_bundle.path, dataset, "--output", tmp_path / "recorded", "--every-exit")
+    done = run_command(*words, "--precision", "fp32", "--address", cluster.address)
+    assert done.returncode == 0, done.stderr
+    alone = tmp_path / "alone.npz"
+    record = ("edge", "record", digits_bundle.path, "--images", dataset, "--output", alone, "--precision", "fp32")
+    assert run_command(*record).returncode == 0
+    verify = ("edge", "verify", digits_bundle.path, "--scores", alone, tmp_path / "recorded", "--json")
+    [parity] = json.loads(run_command(*verify).stdout)["precisions"]
+    assert (parity["samples"], parity["exit_index_agreement"]) == (600, 1.0)
+    assert max(exit_["max_abs_logit_error"] for exit_ in parity["exits"]) == 0
 
 
 RAY_DATA = """
