@@ -18,7 +18,8 @@ from edge.cuda.slot import CudaSlot
 from edge.doctor.probe import chain_unsupported_reason
 from edge.errors import EngineError
 from edge.frames.base import Frame
-from edge.inference.pipeline import MIN_SLOTS, Pipeline
+from edge.inference.pipeline import Pipeline
+from edge.inference.slot_pool import MIN_SLOTS, SlotGroup, SlotPool
 from edge.measure.latency import latency_from_ms
 from edge.system import conditions
 
@@ -121,7 +122,8 @@ def run_pipelined(
     thresholds = np.array(workload.thresholds, dtype=np.float32)
     with warm_slots(runtime, workload, frames[0], MIN_SLOTS) as slots:
         started = perf_counter()
-        results = list(Pipeline(PacedSource(frames, interval_s), slots, "all", lambda: thresholds))
+        pool = SlotPool(SlotGroup(slots, lambda: thresholds))
+        results = list(Pipeline(PacedSource(frames, interval_s), pool, "all"))
         seconds = perf_counter() - started
     latency = latency_from_ms([result.latency_ms for result in results])
     return {

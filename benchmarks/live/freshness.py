@@ -7,7 +7,8 @@ import numpy as np
 from benchmarks.live.sources import MemorySource, SlowSlot
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
-from edge.inference.pipeline import MIN_SLOTS, Pipeline
+from edge.inference.pipeline import Pipeline
+from edge.inference.slot_pool import MIN_SLOTS, SlotGroup, SlotPool
 
 RATE, FRAMES, FRAME_TIMES = 30.0, 900, 3
 
@@ -17,7 +18,7 @@ def freshness(classifier: Classifier, pictures: list[Frame]) -> dict[str, Any]:
     thresholds = np.array(classifier.thresholds, dtype=np.float32)
     slots = [SlowSlot(classifier, FRAME_TIMES / RATE) for _ in range(MIN_SLOTS)]
     source = MemorySource(pictures, FRAMES, RATE)
-    results = list(Pipeline(source, slots, "latest", lambda: thresholds))
+    results = list(Pipeline(source, SlotPool(SlotGroup(slots, lambda: thresholds)), "latest"))
     for slot in slots:
         slot.close()
     ages = np.array([result.age_ms for result in results])

@@ -8,7 +8,7 @@ from statistics import median
 from benchmarks.live.cameras import frames_per_s, watch
 from benchmarks.live.networks import Workload
 from edge.console import track
-from edge.inference.pipeline import MIN_SLOTS
+from edge.inference.slot_pool import MIN_SLOTS
 
 HEIGHT, WIDTH = 240, 320
 CAMERA = f"test://?size={WIDTH}x{HEIGHT}&rate=0"

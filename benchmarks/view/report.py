@@ -12,7 +12,7 @@ from benchmarks.view.audit import audit_cost, mixed_thresholds
 from benchmarks.view.viewers import page_readable_s, viewers_cost
 from edge.console import PASSED, at_least, log, print_table
 from edge.inference.load import load
-from edge.live.view.deployment import Deployment
+from edge.live.deployment import Deployment
 from edge.system import conditions
 
 VIEWERS = (1, 50)

@@ -17,7 +17,7 @@ from benchmarks.view.clients import REQUEST
 from edge.errors import EdgeError
 from edge.frames.base import Frame
 from edge.live import run
-from edge.live.view.deployment import Deployment
+from edge.live.deployment import Deployment
 from edge.live.view.output import View
 
 RATE = 30.0

@@ -11,6 +11,7 @@ from typing import get_args
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.chain import ChainSpec
 from edge.cli.arguments import add_backend, add_bundle, add_precision, open_bundle
+from edge.cli.run_follow import make_follower
 from edge.cli.run_outputs import add_output_arguments, check_outputs, make_outputs, writes_stdout
 from edge.cli.run_summary import Summary
 from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
@@ -18,15 +19,17 @@ from edge.console import PASSED, ProgressDisplay, at_least
 from edge.cuda.base import Sync
 from edge.decision import NONE
 from edge.engines import backend_named
+from edge.engines.base import Backend
 from edge.entry import STDOUT
 from edge.errors import SourceError
 from edge.frames.address import parse_address, with_option
 from edge.inference.load import default_precision, load_classifier
 from edge.live import run
+from edge.live.deployment import Deployment
 from edge.live.events import Debouncer
 from edge.live.messages import Message
 from edge.live.triggers import OnRequest, Trigger, parse_trigger
-from edge.live.view.deployment import Deployment
+from edge.progress import OnProgress
 
 AGREEMENT = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
@@ -57,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         choices=("latest", "all"),
         help="latest drops late frames; all drops none (default: latest for cameras and streams, all for files)",
+    )
+    parser.add_argument(
+        "--follow",
+        metavar="ADDRESS",
+        help="tag in a registry, oci://HOST[:PORT]/NAME:TAG: when it names another bundle, verify it and swap. BUNDLE "
+        "is the one to begin with, or a new name. Needs --require-signature",
     )
     _add_live_arguments(parser)
     add_watch_arguments(parser)
@@ -104,18 +113,17 @@ def main(arguments: argparse.Namespace) -> int:
         SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
-    bundle = open_bundle(arguments)
     backend = backend_named(arguments.backend, threads=arguments.threads, gpu_sync=arguments.gpu_sync)
-    precision = arguments.precision or default_precision(bundle, backend)
-    chain = bundle.chain(precision)
+    follower = make_follower(arguments, partial(_deploy, arguments, backend))
+    bundle = open_bundle(arguments) if follower is None else follower.bundle
+    chain = bundle.chain(_precision(arguments, bundle, backend))
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
     new_debouncer = _new_debouncer(arguments, chain)
     check_outputs(arguments, bundle)
     with ProgressDisplay() as display:
-        classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
-    deadline = make_deadline(arguments, bundle, precision, classifier)
-    auditor = make_auditor(arguments, bundle, precision, classifier)
-    summary, stop, task = Summary(chain.exits), threading.Event(), f"{precision} on {backend.name}"
+        deployment = _deploy(arguments, backend, bundle, "", display) if follower is None else follower.load(display)
+    deadline, auditor = make_deadline(arguments, deployment), make_auditor(arguments, deployment)
+    summary, stop, task = Summary(chain.exits), threading.Event(), f"{deployment.precision} on {backend.name}"
 
     def watch(message: Message) -> None:
         summary.add(message)
@@ -125,9 +133,9 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         with ProgressDisplay() as display:
             run(
-                classifier,
+                deployment.classifier,
                 sources,
-                make_outputs(arguments, Deployment(bundle, precision, classifier), triggers.request),
+                make_outputs(arguments, deployment, triggers.request),
                 policy=arguments.policy,
                 new_trigger=triggers.new if arguments.trigger else None,
                 new_debouncer=new_debouncer,
@@ -136,6 +144,7 @@ def main(arguments: argparse.Namespace) -> int:
                 skip_bad=arguments.skip_bad,
                 auditor=auditor,
                 deadline=deadline,
+                follower=follower,
                 stop=stop,
                 on_message=watch,
                 on_progress=lambda progress: display(progress._replace(task=f"{task}: {progress.task}")),
@@ -144,6 +153,20 @@ def main(arguments: argparse.Namespace) -> int:
         if not writes_stdout(arguments):
             summary.print(task)
     return PASSED
+
+
+def _precision(arguments: argparse.Namespace, bundle: Bundle, backend: Backend) -> str:
+    precision: str = arguments.precision or default_precision(bundle, backend)
+    return precision
+
+
+def _deploy(
+    arguments: argparse.Namespace, backend: Backend, bundle: Bundle, digest: str, on_progress: OnProgress
+) -> Deployment:
+    """Load a bundle as the command line asks for."""
+    precision = _precision(arguments, bundle, backend)
+    classifier = load_classifier(bundle, precision, backend, arguments.threshold, on_progress)
+    return Deployment(bundle, precision, classifier, digest)
 
 
 class Triggers:

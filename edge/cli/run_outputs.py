@@ -11,6 +11,7 @@ from edge.cli.output import check_output, check_outside
 from edge.console import log
 from edge.errors import OutputError, SourceError
 from edge.frames.address import parse_address
+from edge.live.deployment import Deployment
 from edge.live.outputs.base import Output
 from edge.live.outputs.collect import Collector
 from edge.live.outputs.heartbeat import Heartbeat
@@ -18,7 +19,6 @@ from edge.live.outputs.lines_file import parse_rotation
 from edge.live.outputs.open import STDOUT_NAMES, is_video_name, open_output, output_path
 from edge.live.outputs.systemd import systemd_from
 from edge.live.outputs.terminal import Terminal
-from edge.live.view.deployment import Deployment
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def make_outputs(arguments: argparse.Namespace, deployment: Deployment, on_reque
 
     Args:
         arguments: The command line, checked by `check_outputs`.
-        deployment: Bundle to show, and classifier whose thresholds decide which frames are collected.
+        deployment: Bundle and classifier to show.
         on_request: Called when a message requests a frame.
 
     Raises:
@@ -89,7 +89,7 @@ def make_outputs(arguments: argparse.Namespace, deployment: Deployment, on_reque
         for name in names
     ]
     if arguments.collect is not None:
-        outputs.append(Collector(arguments.collect, lambda: deployment.classifier.thresholds))
+        outputs.append(Collector(arguments.collect))
     if (systemd := systemd_from()) is not None:
         outputs.append(systemd)
     if arguments.events and not writes_stdout(arguments):

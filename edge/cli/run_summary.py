@@ -43,7 +43,7 @@ class Summary:
         frames = exits.total()
         if not frames:
             return
-        shares = ", ".join(f"exit {k} {exits[k] / frames:.1%}" for k in range(self._exits))
+        shares = ", ".join(f"exit {k} {exits[k] / frames:.1%}" for k in range(max(self._exits, max(exits) + 1)))
         left_out = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "dropped")
         rows = [(name.removesuffix("_ms"), *latency_cells(latency_from_ms(times)))
                 for name, times in self._times.items()]  # fmt: skip

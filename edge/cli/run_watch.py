@@ -2,13 +2,12 @@
 
 import argparse
 
-from edge.bundle.bundle import Bundle
 from edge.console import above_zero, zero_or_more
 from edge.errors import ThresholdError
 from edge.frames.address import parse_address
-from edge.inference.classifier import Classifier
 from edge.live.audit import DEFAULT_SHARE, Auditor
 from edge.live.deadline import Deadline
+from edge.live.deployment import Deployment
 from edge.live.drift import expectations
 
 
@@ -30,21 +29,20 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def make_auditor(
-    arguments: argparse.Namespace, bundle: Bundle, precision: str, classifier: Classifier
-) -> Auditor | None:
+def make_auditor(arguments: argparse.Namespace, deployment: Deployment) -> Auditor | None:
     """Return the auditor of the command line, or None for no audits.
 
     Raises:
         ThresholdError: audits were requested for thresholds that have no bound.
     """
+    classifier = deployment.classifier
     is_live = not all(parse_address(source).is_finite for source in arguments.source)
     share = arguments.audit if arguments.audit is not None else DEFAULT_SHARE * is_live
     if share == 0 or classifier.chain.exits == 1:
         return None
-    expected = expectations(bundle, precision)
+    expected = expectations(deployment.bundle, deployment.precision)
     if classifier.thresholds in expected:
-        return Auditor(classifier, expected, share=share, deadline_ms=arguments.deadline)
+        return Auditor(classifier, expected, share=share, deadline_ms=arguments.deadline, bundle=deployment.name)
     if arguments.audit is None:
         return None
     remedy = (
@@ -56,9 +54,7 @@ def make_auditor(
     )
 
 
-def make_deadline(
-    arguments: argparse.Namespace, bundle: Bundle, precision: str, classifier: Classifier
-) -> Deadline | None:
+def make_deadline(arguments: argparse.Namespace, deployment: Deployment) -> Deadline | None:
     """Return the deadline of the command line, or None if there is none.
 
     Raises:
@@ -68,8 +64,8 @@ def make_deadline(
         return None
     if arguments.threshold is not None:
         raise ThresholdError("--deadline chooses the thresholds, and --threshold gives them; remove one of the two")
-    candidates = bundle.precision(precision).thresholds.candidates
-    return Deadline(classifier, [candidate.values for candidate in candidates], arguments.deadline)
+    candidates = [candidate.values for candidate in deployment.candidates]
+    return Deadline(deployment.classifier, candidates, arguments.deadline)
 
 
 def _share(text: str) -> float:

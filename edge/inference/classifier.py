@@ -10,6 +10,7 @@ from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edge.bundle.chain import ChainSpec
@@ -18,12 +19,14 @@ from edge.decision import NEVER, Prediction, validate_thresholds
 from edge.engines.base import DeviceKind
 from edge.errors import EngineError, SourceError
 from edge.frames.base import Frame, FrameSource
-from edge.frames.open import is_single_image, open_frame, open_source
+from edge.frames.open import is_single_image, open_frame
 from edge.frames.preprocess import preprocess_batch
 from edge.inference.base import Batch, Slot
-from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy
+from edge.inference.pipeline import Policy
 from edge.inference.result import Result
+from edge.inference.slot_pool import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES
 from edge.inference.slots import new_batch, new_slot
+from edge.inference.stream import Stream
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,18 +172,7 @@ class Classifier:
             SourceError: the source cannot be opened or fails, after all frames before that were yielded; or the policy
                 is unknown.
         """
-        opened = source if isinstance(source, FrameSource) else None
-        try:
-            slots = self.new_slots() if slots is None else slots
-            if not isinstance(source, FrameSource):
-                opened = source = open_source(source)
-            selected = policy or ("latest" if source.is_live else "all")
-            yield from Pipeline(source, slots, selected, lambda: self._thresholds)
-        finally:
-            if opened is not None:
-                opened.close()
-            for slot in slots or ():
-                slot.close()
+        yield from Stream(self, source, policy, slots=slots)
 
     def new_slots(self) -> list[Slot]:
         """Return the slots of a stream. On a GPU this takes a while, so do it before a camera opens."""
@@ -194,13 +186,16 @@ class Classifier:
 
     def new_slot(self) -> Slot:
         """Return a slot for another in-flight frame; the caller closes it."""
-        if self._closed:
-            raise EngineError("the classifier was closed; load it again")
+        self._check_open()
         return new_slot(self._device, self.chain, self._engines)
 
+    def next_thresholds(self) -> NDArray[np.float32]:
+        """Return the thresholds for the next frame, shape (exits - 1,)."""
+        return self._thresholds
+
     def close(self) -> None:
-        """Release the buffers. Idempotent. Engines are kept: classifiers made by `with_thresholds` share them."""
-        self._closed = True
+        """Release the buffers. Idempotent. Engines are kept by open slots and by classifiers that share them."""
+        self._closed, self._engines = True, ()
         while self._idle:
             self._idle.pop().close()
         with self._batch_lock:
@@ -217,6 +212,7 @@ class Classifier:
         self.close()
 
     def _with(self, chain: ChainSpec, thresholds: ArrayLike) -> "Classifier":
+        self._check_open()
         load_batch_engines = self._load_batch_engines
         return Classifier(chain, self._engines, thresholds, device=self._device, load_batch_engines=load_batch_engines)
 
@@ -224,6 +220,10 @@ class Classifier:
         """Return the slots of a stream; small networks have more: passing a frame on takes as long as inference."""
         is_small = 4 * prod(self.chain.input.shape) <= SMALL_BYTES
         return MAX_SLOTS if self._device == "cpu" and is_small else MIN_SLOTS
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the classifier was closed; load it again")
 
     def _take_slot(self) -> Slot:
         """Return an idle slot, or a new slot if concurrent calls use all others."""
@@ -239,8 +239,7 @@ class Classifier:
 
     def _open_batch(self) -> Batch:
         """Return batched inference; the batch lock is held."""
-        if self._closed:
-            raise EngineError("the classifier was closed; load it again")
+        self._check_open()
         if self._batch is None:
             if self._load_batch_engines is None:
                 raise EngineError("this classifier has no engines for batches; load it with `edge.load`")

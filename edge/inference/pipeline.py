@@ -11,31 +11,22 @@ their inference, so that they are recent.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from queue import Empty, SimpleQueue
 from time import monotonic_ns, time
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame, FrameSource
-from edge.inference.base import Slot
-from edge.inference.result import InFlightFrame, Result
+from edge.inference.result import Result
+from edge.inference.slot_pool import InFlightFrame, SlotPool
 
 Policy = Literal["latest", "all"]
 POLICIES = get_args(Policy)
 
-MIN_SLOTS = 4
-"""Slots for capture, for inference, and for frames that wait between them."""
-MAX_SLOTS = 32
-"""Slots for small frames: if a frame takes microseconds, threads that seldom wait for each other are faster."""
-SMALL_BYTES = 1 << 16
-"""Largest size of a small frame, and of a small network input."""
 STUCK_READ_S = 1.0
 """Seconds to wait at the end for a source that hangs in a read, such as a silent stream."""
 
@@ -43,38 +34,18 @@ STUCK_READ_S = 1.0
 class Pipeline:
     """A source, slots, and the thread between them. Iterate over it once."""
 
-    def __init__(
-        self,
-        source: FrameSource,
-        slots: Sequence[Slot],
-        policy: Policy,
-        thresholds: Callable[[], NDArray[np.float32]],
-    ) -> None:
-        """Connect a source with at least `MIN_SLOTS` slots; the caller closes both.
-
-        Args:
-            source: Source of frames.
-            slots: Slots that process them; slots beyond `MIN_SLOTS` are used for small frames only.
-            policy: Policy for late frames.
-            thresholds: Returns the thresholds for the next frame.
+    def __init__(self, source: FrameSource, pool: SlotPool, policy: Policy) -> None:
+        """Connect a source with slots; the caller closes both.
 
         Raises:
             SourceError: the policy is unknown.
         """
         if policy not in POLICIES:
             raise SourceError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
-        if len(slots) < MIN_SLOTS:
-            raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(slots)}")
         self.dropped = 0
-        self._source = source
+        self._source, self._pool = source, pool
         self._is_latest = policy == "latest"
-        self._thresholds = thresholds
-        self._spare = [InFlightFrame(slot) for slot in slots[MIN_SLOTS:]]
-        self._free: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._captured: SimpleQueue[InFlightFrame | None] = SimpleQueue()
-        self._usual = [InFlightFrame(slot) for slot in slots[:MIN_SLOTS]]
-        for in_flight in self._usual:
-            self._free.put(in_flight)
         self._stopping = False
         self._starting = threading.Lock()
         """Held while the capture thread uses a slot."""
@@ -91,33 +62,47 @@ class Pipeline:
         try:
             while (in_flight := self._captured.get()) is not None:
                 inference_ns = monotonic_ns()
-                if not in_flight.is_started:
-                    self._start(in_flight)
-                started_ns = monotonic_ns()
-                prediction = in_flight.slot.result()
+                in_flight, prediction, started_ns = self._classify(in_flight)
                 decided_ns = monotonic_ns()
                 try:
                     yield self._result(in_flight, prediction, inference_ns, started_ns, decided_ns)
                 finally:
                     in_flight.frame_index = -1
-                self._free.put(in_flight)
+                self._pool.give_back(in_flight)
         finally:
             self._stopping = True
-            self._free.put(None)
+            self._pool.end()
             capture.join(timeout=STUCK_READ_S)
             with self._starting:  # it may be preparing memory and graphs for a first frame
                 pass
         if self._error is not None:
             raise self._error
 
-    def _start(self, in_flight: InFlightFrame) -> None:
-        """Preprocess a frame, and on a GPU start its inference."""
-        assert in_flight.frame is not None, "captured without a frame"  # noqa: S101 - `_capture` set it
+    def _classify(self, in_flight: InFlightFrame) -> tuple[InFlightFrame, Prediction, int]:
+        """Return the slot that answered, its prediction, and the time when inference started.
+
+        If a classifier on trial fails, the one before it answers.
+        """
+        try:
+            return in_flight, *self._infer(in_flight)
+        except Exception as error:
+            reserve = self._pool.rescue(in_flight)
+            if reserve is None:
+                raise
+            answer = reserve, *self._infer(reserve)
+            self._pool.failure = self._pool.failure or error
+            return answer
+
+    def _infer(self, in_flight: InFlightFrame) -> tuple[Prediction, int]:
+        if not in_flight.is_started:
+            self._start(in_flight)
         started_ns = monotonic_ns()
-        in_flight.thresholds = self._thresholds()
-        in_flight.slot.start(in_flight.frame, in_flight.thresholds)
+        return in_flight.slot.result(), started_ns
+
+    def _start(self, in_flight: InFlightFrame) -> None:
+        started_ns = monotonic_ns()
+        in_flight.start()
         in_flight.load_ns = monotonic_ns() - started_ns
-        in_flight.is_started = True
 
     def _result(
         self, in_flight: InFlightFrame, prediction: Prediction, inference_ns: int, started_ns: int, decided_ns: int
@@ -137,6 +122,7 @@ class Pipeline:
             captured_s=in_flight.captured_ns / 1e9,
             position=None if in_flight.frame is None else in_flight.frame.position,
             thresholds=tuple(in_flight.thresholds.tolist()),
+            bundle=in_flight.group.bundle,
             _in_flight=in_flight,
         )
 
@@ -151,7 +137,7 @@ class Pipeline:
 
     def _capture(self) -> None:
         frame_index = 0
-        while (in_flight := self._free.get()) is not None and not self._stopping:
+        while (in_flight := self._pool.take()) is not None and not self._stopping:
             started_ns = monotonic_ns()
             frame = self._source.read(in_flight.slot.buffer or in_flight.frame)
             if frame is None:
@@ -166,29 +152,25 @@ class Pipeline:
             self._publish(in_flight)
 
     def _prepare_slots(self, frame: Frame) -> None:
-        """Prepare all slots that are used for frames like the first one; the spare slots are for small frames."""
-        spare = self._spare if frame.pixels.nbytes <= SMALL_BYTES else []
+        """Prepare the slots for frames like the first one."""
         with self._starting:
-            if self._stopping:  # slots are closed
-                return
-            for in_flight in (*self._usual, *spare):
-                in_flight.slot.prepare(frame)
-        for in_flight in spare:
-            self._free.put(in_flight)
+            if not self._stopping:  # else slots are closed
+                self._pool.prepare(frame)
 
     def _publish(self, in_flight: InFlightFrame) -> None:
         """Pass a frame on to the caller's thread; with `latest`, it replaces waiting frames."""
         if self._is_latest:
             self._drop_waiting()
-        elif self._free.empty():
+        elif self._pool.is_empty:
             with self._starting:
                 if self._stopping:
                     return
-                self._start(in_flight)
+                with suppress(Exception):  # the caller's thread repeats it, where it is raised or another slot answers
+                    self._start(in_flight)
         self._captured.put(in_flight)
 
     def _drop_waiting(self) -> None:
         with suppress(Empty):
-            while True:
-                self._free.put(self._captured.get_nowait())
+            while (waiting := self._captured.get_nowait()) is not None:
+                self._pool.give_back(waiting)
                 self.dropped += 1

@@ -1,4 +1,4 @@
-"""The result of a frame, and the frame in flight that it comes from."""
+"""The result of a frame."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,22 +12,7 @@ from edge.bundle import tensors
 from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame
-from edge.inference.base import Slot
-
-
-class InFlightFrame:
-    """A slot with the frame in it, and the frame's times."""
-
-    def __init__(self, slot: Slot) -> None:
-        """Use a slot without a frame."""
-        self.slot = slot
-        self.frame: Frame | None = None
-        self.frame_index = -1
-        self.is_started = False
-        self.thresholds: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        self.capture_ns = self.captured_ns = self.load_ns = 0
-        self.captured_at_s = 0.0
-        """Seconds since 1970."""
+from edge.inference.slot_pool import InFlightFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +44,8 @@ class Result:
     """Position in the source: a file's path in its folder, or seconds from a video's start; None for live sources."""
     thresholds: tuple[float, ...]
     """Thresholds that the frame was classified with."""
+    bundle: str = field(default="", kw_only=True)
+    """Digest of the bundle, shortened, where a tag in a registry is followed; else empty."""
     _in_flight: InFlightFrame = field(repr=False, compare=False)
 
     @property

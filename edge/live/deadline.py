@@ -33,16 +33,21 @@ class Deadline:
             candidates: Thresholds, from the costliest to the cheapest.
             deadline_ms: Largest latency of 95 % of the frames.
         """
-        exits = classifier.chain.exits
         self.deadline_ms = deadline_ms
-        self._classifier = classifier
-        self._candidates = [tuple(validate_thresholds(values, exits).tolist()) for values in candidates]
-        classifier.thresholds = self._judged = self._candidates[0]
         self._lock = threading.Lock()
-        self._patience, self._is_reported = MIN_PATIENCE, False
-        self._calm = 0
-        """Windows in a row that had headroom."""
-        self._start_window()
+        self.replace(classifier, candidates)
+
+    def replace(self, classifier: Classifier, candidates: Sequence[tuple[float, ...]]) -> None:
+        """Begin anew with another classifier and its candidates."""
+        exits = classifier.chain.exits
+        with self._lock:
+            self._classifier = classifier
+            self._candidates = [tuple(validate_thresholds(values, exits).tolist()) for values in candidates]
+            classifier.thresholds = self._judged = self._candidates[0]
+            self._patience, self._is_reported = MIN_PATIENCE, False
+            self._calm = 0
+            """Windows in a row that had headroom."""
+            self._start_window()
 
     def add(self, observation: Observation) -> CandidateChange | None:
         """Judge a further frame; return the change that it causes, or None."""

@@ -1,4 +1,4 @@
-"""Messages to outputs: classified and audited frames, states that change, sources, thresholds, and alarms."""
+"""Messages to outputs: frames classified and audited, changes of states, sources, thresholds and bundles, alarms."""
 
 import math
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edge.decision import Prediction
 from edge.frames.base import Frame
 from edge.inference.result import Result
+from edge.live.deployment import Deployment
 
 DURATIONS = ("capture_ms", "load_ms", "infer_ms", "age_ms", "latency_ms")
 COUNTS = ("dropped", "skipped", "damaged")
@@ -126,7 +127,27 @@ class CandidateChange:
     reason: str
 
 
-Message: TypeAlias = Observation | Event | SourceChange | Audit | Alarm | CandidateChange
+BundleStatus = Literal["swapped", "refused", "failing", "following"]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleChange:
+    """News of a followed tag: another bundle answers or was refused, or polls or pulls fail or succeed again."""
+
+    source: str
+    """A source of the run; each gets the message."""
+    time: datetime
+    status: BundleStatus
+    bundle: str
+    """Digest, shortened: of the bundle that was refused, else of the one that answers frames captured from now on."""
+    reason: str
+    faults: int
+    """Polls and pulls that failed so far, for whichever reason."""
+    deployment: Deployment | None = None
+    """Bundle and classifier, for `swapped`."""
+
+
+Message: TypeAlias = Observation | Event | SourceChange | Audit | Alarm | CandidateChange | BundleChange
 
 
 def iso_time(time: datetime) -> str:
@@ -146,6 +167,9 @@ def record(message: Message) -> dict[str, Any]:
     if isinstance(message, SourceChange):
         reason = {"reason": message.reason} if message.reason else {}
         return common | {"status": message.status, **reason, "reconnects": message.reconnects}
+    if isinstance(message, BundleChange):
+        change = {"bundle": message.bundle, "reason": message.reason, "faults": message.faults}
+        return common | {"follow": message.status} | change
     return common | _watch_fields(message)
 
 
@@ -171,6 +195,7 @@ def _result_fields(result: Result) -> dict[str, Any]:
         "exit_index": prediction.exit_index,
         **{name: round(getattr(result, name), 4) for name in DURATIONS},
         **{name: getattr(result, name) for name in COUNTS},
+        **({"bundle": result.bundle} if result.bundle else {}),
     }
 
 

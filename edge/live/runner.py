@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from edge.frames.base import FrameSource
 from edge.inference.classifier import Classifier
@@ -15,9 +16,13 @@ from edge.live.hub import Hub
 from edge.live.messages import Message
 from edge.live.outputs.base import CLOSE_LIMIT_S, STUCK_S, Output
 from edge.live.sources import open_live, public_names
+from edge.live.swap import Swapper
 from edge.live.triggers import Trigger
 from edge.live.worker import OnMessage, RunState, SourceWorker
 from edge.progress import OnProgress, ignore_progress
+
+if TYPE_CHECKING:
+    from edge.live.follow import Follower
 
 STOP_LIMIT_S = 0.4
 """Longest wait at the end for sources that hang in a read."""
@@ -40,6 +45,7 @@ def run(
     skip_bad: bool = False,
     auditor: Auditor | None = None,
     deadline: Deadline | None = None,
+    follower: "Follower | None" = None,
     stop: threading.Event | None = None,
     on_message: OnMessage = ignore_message,
     on_progress: OnProgress = ignore_progress,
@@ -62,6 +68,7 @@ def run(
         skip_bad: Leave damaged images and video frames out, as for `edge.open_source`.
         auditor: Audits a random few of the frames, and raises alarms; closed at the end.
         deadline: Chooses among the certified candidates, so that frames are answered in time.
+        follower: Swaps the bundle when its tag names another; `classifier` is the one of its `load`. Closed at the end.
         stop: Ends the run from another thread, within about a second.
         on_message: Receives every message before the outputs do, in the thread of its source or that of audits.
         on_progress: Receives the progress of each source, some times a second.
@@ -74,7 +81,8 @@ def run(
     names = public_names(sources)
     hub = Hub(outputs)
     state = RunState(hub, stop, on_message, on_progress, frames, auditor, deadline)
-    workers = [SourceWorker(name, classifier, policy, state) for name in names]
+    bundle = "" if follower is None else follower.load().name
+    workers = [SourceWorker(name, classifier, policy, state, bundle) for name in names]
     limit_s = CLOSE_LIMIT_S
     try:
         _prepare(workers, auditor)
@@ -84,19 +92,17 @@ def run(
             if may_wait:
                 hub.require_all()
             worker.start(opened, None if new_debouncer is None else new_debouncer(), may_wait=may_wait)
+        if follower is not None:
+            follower.start(Swapper(workers, state))
         for worker in workers:
             worker.join()
         limit_s = STUCK_S
     finally:
         stop.set()
-        stop_s = monotonic() + STOP_LIMIT_S
-        _end_sources(sources, workers, stop_s)
-        if auditor is not None:
-            auditor.close(max(0.0, stop_s - monotonic()))
+        _end(sources, workers, follower, auditor)
         hub.close(limit_s)
     hub.raise_errors()
-    _raise_first(worker.error for worker in workers)
-    _raise_first([] if auditor is None else [auditor.error])
+    _raise_first(each.error for each in (*workers, auditor) if each is not None)
 
 
 def _prepare(workers: Sequence[SourceWorker], auditor: Auditor | None) -> None:
@@ -107,16 +113,23 @@ def _prepare(workers: Sequence[SourceWorker], auditor: Auditor | None) -> None:
         worker.prepare()
 
 
-def _end_sources(
-    sources: Sequence[str | int | Path | FrameSource], workers: Sequence[SourceWorker], until_s: float
+def _end(
+    sources: Sequence[str | int | Path | FrameSource],
+    workers: Sequence[SourceWorker],
+    follower: "Follower | None",
+    auditor: Auditor | None,
 ) -> None:
-    """Wait for workers up to a moment of the monotonic clock; close workers not started, and their open sources."""
+    """Wait for all threads, but not for those that hang; close workers not started, and their open sources."""
+    until_s = monotonic() + STOP_LIMIT_S
     for source, worker in zip(sources, workers, strict=True):
         worker.join(max(0.0, until_s - monotonic()))
         if not worker.is_started:
             worker.close()
             if not isinstance(source, str | int | Path):
                 source.close()
+    for helper in (follower, auditor):
+        if helper is not None:
+            helper.close(max(0.0, until_s - monotonic()))
 
 
 def _raise_first(errors: Iterable[BaseException | None]) -> None:

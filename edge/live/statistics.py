@@ -14,6 +14,7 @@ from edge.live.messages import (
     Alarm,
     AlarmKind,
     Audit,
+    BundleChange,
     CandidateChange,
     Event,
     Message,
@@ -52,7 +53,13 @@ class SourceStatistics:
     audits: Counter[str] = field(default_factory=Counter)
     """Frames that were selected for an audit, by outcome: `agrees`, `differs`, `left_out`."""
     alarms: dict[AlarmKind, Alarm] = field(default_factory=dict)
-    """Alarms that were raised."""
+    """Alarms that were raised with the bundle that answers."""
+    bundle: str = ""
+    """Digest, shortened, of the bundle that answered the newest frame, where a tag is followed."""
+    bundle_swaps: int = 0
+    bundles_refused: int = 0
+    follow_faults: int = 0
+    """Failed attempts to ask the registry or to pull."""
 
 
 class Statistics:
@@ -91,10 +98,12 @@ def _add_result(source: SourceStatistics, result: Result, now_s: float) -> None:
     source.exits[result.prediction.exit_index] += 1
     source.latency_counts[bisect_left(LATENCY_BOUNDS_MS, result.latency_ms)] += 1
     source.latency_sum_ms += result.latency_ms
-    source.captured_s, source.answered_s = result.captured_s, now_s
+    source.captured_s, source.answered_s, source.bundle = result.captured_s, now_s, result.bundle
 
 
-def _add_other(source: SourceStatistics, message: Event | SourceChange | Audit | Alarm | CandidateChange) -> None:
+def _add_other(
+    source: SourceStatistics, message: Event | SourceChange | Audit | Alarm | CandidateChange | BundleChange
+) -> None:
     if isinstance(message, Event):
         source.events[message.kind, message.label] += 1
     elif isinstance(message, SourceChange):
@@ -105,6 +114,16 @@ def _add_other(source: SourceStatistics, message: Event | SourceChange | Audit |
         source.audits["left_out"] = message.left_out
     elif isinstance(message, Alarm):
         source.alarms[message.kind] = message
+    elif isinstance(message, BundleChange):
+        _add_bundle_change(source, message)
+
+
+def _add_bundle_change(source: SourceStatistics, change: BundleChange) -> None:
+    source.follow_faults = change.faults
+    source.bundles_refused += change.status == "refused"
+    if change.status == "swapped":
+        source.bundle_swaps += 1
+        source.alarms.clear()  # they were about the bundle before
 
 
 def describe_audits(audits: Counter[str]) -> str:

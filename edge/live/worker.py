@@ -11,6 +11,7 @@ from edge.inference.base import Slot
 from edge.inference.classifier import Classifier
 from edge.inference.pipeline import Policy
 from edge.inference.result import Result
+from edge.inference.stream import Stream
 from edge.live.audit import Auditor
 from edge.live.deadline import Deadline
 from edge.live.events import Debouncer
@@ -76,13 +77,19 @@ class SourceWorker:
         is_started: True once `start` was called.
     """
 
-    def __init__(self, name: str, classifier: Classifier, policy: Policy | None, state: RunState) -> None:
-        """Prepare the thread of the source with this public address."""
+    def __init__(
+        self, name: str, classifier: Classifier, policy: Policy | None, state: RunState, bundle: str = ""
+    ) -> None:
+        """Prepare the thread of the source with this public address; `bundle` names the classifier's in results."""
         self.error: BaseException | None = None
         self.is_started = False
-        self._name, self._classifier, self._policy, self._state = name, classifier, policy, state
+        self.name = name
+        self._classifier, self._bundle, self._policy, self._state = classifier, bundle, policy, state
+        self._stream: Stream | None = None
         self._ended, self._frames = threading.Event(), 0
         self._slots: Sequence[Slot] = ()
+        self._answered = ("", 0)
+        """The bundle that answered the newest frame, and the frames that it answered in a row."""
 
     def prepare(self) -> None:
         """Make the slots, before the source opens. `close` releases them, unless `start` is called."""
@@ -93,6 +100,23 @@ class SourceWorker:
         for slot in self._slots:
             slot.close()
 
+    @property
+    def stream(self) -> Stream | None:
+        """The stream of its frames; None before the start and after the end."""
+        return None if self._ended.is_set() else self._stream
+
+    def replace(self, classifier: Classifier, bundle: str) -> None:
+        """Let another classifier answer the frames captured from now on, on trial: see `Stream.replace`."""
+        if (stream := self.stream) is not None:
+            stream.replace(classifier, bundle)
+        self._classifier, self._bundle = classifier, bundle
+
+    @property
+    def answered(self) -> int:
+        """Frames in a row that the newest classifier has answered."""
+        bundle, frames = self._answered
+        return frames if bundle == self._bundle else 0
+
     def start(self, source: FrameSource, debouncer: Debouncer | None, *, may_wait: bool) -> None:
         """Start to classify a source, which is closed at the end, once the slots are prepared.
 
@@ -102,8 +126,10 @@ class SourceWorker:
             may_wait: Wait for late outputs.
         """
         self.is_started = True
-        work = (source, debouncer, may_wait)
-        threading.Thread(target=self._run, args=work, name=f"source {self._name}", daemon=True).start()
+        slots, self._slots = self._slots, ()
+        self._stream = Stream(self._classifier, source, self._policy, self._bundle, slots=slots)
+        work = (self._stream, source.frames, debouncer, may_wait)
+        threading.Thread(target=self._run, args=work, name=f"source {self.name}", daemon=True).start()
 
     def join(self, timeout_s: float | None = None) -> None:
         """Wait for the end of the source, if it was started.
@@ -115,7 +141,7 @@ class SourceWorker:
 
     def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
-        change = SourceChange(self._name, datetime.now(timezone.utc), status, reason, reconnects)
+        change = SourceChange(self.name, datetime.now(timezone.utc), status, reason, reconnects)
         self._state.publish(change, may_wait=False)
 
     def attempt(self) -> None:
@@ -127,9 +153,9 @@ class SourceWorker:
         if passed == self._frames:
             self._state.keep_alive()
 
-    def _run(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
+    def _run(self, stream: Stream, frames: int | None, debouncer: Debouncer | None, may_wait: bool) -> None:
         try:
-            self._classify(source, debouncer, may_wait)
+            self._classify(stream, frames, debouncer, may_wait)
         except EdgeError as error:
             self.error = error
         except BaseException as error:
@@ -138,14 +164,16 @@ class SourceWorker:
         finally:
             self._ended.set()
 
-    def _classify(self, source: FrameSource, debouncer: Debouncer | None, may_wait: bool) -> None:
+    def _classify(self, stream: Stream, frames: int | None, debouncer: Debouncer | None, may_wait: bool) -> None:
         state, publish = self._state, partial(self._state.publish, may_wait=may_wait)
-        progress = ProgressReports(self._name, state.frames or source.frames, state.on_progress)
+        progress = ProgressReports(self.name, state.frames or frames, state.on_progress)
         sampler = None if state.auditor is None else state.auditor.sampler(publish)
         try:
-            for result in self._classifier.stream(source, policy=self._policy, slots=self._slots):
+            for result in stream:
                 self._frames = result.frame_index + 1
-                observation = Observation(self._name, result)
+                before, answered = self._answered
+                self._answered = result.bundle, answered + 1 if result.bundle == before else 1
+                observation = Observation(self.name, result)
                 state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
                 progress.add(result)
                 if debouncer is not None:

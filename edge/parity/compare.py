@@ -12,6 +12,7 @@ from edge.bundle.bundle import Bundle
 from edge.decision import Scores, decide, scores_from_logits
 from edge.engines.base import Backend
 from edge.frames.base import frame_from_array
+from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier
 from edge.inference.record import Recording, record
 from edge.progress import OnProgress, ignore_progress, track
@@ -154,6 +155,19 @@ def verify(
         compare(precision, outputs[name], outputs[reference], samples.labels, thresholds)
         for name, reference in comparisons([backend.name for backend in backends])
     )
+
+
+def verify_classifier(bundle: Bundle, precision: str, classifier: Classifier, backend: str) -> Parity:
+    """Compare a loaded classifier with the trained network, on the reference samples in its bundle.
+
+    Raises:
+        BundleError: the reference samples are damaged.
+        EngineError: an engine fails.
+    """
+    samples = bundle.reference()
+    frames = [frame_from_array(pixels, bundle.manifest.input.kind) for pixels in samples.frames]
+    outputs, reference = Outputs(backend, record(classifier, frames)), Outputs.from_logits(REFERENCE, samples.logits)
+    return compare(precision, outputs, reference, samples.labels, bundle.precision(precision).thresholds.values)
 
 
 def comparisons(backends: Sequence[str]) -> list[tuple[str, str]]:

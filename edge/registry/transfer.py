@@ -45,14 +45,14 @@ def push(bundle: Bundle, address: RegistryAddress, on_progress: OnProgress = ign
     """
     files = _blobs(bundle)
     artifact = encode_artifact(files)
-    digest = hashlib.sha256(artifact).hexdigest()
-    if address.sha256 not in (None, digest):
-        raise RegistryError(f"{bundle.path} has the digest sha256:{digest}, not that of {address}; give a tag")
+    digest = _digest(artifact)
+    if address.sha256 is not None and digest != address.reference:
+        raise RegistryError(f"{bundle.path} has the digest {digest}, not that of {address}; give a tag")
     with closing(Repository(address)) as repository:
         for name, blob in track(list(files.items()), f"pushing to {address}", on_progress):
             repository.upload(blob, bundle.path / name)
         repository.put_artifact(artifact)
-    return f"sha256:{digest}"
+    return digest
 
 
 def pull(
@@ -81,7 +81,30 @@ def pull(
         manifest = _pull_manifest(repository, files, partial, address, signed_by)
         _pull_files(repository, manifest, files, partial, on_progress)
         opened = check_bundle(partial, signed_by)
-    return Pulled(Bundle(folder, opened.manifest), f"sha256:{hashlib.sha256(artifact).hexdigest()}")
+    return Pulled(Bundle(folder, opened.manifest), _digest(artifact))
+
+
+def tag_digest(address: RegistryAddress) -> str:
+    """Return the digest of the artifact that an address names now.
+
+    Raises:
+        RegistryError: the registry cannot be reached, or refuses.
+    """
+    with closing(Repository(address)) as repository:
+        return _digest(repository.artifact())
+
+
+def bundle_digest(bundle: Bundle) -> str:
+    """Return the digest of the artifact that `push` would make of an open bundle.
+
+    Raises:
+        BundleError: the bundle changed since it was opened.
+    """
+    return _digest(encode_artifact(_blobs(bundle)))
+
+
+def _digest(artifact: bytes) -> str:
+    return f"sha256:{hashlib.sha256(artifact).hexdigest()}"
 
 
 def _blobs(bundle: Bundle) -> dict[str, Blob]:

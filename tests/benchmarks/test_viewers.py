@@ -8,7 +8,7 @@ import edge
 from benchmarks.view.viewers import page_readable_s, viewers_cost
 from edge.bundle.bundle import Bundle
 from edge.frames.base import Frame, PixelFormat
-from edge.live.view.deployment import Deployment
+from edge.live.deployment import Deployment
 
 PICTURES = [Frame(pixels, PixelFormat.GRAY) for pixels in np.zeros((2, 32, 32), np.uint8)]
 

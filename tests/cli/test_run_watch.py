@@ -13,6 +13,7 @@ from edge.cli.parser import CommandParser
 from edge.cli.run import add_arguments
 from edge.cli.run_watch import make_auditor
 from edge.live.audit import DEFAULT_SHARE
+from edge.live.deployment import Deployment
 from tests.support.candidates import certified
 from tests.support.commands import call, json_lines, random_frames, write_video
 
@@ -84,7 +85,7 @@ def test_cameras_are_audited_by_default_where_there_is_a_bound(
     with edge.load(bundle.path, precision="fp32") as classifier:
         for source, share in (("0", DEFAULT_SHARE), (str(video), None)):
             arguments = parser.parse_args([str(bundle.path), "--source", source])
-            auditor = make_auditor(arguments, bundle, "fp32", classifier)
+            auditor = make_auditor(arguments, Deployment(bundle, "fp32", classifier))
             assert (auditor and auditor.share) == (share if is_certified else None)
 
 

@@ -18,7 +18,8 @@ from edge.decision import decide, scores_from_logits
 from edge.errors import EngineError
 from edge.frames.base import Frame, PixelFormat
 from edge.inference.host import calibrated_probability
-from edge.inference.pipeline import MIN_SLOTS, Pipeline
+from edge.inference.pipeline import Pipeline
+from edge.inference.slot_pool import MIN_SLOTS, SlotGroup, SlotPool
 
 if TYPE_CHECKING:
     from benchmarks.gpu.segments import Workload
@@ -128,7 +129,10 @@ def test_two_pipelines_in_two_threads_do_not_mix_their_frames(runtime: "Runtime"
 
     def work(seed: int) -> None:
         source = PacedSource([array_frame(value) for value in random_logits(2000, seed)])
-        exits[seed] = [result.exit_index for result in Pipeline(source, slots[seed], "all", lambda: thresholds)]
+        exits[seed] = [
+            result.exit_index
+            for result in Pipeline(source, SlotPool(SlotGroup(slots[seed], lambda: thresholds)), "all")
+        ]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in (1, 2)]
     for thread in threads:

@@ -13,7 +13,7 @@ import edge
 from edge.bundle.bundle import Bundle
 from edge.decision import NEVER
 from edge.errors import SourceError
-from edge.inference.pipeline import MAX_SLOTS
+from edge.inference.slot_pool import MAX_SLOTS
 from tests.support.front_door import ArraySource, SlotLog
 
 
@@ -153,7 +153,7 @@ def test_all_slots_are_prepared_before_the_source_opens(
         raise SourceError("no such camera")
 
     monkeypatch.setattr(classifier, "new_slot", recorded_slot)
-    monkeypatch.setattr("edge.inference.classifier.open_source", refuse)
+    monkeypatch.setattr("edge.inference.stream.open_source", refuse)
     with pytest.raises(SourceError, match="no such camera"):
         next(classifier.stream("0"))
     assert order[-1] == "source"

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from edge.decision import Prediction
 from edge.errors import SourceError
 from edge.frames.base import Frame, PixelFormat
-from edge.inference.pipeline import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, Pipeline, Policy
+from edge.inference.pipeline import Pipeline, Policy
 from edge.inference.result import Result
+from edge.inference.slot_pool import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, SlotGroup, SlotPool
 from tests.support.commands import TIMEOUT_S
 
 WAIT = 5.0
@@ -34,7 +37,7 @@ class Source:
 
     def __init__(self, frames: int, before: Hook = no_hook) -> None:
         self.frames: int | None = frames
-        self.given = 0
+        self.given = self.allocated = 0
         self._before = before
         self._reading = threading.Lock()
         self._ended = False
@@ -47,6 +50,7 @@ class Source:
             if self.given == self.frames:
                 self._ended = True
                 return None
+            self.allocated += out is None
             pixels = np.zeros((1, 1, 2), dtype=np.int64) if out is None else out.pixels
             pixels[:] = self.given
             self.given += 1
@@ -151,7 +155,11 @@ class StrictSlot:
 
 
 def pipeline_of(source: Source, slots: list[StrictSlot], policy: Policy) -> Pipeline:
-    return Pipeline(source, slots, policy, lambda: np.array([0.5], dtype=np.float32))
+    return Pipeline(source, SlotPool(group_of(slots)), policy)
+
+
+def group_of(slots: list[StrictSlot], bundle: str = "") -> SlotGroup:
+    return SlotGroup(slots, lambda: np.array([0.5], dtype=np.float32), bundle)
 
 
 def slots(count: int = MIN_SLOTS, **hooks: Hook) -> list[StrictSlot]:
@@ -368,7 +376,8 @@ def test_a_result_whose_frame_was_recycled_refuses_to_copy_it() -> None:
 def test_every_frame_starts_with_the_thresholds_of_its_moment() -> None:
     current = [0.0]
     source, used = Source(10), slots()
-    pipeline = Pipeline(source, used, "all", lambda: np.array(current, dtype=np.float32))
+    pool = SlotPool(SlotGroup(used, lambda: np.array(current, dtype=np.float32)))
+    pipeline = Pipeline(source, pool, "all")
     for result in pipeline:
         run_capture_ahead(source, result, 10)
         current[0] = 0.25
@@ -433,3 +442,99 @@ def test_all_slots_are_prepared_for_the_first_frame(policy: Policy, count: int) 
     used = slots(count)
     assert indices(list(pipeline_of(Source(3), used, policy)))
     assert {len(slot.prepared) for slot in used} == {1}
+
+
+def answering(results: list[Result]) -> list[str]:
+    """Return the classifiers that answered, in their order."""
+    return [bundle for bundle, _ in groupby(result.bundle for result in results)]
+
+
+@pytest.mark.parametrize("count", [MIN_SLOTS, MIN_SLOTS + 5])
+def test_classifiers_that_are_replaced_again_and_again_answer_each_frame_once_and_are_closed(count: int) -> None:
+    groups = [group_of(slots(count), str(index)) for index in range(10)]
+    pool, source = SlotPool(groups[0]), Source(1500, before=lambda index: sleep(0.0001))
+
+    def replace() -> None:
+        for group in groups[1:]:
+            sleep(0.005)
+            pool.replace(group)
+            pool.confirm()
+            pool.close_retired()
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    results = list(Pipeline(source, pool, "all"))
+    thread.join()
+    pool.confirm()
+    pool.close_retired()
+    assert indices(results) == list(range(1500))
+    assert answering(results) == sorted(answering(results), key=int), "none answers again once it was replaced"
+    assert len(answering(results)) > 5
+    assert source.allocated <= 2 * count, "sources get their memory back"
+    assert all(slot.closed for group in groups[:-2] for slot in group.slots)
+    assert not any(slot.closed for slot in groups[-1].slots)
+
+
+@pytest.mark.parametrize("policy", ["all", "latest"])
+@pytest.mark.parametrize("stage", ["start", "result"])
+def test_frames_at_which_a_classifier_on_trial_fails_are_answered_by_the_one_before(stage: str, policy: Policy) -> None:
+    def fail(index: int) -> None:
+        if index % 3 == 0:
+            raise RuntimeError("new")
+
+    pool = SlotPool(group_of(slots(), "old"))
+    results: list[Result] = []
+
+    def consume() -> None:
+        for result in Pipeline(Source(200, before=lambda index: sleep(0.0005)), pool, policy):
+            results.append(result)
+            if len(results) == 20:
+                pool.replace(group_of(slots(**{f"before_{stage}": fail}), "new"))
+            if pool.failure is not None and len(results) == 60:
+                pool.replace(group_of(slots(), "old again"))
+
+    finish_in_time(consume)
+    answered = indices(results)
+    assert answered == (list(range(200)) if policy == "all" else sorted(set(answered)))
+    on_trial = [result for result in results if result.bundle == "new"]
+    assert on_trial
+    assert all(result.frame_index % 3 for result in on_trial)
+    assert answering(results[-1:]) == ["old again"]
+
+
+def test_a_classifier_that_fails_after_its_trial_ends_the_stream() -> None:
+    def fail(index: int) -> None:
+        if index >= 100:
+            raise RuntimeError("late")
+
+    pool = SlotPool(group_of(slots(), "old"))
+    results: list[Result] = []
+
+    def consume() -> None:
+        for result in Pipeline(Source(200), pool, "all"):
+            results.append(result)
+            if len(results) == 20:
+                pool.replace(group_of(slots(before_result=fail), "new"))
+            if len(results) == 60:
+                pool.confirm()
+
+    with pytest.raises(RuntimeError, match="late"):
+        finish_in_time(consume)
+    assert indices(results) == list(range(100))
+
+
+def test_slots_that_cannot_be_prepared_are_closed_and_the_classifier_before_stays() -> None:
+    class Unprepared(StrictSlot):
+        def prepare(self, frame: Frame) -> None:
+            raise RuntimeError("out of memory")
+
+    pool, unprepared = SlotPool(group_of(slots(), "old")), [Unprepared() for _ in range(MIN_SLOTS)]
+    results: list[Result] = []
+    for result in Pipeline(Source(50), pool, "all"):
+        results.append(result)
+        if len(results) == 20:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                pool.replace(group_of(unprepared, "new"))
+    assert indices(results) == list(range(50))
+    assert answering(results) == ["old"]
+    assert all(slot.closed for slot in unprepared)

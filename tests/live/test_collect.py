@@ -29,11 +29,13 @@ RNG = np.random.default_rng(0)
 def picture(captured_s: float, confidence: float, label: str = "7", **changes: Any) -> Observation:
     """Return an observation with a frame of noise, which compresses badly."""
     frame = Frame(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8), PixelFormat.BGR)
-    return observation(captured_s, label, confidence=confidence, **({"frame": frame} | changes))
+    return observation(
+        captured_s, label, confidence=confidence, **({"frame": frame, "thresholds": THRESHOLDS} | changes)
+    )
 
 
-def opened(folder: Path, thresholds: Sequence[float] = THRESHOLDS, **limits: Any) -> Collector:
-    collector = Collector(folder, lambda: thresholds, **limits)
+def opened(folder: Path, **limits: Any) -> Collector:
+    collector = Collector(folder, **limits)
     collector.open()
     return collector
 
@@ -104,16 +106,16 @@ def test_the_last_exit_is_compared_with_the_threshold_that_was_missed(tmp_path: 
 
 
 def test_without_early_exits_the_least_confident_frames_are_kept(tmp_path: Path) -> None:
-    collector = opened(tmp_path, thresholds=(), max_files=1)
-    collector.write(every_minute([0.9, 0.3, 0.6]))
+    collector = opened(tmp_path, max_files=1)
+    collector.write(every_minute([0.9, 0.3, 0.6], thresholds=()))
     collector.close()
     assert margins(tmp_path) == ["0.3000"]
 
 
 @pytest.mark.parametrize(("confidence", "threshold"), [(float("nan"), 0.8), (0.9, 2.0)], ids=["nan", "never"])
 def test_frames_near_no_threshold_are_not_chosen(tmp_path: Path, confidence: float, threshold: float) -> None:
-    collector = opened(tmp_path, thresholds=(threshold,))
-    assert not collector.chooses(picture(0, confidence))
+    collector = opened(tmp_path)
+    assert not collector.chooses(picture(0, confidence, thresholds=(threshold,)))
     collector.close()
 
 
@@ -277,7 +279,7 @@ def test_a_failed_write_leaves_no_file_and_the_run_goes_on(tmp_path: Path, monke
 
 
 def test_behind_a_queue_frames_are_requested_only_where_they_are_needed(tmp_path: Path) -> None:
-    queue = OutputQueue(Collector(tmp_path, lambda: THRESHOLDS))
+    queue = OutputQueue(Collector(tmp_path))
     assert queue.wants_frame(picture(0, 0.85))
     assert not queue.wants_frame(picture(0, float("nan")))
     queue.put(picture(0, 0.85))

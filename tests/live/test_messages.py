@@ -1,7 +1,8 @@
 """Messages as the JSON objects that outputs write."""
 
 from edge.live.messages import record
-from tests.support.outputs import alarm, audit, candidate_change
+from tests.support.observations import observation
+from tests.support.outputs import alarm, audit, bundle_change, candidate_change
 
 COMMON = {"time": "2026-11-27T18:04:05.000Z", "source": "test://"}
 
@@ -13,3 +14,10 @@ def test_audits_alarms_and_candidates_are_objects_with_a_key_of_their_own() -> N
     assert record(alarm()) == COMMON | {"alarm": "disagreement", "reason": "9.0% differ", "audited": 500}
     chosen = {"candidate_index": 1, "candidates": 4, "reason": "6 of 40 frames took longer than 33 ms"}
     assert record(candidate_change()) == COMMON | chosen
+
+
+def test_changes_of_a_followed_bundle_have_a_key_of_their_own_and_results_name_theirs() -> None:
+    change = {"follow": "swapped", "bundle": "9f86d081884c", "reason": "replaces 3bd92ffd919a", "faults": 0}
+    assert record(bundle_change()) == COMMON | change
+    assert record(observation(0, bundle="9f86d081884c"))["bundle"] == "9f86d081884c"
+    assert "bundle" not in record(observation(0))

@@ -22,7 +22,7 @@ from edge.live.statistics import Statistics
 from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
-from tests.support.outputs import alarm, audit, change, event, opened
+from tests.support.outputs import alarm, audit, bundle_change, change, event, opened
 
 
 class Clock:
@@ -104,6 +104,19 @@ def test_audits_and_alarms_are_counted_by_source(metrics: View) -> None:
     }
     raised = {frozenset(key[1:]): value for key, value in samples(metrics).items() if key[0] == "edge_alarm"}
     assert raised == {frozenset({"test://", "latency"}): 1, frozenset({"test://", "disagreement"}): 1}
+
+
+def test_bundles_of_a_followed_tag_are_counted_and_a_swap_lowers_alarms(metrics: View) -> None:
+    metrics.write([observation(0, bundle="3bd92ffd919a"), alarm(), bundle_change("refused")])
+    metrics.write([bundle_change("failing", faults=3), bundle_change(faults=3), observation(1, bundle="9f86d081884c")])
+    found = {key: value for key, value in samples(metrics).items() if "bundle" in key[0] or "follow" in key[0]}
+    assert {(key[0], *sorted(key[1:])): value for key, value in found.items()} == {
+        ("edge_bundle", "9f86d081884c", "test://"): 1,
+        ("edge_bundle_swaps_total", "test://"): 1,
+        ("edge_bundles_refused_total", "test://"): 1,
+        ("edge_follow_faults_total", "test://"): 3,
+    }
+    assert "edge_alarm" not in {key[0] for key in samples(metrics)}
 
 
 def test_the_latency_histogram_counts_every_frame_once(metrics: View) -> None:

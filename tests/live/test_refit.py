@@ -40,7 +40,7 @@ def test_collected_frames_refit_and_retrain_once_they_are_sorted(digits_bundle: 
     write_views(views)
     with edge.load(bundle, backend="onnxruntime", precision="int8") as classifier:
         before = classifier.thresholds
-        run(classifier, [views], [Collector(collected, lambda: classifier.thresholds, max_files=MAX_FILES)])
+        run(classifier, [views], [Collector(collected, max_files=MAX_FILES)])
     assert len(list(collected.glob("*.png"))) == MAX_FILES
 
     for line in (collected / "index.jsonl").read_text().splitlines():  # the human

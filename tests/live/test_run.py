@@ -14,7 +14,7 @@ from edge.errors import EngineError, OutputError, SourceLostError, UnavailableEr
 from edge.frames.address import SourceAddress
 from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.frames.open import open_address
-from edge.inference.pipeline import MIN_SLOTS
+from edge.inference.slot_pool import MIN_SLOTS
 from edge.live import run
 from edge.live.audit import Auditor
 from edge.live.drift import Expected

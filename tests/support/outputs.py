@@ -6,7 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from edge.live.messages import Alarm, AlarmKind, Audit, CandidateChange, Event, Message, SourceChange, SourceStatus
+from edge.live.deployment import Deployment
+from edge.live.messages import (
+    Alarm,
+    AlarmKind,
+    Audit,
+    BundleChange,
+    BundleStatus,
+    CandidateChange,
+    Event,
+    Message,
+    SourceChange,
+    SourceStatus,
+)
 from tests.support.commands import wait_until
 from tests.support.observations import LABELS, START, observation
 
@@ -34,6 +46,12 @@ def alarm(kind: AlarmKind = "disagreement", reason: str = "9.0% differ", *, sour
 
 def candidate_change(index: int = 1, *, source: str = "test://") -> CandidateChange:
     return CandidateChange(source, START, index, candidates=4, reason="6 of 40 frames took longer than 33 ms")
+
+
+def bundle_change(
+    status: BundleStatus = "swapped", *, source: str = "test://", faults: int = 0, deployment: Deployment | None = None
+) -> BundleChange:
+    return BundleChange(source, START, status, "9f86d081884c", "replaces 3bd92ffd919a", faults, deployment)
 
 
 @contextmanager

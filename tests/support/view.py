@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate
 from edge.live import run
-from edge.live.view.deployment import Deployment
+from edge.live.deployment import Deployment
 from edge.live.view.output import View
 from edge.live.view.pictures import HEADER_LENGTH
 from tests.support.commands import TIMEOUT_S, wait_until

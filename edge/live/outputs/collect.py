@@ -1,6 +1,6 @@
 """Frames to label: those whose confidence was nearest to a threshold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -39,7 +39,6 @@ class Collector(Output):
     def __init__(
         self,
         folder: Path,
-        thresholds: Callable[[], Sequence[float]],
         *,
         max_files: int = MAX_FILES,
         max_bytes: int = MAX_BYTES,
@@ -49,13 +48,12 @@ class Collector(Output):
 
         Args:
             folder: A new or empty folder, or that of an earlier run.
-            thresholds: Returns the classifier's thresholds.
             max_files: Unsorted files at most.
             max_bytes: Their size at most.
             interval_s: Length of an interval. Every image of a folder is an interval of its own.
         """
         self._reservoir = Reservoir(folder, max_files, max_bytes)
-        self._thresholds, self._interval_s = thresholds, interval_s
+        self._interval_s = interval_s
         self._candidates: dict[str, Candidate] = {}
 
     def open(self) -> None:
@@ -110,7 +108,7 @@ class Collector(Output):
         The last exit has no threshold: there it is the one that the exit before did not reach. A network without early
         exits has none at all, and its least confident predictions are collected.
         """
-        prediction, thresholds = observation.prediction, self._thresholds()
+        prediction, thresholds = observation.prediction, observation.result.thresholds
         threshold = thresholds[min(prediction.exit_index, len(thresholds) - 1)] if thresholds else 0.0
         return abs(prediction.confidence - threshold)
 

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edge.live.health import health
+from edge.live.messages import COUNTS
 from edge.live.outputs.base import OutputQueue
 from edge.live.statistics import LATENCY_BOUNDS_MS, SourceStatistics, Statistics
 
@@ -58,6 +59,7 @@ class StatisticsCollector(Collector):
             yield from _exits_and_events(sources)
             yield from _times(sources)
             yield from _audits_and_alarms(sources)
+            yield _bundles(sources)
         yield _family("edge_output_dropped", "Messages dropped, since the output was late", "output",
                       ((queue.output.name, queue.dropped) for queue in self.queues))  # fmt: skip
         yield _family("edge_output_failures", "Calls of the output that failed", "output",
@@ -71,8 +73,11 @@ def _counters(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:
         ("skipped", "Frames that the trigger left out"),
         ("damaged", "Damaged frames or files left out"),
         ("reconnects", "Connections to the source after the first"),
+        ("bundle_swaps", "Bundles of a followed tag that replaced another"),
+        ("bundles_refused", "Bundles of a followed tag that were refused"),
+        ("follow_faults", "Failed attempts to ask the registry or to pull"),
     ):
-        title = f"edge_{name}" if name in ("frames", "reconnects") else f"edge_frames_{name}"
+        title = f"edge_frames_{name}" if name in COUNTS else f"edge_{name}"
         yield _family(title, help_text, "source", ((key, getattr(each, name)) for key, each in sources.items()))
 
 
@@ -98,6 +103,14 @@ def _audits_and_alarms(sources: dict[str, SourceStatistics]) -> Iterator[Metric]
             alarms.add_metric((name, kind), 1)
     yield audits
     yield alarms
+
+
+def _bundles(sources: dict[str, SourceStatistics]) -> Metric:
+    bundles = GaugeMetricFamily("edge_bundle", "1 for the bundle that answers", labels=("source", "bundle"))
+    for name, source in sources.items():
+        if source.bundle:
+            bundles.add_metric((name, source.bundle), 1)
+    return bundles
 
 
 def _times(sources: dict[str, SourceStatistics]) -> Iterator[Metric]:

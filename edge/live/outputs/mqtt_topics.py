@@ -2,7 +2,7 @@
 
 BASE/availability        online or offline; retained, and the last will
 BASE/SOURCE/state        label of the current state, condition and alarms of the source, as JSON; retained
-BASE/SOURCE/event        each event, alarm and choice of a candidate, as JSON
+BASE/SOURCE/event        each event, alarm, choice of a candidate and change of the bundle, as JSON
 BASE/SOURCE/prediction   the newest observation, at most once a second, as JSON
 homeassistant/sensor/…   descriptions of the sensors of each source for Home Assistant; retained
 """
@@ -15,7 +15,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.live.messages import Alarm, CandidateChange, Event, Message, Observation, SourceChange, iso_time, record
+from edge.live.messages import (
+    Alarm,
+    BundleChange,
+    CandidateChange,
+    Event,
+    Message,
+    Observation,
+    SourceChange,
+    iso_time,
+    record,
+)
 
 DISCOVERY_PREFIX = "homeassistant"
 ONLINE, OFFLINE = "online", "offline"
@@ -60,7 +70,7 @@ class Outbox:
                 self._newest[message.source] = message
             elif isinstance(message, SourceChange):
                 self._set_state(message.source, **_condition(message))
-            elif isinstance(message, Event | Alarm | CandidateChange):
+            elif isinstance(message, Event | Alarm | CandidateChange | BundleChange):
                 self._add_event(message)
 
     def restore(self) -> None:
@@ -95,7 +105,7 @@ class Outbox:
             self._retain(topic, payload)
         self._set_state(source)
 
-    def _add_event(self, event: Event | Alarm | CandidateChange) -> None:
+    def _add_event(self, event: Event | Alarm | CandidateChange | BundleChange) -> None:
         if len(self._events) == MAX_EVENTS:
             self._events.popleft()
             self.lost_events += 1

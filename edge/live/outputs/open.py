@@ -10,9 +10,9 @@ from edge.frames.address import SCHEME, public_address
 from edge.system import import_remedy
 
 if TYPE_CHECKING:
+    from edge.live.deployment import Deployment
     from edge.live.outputs.base import Output
     from edge.live.outputs.lines_file import Rotation
-    from edge.live.view.deployment import Deployment
 
 STDOUT_NAMES = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 VIDEO_SUFFIX = ".mp4"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from edge.live.messages import Alarm, Audit, Event, Message, Observation, SourceChange, iso_time
+from edge.live.messages import Alarm, Audit, BundleChange, Event, Message, Observation, SourceChange, iso_time
 from edge.live.outputs.base import Output
 
 
@@ -36,6 +36,8 @@ def describe(message: Message) -> str:
         return f"frame {message.result.frame_index}: {message.result.label}, last exit {message.last.label}"
     if isinstance(message, Alarm):
         return f"alarm: {message.kind}: {message.reason}"
+    if isinstance(message, BundleChange):
+        return f"bundle {message.bundle} {message.status}: {message.reason}"
     return f"candidate {message.candidate_index + 1} of {message.candidates}: {message.reason}"
 
 

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from edge.frames.base import PixelFormat
+from edge.live.deployment import Deployment
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output, OutputQueue
 from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.metrics import StatisticsCollector, health_route, metrics_route
 from edge.live.view.access import TOKEN_VARIABLE, Access, Guard
 from edge.live.view.audience import Audience
-from edge.live.view.deployment import Deployment
 from edge.live.view.files import file_routes
 from edge.live.view.login import login_routes
 from edge.live.view.pictures import encode_pictures

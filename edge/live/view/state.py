@@ -7,11 +7,11 @@ from datetime import datetime, timezone
 from itertools import count
 from typing import Any
 
+from edge.live.deployment import Deployment
 from edge.live.health import health
-from edge.live.messages import Audit, Message, Observation, iso_time, record
+from edge.live.messages import Audit, BundleChange, Message, Observation, iso_time, record
 from edge.live.outputs.terminal import describe
 from edge.live.statistics import SourceStatistics, Statistics
-from edge.live.view.deployment import Deployment
 from edge.live.view.history import History
 from edge.live.view.power import PowerReader, total_meter
 
@@ -41,6 +41,8 @@ class ViewState:
             if isinstance(message, Observation):
                 self._newest[message.source] = message
             elif not isinstance(message, Audit):
+                if isinstance(message, BundleChange) and message.deployment is not None:
+                    self.deployment = message.deployment
                 events.append({"id": next(self._event_ids), "text": describe(message), **record(message)})
         self._events.extend(events)
         return events

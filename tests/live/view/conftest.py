@@ -6,7 +6,7 @@ import pytest
 
 import edge
 from edge.bundle.bundle import Bundle
-from edge.live.view.deployment import Deployment
+from edge.live.deployment import Deployment
 from edge.live.view.output import View
 from tests.support.outputs import opened
 from tests.support.view import with_candidates

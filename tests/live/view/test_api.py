@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edge.frames.base import Frame, PixelFormat
+from edge.live.deployment import Deployment
 from edge.live.view import routes as routes_module
-from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S, wait_until
 from tests.support.observations import observation

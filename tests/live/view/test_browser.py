@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from edge.frames.base import Frame, PixelFormat
+from edge.live.deployment import Deployment
 from edge.live.view import state as state_module
-from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
 from edge.measure.power.base import RailMeter, Total
 from tests.support.commands import TIMEOUT_S, wait_until

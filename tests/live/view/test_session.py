@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.frames.base import Frame, PixelFormat
 from edge.live import connections as connections_module
+from edge.live.deployment import Deployment
 from edge.live.view import access as access_module
 from edge.live.view import audience as audience_module
 from edge.live.view.audience import MAX_WAITING, Audience
-from edge.live.view.deployment import Deployment
 from edge.live.view.output import View
 from edge.live.view.requests import PictureRequest, parse_picture_request
 from tests.support.commands import TIMEOUT_S, wait_until

@@ -51,6 +51,13 @@ function receive(message) {
   if (message.tick) addTick(message.tick);
   if (message.status) showStatus(message.status);
   if (message.event) addEvent(message.event);
+  if (message.event?.follow === "swapped") reloadDeployment();
+}
+
+async function reloadDeployment() {
+  const response = await fetch("/api/deployment").catch(() => null);
+  if (response?.ok) deployment = await response.json();
+  showDeployment();
 }
 
 function open(message) {
@@ -226,7 +233,7 @@ function showDeployment() {
   const level = guarantee.confidence_level == null ? "not certified" : `confidence ${percent(guarantee.confidence_level)}`;
   const limit = guarantee.target_metric === "mean_ms" ? `${guarantee.limit} ms` : percentUp(guarantee.limit);
   showFacts(find("bundle"), [
-    ["precision", bundle.precision], ["classes", bundle.labels.length], ["input", bundle.input.join(" × ")],
+    ...(bundle.digest ? [["digest", bundle.digest.slice(7, 19)]] : []), ["precision", bundle.precision], ["classes", bundle.labels.length], ["input", bundle.input.join(" × ")],
     ["computation", `${(total / 1e6).toFixed(2)} M MACs`],
     ...bundle.exit_macs.map((macs, index) => [`up to exit ${index}`, percent(
       bundle.exit_macs.slice(0, index + 1).reduce((sum, each) => sum + each, 0) / total)]),

@@ -1,4 +1,4 @@
-"""The bundle that runs, as the page shows it, and the choice among its certified thresholds."""
+"""The bundle that runs, and the choice among its certified thresholds."""
 
 import platform
 from dataclasses import asdict, dataclass
@@ -19,6 +19,13 @@ class Deployment:
     bundle: Bundle
     precision: str
     classifier: Classifier
+    digest: str = ""
+    """Digest of the bundle in a registry, where its tag is followed; else empty."""
+
+    @property
+    def name(self) -> str:
+        """The digest as results show it: twelve digits."""
+        return short_digest(self.digest)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -57,6 +64,7 @@ class Deployment:
             "bundle": {
                 "name": manifest.name,
                 "precision": self.precision,
+                "digest": self.digest,
                 "labels": manifest.labels,
                 "input": manifest.input.shape,
                 "exit_macs": [exit_.macs for exit_ in manifest.exits],
@@ -78,3 +86,8 @@ class Deployment:
                 "system": f"{platform.system()} {platform.machine()}",
             },
         }
+
+
+def short_digest(digest: str) -> str:
+    """Return the first twelve digits of a digest such as `sha256:9f86…`."""
+    return digest.removeprefix("sha256:")[:12]

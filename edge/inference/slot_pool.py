@@ -1,0 +1,227 @@
+"""Slots between frames: free ones, and those of a classifier that another one has replaced.
+
+    free ──take──▶ in flight ──give back──▶ free; retired, if its classifier was replaced meanwhile
+
+A frame is answered by the classifier that it was captured for. While a new classifier is on trial, one slot of the
+classifier before stays in reserve: it answers the frames at which the new one fails.
+"""
+
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.frames.base import Frame
+from edge.inference.base import Slot
+
+MIN_SLOTS = 4
+"""Slots for capture, for inference, and for frames that wait between them."""
+MAX_SLOTS = 32
+"""Slots for small frames: if a frame takes microseconds, threads that seldom wait for each other are faster."""
+SMALL_BYTES = 1 << 16
+"""Largest size of a small frame, and of a small network input."""
+
+
+class SlotGroup(NamedTuple):
+    """The slots of a classifier."""
+
+    slots: Sequence[Slot]
+    """At least `MIN_SLOTS`; the others are used for small frames only."""
+    thresholds: Callable[[], NDArray[np.float32]]
+    """Returns the thresholds for the next frame."""
+    bundle: str = ""
+    """Name of the classifier's bundle in results."""
+
+
+class InFlightFrame:
+    """A slot with the frame in it, and the frame's times."""
+
+    def __init__(self, slot: Slot, group: SlotGroup) -> None:
+        """Use a slot without a frame."""
+        self.slot, self.group = slot, group
+        self.frame: Frame | None = None
+        self.frame_index = -1
+        self.is_started = False
+        self.thresholds: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self.capture_ns = self.captured_ns = self.load_ns = 0
+        self.captured_at_s = 0.0
+        """Seconds since 1970."""
+
+    def start(self) -> None:
+        """Preprocess the frame with the thresholds of this moment, and on a GPU start its inference."""
+        assert self.frame is not None, "captured without a frame"  # noqa: S101 - for mypy
+        self.thresholds = self.group.thresholds()
+        self.slot.start(self.frame, self.thresholds)
+        self.is_started = True
+
+    def move_to(self, other: "InFlightFrame") -> None:
+        """Hand the frame over to an idle slot; a copy, since it may be in memory of this slot."""
+        assert self.frame is not None, "captured without a frame"  # noqa: S101 - for mypy
+        other.frame = Frame(self.frame.pixels.copy(), self.frame.format, self.frame.position)
+        other.frame_index, other.is_started = self.frame_index, False
+        other.capture_ns, other.captured_ns, other.captured_at_s = self.capture_ns, self.captured_ns, self.captured_at_s
+        self.frame_index = -1
+
+    def close(self) -> None:
+        """Close the slot, and forget it: a result that is kept must not keep the engines."""
+        self.slot.close()
+        del self.slot, self.group
+
+
+class SlotPool:
+    """The free slots of a pipeline. One thread takes slots, another gives them back, a third may replace all.
+
+    Attributes:
+        failure: The first exception of the classifier on trial; None if it has answered every frame.
+    """
+
+    def __init__(self, group: SlotGroup) -> None:
+        """Begin with the slots of the first classifier; from now on they are the pool's.
+
+        Raises:
+            ValueError: there are too few slots.
+        """
+        self.failure: Exception | None = None
+        self._free: SimpleQueue[InFlightFrame | None] = SimpleQueue()
+        self._lock = Lock()
+        self._open: list[Slot] = []
+        self._spare: list[InFlightFrame] = []
+        """Slots for small frames, until the size of frames is known."""
+        self._retired: list[InFlightFrame] = []
+        self._memory: list[Frame] = []
+        """Frames of retired slots: sources that lent their memory get it back with later slots."""
+        self._reserve: InFlightFrame | None = None
+        self._is_reserve_in_flight = self._is_trial = False
+        self._like: Frame | None = None
+        """A copy of the first frame; slots are prepared for frames like it."""
+        self._install(group, MIN_SLOTS)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if capture would have to wait for a slot."""
+        return self._free.empty()
+
+    def take(self) -> InFlightFrame | None:
+        """Wait for a free slot of the classifier in force; return None at the end."""
+        while (in_flight := self._free.get()) is not None and in_flight.group is not self._group:
+            self._retire(in_flight)
+        if in_flight is not None and in_flight.frame is None and self._memory:
+            in_flight.frame = self._memory.pop()
+        return in_flight
+
+    def give_back(self, in_flight: InFlightFrame) -> None:
+        """Return a slot whose frame is answered or dropped."""
+        in_flight.frame_index = -1
+        if in_flight.group is self._group:
+            self._free.put(in_flight)
+        else:
+            self._retire(in_flight)
+
+    def end(self) -> None:
+        """Let `take` return None."""
+        self._free.put(None)
+
+    def prepare(self, frame: Frame) -> None:
+        """Prepare the slots for frames like the first one; those for small frames are free only now."""
+        self._like = Frame(frame.pixels.copy(), frame.format)
+        _prepare(self._group, frame)
+        if _used_slots(self._group, frame) > MIN_SLOTS:
+            with self._lock:
+                spare, self._spare = self._spare, []
+            for in_flight in spare:
+                self._free.put(in_flight)
+
+    def replace(self, group: SlotGroup) -> None:
+        """Let another classifier answer the frames captured from now on, on trial until `confirm`.
+
+        Raises:
+            EngineError: its slots cannot be prepared, and are closed; the classifier before stays.
+        """
+        if self._like is not None:
+            try:
+                _prepare(group, self._like)
+            except BaseException:
+                for slot in group.slots:
+                    slot.close()
+                raise
+        self.failure = None
+        with self._lock:
+            self._is_trial = True
+            self._retired += self._spare
+        self._install(group, MIN_SLOTS if self._like is None else _used_slots(group, self._like))
+
+    def rescue(self, failed: InFlightFrame) -> InFlightFrame | None:
+        """Return the reserve with the frame at which the classifier on trial failed; None if there is no reserve."""
+        with self._lock:
+            reserve = self._reserve
+            if reserve is None or reserve.group is failed.group:
+                return None
+            failed.move_to(reserve)
+            self._is_reserve_in_flight = True
+        self.give_back(failed)
+        return reserve
+
+    def confirm(self) -> None:
+        """End the trial: the reserve is retired."""
+        with self._lock:
+            self._is_trial = False
+            if self._reserve is not None and not self._is_reserve_in_flight:
+                self._set_aside(self._reserve)
+                self._reserve = None
+
+    def close_retired(self) -> None:
+        """Close the slots of replaced classifiers that are no longer in flight."""
+        with self._lock:
+            retired, self._retired = self._retired, []
+            closing = {in_flight.slot for in_flight in retired}
+            self._open = [slot for slot in self._open if slot not in closing]
+        for in_flight in retired:
+            in_flight.close()
+
+    def close(self) -> None:
+        """Close all slots. Idempotent."""
+        for slot in self._open:
+            slot.close()
+
+    def _install(self, group: SlotGroup, count: int) -> None:
+        """Put a group into force, with so many free slots."""
+        if len(group.slots) < MIN_SLOTS:
+            raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(group.slots)}")
+        in_flight = [InFlightFrame(slot, group) for slot in group.slots]
+        with self._lock:
+            self._group, self._spare = group, in_flight[count:]
+            self._open = [*self._open, *group.slots]
+        for each in in_flight[:count]:
+            self._free.put(each)
+
+    def _retire(self, in_flight: InFlightFrame) -> None:
+        """Set a slot of a replaced classifier aside; the first is the reserve, as long as there is a trial."""
+        with self._lock:
+            if in_flight is self._reserve:
+                self._is_reserve_in_flight = False
+            if self._is_trial and self._reserve in (None, in_flight):
+                self._reserve = in_flight
+                return
+            if in_flight is self._reserve:
+                self._reserve = None
+            self._set_aside(in_flight)
+
+    def _set_aside(self, in_flight: InFlightFrame) -> None:
+        """Let a slot be closed, and its frame's memory be used again; the lock is held."""
+        if in_flight.frame is not None and in_flight.slot.buffer is None:  # else it is the slot's own memory
+            self._memory.append(in_flight.frame)
+        in_flight.frame = None
+        self._retired.append(in_flight)
+
+
+def _used_slots(group: SlotGroup, frame: Frame) -> int:
+    """Return the number of a group's slots that are used for frames like this."""
+    return len(group.slots) if frame.pixels.nbytes <= SMALL_BYTES else MIN_SLOTS
+
+
+def _prepare(group: SlotGroup, frame: Frame) -> None:
+    for slot in group.slots[: _used_slots(group, frame)]:
+        slot.prepare(frame)
