@@ -17,11 +17,11 @@ from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
 from edge.console import PASSED, ProgressDisplay, at_least
 from edge.cuda.base import Sync
 from edge.decision import NONE
-from edge.engines import backend_named
 from edge.entry import STDOUT
 from edge.errors import SourceError
 from edge.frames.address import parse_address, with_option
-from edge.inference.load import default_precision, load_classifier
+from edge.inference.load import load_classifier
+from edge.inference.selection import select
 from edge.live import run
 from edge.live.events import Debouncer
 from edge.live.messages import Message
@@ -105,8 +105,10 @@ def main(arguments: argparse.Namespace) -> int:
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     bundle = open_bundle(arguments)
-    backend = backend_named(arguments.backend, threads=arguments.threads, gpu_sync=arguments.gpu_sync)
-    precision = arguments.precision or default_precision(bundle, backend)
+    selected = select(
+        bundle, arguments.backend, arguments.precision or "auto", arguments.threads, gpu_sync=arguments.gpu_sync
+    )
+    backend, precision, _ = selected
     chain = bundle.chain(precision)
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
     new_debouncer = _new_debouncer(arguments, chain)
@@ -115,7 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
         classifier = load_classifier(bundle, precision, backend, arguments.threshold, display)
     deadline = make_deadline(arguments, bundle, precision, classifier)
     auditor = make_auditor(arguments, bundle, precision, classifier)
-    summary, stop, task = Summary(chain.exits), threading.Event(), f"{precision} on {backend.name}"
+    summary, stop, task = Summary(chain.exits), threading.Event(), str(selected)
 
     def watch(message: Message) -> None:
         summary.add(message)
