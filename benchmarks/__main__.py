@@ -14,7 +14,7 @@ REPORTS = {
     ),
     "real-size": SubcommandSpec("ResNet-18 at 224x224, fed from a 1080p video", "benchmarks.real_size"),
     "cpu": SubcommandSpec(
-        "int8 in integers on OpenVINO against ONNX Runtime, with and without early exits", "benchmarks.cpu"
+        "int8 in integers on OpenVINO against ONNX Runtime, with and without early exits", "benchmarks.cpu.report"
     ),
     "compare": SubcommandSpec(
         "two bundles, backends or checkouts that take turns, with a verdict; two recorded runs, without",

@@ -87,7 +87,7 @@ def run_demo(dataset: str, data: Path | None, folder: Path) -> None:
     started = conditions()
     trained, bundle = make_bundle(dataset, data, folder)
     bundle_path, video = bundle.path, folder / "test.avi"
-    stage("edge", "build", bundle_path)
+    stage("edge", "build", bundle_path, "--backend", "onnxruntime")
     frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
     write_video(video, track([frame.pixels for frame in frames], "writing the test images as a video"))
     predictions = folder / "predictions.jsonl"

@@ -48,7 +48,7 @@ def run_real_size(folder: Path) -> None:
     stage("edge.training", "--dataset", "folder", "--data", folder / "images", "--image-size", 224, "--backbone",
           "resnet18", "--epochs", 1, "--batch-size", 16, "--output", folder / "training")  # fmt: skip
     stage("compile", folder / "training/checkpoint.pt", "--output", folder / "bundle", "--method", "none")
-    stage("edge", "build", folder / "bundle")
+    stage("edge", "build", folder / "bundle", "--backend", "onnxruntime")
     video = folder / "1080p.avi"
     write_video(video, track(moving_images(FRAMES, height=1080, width=1920), "writing a 1080p video", FRAMES))
     bundle = Bundle.open(folder / "bundle")

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 NEVER = 2.0
 """The largest threshold, above any confidence: the exit is never taken."""
-
+MAX_PYTHON_CLASSES = 100
+"""Classes up to which plain Python is faster than NumPy for a single sample."""
 
 NONE, NONE_INDEX = "none", -1
 """Label and label index of a rejected prediction."""
@@ -86,6 +87,24 @@ def scores_from_logits(logits: NDArray[np.float32]) -> Scores:
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probability = shifted / shifted.sum(axis=-1, keepdims=True)
     return Scores(probability.max(axis=-1), logits.argmax(axis=-1).astype(np.int32))
+
+
+def softmax_maximum(logits: NDArray[np.float32], inverse_temperature: float = 1.0) -> float:
+    """Return the maximum of `softmax(logits * inverse_temperature)` of one sample, which is 1 over its denominator.
+
+    For few classes, plain Python takes about 1 us; NumPy takes 13 to 30 us after a segment, when its code is no longer
+    in the processor's cache.
+
+    Args:
+        logits: Shape (classes,).
+        inverse_temperature: Above 0.
+    """
+    if logits.size > MAX_PYTHON_CLASSES:
+        with np.errstate(invalid="ignore"):  # infinite logits become NaN
+            return float(1.0 / np.exp((logits - logits.max()) * np.float64(inverse_temperature)).sum())
+    values = logits.tolist()
+    largest = max(values)
+    return 1.0 / sum([math.exp((value - largest) * inverse_temperature) for value in values])
 
 
 def validate_thresholds(values: ArrayLike, exits: int) -> NDArray[np.float32]:

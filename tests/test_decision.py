@@ -9,7 +9,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.decision import NEVER, Scores, decide, scores_from_logits, validate_thresholds
+from edge.decision import (
+    MAX_PYTHON_CLASSES,
+    NEVER,
+    Scores,
+    decide,
+    scores_from_logits,
+    softmax_maximum,
+    validate_thresholds,
+)
 from edge.errors import ThresholdError
 
 CONFIDENCES = st.one_of(
@@ -150,3 +158,14 @@ def test_a_nan_logit_makes_the_confidence_nan(position: int) -> None:
     confidence = scores_from_logits(logits).confidence[0]
     assert math.isnan(confidence[0])
     assert confidence[1] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("classes", [2, MAX_PYTHON_CLASSES, MAX_PYTHON_CLASSES + 1])
+@pytest.mark.parametrize("damage", [None, math.nan, math.inf, -math.inf])
+def test_the_maximum_of_one_sample_is_that_of_the_reference(classes: int, damage: float | None) -> None:
+    logits = np.random.default_rng(classes).normal(scale=5, size=classes).astype(np.float32)
+    if damage is not None:
+        logits[-1] = damage
+    np.testing.assert_allclose(softmax_maximum(logits), scores_from_logits(logits[None]).confidence[0], rtol=1e-6)
+    flat = scores_from_logits(logits[None] * np.float32(0.25)).confidence[0]
+    np.testing.assert_allclose(softmax_maximum(logits, 0.25), flat, rtol=1e-6)

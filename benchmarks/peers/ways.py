@@ -8,13 +8,12 @@ from pathlib import Path
 from benchmarks.peers.loops import Predict, compiled_stages, earlyon_staged, session_loop, torch_loop, torch_stages
 from benchmarks.truncated import matched_thresholds
 from edge.bundle.bundle import Bundle
-from edge.engines import backend_named
+from edge.engines import CPU_BACKENDS, backend_named
 from edge.errors import UnavailableError
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier, load_whole_network
 from edge.training.network import MultiExitNetwork
 
-CPU_BACKENDS = ("onnxruntime", "openvino")
 NEEDED = {
     "openvino": "pip install '.[openvino]'",
     "earlyon": "pip install --no-deps earlyon==0.3.0",

@@ -50,3 +50,8 @@ def exit_outputs(exit_index: int, *, is_last: bool) -> tuple[str, ...]:
     """Return the names of an exit's outputs: logits, confidence, label and, for an early exit, its flag."""
     names = (logits(exit_index), confidence(exit_index), label(exit_index))
     return names if is_last else (*names, exit_flag(exit_index))
+
+
+def decision(exit_index: int) -> tuple[str, ...]:
+    """Return the names of the tensors that the decision of an exit reads and writes, besides its logits."""
+    return (threshold(exit_index), confidence(exit_index), label(exit_index), exit_flag(exit_index))

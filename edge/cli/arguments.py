@@ -8,6 +8,7 @@ from edge.bundle.signing import VerifyingKey, read_verifying_key
 from edge.cli.parser import precision_name
 from edge.console import at_least
 from edge.engines import BACKENDS, MAX_THREADS
+from edge.inference.selection import Threads
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +70,8 @@ def add_backend_name(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="inference library (default: tensorrt if it is installed and there is a GPU, else onnxruntime)",
+        help="inference library (default: tensorrt if it is installed and there is a GPU, else the fastest that `edge "
+        "build` measured, else onnxruntime)",
     )
 
 
@@ -77,11 +79,17 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     """Add `--threads`."""
     parser.add_argument(
         "--threads",
-        type=at_least(0, MAX_THREADS),
+        type=whole_number_or_auto,
         default=1,
         metavar="N",
-        help="CPU threads per segment; 0 uses all cores (default: %(default)s)",
+        help="CPU threads per segment; 0 uses all cores, auto the fastest number that `edge build --threads auto` "
+        "measured (default: %(default)s)",
     )
+
+
+def whole_number_or_auto(text: str) -> Threads:
+    """Parse a number of threads or `auto`, for argparse."""
+    return "auto" if text == "auto" else at_least(0, MAX_THREADS)(text)
 
 
 def add_precisions(parser: argparse.ArgumentParser, verb: str) -> None:

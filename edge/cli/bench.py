@@ -9,8 +9,8 @@ from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions, required_key
 from edge.cli.bench_energy import measure_precisions, print_energy
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
-from edge.engines import backend_named
 from edge.frames.base import frame_from_array
+from edge.inference.selection import select
 from edge.measure.bench import BenchResult, bench, classifier_name
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
 from edge.measure.launches import LAUNCHES
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Measure latency, and energy if asked to, on the bundle's reference samples."""
     key = required_key(arguments)
     bundle, *others = (Bundle.open(path, key) for path in (arguments.bundle, *arguments.beside))
-    backend = backend_named(arguments.backend, threads=arguments.threads)
+    backend, _, threads = select(bundle, arguments.backend, threads=arguments.threads)
     beside = dict(zip(map(str, arguments.beside), others, strict=True))
     meters = find_meters() if arguments.energy else None
     reference, kind = bundle.reference(), bundle.manifest.input.kind
@@ -62,7 +62,7 @@ def main(arguments: argparse.Namespace) -> int:
         for name, result in energy.items():
             measured[name]["energy"] = dataclasses.asdict(result)
         segments = {name: bundle.segments_digest(name) for name in names}
-        run = {"backend": backend.name, "threads": arguments.threads, "segments": segments}
+        run = {"backend": backend.name, "threads": threads, "segments": segments}
         print_json(run | {"conditions": machine, "precisions": measured})
     else:
         print_bench(results)
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
         if backend.name == "onnxruntime" and len(results) > 1:
             print(ONNXRUNTIME_NOTE)
         where = f"{machine['cpu']}, {machine['cores']} cores, load average {machine['load_average']}"
-        print(f"on {where}, {arguments.threads} threads")
+        print(f"{backend.name} on {where}, {threads} threads")
         for reason in machine["throttling"]:
             print(f"throttled: {reason}; measure again when the machine is cool, or in a lower power mode")
     return PASSED

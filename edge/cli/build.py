@@ -9,10 +9,12 @@ from time import perf_counter
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions, open_bundle
 from edge.console import PASSED, ProgressDisplay, print_json, print_table
-from edge.engines import backend_named
+from edge.engines import CPU_BACKENDS, backend_named, default_backend, installed_cpu_backends
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
 from edge.engines.subprocess_build import shared_process
+from edge.inference.selection import read_timings, select, write_timings
+from edge.measure.tuning import tune
 from edge.progress import OnProgress, ignore_progress
 
 
@@ -32,22 +34,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Build every segment's engine."""
     bundle = open_bundle(arguments)
-    backend = backend_named(arguments.backend, threads=arguments.threads, target=arguments.target)
+    precisions = arguments.precision or list(bundle.manifest.precisions)
+    names = installed_cpu_backends() if is_cpu_auto(arguments) else [arguments.backend]
+    counts = (1, 0) if arguments.threads == "auto" else (arguments.threads,)
+    backends = [backend_named(name, threads=counts[0], target=arguments.target) for name in names]
+    builds: list[Build] = []
     with ProgressDisplay() as display, shared_process():
-        builds = build_bundle(
-            bundle, backend, precisions=arguments.precision, batches=arguments.batches, on_progress=display
-        )
+        for backend in backends:
+            builds += build_bundle(
+                bundle, backend, precisions=precisions, batches=arguments.batches, on_progress=display
+            )
+        if len(names) * len(counts) > 1 and backends[0].device == "cpu":
+            write_timings(bundle, tune(bundle, names, precisions, counts, display))
     if arguments.json:
         print_json([dataclasses.asdict(build) for build in builds])
     else:
-        print_builds(builds)
+        for backend in backends:
+            print_builds([build for build in builds if build.backend == backend.name])
+        print_timings(bundle)
     return PASSED
+
+
+def is_cpu_auto(arguments: argparse.Namespace) -> bool:
+    """Check for a choice among the backends on the CPU: none is named, and no GPU is used or built for."""
+    return arguments.backend == "auto" and arguments.target is None and default_backend() in CPU_BACKENDS
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
     """One built engine."""
 
+    backend: str
     precision: str
     segment: str
     batch: int | None
@@ -92,7 +109,11 @@ def build_bundle(
         sha256 = bundle.manifest.files[file]
         built = cache.get(bundle.path / file, backend, batch, on_progress, sha256=sha256)
         size = built.path.stat().st_size / 2**20
-        builds.append(Build(precision, file, batch, str(built.path), built.was_cached, perf_counter() - started, size))
+        builds.append(
+            Build(
+                backend.name, precision, file, batch, str(built.path), built.was_cached, perf_counter() - started, size
+            )
+        )
     return builds
 
 
@@ -108,4 +129,12 @@ def print_builds(builds: Sequence[Build]) -> None:
         )
         for build in builds
     ]
-    print_table("engines", ("precision", "segment", "batch", "engine", "size"), rows)
+    print_table(f"engines for {builds[0].backend}", ("precision", "segment", "batch", "engine", "size"), rows)
+
+
+def print_timings(bundle: Bundle) -> None:
+    """Print the ways to run a bundle that were measured on this machine, the fastest first."""
+    timings = sorted(read_timings(bundle), key=lambda timing: timing.mean_ms)
+    if timings:
+        print(f"mean time of a frame on this machine: {'; '.join(map(str, timings))}")
+        print(f"auto: {select(bundle, threads='auto')}")

@@ -9,8 +9,10 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate, PrecisionSpec, Rejection, Thresholds
 from edge.bundle.scores import LabelledScores
 from edge.cli.arguments import add_bundle, open_bundle
+from edge.cli.build import print_timings
 from edge.console import PASSED, log, print_json, print_table
 from edge.decision import validate_thresholds
+from edge.inference.selection import read_timings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +24,13 @@ def main(arguments: argparse.Namespace) -> int:
     """Print a bundle's contents and advice."""
     bundle = open_bundle(arguments)
     if arguments.json:
-        print_json(dataclasses.asdict(bundle.manifest))
+        print_json(
+            dataclasses.asdict(bundle.manifest) | {"timings": [timing._asdict() for timing in read_timings(bundle)]}
+        )
         print_advice(bundle, emit=log)
     else:
         print_bundle(bundle)
+        print_timings(bundle)
         print_advice(bundle)
     return PASSED
 

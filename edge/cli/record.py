@@ -12,13 +12,13 @@ from edge.bundle.scores import LabelledScores, write_scores
 from edge.cli.arguments import add_backend, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_replaceable
 from edge.console import PASSED, ProgressDisplay, print_json
-from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.frames.base import Frame
 from edge.frames.files import read_frame
 from edge.frames.labelled import InputDigest, labelled_files
-from edge.inference.load import default_precision, load_classifier
+from edge.inference.load import load_classifier
 from edge.inference.record import record
+from edge.inference.selection import select
 from edge.progress import OnProgress, ignore_progress, track
 from edge.storage import atomic_file
 
@@ -42,8 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Record the scores, and print the command that refits thresholds."""
     bundle = open_bundle(arguments)
     check_replaceable(arguments.output, [arguments.images], bundle, start=b"PK", kind="file of scores")
-    backend = backend_named(arguments.backend, threads=arguments.threads)
-    precision = arguments.precision or default_precision(bundle, backend)
+    backend, precision, _ = select(bundle, arguments.backend, arguments.precision or "auto", arguments.threads)
     with ProgressDisplay() as display:
         count = record_folder(bundle, precision, backend, arguments.images, arguments.output, display)
     if arguments.json:

@@ -18,12 +18,11 @@ from edge.cli.run_watch import add_watch_arguments, make_auditor, make_deadline
 from edge.console import PASSED, ProgressDisplay, at_least
 from edge.cuda.base import Sync
 from edge.decision import NONE
-from edge.engines import backend_named
-from edge.engines.base import Backend
 from edge.entry import STDOUT
 from edge.errors import SourceError
 from edge.frames.address import parse_address, with_option
-from edge.inference.load import default_precision, load_classifier
+from edge.inference.load import load_classifier
+from edge.inference.selection import Selection, select
 from edge.live import run
 from edge.live.deployment import Deployment
 from edge.live.events import Debouncer
@@ -113,17 +112,17 @@ def main(arguments: argparse.Namespace) -> int:
         SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
-    backend = backend_named(arguments.backend, threads=arguments.threads, gpu_sync=arguments.gpu_sync)
-    follower = make_follower(arguments, partial(_deploy, arguments, backend))
+    follower = make_follower(arguments, partial(_deploy, arguments))
     bundle = open_bundle(arguments) if follower is None else follower.bundle
-    chain = bundle.chain(_precision(arguments, bundle, backend))
+    selected = _select(arguments, bundle)
+    chain = bundle.chain(selected.precision)
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
     new_debouncer = _new_debouncer(arguments, chain)
     check_outputs(arguments, bundle)
     with ProgressDisplay() as display:
-        deployment = _deploy(arguments, backend, bundle, "", display) if follower is None else follower.load(display)
+        deployment = _deploy(arguments, bundle, "", display) if follower is None else follower.load(display)
     deadline, auditor = make_deadline(arguments, deployment), make_auditor(arguments, deployment)
-    summary, stop, task = Summary(chain.exits), threading.Event(), f"{deployment.precision} on {backend.name}"
+    summary, stop, task = Summary(chain.exits), threading.Event(), str(selected)
 
     def watch(message: Message) -> None:
         summary.add(message)
@@ -155,16 +154,14 @@ def main(arguments: argparse.Namespace) -> int:
     return PASSED
 
 
-def _precision(arguments: argparse.Namespace, bundle: Bundle, backend: Backend) -> str:
-    precision: str = arguments.precision or default_precision(bundle, backend)
-    return precision
+def _select(arguments: argparse.Namespace, bundle: Bundle) -> Selection:
+    precision = arguments.precision or "auto"
+    return select(bundle, arguments.backend, precision, arguments.threads, gpu_sync=arguments.gpu_sync)
 
 
-def _deploy(
-    arguments: argparse.Namespace, backend: Backend, bundle: Bundle, digest: str, on_progress: OnProgress
-) -> Deployment:
+def _deploy(arguments: argparse.Namespace, bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
     """Load a bundle as the command line asks for."""
-    precision = _precision(arguments, bundle, backend)
+    backend, precision, _ = _select(arguments, bundle)
     classifier = load_classifier(bundle, precision, backend, arguments.threshold, on_progress)
     return Deployment(bundle, precision, classifier, digest)
 

@@ -10,8 +10,7 @@ from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend_name, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_outside
 from edge.console import PASSED, ProgressDisplay, log, print_json, print_table
-from edge.engines import backend_named
-from edge.inference.load import default_precision
+from edge.inference.selection import select
 
 if TYPE_CHECKING:
     from edge.distributed.summary import ScoreSummary
@@ -55,8 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     bundle = open_bundle(arguments)
     check_outside(arguments.output, [arguments.dataset], bundle)
-    backend = backend_named(arguments.backend)
-    precision = arguments.precision or default_precision(bundle, backend)
+    backend, precision, _ = select(bundle, arguments.backend, arguments.precision or "auto")
     with ProgressDisplay() as display:
         parts = score(
             bundle,

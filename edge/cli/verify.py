@@ -13,8 +13,9 @@ from edge.cli.info import bundle_advice
 from edge.cli.output import check_replaceable
 from edge.cli.recorded import read_recorded
 from edge.console import FAILED, PASSED, ProgressDisplay, log, print_json, print_table
-from edge.engines import BACKENDS, backend_named
+from edge.engines import BACKENDS
 from edge.errors import DataError
+from edge.inference.selection import select
 from edge.parity.compare import Parity, verify
 from edge.parity.recorded import compare_recorded
 from edge.parity.report import exit_cells, exit_columns, group_by_reference, markdown, verdict
@@ -75,7 +76,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def verify_engines(bundle: Bundle, arguments: argparse.Namespace) -> list[Parity]:
     """Run the reference samples through engines."""
-    backends = [backend_named(name, threads=arguments.threads) for name in arguments.backend or ["onnxruntime"]]
+    names = arguments.backend or ["onnxruntime"]
+    backends = [select(bundle, name, threads=arguments.threads).backend for name in names]
     with ProgressDisplay() as display:
         return [
             result

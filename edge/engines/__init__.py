@@ -10,7 +10,8 @@ if TYPE_CHECKING:  # pytest imports the names of the backends at every start
     from edge.cuda.base import Sync
     from edge.engines.base import Backend
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+CPU_BACKENDS = ("onnxruntime", "openvino")
+BACKENDS = (*CPU_BACKENDS, "tensorrt", "tensorrt-rtx")
 MAX_THREADS = max(256, usable_cores())
 INSTALL = {
     "onnxruntime": "pip install onnxruntime",
@@ -26,6 +27,11 @@ TARGET_REMEDY = "leave out the target, or choose the backend tensorrt-rtx"
 def default_backend() -> str:
     """Return `tensorrt` if TensorRT, pycuda and a GPU are present, else `onnxruntime`."""
     return "tensorrt" if has_nvidia_gpu() and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
+
+
+def installed_cpu_backends() -> list[str]:
+    """Return the backends on the CPU whose libraries are installed."""
+    return [name for name in CPU_BACKENDS if find_spec(name)]
 
 
 def backend_named(

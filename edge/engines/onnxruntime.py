@@ -11,14 +11,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import SegmentSpec, TensorSpec
+from edge.bundle.manifest import SegmentSpec
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import TRIAL_LIMIT_S, build_in_subprocess
+from edge.engines.tensor_check import EngineTensor, check_tensors, zeros
 from edge.errors import EngineError
 from edge.storage import open_regular
 from edge.system import cpu_identity
 
-DTYPES = {
+ELEMENT_TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(int8)": "int8",
@@ -76,7 +77,7 @@ class OnnxRuntimeBuild:
             raise
         session = _session(self.order.engine, _engine_options(threads=1), name=self.order.segment)
         signal.alarm(TRIAL_LIMIT_S)
-        session.run(None, {tensor.name: _zeros(tensor) for tensor in session.get_inputs()})
+        session.run(None, {tensor.name: zeros(tensor) for tensor in _described(session.get_inputs())})
         signal.alarm(0)
 
     def failure(self, reason: str) -> EngineError:
@@ -100,8 +101,8 @@ class OnnxRuntimeEngine:
         self._spec = spec
         self._inputs = [tensor.name for tensor in spec.inputs]
         self._outputs = [tensor.name for tensor in spec.outputs]
-        _check_tensors(spec, spec.inputs, session.get_inputs(), "inputs")
-        _check_tensors(spec, spec.outputs, session.get_outputs(), "outputs")
+        check_tensors(spec, spec.inputs, _described(session.get_inputs()), "inputs")
+        check_tensors(spec, spec.outputs, _described(session.get_outputs()), "outputs")
 
     def bind(self, tensors: Mapping[str, NDArray[Any]]) -> Callable[[], None]:
         """Bind arrays to the session; see `edge.engines.base.Engine`.
@@ -153,26 +154,6 @@ class OnnxRuntimeEngine:
         return EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot run {self._spec.file} ({why}){hint}")
 
 
-def _check_tensors(spec: SegmentSpec, expected: Sequence[TensorSpec], actual: Sequence[Any], kind: str) -> None:
-    """Compare an engine's inputs or outputs with the manifest: names, types and known sizes."""
-    types = {tensor.name: (DTYPES.get(tensor.type, tensor.type), tuple(tensor.shape)) for tensor in actual}
-    if types.keys() == {tensor.name for tensor in expected} and all(_fits(t, *types[t.name]) for t in expected):
-        return
-    has = ", ".join(f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(types.items()))
-    required = ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in sorted(expected, key=lambda t: t.name))
-    raise EngineError(
-        f"{spec.file} is not the segment that its manifest describes: it has the {kind} {has}, expected {required}; "
-        "compile the bundle again"
-    )
-
-
-def _fits(spec: TensorSpec, dtype: str, shape: tuple[int | str | None, ...]) -> bool:
-    if dtype != spec.dtype or len(shape) != len(spec.shape):
-        return False
-    sizes = zip(shape, spec.shape, strict=True)
-    return all(not isinstance(size, int) or required in (None, size) for size, required in sizes)
-
-
 def _options(level: onnxruntime.GraphOptimizationLevel, threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
@@ -213,11 +194,16 @@ def _utf8(path: Path) -> str:
     return str(path)
 
 
-def _zeros(tensor: Any) -> NDArray[Any]:
-    """Return zeros for an input of a session, batch 1."""
-    if tensor.type not in DTYPES:
-        raise EngineError(f"input {tensor.name} is of type {tensor.type}, expected one of {', '.join(DTYPES)}")
-    return np.zeros([size if isinstance(size, int) else 1 for size in tensor.shape], dtype=DTYPES[tensor.type])
+def _described(tensors: Sequence[Any]) -> list[EngineTensor]:
+    """Return a session's inputs or outputs; a symbolic size is a string."""
+    return [
+        EngineTensor(
+            tensor.name,
+            ELEMENT_TYPES.get(tensor.type, tensor.type),
+            tuple(size if isinstance(size, int) else None for size in tensor.shape),
+        )
+        for tensor in tensors
+    ]
 
 
 def _check_space(order: BuildOrder) -> None:

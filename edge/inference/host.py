@@ -1,7 +1,6 @@
 """Chains in host memory: one frame in a slot, or batches."""
 
 from collections.abc import Mapping, Sequence
-from math import exp
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from edge.bundle import tensors
 from edge.bundle.chain import ChainSpec
 from edge.bundle.manifest import SegmentSpec
-from edge.decision import Prediction, Predictions, allocate_predictions
+from edge.decision import Prediction, Predictions, allocate_predictions, softmax_maximum
 from edge.engines.base import Engine
 from edge.frames.base import Frame
 from edge.frames.preprocess import preprocess_for
@@ -54,7 +53,8 @@ class HostSlot:
                 break
         label = int(self._labels[index][0])
         confidence = float(self._confidences[index][0])
-        return self._prediction(label, self._probability(index), index, confidence)
+        probability = softmax_maximum(self._logits[index], self._inverse_temperature[index])
+        return self._prediction(label, probability, index, confidence)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Return the buffers, without copies: the next frame overwrites them."""
@@ -62,15 +62,6 @@ class HostSlot:
 
     def close(self) -> None:
         """Do nothing: host memory is freed with its last reference."""
-
-    def _probability(self, index: int) -> float:
-        """Return the maximum of `softmax(logits / temperature)`, which is 1 over its denominator.
-
-        Plain Python takes about 4 us; after a segment, NumPy's code is no longer in the cache and took 13 to 30 us.
-        """
-        logits, inverse_temperature = self._logits[index].tolist(), self._inverse_temperature[index]
-        largest = max(logits)
-        return 1.0 / sum([exp((value - largest) * inverse_temperature) for value in logits])
 
 
 class HostBatch:

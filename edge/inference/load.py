@@ -9,16 +9,13 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.signing import read_verifying_key
 from edge.cuda.base import Sync
 from edge.decision import validate_thresholds
-from edge.engines import backend_named
 from edge.engines.base import Backend
 from edge.engines.cache import load_engines
 from edge.errors import BundleError
 from edge.inference.classifier import Classifier
+from edge.inference.selection import Threads, select
 from edge.inference.slots import check_device
 from edge.progress import OnProgress, ignore_progress
-
-MIXED_PRECISION = "auto"
-"""Name of the mixed precision: each segment has the fastest precision that keeps the predictions."""
 
 
 def load(
@@ -27,7 +24,7 @@ def load(
     backend: str = "auto",
     precision: str = "auto",
     thresholds: ArrayLike | None = None,
-    threads: int = 1,
+    threads: Threads = 1,
     gpu_sync: Sync | None = None,
     require_signature: str | Path | None = None,
     on_progress: OnProgress = ignore_progress,
@@ -37,11 +34,12 @@ def load(
     Args:
         bundle: Folder made by `python -m compile`.
         backend: `onnxruntime`, `openvino`, `tensorrt` or `tensorrt-rtx`; `auto` is TensorRT if it is installed and
-            there is a GPU, else ONNX Runtime.
+            there is a GPU, else the fastest that `edge build` measured, else ONNX Runtime.
         precision: A precision of the bundle; `auto` is its mixed precision if it has one, else fp32 on ONNX Runtime
             and int8 on others.
         thresholds: A threshold for each exit but the last; by default the fitted thresholds.
-        threads: CPU threads per segment; 0 uses all cores.
+        threads: CPU threads per segment; 0 uses all cores, `auto` the fastest number that `edge build` measured,
+            else 1.
         gpu_sync: How threads wait for a GPU: `spin` takes a core, `block` takes longer; by default the better one, by
             timing.
         require_signature: Public key that must have signed the bundle, a file of `edge keygen`; None to load unsigned
@@ -57,9 +55,9 @@ def load(
     if not isinstance(bundle, str | Path):
         raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
     key = None if require_signature is None else read_verifying_key(Path(require_signature))
-    opened, library = Bundle.open(Path(bundle), key), backend_named(backend, threads=threads, gpu_sync=gpu_sync)
-    selected = default_precision(opened, library) if precision == "auto" else precision
-    return load_classifier(opened, selected, library, thresholds, on_progress)
+    opened = Bundle.open(Path(bundle), key)
+    selected = select(opened, backend, precision, threads, gpu_sync=gpu_sync)
+    return load_classifier(opened, selected.precision, selected.backend, thresholds, on_progress)
 
 
 def load_classifier(
@@ -102,10 +100,3 @@ def load_whole_network(
     check_device(backend.device)
     engines = load_engines(bundle.path, chain.segments, backend, on_progress=on_progress, files=files)
     return Classifier(chain, engines, (), device=backend.device)
-
-
-def default_precision(bundle: Bundle, backend: Backend) -> str:
-    """Return the bundle's fastest precision on a backend; ONNX Runtime emulates int8 in float."""
-    fastest = "fp32" if backend.name == "onnxruntime" else "int8"
-    available = bundle.manifest.precisions
-    return next((name for name in (MIXED_PRECISION, fastest) if name in available), next(iter(available)))

@@ -17,9 +17,9 @@ from time import monotonic
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Manifest
 from edge.bundle.signing import VerifyingKey, read_verifying_key
-from edge.engines import backend_named
 from edge.errors import EdgeError, RegistryError, one_line
-from edge.inference.load import default_precision, load_classifier
+from edge.inference.load import load_classifier
+from edge.inference.selection import select
 from edge.live.audit import lower_priority
 from edge.live.deployment import Deployment, short_digest
 from edge.live.messages import BundleStatus
@@ -249,8 +249,7 @@ def _first(address: RegistryAddress, folder: Path, key: VerifyingKey, store: Bun
 
 
 def _load(bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
-    backend = backend_named("auto")
-    precision = default_precision(bundle, backend)
+    backend, precision, _ = select(bundle)
     return Deployment(bundle, precision, load_classifier(bundle, precision, backend, None, on_progress), digest)
 
 

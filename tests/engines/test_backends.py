@@ -105,7 +105,8 @@ def test_edge_build_builds_segments_for_any_batch_too_and_the_whole_network_for_
     batch_1 = [(file, 1) for file in (*segments, spec.whole.file)]
     any_batch = [(file, None) for file in segments]
     for arguments, expected in (([], batch_1), (["--batches"], batch_1 + any_batch)):
-        done = call(main, "build", digits_bundle.path, "--precision", "fp32", "--json", *arguments)
+        words = ("--backend", "onnxruntime", "--precision", "fp32", "--json", *arguments)
+        done = call(main, "build", digits_bundle.path, *words)
         assert done.code == PASSED, done.stderr
         assert [(build["segment"], build["batch"]) for build in json.loads(done.stdout)] == expected
         assert len(list(cache.root.iterdir())) == len(expected)
