@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Timed(NamedTuple, Generic[R]):
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[R]):
     """One call's times and results, item by item."""
 
     times_ms: NDArray[np.float64]
