@@ -1,6 +1,7 @@
 """Clean Debian systems in a folder, also of another architecture; as root, with debootstrap and qemu-user-static."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,7 @@ exec chroot "$SYSTEM" env --chdir={CHECKOUT} HOME=/root PATH=/usr/sbin:/usr/bin:
 def make_system(folder: Path, architecture: str, packages: tuple[str, ...]) -> Path:
     """Install a minimal Debian into a folder, unless it is there."""
     if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
         include = f"--include={','.join(('ca-certificates', *packages))}"
         run(["debootstrap", f"--arch={architecture}", "--variant=minbase", include, RELEASE, folder, MIRROR])
         for place in (CHECKOUT, SHARED):
