@@ -1,5 +1,6 @@
 """`jetson/provision.sh` in a clean Debian: dry run, run, second run, and the CPU runtime that it leaves."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ AS_EDGE = (
 
 
 def provision(folder: Path) -> dict[str, Any]:
-    """Provision the system; each step has the text that its output must contain."""
+    """Provision a new system; each step has the text that its output must contain."""
+    shutil.rmtree(folder / "provisioned", ignore_errors=True)
     system, bundle = make_system(folder / "provisioned", "amd64", ()), f"{SHARED}/{digits_bundle(folder).name}"
     steps = {
         "dry run": ((SCRIPT, "--dry-run"), "nothing was changed"),
