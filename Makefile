@@ -23,6 +23,7 @@ check:
 	$(BIN)/mypy
 	$(BIN)/mypy jetson/acceptance.py
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --no-tips --target=3.10- edge calibration compile benchmarks jetson/acceptance.py
 	$(BIN)/python -m tests.support.house
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadscope
 

@@ -23,6 +23,7 @@ REPORTS = {
     "harness": SubcommandSpec(
         "the measurements themselves: planted slow-downs, repeated runs, overhead", "benchmarks.harness"
     ),
+    "trust": SubcommandSpec("the time to verify a signed bundle, and of `edge doctor`", "benchmarks.trust"),
     "report": SubcommandSpec("a page of all recorded results", "benchmarks.report"),
     "papers": SubcommandSpec(
         "the claims of Confidence-Gated and Explanation-Guided Training, beside rival methods", "benchmarks.papers"

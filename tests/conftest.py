@@ -41,13 +41,9 @@ def _own_engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 @pytest.fixture(scope="session")
 def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> "Checkpoint":
     """Return the three-exit CNN after two epochs on small digits: mostly right, and seldom sure."""
-    from edge.training.settings import Settings
-    from edge.training.train import train
+    from tests.support.digits import train_digits
 
-    settings = Settings(
-        dataset="digits", image_size=16, attention_weight=0.1, epochs=2, batch_size=32, learning_rate=3e-3
-    )
-    return train(settings, tmp_path_factory.mktemp("training"))
+    return train_digits(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="session")
@@ -56,12 +52,9 @@ def digits_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     if ready := os.environ.get("EDGE_TEST_BUNDLE"):
         return Bundle.open(Path(ready))
     digits_checkpoint: Checkpoint = request.getfixturevalue("digits_checkpoint")
-    from calibration.thresholds import RiskGuarantee
-    from compile.recipe import compile_bundle
+    from tests.support.digits import compile_digits
 
-    output = tmp_path_factory.mktemp("compiled") / "bundle"
-    guarantee = RiskGuarantee(limit=0.01, method="none")
-    return compile_bundle(digits_checkpoint, output, precisions=("fp32", "int8"), guarantee=guarantee)
+    return compile_digits(digits_checkpoint, tmp_path_factory.mktemp("compiled") / "bundle")
 
 
 @pytest.fixture

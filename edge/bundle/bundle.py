@@ -58,7 +58,7 @@ class Bundle:
     manifest: Manifest
 
     @staticmethod
-    def open(path: Path, signed_by: VerifyingKey | None = None) -> "Bundle":
+    def open(path: str | Path, signed_by: VerifyingKey | None = None) -> "Bundle":
         """Open a bundle: validate its manifest and check every file against its hash.
 
         Args:
@@ -70,6 +70,7 @@ class Bundle:
             BundleError: the bundle is missing, damaged, or of another version.
             SignatureError: the bundle is not signed by the key.
         """
+        path = Path(path)
         try:
             return check_bundle(path, signed_by)
         except BundleError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.doctor.check import Check
-from edge.doctor.jetpack import RECOMMENDED, is_jetson, jetpack_release, l4t_version
+from edge.doctor.jetpack import MIN_TENSORRT, RECOMMENDED, is_jetson, jetpack_release, l4t_version
 from edge.errors import EdgeError
 from edge.machine_state import ROOT, Clock, lines, machine_state, power_mode
 from edge.storage import cache_root
@@ -61,7 +61,7 @@ def _jetpack(root: Path) -> Iterator[Check]:
         value = f"{release.version} (L4T {l4t}): Python {release.python}, CUDA {release.cuda}, TensorRT"
         yield Check("JetPack", "ok", f"{value} {release.tensorrt}")
     else:
-        value = f"{release.version} (L4T {l4t}) has TensorRT {release.tensorrt}; bundles need 10.3"
+        value = f"{release.version} (L4T {l4t}) has TensorRT {release.tensorrt}; bundles need {MIN_TENSORRT}"
         yield Check("JetPack", "problem", value, f"flash {RECOMMENDED} with NVIDIA's SDK Manager")
 
 

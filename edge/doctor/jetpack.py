@@ -8,6 +8,8 @@ from edge.machine_state import ROOT
 from edge.system import board_model, l4t_release
 
 L4T = re.compile(r"# R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
+MIN_TENSORRT = "10.3"
+"""The first TensorRT that runs bundles."""
 
 
 class JetPack(NamedTuple):
@@ -22,8 +24,8 @@ class JetPack(NamedTuple):
 
     @property
     def is_supported(self) -> bool:
-        """True if its TensorRT can run bundles: 10.3 or later."""
-        return tuple(map(int, self.tensorrt.split("."))) >= (10, 3)
+        """True if its TensorRT can run bundles."""
+        return is_recent_tensorrt(self.tensorrt)
 
     @property
     def cuda_extra(self) -> str:
@@ -47,6 +49,15 @@ RELEASES = (
 )
 """Known releases; of those with the same beginning, the longest comes first."""
 RECOMMENDED = "JetPack 6.2 or 7.2"
+
+
+def is_recent_tensorrt(version: str) -> bool:
+    """Check that a version of TensorRT can run bundles."""
+    return _major_minor(version) >= _major_minor(MIN_TENSORRT)
+
+
+def _major_minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
 def is_jetson(root: Path = ROOT) -> bool:

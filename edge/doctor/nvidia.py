@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.cuda import get_runtime
 from edge.doctor.cameras import join_groups
 from edge.doctor.check import Check
-from edge.doctor.jetpack import is_jetson, jetpack_release
+from edge.doctor.jetpack import MIN_TENSORRT, is_jetson, is_recent_tensorrt, jetpack_release
 from edge.doctor.libraries import check_library
 from edge.engines import INSTALL
 from edge.errors import EngineError, UnavailableError, one_line
@@ -71,8 +71,8 @@ def check_tensorrt(root: Path = ROOT) -> Check:
     check, release = check_library("tensorrt", remedy, root), jetpack_release(root)
     if not check.ok:
         return check
-    if _major_minor(check.value) < (10, 3):
-        value = f"{check.value}; bundles need 10.3 or later"
+    if not is_recent_tensorrt(check.value):
+        value = f"{check.value}; bundles need {MIN_TENSORRT} or later"
         return replace(
             check, state="problem", value=value, remedy="flash JetPack 6.2 or 7.2" if release else "update it"
         )
@@ -118,7 +118,3 @@ def _toolkit_version(root: Path) -> str | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads((root / TOOLKIT_VERSION).read_text())["cuda"]["version"])
     return None
-
-
-def _major_minor(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())

@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ LEADING_ITEMS = 3
 """Untimed items at the start of a turn."""
 
 
-class Timed(NamedTuple, Generic[R]):
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[R]):
     """One call's times and results, item by item."""
 
     times_ms: NDArray[np.float64]

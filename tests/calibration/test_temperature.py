@@ -168,7 +168,7 @@ def test_the_probability_is_the_softmax_at_the_answering_exits_temperature(
 def test_a_compiled_bundle_has_temperatures_that_lower_the_nll(digits_bundle: Bundle) -> None:
     for name, precision in digits_bundle.manifest.precisions.items():
         recorded = digits_bundle.scores(name)
-        assert precision.temperatures == fit_temperatures(recorded.logits, recorded.truth)
+        assert precision.temperatures == pytest.approx(fit_temperatures(recorded.logits, recorded.truth), rel=1e-6)
         for logits, temperature in zip(recorded.logits, precision.temperatures, strict=True):
             assert abs(temperature - 1) > 0.01
             assert nll(logits, recorded.truth, temperature) < nll(logits, recorded.truth, 1.0)

@@ -55,7 +55,7 @@ def test_a_library_of_the_system_that_the_environment_hides_is_named(tmp_path: P
 
 
 def test_modules_of_an_extra_are_looked_for_without_importing_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODULES, "mixed", ("numpy", "not_there", "torch"))
+    monkeypatch.setitem(MODULES, "mixed", ("numpy", "not_there", "cv2"))
     check = check_modules("mixed")
     assert (check.state, check.value) == ("absent", "not installed: not_there")
 

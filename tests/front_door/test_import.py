@@ -99,4 +99,5 @@ def test_the_library_never_prints(digits_bundle: Bundle, folder: Path, tmp_path:
     environment = {**os.environ, "EDGE_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == ("", "")
+    printed = [line for line in done.stderr.splitlines() if not line.startswith("libpng error")]  # by OpenCV 4 itself
+    assert (done.stdout, printed) == ("", [])

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 from edge.bundle.bundle import Bundle
@@ -303,9 +303,7 @@ class Campaign:
     def __init__(self, scene: Scene, seed: int) -> None:
         """Run the command once to its end, to learn how long it takes and how many changes it makes."""
         self._scene, self._random = scene, Random(f"{seed}/{scene.name}")
-        started = perf_counter()
         self._complete("the first command", counting=True)
-        self._seconds = perf_counter() - started
         self._changes = Path(f"{scene.folder}.changes").read_text().splitlines()
 
     def run(self, count: int) -> list[str]:
@@ -340,7 +338,8 @@ class Campaign:
         process = self._start(at_change, subprocess.DEVNULL)
         try:
             if at_change is None:
-                sleep(delay)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(delay)
                 process.kill()
             return process.wait(TIMEOUT_S) == -signal.SIGKILL
         finally:
@@ -350,8 +349,10 @@ class Campaign:
 
     def _complete(self, which: str, *, counting: bool = False) -> None:
         """Run the command to its end, and check its output."""
+        started = perf_counter()
         process = self._start(0 if counting else None)
         messages = process.communicate(timeout=TIMEOUT_S)[1]
+        self._seconds = perf_counter() - started
         self._end_group(process)
         assert process.returncode == 0, f"{which}: exit code {process.returncode}: {messages[-300:]}"
         if orphans := getattr(self, "_orphans", None):

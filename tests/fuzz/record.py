@@ -15,6 +15,8 @@ from tests.fuzz.coverage import ROOT
 Row = dict[str, Any]
 KEYS = {"readers": ("reader", "seed", "first"), "commands": ("command", "seed")}
 """Fields that identify a row: a later run of the same range replaces it."""
+LIVE = ROOT / "benchmarks" / "results" / "live.json"
+"""Result of `python -m benchmarks live`, whose endurance run adds the frames."""
 
 
 def add_rows(path: Path, kind: str, rows: Sequence[Row]) -> None:
@@ -39,6 +41,7 @@ def totals(record: dict[str, Any]) -> dict[str, int]:
     return {
         "fuzz_inputs": sum(row["inputs"] for row in readers),
         "kills": sum(row["kills"] for row in commands),
+        "frames": json.loads(LIVE.read_text())["endurance"]["frames"],
         "failures": sum(row["failures"] for row in readers) + sum(len(row["failures"]) for row in commands),
     }
 

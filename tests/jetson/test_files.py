@@ -17,51 +17,56 @@ from edge.live.reconnect import MAX_LATE_DELAY_S
 from tests.support.commands import ROOT, TIMEOUT_S, wait_until
 
 JETSON = ROOT / "jetson"
-DOCKERFILES = sorted(JETSON.glob("Dockerfile.*"))
+DOCKERFILE = JETSON / "Dockerfile"
 INSTRUCTIONS = {"FROM", "ARG", "RUN", "COPY", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD"}
 
 
-def instructions(file: Path) -> list[tuple[str, str]]:
-    """Return the instructions of a container file with their arguments."""
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+def instructions() -> list[tuple[str, str]]:
+    """Return the instructions of the container file with their arguments."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(words[0], words[1]) for line in joined.splitlines() if (words := line.split(maxsplit=1))]
+
+
+def arguments(name: str) -> list[str]:
+    """Return the arguments of each instruction of this name."""
+    return [words for found, words in instructions() if found == name]
 
 
 # Containers
 
 
-@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.name)
-def test_a_container_file_copies_what_exists_and_ends_without_root(file: Path) -> None:
-    found = instructions(file)
-    assert {name for name, _ in found} <= INSTRUCTIONS
-    assert found[0][0] == "FROM"
-    for name, words in found:
-        if name == "COPY":
-            assert all((ROOT / source).exists() for source in words.split()[:-1])
-        if name == "FROM":
-            assert re.fullmatch(r"nvcr\.io/nvidia/[\w-]+:[\w.-]+", words)
-            assert words in (ROOT / "docs/jetson.md").read_text()
-    assert [words for name, words in found if name == "USER"][-1] == "edge"
-    for _, script in (entry for entry in found if entry[0] == "RUN"):
-        assert subprocess.run(["bash", "-n", "-c", script]).returncode == 0
+def test_the_container_file_ends_without_root_and_its_scripts_parse() -> None:
+    assert {name for name, _ in instructions()} <= INSTRUCTIONS
+    assert arguments("USER") == ["edge"]
+    assert all(subprocess.run(["bash", "-n", "-c", script]).returncode == 0 for script in arguments("RUN"))
+
+
+def test_each_jetpack_has_a_documented_base_and_its_extra_of_cuda() -> None:
+    *bases, final = arguments("FROM")
+    assert final == "${JETPACK}"
+    extras = set(re.findall(r"^(cuda\d+) = ", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    assert {words.removeprefix("CUDA_EXTRA=") for words in arguments("ENV") if "CUDA_EXTRA" in words} == extras
+    for base, version in zip(bases, (6, 7), strict=True):
+        image, name = base.split(" AS ")
+        assert name == f"jetpack{version}"
+        assert re.fullmatch(r"nvcr\.io/nvidia/[\w-]+:[\w.-]+", image)
+        assert image in (ROOT / "docs/jetson.md").read_text()
 
 
 def test_the_wheel_in_a_container_is_built_from_everything_that_it_needs() -> None:
     packages = re.search(r"include = \[(.*)\]", (ROOT / "pyproject.toml").read_text())
     assert packages is not None
     folders = set(re.findall(r"\"(\w+)\*\"", packages[1]))
-    for file in DOCKERFILES:
-        copied = {word for name, words in instructions(file) if name == "COPY" for word in words.split()[:-1]}
-        assert folders | {"pyproject.toml", "README.md", "LICENSE"} == copied
+    copied = {word for words in arguments("COPY") for word in words.split()[:-1]}
+    assert folders | {"pyproject.toml", "README.md", "LICENSE"} == copied
+    assert all((ROOT / source).exists() for source in copied)
 
 
-def test_the_composition_runs_a_container_file_with_argus_and_without_privileges() -> None:
+def test_the_composition_runs_the_container_file_with_argus_and_without_privileges() -> None:
     service: dict[str, Any] = yaml.safe_load((JETSON / "compose.yaml").read_text())["services"]["classify"]
-    name = service["build"]["dockerfile"]
-    assert {name.replace("${JETPACK:-jetpack6}", f"jetpack{version}") for version in (6, 7)} == {
-        f"jetson/{file.name}" for file in DOCKERFILES
-    }
+    assert ROOT / service["build"]["dockerfile"] == DOCKERFILE
+    assert service["build"]["args"] == {"JETPACK": "${JETPACK:-jetpack6}"}
     binds = [volume for volume in service["volumes"] if isinstance(volume, dict)]
     assert {volume["target"] for volume in binds} == {"/tmp/argus_socket", "/etc/nv_tegra_release"}
     assert all(volume["bind"] == {"create_host_path": False} for volume in binds)

@@ -1,0 +1,49 @@
+"""Pytest plugin for machines with the runtime alone: tests that need another extra of this project are skipped."""
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from edge.system import EXTRAS, REQUIRED
+
+EXTRAS_HERE = ("runtime", "live", "trust", "energy")
+"""Extras of this project that such a machine has."""
+ROOMS = (
+    "bundle", "calibration", "cli", "doctor", "engines", "frames", "front_door", "inference", "live", "measure",
+    "parity", "registry", "test_advice.py", "test_decision.py", "test_machine_state.py", "test_risk.py",
+    "test_sequential.py", "test_storage.py",
+)  # fmt: skip
+"""Tests of what runs on a device."""
+
+
+def needs_another_extra(error: BaseException | None) -> bool:
+    """Check that an exception comes from a missing library of another extra."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError):
+            module = str(error.name).partition(".")[0]
+            return module not in REQUIRED and EXTRAS.get(module, "compile") not in EXTRAS_HERE
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def skip_instead(report: Any, call: pytest.CallInfo[Any] | None) -> None:
+    """Turn a failure into a skip where a library of another extra is missing."""
+    if call is not None and call.excinfo is not None and needs_another_extra(call.excinfo.value):
+        report.outcome, report.longrepr = "skipped", ("", 0, str(call.excinfo.value))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skip_instead(report, call)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    skip_instead(report, getattr(report, "call", None))
+    return report
