@@ -50,7 +50,10 @@ TRAINING = {
     ],
     "digits": ["--regime", "soft-cgt", "--epochs", "6", "--batch-size", "32"],
     "fashion-mnist": ["--regime", "joint", "--epochs", "12", "--batch-size", "128"],
-    "elpv": ["--backbone", "timm:tf_efficientnet_lite0", "--pretrained", "efficientnet-lite", "--epochs", "12"],
+    "elpv": [
+        "--backbone", "timm:tf_efficientnet_lite0", "--pretrained", "efficientnet-lite", "--distillation-weight", "1",
+        "--batch-size", "32", "--learning-rate", "0.005",
+    ],
 }  # fmt: skip
 WITHOUT_TRUNCATED = {"elpv"}
 """Datasets whose demo does not train the truncated networks, which would take most of its time."""

@@ -84,7 +84,8 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     axes = figure.subplots()
     axes.plot([p.cost_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
     axes.plot(chosen.cost_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
-    axes.plot(cost, [row["accuracy"] for row in report["truncated"]], "s", color=GREY, label="truncated, trained alone")
+    if truncated := [row["accuracy"] for row in report["truncated"]]:
+        axes.plot(cost, truncated, "s", color=GREY, label="truncated, trained alone")
     axes.set(
         xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation"
     )

@@ -1,19 +1,26 @@
 """The precisions that a network can be compiled to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calibration.samples import stratified
 from compile.auto import SelectionData, fastest_per_segment
 from compile.fp16 import fp32_nodes, to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph
-from compile.quantise import fp32_convolutions, quantise_int8
+from compile.quantise import fp32_convolutions
+from compile.sensitive_layers import quantise_keeping_predictions
 from compile.trained_model import TrainedModel
 from edge.console import status
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 """`auto` chooses one of the others for each segment."""
 DEFAULT_PRECISIONS = PRECISIONS[:3]
-SELECTION_SAMPLES = 1000
+SELECTION_SAMPLES = {"int8": 500, "auto": 1000}
+"""Images on which predictions are compared with fp32."""
 NOT_QUANTISED = "ModelOpt does not quantise it, most often because it has fewer than 16 channels"
 
 
@@ -32,8 +39,8 @@ def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method
     Args:
         precision: The target.
         graph: The multi-exit graph in fp32.
-        trained: Its calibration split provides activation ranges, its validation split is used to compare the
-            precisions of `auto`.
+        trained: Its calibration split provides activation ranges. Predictions of int8 and `auto` are compared with
+            fp32 on its validation split, and those of int8 on the calibration split if that is small.
         method: ModelOpt's calibration method, one of `compile.quantise.METHODS`.
 
     Raises:
@@ -42,18 +49,30 @@ def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method
     """
     if precision == "fp32":
         return Converted(graph, ())
-    split, seed = trained.splits["calibration"], trained.checkpoint.settings.seed
     if precision == "fp16":
+        split = trained.splits["calibration"]
         with status(f"fp16: checking {len(split)} images for overflow"):
             return Converted(to_fp16(graph, trained.inputs(split)), _fp16_notes(graph))
-    calibration = trained.inputs(stratified(split, trained.images.labels, count=len(split), seed=seed))
-    with status(f"{precision}: measuring activation ranges on {len(calibration)} images"):
-        if precision == "int8":
-            int8 = quantise_int8(graph, calibration, method=method)
-            return Converted(int8, _int8_notes(graph, int8))
-        indices = trained.sample_indices("validation", SELECTION_SAMPLES)
-        images, labels = trained.inputs(indices), trained.images.labels[indices]
-        return Converted(*fastest_per_segment(graph, SelectionData(images, labels, calibration, method)))
+    calibration = calibration_inputs(trained)
+    indices = trained.sample_indices("validation", SELECTION_SAMPLES[precision])
+    images = trained.inputs(indices)
+    if precision == "int8":
+        compared = np.concatenate([images, calibration[: SELECTION_SAMPLES[precision] - len(images)]])
+        int8, sensitive = quantise_keeping_predictions(graph, calibration, compared, method)
+        return Converted(int8, int8_notes(graph, int8, sensitive))
+    selection = SelectionData(images, trained.images.labels[indices], calibration, method)
+    with status(f"auto: comparing precisions on {len(images)} images"):
+        return Converted(*fastest_per_segment(graph, selection))
+
+
+def calibration_inputs(trained: TrainedModel) -> NDArray[np.float32]:
+    """Return the calibration split as network input, classes in turn, shape (samples, channels, height, width).
+
+    Raises:
+        DataError: there are too few calibration images.
+    """
+    split, labels = trained.splits["calibration"], trained.images.labels
+    return trained.inputs(stratified(split, labels, count=len(split), seed=trained.checkpoint.settings.seed))
 
 
 def _fp16_notes(graph: MultiExitGraph) -> tuple[str, ...]:
@@ -61,9 +80,17 @@ def _fp16_notes(graph: MultiExitGraph) -> tuple[str, ...]:
     return (f"LayerNormalization stays fp32 ({count}): its sum of squares can overflow fp16",) if count else ()
 
 
-def _int8_notes(graph: MultiExitGraph, int8: MultiExitGraph) -> tuple[str, ...]:
-    """Return a sentence for each kind of convolution that was not quantised, with the names of their modules."""
-    indexed, reasons = IndexedGraph(int8.model), fp32_convolutions(graph)
+def int8_notes(
+    graph: MultiExitGraph, int8: MultiExitGraph, sensitive: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """Return a sentence for each kind of convolution that is not quantised, with the names of their modules.
+
+    Args:
+        graph: The graph in fp32.
+        int8: The quantised graph.
+        sensitive: The reason for each convolution that changes predictions, by name of the node.
+    """
+    indexed, reasons = IndexedGraph(int8.model), {**fp32_convolutions(graph), **sensitive}
     modules = {node.name: node.input[1] for node in graph.model.graph.node if node.op_type == "Conv"}
     names: dict[str, list[str]] = {}
     for node in indexed.nodes:

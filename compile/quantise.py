@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from compile.bias_correction import correct_biases
 from compile.graph import IndexedGraph, MultiExitGraph, with_inferred_shapes
 from compile.quiet import suppress_output
 from edge.bundle import tensors
@@ -35,7 +36,7 @@ and as many of a CNN and a ResNet-18.
 def quantise_int8(
     graph: MultiExitGraph, samples: NDArray[np.float32], *, method: str = METHODS[0], exclude: Collection[str] = ()
 ) -> MultiExitGraph:
-    """Return the graph with Q/DQ nodes, weights quantised per channel, and all other nodes in fp32.
+    """Return the graph with Q/DQ nodes, weights quantised per channel, corrected biases, and all other nodes in fp32.
 
     Args:
         graph: The multi-exit graph in fp32.
@@ -67,7 +68,7 @@ def quantise_int8(
             log_level="ERROR",
         )
         model = with_inferred_shapes(onnx.load(target), graph.model)
-    return dataclasses.replace(graph, model=model)
+    return correct_biases(graph, dataclasses.replace(graph, model=model), samples)
 
 
 def fp32_convolutions(graph: MultiExitGraph) -> dict[str, str]:

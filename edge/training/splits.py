@@ -1,6 +1,7 @@
 """Disjoint splits of a dataset, identified by fingerprints."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,7 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
         members = distinct[images.labels[distinct] == label]
         free = members[fixed_split[members] == UNASSIGNED]
         if len(free) < MIN_PER_CLASS:
-            raise DataError(
-                f"class {name!r} of {images.name} has {len(free)} distinct images to split; "
-                f"at least {MIN_PER_CLASS} of each class are needed: add more, or remove the class"
-            )
+            raise DataError(_too_few(images, label, len(free)))
         for index, purpose in enumerate(PURPOSES):
             splits[purpose].append(members[fixed_split[members] == index])
         if "test" in images.fixed_splits and not len(splits["test"][-1]):
@@ -77,9 +75,22 @@ def _with_test_fold(images: LabelledImages, seed: int, fold: int) -> LabelledIma
         raise DataError(f"there is no fold {fold}; the folds are 0 to {FOLDS - 1}")
     if "test" in images.fixed_splits:
         raise DataError(f"{images.name} has a test split of its own, so it has no folds; leave out --fold")
-    order = np.random.default_rng(seed).permutation(len(images.labels))
-    by_class = order[np.argsort(images.labels[order], kind="stable")]
-    return dataclasses.replace(images, fixed_splits={**images.fixed_splits, "test": by_class[fold::FOLDS]})
+    from sklearn.model_selection import StratifiedKFold  # here: few runs have folds, and its import takes a second
+
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    if counts.min() < MIN_PER_CLASS:
+        raise DataError(_too_few(images, int(counts.argmin()), int(counts.min())))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(images.labels, images.labels)
+    test = next(itertools.islice(folds, fold, None))[1]
+    return dataclasses.replace(images, fixed_splits={**images.fixed_splits, "test": test})
+
+
+def _too_few(images: LabelledImages, label: int, count: int) -> str:
+    """Return the error of a class that has too few images to split."""
+    return (
+        f"class {images.classes[label]!r} of {images.name} has {count} distinct images to split; "
+        f"at least {MIN_PER_CLASS} of each class are needed: add more, or remove the class"
+    )
 
 
 def _fixed_split(images: LabelledImages) -> NDArray[np.intp]:

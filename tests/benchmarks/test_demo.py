@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.demo_report import comparison_table, items_list, precision_label
+from benchmarks.demo_report import comparison_table, items_list, precision_label, trade_off_figure
 from benchmarks.demo_seeds import beats, criteria, exit_gains
 from benchmarks.truncated import matching_point
 from calibration.operating_points import OperatingPoint
+from edge.bundle.bundle import Bundle
 from edge.cli.bench import ONNXRUNTIME_NOTE
 from edge.decision import Scores
 
@@ -104,3 +105,13 @@ def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
 def test_a_report_without_advice_has_no_heading_for_it() -> None:
     assert items_list("Advice", []) == ""
     assert "exit 0 &lt; exit 1" in items_list("Advice", ["exit 0 < exit 1"])
+
+
+@pytest.mark.parametrize(("truncated", "lines"), [([], 2), ([rival(0), rival(1), rival(2)], 3)])
+def test_truncated_networks_are_drawn_if_there_are_any(
+    truncated: list[dict[str, float]], lines: int, digits_bundle: Bundle
+) -> None:
+    recorded, thresholds = digits_bundle.scores("int8"), digits_bundle.precision("int8").thresholds.values
+    report = {"precision": "int8", "thresholds": thresholds, "truncated": truncated}
+    figure = trade_off_figure(report, digits_bundle, recorded.truth.tolist(), recorded.scores)
+    assert len(figure.axes[0].lines) == lines

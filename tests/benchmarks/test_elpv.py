@@ -17,7 +17,7 @@ def rows(early: str, alone: str) -> list[dict[str, Any]]:
 
 def test_networks_are_compared_on_the_same_images_of_all_folds() -> None:
     result = compare([*rows("1100", "1111"), *rows("1111", "1101")])
-    assert result["images"] == 8
+    assert (result["folds"], result["images"]) == (2, 8)
     assert result["accuracy"] == {"early exits": 6 / 8, "alone": 7 / 8}
     assert result["difference"] == -1 / 8
     assert result["speedup"] == [2.0, 2.0]

@@ -181,3 +181,10 @@ def test_folds_are_refused_where_there_is_a_test_split_or_no_such_fold() -> None
         draw_splits(labelled([0] * 30 + [1] * 30, test_split=[0, 59]), 0, fold=1)
     with pytest.raises(DataError, match="there is no fold 5; the folds are 0 to 4"):
         draw_splits(labelled([0] * 30 + [1] * 30), 0, fold=5)
+
+
+@pytest.mark.parametrize("members", [0, 3, 9])
+def test_folds_are_refused_for_a_class_with_too_few_images(members: int) -> None:
+    images = labelled([0] * members + [1] * 2 * members + [2] * 40)
+    with pytest.raises(DataError, match=rf"class 'class 0' of pixels has {members} distinct images"):
+        draw_splits(images, 0, fold=2)
