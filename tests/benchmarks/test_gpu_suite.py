@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from benchmarks import gpu_suite
 from benchmarks.gpu_suite import BARS, CHAIN, TORCH, run_suite, suite
 from edge.doctor.gpu import Step, StepResult
 from edge.errors import EngineError, UnavailableError
+from tests.support.commands import TIMEOUT_S
 from tests.support.cuda_stand_in import World
 
 STEP = Step("step", ("command",), 60)
@@ -81,12 +82,13 @@ def test_the_chain_runs_after_captures_that_another_thread_spoilt(
 ) -> None:
     from benchmarks.gpu import captures
 
-    capture = captures.capture
+    capture, deadline = captures.capture, monotonic() + TIMEOUT_S
 
     def spoilt_capture(enqueue: Callable[[int], None]) -> Any:
         def enqueue_after_synchronisation(stream: int) -> None:
             before = world.calls["context synchronize"]
             while world.calls["context synchronize"] < before + 2:  # the second began after the capture
+                assert monotonic() < deadline, "the other thread ended"
                 sleep(0)
             enqueue(stream)
 

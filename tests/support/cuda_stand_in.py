@@ -59,6 +59,8 @@ class World:
     threads: Any = field(default_factory=threading.local)
     capturing: Any = field(default_factory=threading.Lock)
     """Held while captures begin and end, and while a thread waits for the whole GPU."""
+    running: Any = field(default_factory=threading.RLock)
+    """Held while a stream's work runs: several threads may wait for it."""
     kernel_node: Any = None
     """Returns the work of a kernel with its configuration and arguments; set by `cuda_modules`."""
 
@@ -107,7 +109,7 @@ class World:
     def synchronize(self) -> None:
         """Wait for the whole GPU; during a capture, spoil it and refuse."""
         with self.capturing:
-            captures = [stream.capture for stream in self.streams.values() if stream.capture is not None]
+            captures = [stream.capture for stream in list(self.streams.values()) if stream.capture is not None]
             for capture in captures:
                 capture.is_spoilt = True
             if captures:
@@ -135,8 +137,9 @@ class Stream:
 
     def run_all(self) -> None:
         require(self.capture is None, "waiting for a stream that is being captured")
-        while self.queue:
-            self.queue.pop(0).run(self.world)
+        with self.world.running:
+            while self.queue:
+                self.queue.pop(0).run(self.world)
 
 
 class Node:
