@@ -62,12 +62,10 @@ class Stream:
         source = self._source
         opened = source if isinstance(source, FrameSource) else None
         try:
-            with self._changing:
-                slots, self._slots = self._slots or self._classifier.new_slots(), None
-                self._pool = SlotPool(SlotGroup(slots, self._classifier.next_thresholds, self._bundle))
+            pool = self._open_pool()
             if not isinstance(source, FrameSource):
                 opened = source = open_source(source)
-            yield from Pipeline(source, self._pool, self._policy or ("latest" if source.is_live else "all"))
+            yield from Pipeline(source, pool, self._policy or ("latest" if source.is_live else "all"))
         finally:
             if opened is not None:
                 opened.close()
@@ -105,3 +103,10 @@ class Stream:
         with self._changing:
             if self._pool is not None and not self._is_over:
                 self._pool.close_retired()
+
+    def _open_pool(self) -> SlotPool:
+        """Return the pool of slots; nothing else may refer to them, since they keep the engines."""
+        with self._changing:
+            slots, self._slots = self._slots or self._classifier.new_slots(), None
+            self._pool = SlotPool(SlotGroup(slots, self._classifier.next_thresholds, self._bundle))
+            return self._pool
