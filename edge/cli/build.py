@@ -8,11 +8,12 @@ from time import perf_counter
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions, open_bundle
-from edge.console import PASSED, ProgressDisplay, print_json, print_table
+from edge.console import PASSED, ProgressDisplay, log, print_json, print_table
 from edge.engines import CPU_BACKENDS, backend_named, default_backend, installed_cpu_backends
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
 from edge.engines.subprocess_build import shared_process
+from edge.errors import EdgeError
 from edge.inference.selection import read_timings, select, write_timings
 from edge.measure.tuning import tune
 from edge.progress import OnProgress, ignore_progress
@@ -35,22 +36,27 @@ def main(arguments: argparse.Namespace) -> int:
     """Build every segment's engine."""
     bundle = open_bundle(arguments)
     precisions = arguments.precision or list(bundle.manifest.precisions)
-    names = installed_cpu_backends() if is_cpu_auto(arguments) else [arguments.backend]
+    names = (installed_cpu_backends() if is_cpu_auto(arguments) else []) or [arguments.backend]
     counts = (1, 0) if arguments.threads == "auto" else (arguments.threads,)
-    backends = [backend_named(name, threads=counts[0], target=arguments.target) for name in names]
-    builds: list[Build] = []
+    builds: dict[str, list[Build]] = {}
     with ProgressDisplay() as display, shared_process():
-        for backend in backends:
-            builds += build_bundle(
-                bundle, backend, precisions=precisions, batches=arguments.batches, on_progress=display
-            )
-        if len(names) * len(counts) > 1 and backends[0].device == "cpu":
-            write_timings(bundle, tune(bundle, names, precisions, counts, display))
+        for name in names:
+            try:
+                backend = backend_named(name, threads=counts[0], target=arguments.target)
+                builds[backend.name] = build_bundle(
+                    bundle, backend, precisions=precisions, batches=arguments.batches, on_progress=display
+                )
+            except EdgeError as error:
+                if name == names[0]:
+                    raise
+                log(f"warning: auto leaves out {name}: {error}")
+        if len(builds) * len(counts) > 1 and backend.device == "cpu":
+            write_timings(bundle, tune(bundle, builds, precisions, counts, display))
     if arguments.json:
-        print_json([dataclasses.asdict(build) for build in builds])
+        print_json([dataclasses.asdict(build) for built in builds.values() for build in built])
     else:
-        for backend in backends:
-            print_builds([build for build in builds if build.backend == backend.name])
+        for built in builds.values():
+            print_builds(built)
         print_timings(bundle)
     return PASSED
 

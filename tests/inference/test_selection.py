@@ -9,6 +9,8 @@ from edge.bundle.bundle import Bundle
 from edge.cli.main import main
 from edge.console import PASSED
 from edge.engines import CPU_BACKENDS
+from edge.engines.openvino import OpenVino
+from edge.errors import EngineError
 from edge.inference import selection
 from edge.inference.load import load
 from edge.inference.selection import Threads, Timing, read_timings, select, write_timings
@@ -90,3 +92,17 @@ def test_edge_build_measures_all_backends_and_later_commands_use_the_fastest(dig
     assert f"{selected}: 1 frames" in call(main, "run", digits_bundle.path, "--source", image).stdout
     with load(digits_bundle.path) as classifier, load(digits_bundle.path, backend=selected.split()[-1]) as same:
         assert classifier.predict(image) == same.predict(image)
+
+
+def test_edge_build_goes_on_without_a_backend_that_refuses_the_bundle(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("refused")
+
+    monkeypatch.setattr(OpenVino, "build", refuse)
+    done = call(main, "build", digits_bundle.path, "--precision", "fp32")
+    assert done.code == PASSED
+    assert "warning: auto leaves out openvino: refused" in done.stderr
+    assert read_timings(digits_bundle) == []
+    assert call(main, "build", digits_bundle.path, "--precision", "fp32", "--backend", "openvino").code != PASSED
