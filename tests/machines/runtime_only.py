@@ -30,7 +30,7 @@ def needs_another_extra(error: BaseException | None) -> bool:
 def skip_instead(report: Any, call: pytest.CallInfo[Any] | None) -> None:
     """Turn a failure into a skip where a library of another extra is missing."""
     if call is not None and call.excinfo is not None and needs_another_extra(call.excinfo.value):
-        report.outcome, report.longrepr = "skipped", ("", 0, str(call.excinfo.value))
+        report.outcome, report.longrepr = "skipped", ("", 0, str(call.excinfo.value).splitlines()[-1])
 
 
 @pytest.hookimpl(wrapper=True)
