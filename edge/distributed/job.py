@@ -7,6 +7,7 @@ again, after a worker or the whole command was killed, neither loses nor repeats
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -159,6 +160,7 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
     tables = []
     for names, truth, images in shard.read(job.dataset, classifier.chain.labels):
         if job.plan.kind == "recording":
+            check_truth(truth, classifier.chain.labels, job.dataset)
             scores = record_images(classifier, images)
         else:
             scores = predictions_table(classify(classifier, images))
@@ -167,6 +169,19 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
     with atomic_file(shard_path(job.output, index)) as partial:
         pq.write_table(pa.concat_tables(tables), partial)
     return shard.images
+
+
+def check_truth(truth: Sequence[str | None], labels: Sequence[str], where: Path) -> None:
+    """Check that every image has a label of the bundle, before hours are spent on the others.
+
+    Raises:
+        DataError: an image has none.
+    """
+    if unknown := sum(name not in labels for name in truth):
+        raise DataError(
+            f"{unknown} of {len(truth)} images in {where} have no label of the bundle; put images into a subfolder for "
+            "each label, or give their Parquet files a column `label`, and record them again"
+        )
 
 
 def shard_path(output: Path, index: int) -> Path:

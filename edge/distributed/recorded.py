@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.scores import LabelledScores
 from edge.decision import Scores
-from edge.distributed.job import PLAN, shard_path
+from edge.distributed.job import PLAN, check_truth, shard_path
 from edge.distributed.recording import RECORDING_SCHEMA
 from edge.errors import BundleError, DataError
 
@@ -65,11 +65,7 @@ def _classes(names: Sequence[str | None], labels: Sequence[str], folder: Path) -
     """
     if not names:
         raise DataError(f"none of the images recorded in {folder} could be read; the column `error` has the reasons")
-    if unknown := [name for name in names if name not in labels]:
-        raise DataError(
-            f"{len(unknown)} of the {len(names)} images recorded in {folder} have no label of the bundle; put images "
-            "into a subfolder for each label, or give their Parquet files a column `label`, and record them again"
-        )
+    check_truth(names, labels, folder)
     classes = {name: index for index, name in enumerate(labels)}
     return np.array([classes[name] for name in names if name is not None], dtype=np.int64)
 

@@ -46,12 +46,13 @@ def record_images(classifier: Classifier, images: Sequence[Any]) -> pa.Table:
     samples = [_sample(image, classifier, digest) for image in images]
     intact = [sample for sample in samples if isinstance(sample, Sample)]
     recording = record(classifier, [sample.frame for sample in intact])
+    values = classifier.chain.exits * len(classifier.chain.labels)
     columns = (
         short_digests(sample.file_digest for sample in intact),
         short_digests(sample.input_digest for sample in intact),
         recording.scores.confidence.T,
         recording.scores.label.T,
-        recording.logits.swapaxes(0, 1).reshape(len(intact), -1),
+        recording.logits.swapaxes(0, 1).reshape(len(intact), values),
     )
     recorded = zip(*(column.tolist() for column in columns), strict=True)
     names = RECORDING_SCHEMA.names[:-1]

@@ -47,5 +47,9 @@ def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
             label.append([outputs[tensors.label(k)][0] for k in exits])
     finally:
         slot.close()
-    scores = Scores(np.array(confidence, dtype=np.float32).T, np.array(label, dtype=np.int32).T)
-    return Recording(np.array(logits, dtype=np.float32).swapaxes(0, 1), scores)
+    shape = (len(logits), len(exits))  # kept also where there are no frames
+    scores = Scores(
+        np.array(confidence, dtype=np.float32).reshape(shape).T, np.array(label, dtype=np.int32).reshape(shape).T
+    )
+    by_frame = np.array(logits, dtype=np.float32).reshape(*shape, len(classifier.chain.labels))
+    return Recording(by_frame.swapaxes(0, 1), scores)

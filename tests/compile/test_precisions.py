@@ -271,6 +271,16 @@ def test_few_sensitive_convolutions_stay_fp32_and_keep_the_predictions(name: str
     assert sum("it is sensitive" in note for note in int8_notes(fp32, int8, sensitive)) == 1
 
 
+def test_int8_that_never_keeps_the_predictions_is_the_best_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compile.sensitive_layers.MAX_CHANGED", -1.0)
+    fp32 = multi_exit_graph("tiny cnn", "fp32")
+    int8, sensitive = quantise_keeping_predictions(fp32, SAMPLES, IMAGES)
+    indexed, expected = IndexedGraph(int8.model), compute_logits(fp32, IMAGES)
+    assert any(node.op_type == "Conv" and indexed.is_int8(node) for node in indexed.nodes)
+    assert changed_by(int8, expected) <= changed_by(quantise_int8(fp32, SAMPLES), expected)
+    assert (changed_by(int8, expected) < changed_by(quantise_int8(fp32, SAMPLES), expected)) == bool(sensitive)
+
+
 # sensitivity
 
 

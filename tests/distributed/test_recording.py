@@ -105,6 +105,15 @@ def test_damaged_images_are_left_out(digits_bundle: Bundle, images: Path, on_one
     assert np.array_equal(recorded.truth, np.delete(whole.truth, 20))
 
 
+def test_a_shard_of_damaged_images_only_is_recorded(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(images, tmp_path / "images"))
+    for path in sorted(dataset.rglob("*.png"))[:30]:
+        path.write_bytes(b"")
+    folder = record_shards(digits_bundle, dataset, tmp_path / "scores")
+    assert pq.read_table(folder / "part-00000.parquet")["error"].null_count == 0
+    assert len(read_recording(folder, digits_bundle.manifest.labels).truth) == IMAGES - 30
+
+
 def test_the_command_records_on_a_cluster_and_counts_damaged_images(
     digits_bundle: Bundle, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,12 +158,18 @@ def test_incomplete_or_other_folders_are_refused(digits_bundle: Bundle, images: 
     predictions.open_output()
     with pytest.raises(DataError, match="has predictions only"):
         read_recording(predictions.output, labels)
-    with pytest.raises(DataError, match=r"of the \d+ images .* have no label of the bundle"):
+    with pytest.raises(DataError, match=r"of \d+ images .* have no label of the bundle"):
         read_recording(record_shards(digits_bundle, images, folder), labels[1:])
+
+
+def test_images_without_a_label_are_refused_before_the_others_are_recorded(
+    digits_bundle: Bundle, images: Path, tmp_path: Path
+) -> None:
     (tmp_path / "flat").mkdir()
     shutil.copy(next(images.rglob("*.png")), tmp_path / "flat")
-    with pytest.raises(DataError, match="1 of the 1 images"):
-        read_recording(record_shards(digits_bundle, tmp_path / "flat", tmp_path / "unlabelled"), labels)
+    with pytest.raises(DataError, match="1 of 1 images"):
+        record_shards(digits_bundle, tmp_path / "flat", tmp_path / "unlabelled")
+    assert not list((tmp_path / "unlabelled").glob("*.parquet"))
 
 
 # Parity
