@@ -23,7 +23,7 @@ def verify_on_both(
 ) -> Result:
     """Run `edge verify` in this process with stand-ins for two inference libraries."""
     stand_ins = {backend.name: backend for backend in (first, second)}
-    patch.setattr("edge.cli.verify.backend_named", lambda name, **_: stand_ins[name])
+    patch.setattr("edge.inference.selection.backend_named", lambda name, **_: stand_ins[name])
     return call(main, "verify", bundle.path, "--backend", first.name, "--backend", second.name, *words)
 
 
