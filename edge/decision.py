@@ -100,8 +100,9 @@ def softmax_maximum(logits: NDArray[np.float32], inverse_temperature: float = 1.
         inverse_temperature: Above 0.
     """
     if logits.size > MAX_PYTHON_CLASSES:
-        with np.errstate(invalid="ignore"):  # infinite logits become NaN
-            return float(1.0 / np.exp((logits - logits.max()) * np.float64(inverse_temperature)).sum())
+        wide = logits.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite logits become NaN
+            return float(1.0 / np.exp((wide - wide.max()) * inverse_temperature).sum())
     values = logits.tolist()
     largest = max(values)
     return 1.0 / sum([math.exp((value - largest) * inverse_temperature) for value in values])

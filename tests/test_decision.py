@@ -1,6 +1,7 @@
 """The exit rule behaves exactly as documented; it is the reference for every backend."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -169,3 +170,12 @@ def test_the_maximum_of_one_sample_is_that_of_the_reference(classes: int, damage
     np.testing.assert_allclose(softmax_maximum(logits), scores_from_logits(logits[None]).confidence[0], rtol=1e-6)
     flat = scores_from_logits(logits[None] * np.float32(0.25)).confidence[0]
     np.testing.assert_allclose(softmax_maximum(logits, 0.25), flat, rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [MAX_PYTHON_CLASSES, MAX_PYTHON_CLASSES + 1])
+def test_the_largest_and_smallest_logits_of_one_sample_warn_of_nothing(classes: int) -> None:
+    logits = np.full(classes, np.finfo(np.float32).min)
+    logits[-1] = np.finfo(np.float32).max
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert softmax_maximum(logits, 100.0) == 1

@@ -89,7 +89,10 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 
 def whole_number_or_auto(text: str) -> Threads:
     """Parse a number of threads or `auto`, for argparse."""
-    return "auto" if text == "auto" else at_least(0, MAX_THREADS)(text)
+    try:
+        return "auto" if text == "auto" else at_least(0, MAX_THREADS)(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto") from None
 
 
 def add_precisions(parser: argparse.ArgumentParser, verb: str) -> None:

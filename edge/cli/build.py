@@ -14,7 +14,7 @@ from edge.engines.base import Backend
 from edge.engines.cache import EngineCache
 from edge.engines.subprocess_build import shared_process
 from edge.errors import EdgeError
-from edge.inference.selection import read_timings, select, write_timings
+from edge.inference.selection import fastest_way, read_timings, write_timings
 from edge.measure.tuning import tune
 from edge.progress import OnProgress, ignore_progress
 
@@ -143,4 +143,6 @@ def print_timings(bundle: Bundle) -> None:
     timings = sorted(read_timings(bundle), key=lambda timing: timing.mean_ms)
     if timings:
         print(f"mean time of a frame on this machine: {'; '.join(map(str, timings))}")
-        print(f"auto: {select(bundle, threads='auto')}")
+        print(f"auto: {fastest_way(bundle)}")
+        if any(timing.threads != 1 for timing in timings):
+            print(f"auto with --threads auto: {fastest_way(bundle, threads='auto')}")

@@ -21,14 +21,11 @@ from edge.decision import NONE
 from edge.entry import STDOUT
 from edge.errors import SourceError
 from edge.frames.address import parse_address, with_option
-from edge.inference.load import load_classifier
-from edge.inference.selection import Selection, select
 from edge.live import run
-from edge.live.deployment import Deployment
+from edge.live.deployment import Deployer
 from edge.live.events import Debouncer
 from edge.live.messages import Message
 from edge.live.triggers import OnRequest, Trigger, parse_trigger
-from edge.progress import OnProgress
 
 AGREEMENT = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
@@ -112,17 +109,20 @@ def main(arguments: argparse.Namespace) -> int:
         SourceError: a source cannot be opened or fails; earlier predictions are written.
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
-    follower = make_follower(arguments, partial(_deploy, arguments))
+    deploy = _deployer(arguments)
+    follower = make_follower(arguments, deploy)
     bundle = open_bundle(arguments) if follower is None else follower.bundle
-    selected = _select(arguments, bundle)
-    chain = bundle.chain(selected.precision)
+    chain = bundle.chain(deploy.select(bundle).precision)
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
     new_debouncer = _new_debouncer(arguments, chain)
     check_outputs(arguments, bundle)
     with ProgressDisplay() as display:
-        deployment = _deploy(arguments, bundle, "", display) if follower is None else follower.load(display)
+        deployment = deploy(bundle, on_progress=display) if follower is None else follower.load(display)
     deadline, auditor = make_deadline(arguments, deployment), make_auditor(arguments, deployment)
-    summary, stop, task = Summary(chain.exits), threading.Event(), str(selected)
+    summary, stop = Summary(chain.exits), threading.Event()
+
+    def task() -> str:
+        return str(deploy.select(bundle if follower is None else follower.load().bundle))
 
     def watch(message: Message) -> None:
         summary.add(message)
@@ -146,24 +146,17 @@ def main(arguments: argparse.Namespace) -> int:
                 follower=follower,
                 stop=stop,
                 on_message=watch,
-                on_progress=lambda progress: display(progress._replace(task=f"{task}: {progress.task}")),
+                on_progress=lambda progress: display(progress._replace(task=f"{task()}: {progress.task}")),
             )
     finally:
         if not writes_stdout(arguments):
-            summary.print(task)
+            summary.print(task())
     return PASSED
 
 
-def _select(arguments: argparse.Namespace, bundle: Bundle) -> Selection:
+def _deployer(arguments: argparse.Namespace) -> Deployer:
     precision = arguments.precision or "auto"
-    return select(bundle, arguments.backend, precision, arguments.threads, gpu_sync=arguments.gpu_sync)
-
-
-def _deploy(arguments: argparse.Namespace, bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
-    """Load a bundle as the command line asks for."""
-    backend, precision, _ = _select(arguments, bundle)
-    classifier = load_classifier(bundle, precision, backend, arguments.threshold, on_progress)
-    return Deployment(bundle, precision, classifier, digest)
+    return Deployer(arguments.backend, precision, arguments.threads, arguments.threshold, gpu_sync=arguments.gpu_sync)
 
 
 class Triggers:

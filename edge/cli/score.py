@@ -10,6 +10,7 @@ from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend_name, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_outside
 from edge.console import PASSED, ProgressDisplay, log, print_json, print_table
+from edge.engines import default_backend
 from edge.inference.selection import select
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     bundle = open_bundle(arguments)
     check_outside(arguments.output, [arguments.dataset], bundle)
-    backend, precision, _ = select(bundle, arguments.backend, arguments.precision or "auto")
+    is_other_machine = arguments.address is not None and arguments.backend == "auto"  # its timings may differ
+    name = default_backend() if is_other_machine else arguments.backend
+    backend, precision, _ = select(bundle, name, arguments.precision or "auto")
     with ProgressDisplay() as display:
         parts = score(
             bundle,

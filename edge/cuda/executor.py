@@ -22,11 +22,12 @@ class Executor:
     Attributes:
         chain: The chain.
         frames: Its input.
+        graph_unsupported_reason: Reason why the chain cannot be one graph; empty if there is none.
     """
 
     def __init__(self, chain: Chain, frames: FrameInput) -> None:
         """Enqueue the operations of each segment as a step."""
-        self.chain, self.frames = chain, frames
+        self.chain, self.frames, self.graph_unsupported_reason = chain, frames, ""
         self._graph: Graph | None = None
         operations = [self._operations(index) for index in range(chain.exits)]
         self._stepwise: list[Callable[[], None]] = [partial(_enqueue, step, chain.stream) for step in operations]

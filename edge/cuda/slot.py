@@ -31,7 +31,6 @@ class CudaSlot:
 
     Attributes:
         syncs: Number of waits for the GPU so far.
-        graph_unsupported_reason: Reason why the host checks each exit although it need not; empty if there is none.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class CudaSlot:
         Raises:
             EngineError: the GPU has too little memory, or an engine fails.
         """
-        self.syncs, self.graph_unsupported_reason = 0, ""
+        self.syncs = 0
         self._spec, self._runtime, self._mode = spec, runtime, mode
         self._syncs: Sequence[Sync] = [engines[0].sync] if engines[0].sync else get_args(Sync)
         self._tunings = runtime.tunings.setdefault(engines[0], {})
@@ -63,6 +62,11 @@ class CudaSlot:
     def buffer(self) -> Frame | None:
         """Pinned memory for the next frame; None for networks that read arrays, and when closed."""
         return None if self._executor is None else self._executor.frames.buffer
+
+    @property
+    def graph_unsupported_reason(self) -> str:
+        """Reason why the host checks each exit of the last frame although it need not; empty if there is none."""
+        return "" if self._executor is None else self._executor.graph_unsupported_reason
 
     @property
     def tuning(self) -> Tuning:
@@ -144,7 +148,7 @@ class CudaSlot:
                 raise EngineError(f"predicted {difference}")
         except Exception as error:  # of any type that drivers and libraries raise for unsupported graphs
             executor.close_graph()
-            self.graph_unsupported_reason = str(error)
+            executor.graph_unsupported_reason = str(error)
             _warn_once(f"the chain cannot be one CUDA graph, so the host checks each exit: {error}")
 
     def _make_executor(self, frame: Frame, format_key: tuple[Any, ...]) -> Executor:

@@ -1,7 +1,6 @@
 """OpenVINO on the CPU, x86-64 and aarch64: the backend that computes int8 in integers there."""
 
 import io
-import itertools
 import platform
 import signal
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +16,9 @@ from openvino import properties
 from openvino.properties import hint
 
 from edge.bundle import tensors as names
-from edge.bundle.manifest import SegmentSpec
-from edge.decision import scores_from_logits, softmax_maximum
+from edge.bundle.manifest import SegmentSpec, TensorSpec
+from edge.bundle.validation import MAX_EXITS
+from edge.decision import softmax_maximum
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import TRIAL_LIMIT_S, build_in_subprocess
 from edge.engines.tensor_check import EngineTensor, check_tensors, zeros
@@ -104,8 +104,8 @@ class OpenVinoEngine:
         decided = names.decision(spec.exit_index)
         inputs = [tensor for tensor in spec.inputs if tensor.name not in decided]
         outputs = [tensor for tensor in spec.outputs if tensor.name not in decided]
-        check_tensors(spec, inputs, _described(model.inputs), "inputs")
-        check_tensors(spec, outputs, _described(model.outputs), "outputs")
+        check_tensors(spec, inputs, _described(model.inputs, inputs), "inputs")
+        check_tensors(spec, outputs, _described(model.outputs, outputs), "outputs")
         self._inputs = {tensor.name: model.input(tensor.name) for tensor in inputs}
         self._outputs = {tensor.name: model.output(tensor.name) for tensor in outputs}
 
@@ -156,10 +156,15 @@ def remove_decision(model: openvino.Model) -> None:
 
     OpenVINO takes about 7 us for its five operations, Python 2. Its maximum passes over NaN, too, and its comparison
     with a threshold is true for NaN.
+
+    Raises:
+        EngineError: the segment has no logits.
     """
     results = {name: port.node for port in model.outputs for name in port.names}
     parameters = {name: port.node for port in model.inputs for name in port.names}
-    exit_index = next(k for k in itertools.count() if names.logits(k) in results)
+    exit_index = next((k for k in range(MAX_EXITS) if names.logits(k) in results), None)
+    if exit_index is None:
+        raise EngineError(f"no output is named {names.logits(0)} or of a later exit, but {', '.join(results)}")
     for name in names.decision(exit_index):
         if name in results:
             model.remove_result(results[name])
@@ -185,9 +190,11 @@ def _bound_decision(tensors: Mapping[str, NDArray[Any]], exit_index: int) -> Cal
 def _decision(
     outputs: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]], exit_index: int
 ) -> dict[str, NDArray[Any]]:
-    """Return the decision on any number of samples."""
-    confidence, label = scores_from_logits(outputs[names.logits(exit_index)])
-    decided: dict[str, NDArray[Any]] = {names.confidence(exit_index): confidence, names.label(exit_index): label}
+    """Return the decision on any number of samples, bit for bit that of `_bound_decision`."""
+    logits = outputs[names.logits(exit_index)]
+    confidence = np.array([softmax_maximum(sample) for sample in logits], np.float32)
+    decided: dict[str, NDArray[Any]] = {names.confidence(exit_index): confidence}
+    decided[names.label(exit_index)] = logits.argmax(axis=-1).astype(np.int32)
     if names.threshold(exit_index) in inputs:
         decided[names.exit_flag(exit_index)] = confidence >= inputs[names.threshold(exit_index)]
     return decided
@@ -214,13 +221,17 @@ def _properties(threads: int) -> dict[Any, Any]:
     }
 
 
-def _described(ports: Iterable[openvino.ConstOutput]) -> list[EngineTensor]:
-    """Return a model's inputs or outputs."""
-    described = []
+def _described(ports: Iterable[openvino.ConstOutput], expected: Iterable[TensorSpec] = ()) -> list[EngineTensor]:
+    """Return a model's inputs or outputs, by their expected names where they have them.
+
+    A tensor has several names where OpenVINO has removed an operation that does nothing.
+    """
+    described, expected_names = [], {tensor.name for tensor in expected}
     for port in ports:
         element_type = port.element_type.get_type_name()
         shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
-        described.append(EngineTensor(port.any_name, ELEMENT_TYPES.get(element_type, element_type), shape))
+        name = next(iter(port.names & expected_names), port.any_name)
+        described.append(EngineTensor(name, ELEMENT_TYPES.get(element_type, element_type), shape))
     return described
 
 

@@ -1,4 +1,4 @@
-"""Backend, precision and threads of a bundle on this machine: those asked for, else the fastest that were measured.
+"""Backend, precision and threads of a bundle on this machine: those asked for, else the defaults or faster ones.
 
 `edge build` measures them (`edge.measure.tuning`) and keeps the times beside the engines.
 """
@@ -22,9 +22,26 @@ from edge.system import cpu_identity, usable_cores
 MIXED_PRECISION = "auto"
 """Name of the mixed precision: each segment has the fastest precision that keeps the predictions."""
 MAX_TIMINGS_BYTES = 1 << 20
+MIN_GAIN = 0.05
+"""Share of the default way's time that another way must save to be taken: less may be noise."""
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino")
+"""Packages that contain the libraries of `CPU_BACKENDS`."""
 
 Threads = int | Literal["auto"]
 """CPU threads per segment; 0 uses all cores."""
+
+
+class Way(NamedTuple):
+    """A way to run a bundle."""
+
+    backend: str
+    precision: str
+    threads: int
+
+    def __str__(self) -> str:
+        """Return it for people; one thread is not mentioned."""
+        suffix = {0: " with all cores", 1: ""}.get(self.threads, f" with {self.threads} threads")
+        return f"{self.precision} on {self.backend}{suffix}"
 
 
 class Timing(NamedTuple):
@@ -35,19 +52,24 @@ class Timing(NamedTuple):
     threads: int
     mean_ms: float
 
+    @property
+    def way(self) -> Way:
+        """The way that was measured."""
+        return Way(self.backend, self.precision, self.threads)
+
     def __str__(self) -> str:
-        return f"{self.precision} on {self.backend}{_threads_suffix(self.threads)} {self.mean_ms:.3f} ms"
+        return f"{self.way} {self.mean_ms:.3f} ms"
 
 
 class Selection(NamedTuple):
-    """A way to run a bundle."""
+    """A way to run a bundle, with its backend."""
 
     backend: Backend
     precision: str
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.backend.name}{_threads_suffix(self.threads)}"
+        return str(Way(self.backend.name, self.precision, self.threads))
 
 
 def select(
@@ -58,42 +80,43 @@ def select(
     *,
     gpu_sync: Sync | None = None,
 ) -> Selection:
-    """Select what is not given: the fastest way that `edge build` measured here, else the defaults.
+    """Return the way of `fastest_way` with its backend.
 
     Args:
         bundle: The bundle.
-        backend: A backend; `auto` for TensorRT where there is a GPU, else the fastest that was measured, else ONNX
-            Runtime.
-        precision: A precision of the bundle; `auto` for `default_precision`.
-        threads: CPU threads per segment; `auto` for the fastest number that was measured, else 1.
+        backend: See `fastest_way`, as for `precision` and `threads`.
+        precision: A precision of the bundle, or `auto`.
+        threads: CPU threads per segment, or `auto`.
         gpu_sync: How threads wait for a GPU; see `edge.engines.backend_named`.
 
     Raises:
         EngineError: the backend is unknown or not installed, or does not have the option.
     """
-    if backend == "auto" and (default := default_backend()) not in CPU_BACKENDS:
-        backend = default
-    fastest = fastest_timing(bundle, backend, precision, threads)
-    if fastest is not None:
-        library = backend_named(fastest.backend, threads=fastest.threads, gpu_sync=gpu_sync)
-        return Selection(library, fastest.precision, fastest.threads)
-    count = 1 if threads == "auto" else threads
-    library = backend_named(backend, threads=count, gpu_sync=gpu_sync)
-    return Selection(library, default_precision(bundle, library.name) if precision == "auto" else precision, count)
+    way = fastest_way(bundle, backend, precision, threads)
+    return Selection(backend_named(way.backend, threads=way.threads, gpu_sync=gpu_sync), way.precision, way.threads)
 
 
-def fastest_timing(bundle: Bundle, backend: str, precision: str, threads: Threads) -> Timing | None:
-    """Return the shortest of this machine's timings, among those with the values that are not `auto`."""
-    if backend != "auto" and threads != "auto":
-        return None
-    candidates = [
+def fastest_way(bundle: Bundle, backend: str = "auto", precision: str = "auto", threads: Threads = 1) -> Way:
+    """Return the default way to run a bundle, or one that `edge build` measured here to be faster; loads no library.
+
+    Args:
+        bundle: The bundle.
+        backend: A backend; `auto` for TensorRT where there is a GPU, else ONNX Runtime or a faster one.
+        precision: A precision of the bundle; `auto` for `default_precision`.
+        threads: CPU threads per segment; `auto` for 1 or a faster number.
+    """
+    by_default = default_backend() if backend == "auto" else backend
+    names = CPU_BACKENDS if backend == "auto" and by_default in CPU_BACKENDS else (by_default,)
+    precisions = {name: default_precision(bundle, name) if precision == "auto" else precision for name in names}
+    default = Way(by_default, precisions[by_default], 1 if threads == "auto" else threads)
+    measured = [
         timing
         for timing in read_timings(bundle)
-        if backend in ("auto", timing.backend)
-        and threads in ("auto", timing.threads)
-        and timing.precision == (default_precision(bundle, timing.backend) if precision == "auto" else precision)
+        if precisions.get(timing.backend) == timing.precision and threads in ("auto", timing.threads)
     ]
-    return min(candidates, key=lambda timing: timing.mean_ms, default=None)
+    default_ms = next((timing.mean_ms for timing in measured if timing.way == default), 0.0)  # nothing is faster than 0
+    faster = [timing for timing in measured if timing.mean_ms <= default_ms * (1 - MIN_GAIN)]
+    return min(faster, key=lambda timing: timing.mean_ms).way if faster else default
 
 
 def default_precision(bundle: Bundle, backend: str) -> str:
@@ -115,22 +138,22 @@ def read_timings(bundle: Bundle) -> list[Timing]:
 
 
 def write_timings(bundle: Bundle, timings: Sequence[Timing]) -> None:
-    """Keep timings of a bundle on this machine, in place of earlier ones of the same kinds.
+    """Keep timings of a bundle on this machine, measured together, in place of all earlier ones.
 
     Raises:
         EngineError: the engine cache belongs to another user.
     """
-    root = private_cache_root()
-    kept = {timing[:3]: timing for timing in (*read_timings(bundle), *timings)}
-    write_file(_timings_path(root, bundle), json.dumps(list(kept.values())))
+    write_file(_timings_path(private_cache_root(), bundle), json.dumps(timings))
 
 
 def _timings_path(root: Path, bundle: Bundle) -> Path:
-    """Return the file of a bundle's timings, named by a digest of all that they depend on."""
+    """Return the file of a bundle's timings, named by a digest of all that they depend on but the thresholds.
+
+    Without timings, thresholds that are fitted again would change the backend.
+    """
     key = {
         "segments": {name: bundle.segments_digest(name) for name in bundle.manifest.precisions},
-        "thresholds": {name: spec.thresholds.values for name, spec in bundle.manifest.precisions.items()},
-        "versions": [_version(name) for name in CPU_BACKENDS],
+        "versions": [_version(name) for name in DISTRIBUTIONS],
         "cpu": f"{cpu_identity()}, {usable_cores()} cores",
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -144,12 +167,8 @@ def _is_valid(timing: Timing, bundle: Bundle) -> bool:
         and type(timing.threads) is int
         and type(timing.mean_ms) is float
         and timing.threads >= 0
+        and timing.mean_ms > 0
     )
-
-
-def _threads_suffix(threads: int) -> str:
-    """Return the number of threads for people; one is not mentioned."""
-    return {0: " with all cores", 1: ""}.get(threads, f" with {threads} threads")
 
 
 def _version(distribution: str) -> str | None:

@@ -1,14 +1,21 @@
-"""The bundle that runs, and the choice among its certified thresholds."""
+"""The bundle that runs, how it is loaded, and the choice among its certified thresholds."""
 
 import platform
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+from numpy.typing import ArrayLike
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Candidate
+from edge.cuda.base import Sync
 from edge.decision import validate_thresholds
 from edge.errors import ThresholdError
 from edge.inference.classifier import Classifier
+from edge.inference.load import load_classifier
+from edge.inference.selection import Selection, Threads, default_precision, select
+from edge.progress import OnProgress, ignore_progress
 from edge.system import board_model, cpu_name, gpu_names
 
 
@@ -86,6 +93,48 @@ class Deployment:
                 "system": f"{platform.system()} {platform.machine()}",
             },
         }
+
+
+class Deployer:
+    """Loads bundles that follow one another, all on the backend of the first.
+
+    Thus a swap changes neither backend nor threads, nor the precision if the new bundle has it.
+    """
+
+    def __init__(
+        self,
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: Threads = 1,
+        thresholds: ArrayLike | None = None,
+        *,
+        gpu_sync: Sync | None = None,
+    ) -> None:
+        """Keep the options of `edge.load`."""
+        self._precision, self._thresholds = precision, thresholds
+        self._select = partial(select, backend=backend, precision=precision, threads=threads, gpu_sync=gpu_sync)
+        self._first: Selection | None = None
+
+    def select(self, bundle: Bundle) -> Selection:
+        """Return the way to run a bundle.
+
+        Raises:
+            EngineError: the backend is unknown or not installed, or does not have an option.
+        """
+        self._first = self._first or self._select(bundle)
+        if self._precision != "auto" or self._first.precision in bundle.manifest.precisions:
+            return self._first
+        return self._first._replace(precision=default_precision(bundle, self._first.backend.name))
+
+    def __call__(self, bundle: Bundle, digest: str = "", on_progress: OnProgress = ignore_progress) -> Deployment:
+        """Load a bundle with a digest; its engines are built if they are missing.
+
+        Raises:
+            EdgeError: it cannot be loaded on this machine.
+        """
+        backend, precision, _ = self.select(bundle)
+        classifier = load_classifier(bundle, precision, backend, self._thresholds, on_progress)
+        return Deployment(bundle, precision, classifier, digest)
 
 
 def short_digest(digest: str) -> str:

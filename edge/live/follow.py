@@ -18,10 +18,8 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import Manifest
 from edge.bundle.signing import VerifyingKey, read_verifying_key
 from edge.errors import EdgeError, RegistryError, one_line
-from edge.inference.load import load_classifier
-from edge.inference.selection import select
 from edge.live.audit import lower_priority
-from edge.live.deployment import Deployment, short_digest
+from edge.live.deployment import Deployer, Deployment, short_digest
 from edge.live.messages import BundleStatus
 from edge.live.swap import Swapper
 from edge.parity.compare import verify_classifier
@@ -70,7 +68,7 @@ class Follower:
             folder: A bundle to begin with, which is never changed, or a name without a folder. Pulled bundles are in
                 the folder of the same name with `.follow` at its end.
             require_signature: Public key that must have signed every bundle.
-            deploy: Loads a bundle; by default as `edge.load` does.
+            deploy: Loads a bundle; by default a `Deployer`, which keeps the backend.
             interval_s: Mean time between two polls.
 
         Raises:
@@ -83,7 +81,7 @@ class Follower:
         if self._address.tag is None:
             raise RegistryError(f"{address} always names the same bundle; follow a tag, such as :stable")
         key = read_verifying_key(require_signature)
-        self._deploy, self._interval_s = deploy or _load, interval_s
+        self._deploy, self._interval_s = deploy or Deployer(), interval_s
         self._store = BundleStore(Path(f"{folder.absolute()}.follow"), key)
         try:
             self.bundle, self.digest = self._store.accepted() or _first(self._address, folder, key, self._store)
@@ -246,11 +244,6 @@ def _first(address: RegistryAddress, folder: Path, key: VerifyingKey, store: Bun
     bundle = store.pull(address, digest)
     store.accept(digest)
     return Pulled(bundle, digest)
-
-
-def _load(bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
-    backend, precision, _ = select(bundle)
-    return Deployment(bundle, precision, load_classifier(bundle, precision, backend, None, on_progress), digest)
 
 
 def _described(error: Exception) -> str:

@@ -1,33 +1,39 @@
 """Times of a bundle in every way that it can run on this CPU, for `edge.inference.selection`."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import product
 
 from edge.bundle.bundle import Bundle
+from edge.decision import Prediction
 from edge.engines import backend_named
-from edge.frames.base import frame_from_array
+from edge.errors import EdgeError
+from edge.frames.base import Frame, frame_from_array
 from edge.inference.load import load_classifier
-from edge.inference.selection import Timing
+from edge.inference.selection import Timing, Way
 from edge.measure.interleave import interleave, interleave_streams
 from edge.progress import OnProgress, Progress, ignore_progress
 
-FRAMES, TURNS = (10, 50), (3, 25)
-"""Fewest and most frames of a turn, and turns. Large networks take few."""
+MIN_FRAMES, MAX_FRAMES = 10, 50
+MIN_TURNS, MAX_TURNS = 3, 25
+"""Frames of a turn, and turns. Large networks take few."""
 MEASURING_S = 5.0
 """Time to spend where these limits allow it."""
+
+log = logging.getLogger(__name__)
 
 
 def tune(
     bundle: Bundle,
     backends: Iterable[str],
-    precisions: Iterable[str],
+    precisions: Sequence[str],
     threads: Iterable[int],
     on_progress: OnProgress = ignore_progress,
 ) -> list[Timing]:
-    """Measure every combination on the bundle's reference samples with its thresholds, in turns.
+    """Measure every combination on the bundle's reference samples with its thresholds, one precision after the other.
 
-    The mean of the fastest turn counts, which other processes disturb least.
+    A combination that cannot be loaded or run is left out, with a warning.
 
     Args:
         bundle: The bundle.
@@ -35,31 +41,42 @@ def tune(
         precisions: Precisions of the bundle.
         threads: Numbers of threads per segment; 0 uses all cores.
         on_progress: Receives the progress of building engines and of measuring.
-
-    Raises:
-        BundleError: the bundle does not have a precision.
-        EngineError: an engine cannot be built or run here.
     """
-    combinations = list(product(backends, precisions, threads))
     pixels = bundle.reference().frames
-    frames = [frame_from_array(pixel, bundle.manifest.input.kind) for pixel in pixels[:: -(-len(pixels) // FRAMES[1])]]
+    frames = [frame_from_array(pixel, bundle.manifest.input.kind) for pixel in pixels[:: -(-len(pixels) // MAX_FRAMES)]]
+    combinations = list(product(backends, threads))
+    timings = []
+    for precision in precisions:  # the engines of all would take much memory
+        ways = [Way(backend, precision, count) for backend, count in combinations]
+        timings += _measure(bundle, ways, frames, MEASURING_S / len(precisions), on_progress)
+    return timings
+
+
+def _measure(
+    bundle: Bundle, ways: Iterable[Way], frames: Sequence[Frame], limit_s: float, on_progress: OnProgress
+) -> list[Timing]:
+    """Measure ways in turns. The mean of the fastest turn counts, which other processes disturb least."""
+    calls: dict[Way, Callable[[Frame], Prediction]] = {}
     with ExitStack() as stack:
-        classifiers = [
-            load_classifier(bundle, precision, backend_named(backend, threads=count), on_progress=on_progress)
-            for backend, precision, count in combinations
-        ]
-        for classifier in classifiers:
-            stack.callback(classifier.close)
-        calls = [classifier.predict for classifier in classifiers]
-        interleave(calls, frames[:1])  # the first prediction takes longer
-        frame_s = sum(float(timed.times_ms.mean()) for timed in interleave(calls, frames[:2])) / 1e3
-        measured = frames[: _within(FRAMES, MEASURING_S / TURNS[0] / frame_s)]
-        turns = _within(TURNS, MEASURING_S / len(measured) / frame_s)
+        for way in ways:
+            try:
+                backend = backend_named(way.backend, threads=way.threads)
+                classifier = stack.enter_context(load_classifier(bundle, way.precision, backend, None, on_progress))
+                classifier.predict(frames[0])  # the first prediction takes longer
+            except EdgeError as error:
+                log.warning("auto leaves out %s: %s", way, error)
+            else:
+                calls[way] = classifier.predict
+        if not calls:
+            return []
         on_progress(Progress(f"measuring {bundle.manifest.name}"))
-        means_ms = interleave_streams(calls, measured, turns).min(axis=1).tolist()
-    return [Timing(*combination, mean_ms) for combination, mean_ms in zip(combinations, means_ms, strict=True)]
+        predicts = list(calls.values())
+        frame_s = sum(float(timed.times_ms.mean()) for timed in interleave(predicts, frames[:2])) / 1e3
+        measured = frames[: _within(MIN_FRAMES, MAX_FRAMES, limit_s / MIN_TURNS / frame_s)]
+        turns = _within(MIN_TURNS, MAX_TURNS, limit_s / len(measured) / frame_s)
+        means_ms = interleave_streams(predicts, measured, turns).min(axis=1).tolist()
+    return [Timing(*way, mean_ms) for way, mean_ms in zip(calls, means_ms, strict=True)]
 
 
-def _within(limits: tuple[int, int], value: float) -> int:
-    least, most = limits
+def _within(least: int, most: int, value: float) -> int:
     return max(least, min(most, int(value)))

@@ -76,6 +76,11 @@ def test_a_positional_argument_is_not_swallowed_silently(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_threads_are_a_whole_number_or_auto(bundle: Path) -> None:
+    refused = edge_run(bundle, "--threads", "many")
+    assert "argument --threads: 'many' is neither a whole number nor auto" in " ".join(refused.stderr.split())
+
+
 def test_the_usage_of_the_subcommand_is_printed_for_unknown_arguments_without_secrets(bundle: Path) -> None:
     secret = "hunter" + "2"
     address = f"rtsp://admin:{secret}@camera/live"

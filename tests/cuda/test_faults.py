@@ -244,6 +244,15 @@ def test_a_driver_that_refuses_every_graph_runs_stepwise(
     assert world.calls["captures alive"] == world.calls["graphs alive"] == 0
 
 
+def test_a_graph_that_was_refused_for_frames_of_one_size_may_run_for_others(network: Networks, world: World) -> None:
+    world.failing["instantiate"] = CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    slot = network("tiny cnn", spec=IMAGES).slot("graph")
+    assert slot.graph_unsupported_reason
+    world.failing.clear()
+    predict(slot, bgr_frame(20), [0, 0])
+    assert not slot.graph_unsupported_reason
+
+
 def test_stepwise_uploads_and_preprocesses_a_frame_once(network: Networks, world: World) -> None:
     slot = network("tiny cnn", spec=IMAGES).slot("stepwise")
     predict(slot, bgr_frame(20), [NEVER, NEVER])

@@ -15,7 +15,7 @@ from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import SegmentSpec
 from edge.decision import NEVER, Scores, decide, scores_from_logits
-from edge.engines import backend_named
+from edge.engines import backend_named, openvino
 from edge.engines.base import Backend
 from edge.engines.cache import EngineCache, load_engines
 from edge.errors import EngineError
@@ -88,6 +88,27 @@ def test_exact_thresholds_exit_and_the_next_float32_does_not(
     median = early[:, early.shape[1] // 2]
     for thresholds in (median, np.nextafter(median, np.float32(2)), np.zeros_like(median)):
         assert exits_of(chain, thresholds) == decided(recording.scores, thresholds)
+
+
+@pytest.mark.parametrize("classes", [10, 200])
+def test_a_batch_is_decided_as_each_of_its_samples_at_exact_thresholds(classes: int) -> None:
+    logits = np.random.default_rng(0).normal(scale=3, size=(1000, classes)).astype(np.float32)
+    arrays = {
+        tensors.logits(0): logits[:1].copy(),
+        tensors.threshold(0): np.zeros(1, np.float32),
+        tensors.confidence(0): np.zeros(1, np.float32),
+        tensors.label(0): np.zeros(1, np.int32),
+        tensors.exit_flag(0): np.zeros(1, bool),
+    }
+    decide_one = openvino._bound_decision(arrays, 0)
+    for sample in logits:
+        arrays[tensors.logits(0)][0] = sample
+        decide_one()
+        confidence = arrays[tensors.confidence(0)].copy()
+        batch = openvino._decision({tensors.logits(0): sample[None]}, {tensors.threshold(0): confidence}, 0)
+        assert batch[tensors.exit_flag(0)].tolist() == [True]
+        assert batch[tensors.confidence(0)] == confidence
+        assert batch[tensors.label(0)] == arrays[tensors.label(0)]
 
 
 @each_precision
@@ -186,3 +207,29 @@ def test_a_segment_that_openvino_refuses_is_an_error_of_this_process(
     with pytest.raises(EngineError, match=r"OpenVINO .* cannot run .*segment_0\.onnx"):
         load_engines(folder, specs, backend)
     assert not list(cache.root.glob("*/engine"))
+
+
+def test_a_segment_without_logits_is_refused(
+    digits_bundle: Bundle, specs: tuple[SegmentSpec, ...], tmp_path: Path
+) -> None:
+    model = onnx.load(digits_bundle.path / specs[0].file)
+    [logits] = [output for output in model.graph.output if output.name == tensors.logits(0)]
+    model.graph.output.remove(logits)
+    onnx.save(model, tmp_path / "segment.onnx")
+    with pytest.raises(EngineError, match="no output is named logits_0 or of a later exit, but "):
+        openvino.remove_decision(openvino._core().read_model(tmp_path / "segment.onnx"))
+
+
+def test_an_operation_that_does_nothing_between_image_and_network_changes_nothing(
+    digits_bundle: Bundle, specs: tuple[SegmentSpec, ...], backend: Backend, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
+    model = onnx.load(folder / specs[0].file)
+    for node in model.graph.node:
+        node.input[:] = ["a_copy" if name == tensors.IMAGE else name for name in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [tensors.IMAGE], ["a_copy"]))
+    onnx.save(model, folder / specs[0].file)
+    arrays = allocate_tensors(specs[:1])
+    inputs = {name: arrays[name] for name in (tensors.IMAGE, tensors.threshold(0))}
+    answers = [load_engines(path, specs[:1], backend)[0].run(inputs) for path in (folder, digits_bundle.path)]
+    np.testing.assert_array_equal(answers[0][tensors.logits(0)], answers[1][tensors.logits(0)])

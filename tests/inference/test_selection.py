@@ -1,10 +1,13 @@
 """Backend, precision and threads of a bundle: as given, else the fastest that `edge build` measured here."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from calibration.__main__ import main as calibration
 from edge.bundle.bundle import Bundle
 from edge.cli.main import main
 from edge.console import PASSED
@@ -41,6 +44,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("openvino", "auto", "auto", "int8 on openvino"),
         ("onnxruntime", "auto", 1, "fp32 on onnxruntime"),
         ("auto", "auto", 2, "fp32 on onnxruntime with 2 threads"),  # not measured
+        ("auto", "auto", 0, "fp32 on onnxruntime with all cores"),
     ],
 )
 def test_the_fastest_measured_way_is_selected_among_those_not_excluded(
@@ -55,10 +59,43 @@ def test_without_timings_the_defaults_are_selected(digits_bundle: Bundle) -> Non
     assert str(select(digits_bundle, threads="auto")) == "fp32 on onnxruntime"
 
 
-def test_new_timings_replace_those_of_the_same_kind_and_keep_others(digits_bundle: Bundle) -> None:
+def test_new_timings_replace_all_earlier_ones(digits_bundle: Bundle) -> None:
+    write_timings(digits_bundle, TIMINGS)
     write_timings(digits_bundle, TIMINGS[:2])
-    write_timings(digits_bundle, [Timing("onnxruntime", "fp32", 1, 9.0), TIMINGS[2]])
-    assert read_timings(digits_bundle) == [Timing("onnxruntime", "fp32", 1, 9.0), TIMINGS[1], TIMINGS[2]]
+    assert read_timings(digits_bundle) == [*TIMINGS[:2]]
+
+
+def test_a_way_that_was_not_measured_beside_the_default_is_not_selected(digits_bundle: Bundle) -> None:
+    write_timings(digits_bundle, TIMINGS[1:])
+    assert str(select(digits_bundle)) == "fp32 on onnxruntime"
+
+
+@pytest.mark.parametrize(("mean_ms", "backend"), [(0.379, "openvino"), (0.381, "onnxruntime")])
+def test_another_way_is_selected_from_a_gain_of_five_percent(
+    mean_ms: float, backend: str, digits_bundle: Bundle
+) -> None:
+    write_timings(digits_bundle, [TIMINGS[0], Timing("openvino", "int8", 1, mean_ms)])
+    assert select(digits_bundle).backend.name == backend
+
+
+def test_thresholds_that_are_fitted_again_keep_the_timings(digits_bundle: Bundle, tmp_path: Path) -> None:
+    write_timings(digits_bundle, TIMINGS)
+    folder = Path(shutil.copytree(digits_bundle.path, tmp_path / "bundle"))
+    done = call(calibration, folder, "--limit", 0.3)
+    assert done.code == PASSED, done.stderr
+    fitted = Bundle.open(folder)
+    assert fitted.manifest.precisions != digits_bundle.manifest.precisions
+    assert read_timings(fitted) == [*TIMINGS]
+
+
+def test_edge_info_names_the_way_of_edge_run_and_loads_no_library(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_timings(digits_bundle, TIMINGS)
+    for name in CPU_BACKENDS:
+        monkeypatch.setitem(sys.modules, f"edge.engines.{name}", None)
+    done = call(main, "info", digits_bundle.path)
+    assert "\nauto: int8 on openvino\nauto with --threads auto: fp32 on onnxruntime with all cores\n" in done.stdout
 
 
 def test_timings_of_another_version_are_not_used(digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +107,8 @@ def test_timings_of_another_version_are_not_used(digits_bundle: Bundle, monkeypa
 @pytest.mark.parametrize(
     "content",
     ["", "{}", "[1]", '[["tflite", "fp32", 1, 0.1]]', '[["openvino", "fp8", 1, 0.1]]', '[["openvino", "int8"]]',
-     '[["openvino", "int8", "1", 0.1]]', '[["openvino", "int8", -1, 0.1]]', '[["openvino", "int8", 1, null]]'],
+     '[["openvino", "int8", "1", 0.1]]', '[["openvino", "int8", -1, 0.1]]', '[["openvino", "int8", 1, null]]',
+     '[["openvino", "int8", 1, 0.0]]'],
 )  # fmt: skip
 def test_damaged_timings_are_not_used(content: str, digits_bundle: Bundle, cache: Path) -> None:
     write_timings(digits_bundle, TIMINGS)
@@ -106,3 +144,31 @@ def test_edge_build_goes_on_without_a_backend_that_refuses_the_bundle(
     assert "warning: auto leaves out openvino: refused" in done.stderr
     assert read_timings(digits_bundle) == []
     assert call(main, "build", digits_bundle.path, "--precision", "fp32", "--backend", "openvino").code != PASSED
+
+
+def test_edge_build_measures_without_a_backend_that_does_not_load(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise EngineError("refused")
+
+    monkeypatch.setattr(OpenVino, "load", refuse)
+    done = call(main, "build", digits_bundle.path, "--precision", "fp32")
+    assert done.code == PASSED
+    assert "auto leaves out fp32 on openvino: refused" in done.stderr
+    assert [timing.way for timing in read_timings(digits_bundle)] == [("onnxruntime", "fp32", 1)]
+
+
+@pytest.mark.parametrize(
+    ("address", "used"), [((), "int8 on openvino"), (("--address", "127.0.0.1:1"), "fp32 on onnxruntime")]
+)
+def test_edge_score_uses_timings_on_the_machine_where_they_were_measured(
+    address: tuple[str, ...], used: str, digits_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(_: Bundle, precision: str, backend: str, *args: object, **options: object) -> None:
+        raise EngineError(f"{precision} on {backend}")
+
+    monkeypatch.setattr("edge.distributed.score.score", score)
+    write_timings(digits_bundle, TIMINGS[:-1])
+    words = ("score", digits_bundle.path, tmp_path / "images", "--output", tmp_path / "scores", *address)
+    assert used in call(main, *words).stderr
