@@ -51,5 +51,6 @@ def record(classifier: Classifier, frames: Iterable[Frame]) -> Recording:
     scores = Scores(
         np.array(confidence, dtype=np.float32).reshape(shape).T, np.array(label, dtype=np.int32).reshape(shape).T
     )
-    by_frame = np.array(logits, dtype=np.float32).reshape(*shape, len(classifier.chain.labels))
+    [classes] = [spec.shape[-1] for spec in classifier.chain.segments[0].outputs if spec.name == tensors.logits(0)]
+    by_frame = np.array(logits, dtype=np.float32).reshape(*shape, classes or 0)
     return Recording(by_frame.swapaxes(0, 1), scores)
