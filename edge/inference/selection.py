@@ -16,6 +16,7 @@ from edge.cuda.base import Sync
 from edge.engines import CPU_BACKENDS, backend_named, default_backend
 from edge.engines.base import Backend
 from edge.engines.prune import mark_used
+from edge.errors import UnavailableError
 from edge.storage import cache_root, private_cache_root, read_file, write_file
 from edge.system import cpu_identity, usable_cores
 
@@ -128,8 +129,8 @@ def default_precision(bundle: Bundle, backend: str) -> str:
 
 def read_timings(bundle: Bundle) -> list[Timing]:
     """Return the timings of a bundle on this machine, with the installed versions; none if they were not measured."""
-    path = _timings_path(cache_root(), bundle)
-    with suppress(OSError, ValueError, TypeError, RecursionError):
+    with suppress(UnavailableError, OSError, ValueError, TypeError, RecursionError):  # a user may have no cache
+        path = _timings_path(cache_root(), bundle)
         timings = [Timing(*values) for values in json.loads(read_file(path, MAX_TIMINGS_BYTES))]
         if all(_is_valid(timing, bundle) for timing in timings):
             mark_used(path)
