@@ -141,9 +141,10 @@ class Follower:
     def _step(self, swapper: Swapper) -> None:
         try:
             if self._installed is not self.load():
-                self._roll_back(swapper)
-            swapper.settle()
-            self._poll(swapper)
+                self._roll_back(swapper)  # its frames in flight need the reserve, until the next step
+            else:
+                swapper.settle()
+                self._poll(swapper)
             self._note_success(swapper)
         except Exception as error:
             self._note_fault(swapper, error)
