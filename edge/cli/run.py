@@ -22,10 +22,11 @@ from edge.entry import STDOUT
 from edge.errors import SourceError
 from edge.frames.address import parse_address, with_option
 from edge.live import run
-from edge.live.deployment import Deployer
+from edge.live.deployment import Deployer, Deployment
 from edge.live.events import Debouncer
 from edge.live.messages import Message
 from edge.live.triggers import OnRequest, Trigger, parse_trigger
+from edge.progress import OnProgress
 
 AGREEMENT = re.compile(r"([1-9]\d{0,3})/([1-9]\d{0,3})")
 
@@ -110,7 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
         EdgeError: the bundle, thresholds or engines cannot be used.
     """
     deploy = _deployer(arguments)
-    follower = make_follower(arguments, deploy)
+    follower = make_follower(arguments, partial(_deploy_followed, arguments, deploy))
     bundle = open_bundle(arguments) if follower is None else follower.bundle
     chain = bundle.chain(deploy.select(bundle).precision)
     sources, triggers = _sources(arguments, bundle), Triggers(arguments.trigger)
@@ -157,6 +158,22 @@ def main(arguments: argparse.Namespace) -> int:
 def _deployer(arguments: argparse.Namespace) -> Deployer:
     precision = arguments.precision or "auto"
     return Deployer(arguments.backend, precision, arguments.threads, arguments.threshold, gpu_sync=arguments.gpu_sync)
+
+
+def _deploy_followed(
+    arguments: argparse.Namespace, deploy: Deployer, bundle: Bundle, digest: str, on_progress: OnProgress
+) -> Deployment:
+    """Load a bundle of a followed tag, if the command line allows it: the next start begins with it.
+
+    Raises:
+        EdgeError: it cannot be loaded, or other arguments do not fit it.
+    """
+    deployment = deploy(bundle, digest, on_progress)
+    _sources(arguments, bundle)
+    _new_debouncer(arguments, deployment.classifier.chain)
+    make_deadline(arguments, deployment)
+    make_auditor(arguments, deployment)
+    return deployment
 
 
 class Triggers:

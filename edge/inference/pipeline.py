@@ -89,9 +89,9 @@ class Pipeline:
             reserve = self._pool.rescue(in_flight)
             if reserve is None:
                 raise
-            answer = reserve, *self._infer(reserve)
+            prediction, started_ns = self._infer(reserve)
             self._pool.failure = self._pool.failure or error
-            return answer
+            return reserve, prediction, started_ns
 
     def _infer(self, in_flight: InFlightFrame) -> tuple[Prediction, int]:
         if not in_flight.is_started:

@@ -167,7 +167,7 @@ class SlotPool:
     def confirm(self) -> None:
         """End the trial: the reserve is retired."""
         with self._lock:
-            self._is_trial = False
+            self._is_trial, self.failure = False, None
             if self._reserve is not None and not self._is_reserve_in_flight:
                 self._set_aside(self._reserve)
                 self._reserve = None

@@ -86,7 +86,9 @@ class Stream:
         with self._changing:
             if self._pool is not None and not self._is_over:
                 self._pool.replace(SlotGroup(classifier.new_slots(), classifier.next_thresholds, bundle))
-            self._classifier, self._bundle = classifier, bundle
+            for slot in self._slots or ():  # prepared for the classifier before
+                slot.close()
+            self._classifier, self._bundle, self._slots = classifier, bundle, None
 
     @property
     def failure(self) -> Exception | None:

@@ -87,15 +87,19 @@ class Auditor:
         self.room = threading.Semaphore(MAX_WAITING)
         self._deadline_ms = deadline_ms
         self._audited = {bundle: Audited(classifier.to_last_exit(), expected)}
+        self._newest = bundle
+        """Bundle that answers the frames captured from now on; alarms about others come too late."""
         self._tasks: SimpleQueue[Task | Audited | None] = SimpleQueue()
         """Frames to audit, and classifiers to close after those before."""
         self._thread = threading.Thread(target=self._run, name="audits", daemon=True)
 
     def add(self, bundle: str, classifier: Classifier, expected: Expectations) -> None:
-        """Also audit the frames of another bundle's classifier."""
-        audited = Audited(classifier.to_last_exit(), expected)
-        audited.to_last_exit.prepare()
-        self._audited = {**self._audited, bundle: audited}
+        """Also audit the frames of another bundle's classifier, which answers from now on."""
+        if bundle not in self._audited:
+            audited = Audited(classifier.to_last_exit(), expected)
+            audited.to_last_exit.prepare()
+            self._audited = {**self._audited, bundle: audited}
+        self._newest = bundle
 
     def keep_only(self, bundle: str) -> None:
         """Audit the frames of one bundle only; others are left out."""
@@ -159,7 +163,7 @@ class Auditor:
         last = result.prediction if task.frame is None else audited.to_last_exit.predict(task.frame)
         audit = Audit(source, result, last, task.left_out)
         task.publish(audit)
-        for alarm in task.tests.add(audit):
+        for alarm in task.tests.add(audit) if result.bundle == self._newest else ():
             log.warning("%s: %s", source, alarm.reason)
             task.publish(alarm)
 

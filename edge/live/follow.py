@@ -15,20 +15,17 @@ from random import uniform
 from time import monotonic
 
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import Manifest
-from edge.bundle.signing import VerifyingKey, read_verifying_key
+from edge.bundle.signing import read_verifying_key
 from edge.errors import EdgeError, RegistryError, one_line
-from edge.live.audit import lower_priority
+from edge.live.acceptance import changed_rejection, incompatibility, objection
 from edge.live.deployment import Deployer, Deployment, short_digest
+from edge.live.first_bundle import first_bundle, first_refused
 from edge.live.messages import BundleStatus
 from edge.live.swap import Swapper
-from edge.parity.compare import verify_classifier
-from edge.parity.guarantee import broken_guarantee
-from edge.parity.report import verdict
 from edge.progress import OnProgress, ignore_progress
-from edge.registry.address import RegistryAddress, parse_registry_address
+from edge.registry.address import parse_registry_address
 from edge.registry.store import BundleStore
-from edge.registry.transfer import Pulled, bundle_digest, tag_digest
+from edge.registry.transfer import tag_digest
 
 INTERVAL_S = 30.0
 """Mean time between two polls."""
@@ -50,6 +47,7 @@ class Follower:
         bundle: The bundle to begin with: the one accepted last, else the one in the folder, else that of the tag.
         digest: Its digest in the registry.
         faults: Polls and pulls that failed.
+        error: The exception of `on_message` that ended it; None if there was none.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class Follower:
         *,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """Open the bundle to begin with.
+        """Open the bundle to begin with, or pull it.
 
         Args:
             address: A tag, such as `oci://registry.example.com/cameras/digits:stable`.
@@ -73,8 +71,8 @@ class Follower:
 
         Raises:
             RegistryError: the address is no tag, another process follows with this folder, or there is no bundle yet
-                and the registry cannot be reached.
-            BundleError: the bundle to begin with is damaged, or not signed by the key.
+                and that of the tag was refused, or the registry cannot be reached.
+            BundleError: the bundle of the tag is damaged, or not signed by the key.
             OSError: the folder cannot be written.
         """
         self._address = parse_registry_address(address)
@@ -84,12 +82,16 @@ class Follower:
         self._deploy, self._interval_s = deploy or Deployer(), interval_s
         self._store = BundleStore(Path(f"{folder.absolute()}.follow"), key)
         try:
-            self.bundle, self.digest = self._store.accepted() or _first(self._address, folder, key, self._store)
+            self.bundle, self.digest, self._is_new = first_bundle(self._address, folder, key, self._store)
         except BaseException:
             self._store.close()
             raise
         self.faults, self._is_failing = 0, False
+        self.error: BaseException | None = None
         self._deployment: Deployment | None = None
+        """The bundle accepted last."""
+        self._installed: Deployment | None = None
+        """The bundle that answers; None if some sources have another one than others."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -97,13 +99,18 @@ class Follower:
         """Load the bundle to begin with, if it is not loaded; its engines are built if they are missing.
 
         Raises:
-            EdgeError: it cannot be loaded on this machine.
+            EdgeError: it cannot be loaded on this machine, or is refused.
         """
-        self._deployment = self._deployment or self._deploy(self.bundle, self.digest, on_progress)
+        if self._deployment is None:
+            deployment = self._deploy(self.bundle, self.digest, on_progress)
+            if self._is_new:
+                self._accept_first(deployment)
+            self._deployment = deployment
         return self._deployment
 
     def start(self, swapper: Swapper) -> None:
         """Begin to follow, and swap the bundle of a run that began with the one of `load`."""
+        self._installed = self.load()
         self._thread = threading.Thread(target=self._run, args=(swapper,), name="follow", daemon=True)
         self._thread.start()
 
@@ -115,24 +122,44 @@ class Follower:
         self._store.end_attempt()
         self._store.close()
 
+    def _accept_first(self, deployment: Deployment) -> None:
+        """Accept the tag's bundle as the first, unless it is to be refused."""
+        if (reason := objection(deployment)) is not None:
+            self._store.refuse(deployment.digest, reason, lasting=True)
+            raise first_refused(deployment.digest, reason)
+        self._store.accept(deployment.digest)
+
     def _run(self, swapper: Swapper) -> None:
-        lower_priority()
-        while not self._stop.is_set():
-            try:
+        try:
+            while not self._stop.is_set():
+                self._step(swapper)
+                self._stop.wait(self._interval_s * uniform(0.5, 1.5))  # noqa: S311 - no secret
+        except BaseException as error:  # of `on_message`, which is told of faults, too
+            self.error = error
+            swapper.end_run()
+
+    def _step(self, swapper: Swapper) -> None:
+        try:
+            if self._installed is not self.load():
+                self._roll_back(swapper)  # its frames in flight need the reserve, until the next step
+            else:
                 swapper.settle()
                 self._poll(swapper)
-                self._note_success(swapper)
-            except Exception as error:
-                self._note_fault(swapper, error)
-            self._stop.wait(self._interval_s * uniform(0.5, 1.5))  # noqa: S311 - no secret
+            self._note_success(swapper)
+        except Exception as error:
+            self._note_fault(swapper, error)
 
     def _poll(self, swapper: Swapper) -> None:
         digest = tag_digest(self._address)
-        if digest != self.load().digest and self._store.refusal(digest) is None:
-            bundle = self._pull(swapper, digest)
-            if bundle is not None and not self._stop.is_set():
-                with self._store.attempt(digest):
-                    self._adopt(swapper, bundle, digest)
+        if digest == self.load().digest or self._store.refusal(digest) is not None:
+            return
+        if (blame := self._store.blame(digest)) is not None:
+            self._refuse(swapper, digest, blame, lasting=True)
+            return
+        bundle = self._pull(swapper, digest)
+        if bundle is not None and not self._stop.is_set():
+            with self._store.attempt(digest):
+                self._adopt(swapper, bundle, digest)
 
     def _pull(self, swapper: Swapper, digest: str) -> Bundle | None:
         """Return the bundle of a digest; None if it is refused."""
@@ -147,42 +174,53 @@ class Follower:
     def _adopt(self, swapper: Swapper, bundle: Bundle, digest: str) -> None:
         """Verify a bundle, and let it answer from now on; or refuse it."""
         try:
-            deployment, objection = None, incompatibility(self.load().bundle.manifest, bundle.manifest)
-            if objection is None:
-                deployment = self._deploy(bundle, digest, ignore_progress)
-                objection = self._objection(deployment)
+            verified = self._verify(bundle, digest)
+        except OSError:  # a fault of the disk: tried again
+            raise
         except Exception as error:  # of any type that libraries raise for a network that they refuse
             self._refuse(swapper, digest, _described(error), lasting=False)
             return
-        if deployment is None or objection is not None:
-            self._refuse(swapper, digest, str(objection), lasting=True)
+        if isinstance(verified, str):
+            self._refuse(swapper, digest, verified, lasting=True)
         elif not self._stop.is_set():
-            self._swap(swapper, deployment)
+            self._swap(swapper, verified)
 
-    @staticmethod
-    def _objection(deployment: Deployment) -> str | None:
-        """Return the reason for which a loaded bundle may not answer; None if there is none."""
-        bundle, precision = deployment.bundle, deployment.precision
-        parity = verify_classifier(bundle, precision, deployment.classifier, "this device")
-        return broken_guarantee(bundle, precision) if parity.passed else verdict(parity)
+    def _verify(self, bundle: Bundle, digest: str) -> Deployment | str:
+        """Return a bundle loaded, or the reason for which it may not answer."""
+        present = self.load()
+        if (reason := incompatibility(present.bundle.manifest, bundle.manifest)) is not None:
+            return reason
+        deployment = self._deploy(bundle, digest, ignore_progress)
+        return changed_rejection(present, deployment) or objection(deployment) or deployment
 
     def _swap(self, swapper: Swapper, deployment: Deployment) -> None:
         before = self.load()
         try:
-            swapper.install(deployment)
-            self._report(swapper, "swapped", deployment.digest, f"replaces {before.name}", deployment)
-            failure = self._try(swapper)
-        except Exception as error:
-            failure = error
-        if failure is not None:
+            self._install(swapper, deployment)
+        except Exception as error:  # such as too little memory, of which there may be more at the next start
+            self._refuse(swapper, deployment.digest, _described(error), lasting=False)
+            self._roll_back(swapper)
+            return
+        self._report(swapper, "swapped", deployment.digest, f"replaces {before.name}", deployment)
+        if (failure := self._try(swapper)) is not None:
             self._refuse(swapper, deployment.digest, _described(failure), lasting=True)
-            swapper.install(before)
-            self._report(swapper, "swapped", before.digest, f"{deployment.name} failed and is rolled back", before)
+            self._roll_back(swapper)
         elif not self._stop.is_set():
             self._deployment = deployment
             self._store.accept(deployment.digest)
             swapper.settle()
             before.classifier.close()  # its engines are freed with the last slot
+
+    def _install(self, swapper: Swapper, deployment: Deployment) -> None:
+        self._installed = None  # if it fails, some sources are changed, and others are not
+        swapper.install(deployment)
+        self._installed = deployment
+
+    def _roll_back(self, swapper: Swapper) -> None:
+        """Let the accepted bundle answer again; if that fails, the next step repeats it."""
+        accepted = self.load()
+        self._install(swapper, accepted)
+        self._report(swapper, "swapped", accepted.digest, "the bundle on trial failed and is rolled back", accepted)
 
     def _try(self, swapper: Swapper) -> Exception | None:
         """Wait for enough frames of a new bundle; return the exception with which it failed, or None."""
@@ -190,21 +228,24 @@ class Follower:
         while not self._stop.wait(WATCH_S):
             if (failure := swapper.failure()) is not None:
                 return failure
-            is_over = monotonic() - started_s >= TRIAL_S and swapper.answered_in_all() > 0
+            has_answered = swapper.answered_in_all() > 0
+            if has_answered:
+                self._store.end_attempt()  # a process that ends in a long trial says nothing about the bundle
+            is_over = has_answered and monotonic() - started_s >= TRIAL_S
             if is_over or swapper.answered() >= TRIAL_FRAMES:
                 return None
         return None
 
     def _refuse(self, swapper: Swapper, digest: str, reason: str, *, lasting: bool) -> None:
-        self._store.refuse(digest, reason, lasting=lasting)
-        self._report(swapper, "refused", digest, reason)
+        if not self._stop.is_set():  # else the run may have ended, and another process uses the folder
+            self._store.refuse(digest, reason, lasting=lasting)
+            self._report(swapper, "refused", digest, reason)
 
     def _note_fault(self, swapper: Swapper, error: Exception) -> None:
-        """Count a fault; the first in a row is reported."""
+        """Count and publish a fault; the first in a row is logged."""
         self.faults += 1
-        if not self._is_failing:
-            self._is_failing = True
-            self._report(swapper, "failing", self.load().digest, _described(error))
+        is_repeated, self._is_failing = self._is_failing, True
+        self._report(swapper, "failing", self.load().digest, _described(error), is_repeated=is_repeated)
 
     def _note_success(self, swapper: Swapper) -> None:
         """Report the first success after faults."""
@@ -213,37 +254,19 @@ class Follower:
             self._report(swapper, "following", self.load().digest, f"succeeds again, {self.faults} faults so far")
 
     def _report(
-        self, swapper: Swapper, status: BundleStatus, digest: str, reason: str, deployment: Deployment | None = None
+        self,
+        swapper: Swapper,
+        status: BundleStatus,
+        digest: str,
+        reason: str,
+        deployment: Deployment | None = None,
+        *,
+        is_repeated: bool = False,
     ) -> None:
-        log.warning("%s: bundle %s %s: %s", self._address, short_digest(digest), status, reason)
-        swapper.report(status, short_digest(digest), reason, self.faults, deployment)
-
-
-def incompatibility(present: Manifest, new: Manifest) -> str | None:
-    """Return the reason for which a bundle cannot take the place of another; None if it can.
-
-    Receivers of results rely on the labels and their indices. Size, colour and scaling of the input may differ: each
-    bundle preprocesses frames for itself.
-    """
-    if new.labels != present.labels:
-        return (
-            f"its labels are {', '.join(new.labels)}, those in use {', '.join(present.labels)}; receivers rely on "
-            "them: to change them, start the run with the new bundle"
-        )
-    if new.input.kind != present.input.kind:
-        return f"it reads frames of the kind {new.input.kind}, the one in use {present.input.kind}"
-    return None
-
-
-def _first(address: RegistryAddress, folder: Path, key: VerifyingKey, store: BundleStore) -> Pulled:
-    """Return the bundle in the folder, else that of the tag."""
-    if folder.exists():
-        bundle = Bundle.open(folder, key)
-        return Pulled(bundle, bundle_digest(bundle))
-    digest = tag_digest(address)
-    bundle = store.pull(address, digest)
-    store.accept(digest)
-    return Pulled(bundle, digest)
+        name = short_digest(digest)
+        if not is_repeated:
+            log.warning("%s: bundle %s %s: %s", self._address, name, status, reason)
+        swapper.report(status, name, reason, self.faults, deployment, is_repeated=is_repeated)
 
 
 def _described(error: Exception) -> str:

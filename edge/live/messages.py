@@ -102,7 +102,7 @@ AlarmKind = Literal["disagreement", "exit_shares", "latency"]
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Evidence that a source no longer keeps to a bound; it stays raised until the end of the run."""
+    """Evidence that a source breaks a bound; it stays raised until the run ends or another bundle answers."""
 
     kind: AlarmKind
     source: str
@@ -145,6 +145,8 @@ class BundleChange:
     """Polls and pulls that failed so far, for whichever reason."""
     deployment: Deployment | None = None
     """Bundle and classifier, for `swapped`."""
+    is_repeated: bool = False
+    """True for `failing` after `failing`: a further fault, to be counted and not shown."""
 
 
 Message: TypeAlias = Observation | Event | SourceChange | Audit | Alarm | CandidateChange | BundleChange

@@ -102,7 +102,7 @@ def run(
         _end(sources, workers, follower, auditor)
         hub.close(limit_s)
     hub.raise_errors()
-    _raise_first(each.error for each in (*workers, auditor) if each is not None)
+    _raise_first(each.error for each in (*workers, auditor, follower) if each is not None)
 
 
 def _prepare(workers: Sequence[SourceWorker], auditor: Auditor | None) -> None:

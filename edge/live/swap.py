@@ -25,13 +25,13 @@ class Swapper:
             EdgeError: some sources cannot be changed, or none; install the bundle before again.
         """
         classifier, name = deployment.classifier, deployment.name
+        for worker in self._workers:
+            worker.replace(classifier, name)
         self._bundle = name
         if self._state.auditor is not None:
             self._state.auditor.add(name, classifier, expectations(deployment.bundle, deployment.precision))
         if self._state.deadline is not None:
             self._state.deadline.replace(classifier, [candidate.values for candidate in deployment.candidates])
-        for worker in self._workers:
-            worker.replace(classifier, name)
 
     def failure(self) -> Exception | None:
         """Return an exception of the bundle on trial; None if it has answered every frame."""
@@ -55,11 +55,22 @@ class Swapper:
                 stream.confirm()
                 stream.close_retired()
 
+    def end_run(self) -> None:
+        """Stop the run."""
+        self._state.stop.set()
+
     def report(
-        self, status: BundleStatus, bundle: str, reason: str, faults: int, deployment: Deployment | None = None
+        self,
+        status: BundleStatus,
+        bundle: str,
+        reason: str,
+        faults: int,
+        deployment: Deployment | None = None,
+        *,
+        is_repeated: bool = False,
     ) -> None:
         """Publish a change to every source."""
         for worker in self._workers:
             now = datetime.now(timezone.utc)
-            change = BundleChange(worker.name, now, status, bundle, reason, faults, deployment)
+            change = BundleChange(worker.name, now, status, bundle, reason, faults, deployment, is_repeated)
             self._state.publish(change, may_wait=False)

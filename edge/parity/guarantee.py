@@ -10,7 +10,7 @@ def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
 
     Scores of other segments support nothing. On scores that the thresholds were fitted to, the mean risk of each
     candidate must be within the limit, which every procedure of `edge.risk` requires. Thresholds that were fitted to
-    samples of a device, or to a budget, promise nothing about these scores.
+    samples of a device, or to a budget, guarantee nothing about these scores.
 
     Raises:
         BundleError: the bundle does not have the precision, or its scores are damaged.

@@ -7,11 +7,13 @@ FOLDER/record.json                 which they are, which were refused and why, a
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.decoding import decode
@@ -22,6 +24,8 @@ from edge.registry.transfer import Pulled, pull
 from edge.storage import locked_file, read_file, remove_stale, write_file
 
 RECORD, LOCK = "record.json", "lock"
+DIGITS = re.compile("[0-9a-f]{64}")
+"""Names of the folders of bundles; nothing else in the folder is removed."""
 MAX_RECORD_BYTES = 1 << 20
 MAX_REFUSED = 100
 """Refused bundles that are remembered."""
@@ -58,6 +62,9 @@ class BundleStore:
         self._refused: dict[str, str] = {}
         """Refused in this process only."""
         self._attempted: str | None = None
+        self._running: str | None = None
+        """The bundle that this process runs, whether or not the record could be saved."""
+        self._saving, self._is_closed = Lock(), False
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
@@ -68,17 +75,22 @@ class BundleStore:
             self._lock = stack.pop_all()
 
     def close(self) -> None:
-        """Let other processes use the folder. Idempotent."""
-        self._lock.close()
+        """Let other processes use the folder, which this one does not change any more. Idempotent."""
+        with self._saving:
+            self._is_closed = True
+            self._lock.close()
 
     def accepted(self) -> Pulled | None:
         """Return the bundle accepted last, or the one before if that one is damaged; None if there is none."""
         for digest in (self._record.current, self._record.previous):
             if digest is not None:
                 try:
-                    return Pulled(Bundle.open(self._path(digest), self._key), digest)
+                    bundle = Bundle.open(self._path(digest), self._key)
                 except BundleError as error:
-                    log.warning("%s cannot be used again: %s", _short(digest), error)
+                    log.warning("%s cannot be used again: %s", digest, error)
+                else:
+                    self._running = digest
+                    return Pulled(bundle, digest)
         return None
 
     def pull(self, address: RegistryAddress, digest: str) -> Bundle:
@@ -92,16 +104,22 @@ class BundleStore:
         path = self._path(digest)
         self._remove_others(digest)
         if path.exists():
-            with suppress(BundleError):
+            try:
                 return Bundle.open(path, self._key)
+            except BundleError as error:
+                log.warning("%s is damaged and pulled again: %s", digest, error)
+                shutil.rmtree(path)
         exact = replace(address, tag=None, sha256=digest.removeprefix("sha256:"))
         return pull(exact, path, self._key).bundle
 
     def refusal(self, digest: str) -> str | None:
         """Return the reason for which a bundle is not tried again; None if it may be tried."""
-        if (attempts := self._record.attempts.get(digest, 0)) >= MAX_ATTEMPTS:
-            return f"{attempts} attempts with it ended with the process"
         return self._refused.get(digest) or self._record.refused.get(digest)
+
+    def blame(self, digest: str) -> str | None:
+        """Return the reason to refuse a bundle that ended too many processes; None if there is none."""
+        attempts = self._record.attempts.get(digest, 0)
+        return f"{attempts} attempts with it ended with the process" if attempts >= MAX_ATTEMPTS else None
 
     @contextmanager
     def attempt(self, digest: str) -> Iterator[None]:
@@ -127,6 +145,7 @@ class BundleStore:
 
     def accept(self, digest: str) -> None:
         """Note that a bundle is in use, and remove the one before the last."""
+        self._running = digest
         with _logged_oserror():  # the run goes on; its next start begins with the bundle before
             previous = self._record.previous if digest == self._record.current else self._record.current
             attempts = {each: count for each, count in self._record.attempts.items() if each != digest}
@@ -147,15 +166,20 @@ class BundleStore:
 
     def _remove_others(self, *needed: str) -> None:
         """Remove bundles other than these, the one in use and the one before, and leftovers of killed pulls."""
+        if self._is_closed:
+            return
         remove_stale(self._folder)
-        kept = {self._path(each) for each in (*needed, self._record.current, self._record.previous) if each}
+        used = (*needed, self._running, self._record.current, self._record.previous)
+        kept = {self._path(each) for each in used if each}
         for path in self._folder.iterdir():
-            if path.is_dir() and path not in kept and not path.name.startswith("."):
+            if path not in kept and DIGITS.fullmatch(path.name):
                 shutil.rmtree(path)
 
     def _save(self, record: StoreRecord) -> None:
-        write_file(self._folder / RECORD, json.dumps(dataclasses.asdict(record), indent=2))
-        self._record = record
+        with self._saving:
+            if not self._is_closed:  # else the folder may be another process's
+                write_file(self._folder / RECORD, json.dumps(dataclasses.asdict(record), indent=2))
+                self._record = record
 
     def _read_record(self) -> StoreRecord:
         """Read the record; without a valid one, the run begins as on a new device."""
@@ -175,7 +199,3 @@ def _logged_oserror() -> Iterator[None]:
         yield
     except OSError as error:
         log.warning("the record of followed bundles cannot be changed (%s)", error)
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from time import sleep
 from typing import Any
@@ -17,6 +18,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.inference.pipeline import Pipeline, Policy
 from edge.inference.result import Result
 from edge.inference.slot_pool import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, SlotGroup, SlotPool
+from edge.inference.stream import Stream
 from tests.support.commands import TIMEOUT_S
 
 WAIT = 5.0
@@ -500,6 +502,26 @@ def test_frames_at_which_a_classifier_on_trial_fails_are_answered_by_the_one_bef
     assert on_trial
     assert all(result.frame_index % 3 for result in on_trial)
     assert answering(results[-1:]) == ["old again"]
+    pool.confirm()
+    assert pool.failure is None, "a frame that failed after its classifier was replaced is no failure of the next one"
+
+
+def test_slots_made_for_a_classifier_that_is_replaced_before_the_first_frame_are_closed() -> None:
+    @dataclass
+    class Named:
+        name: str
+
+        def new_slots(self) -> list[StrictSlot]:
+            return slots()
+
+        def next_thresholds(self) -> NDArray[np.float32]:
+            return np.zeros(0, dtype=np.float32)
+
+    made = slots()
+    stream = Stream(Named("old"), Source(3), "all", "old", slots=made)
+    stream.replace(Named("new"), "new")
+    assert [result.bundle for result in stream] == ["new"] * 3
+    assert all(slot.closed for slot in made)
 
 
 def test_a_classifier_that_fails_after_its_trial_ends_the_stream() -> None:

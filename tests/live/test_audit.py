@@ -15,8 +15,8 @@ from edge.decision import decide
 from edge.frames.base import frame_from_array
 from edge.inference.record import record
 from edge.live import run
-from edge.live.audit import MAX_WAITING, NICENESS, Auditor
-from edge.live.drift import Expected
+from edge.live.audit import MAX_WAITING, NICENESS, Auditor, Task
+from edge.live.drift import Expected, SourceTests
 from edge.live.messages import Alarm, Audit, Message, Observation
 from edge.live.worker import OnMessage
 from tests.live.test_run import ArraySource, Recorder
@@ -121,6 +121,23 @@ def test_too_much_disagreement_raises_an_alarm_once(
     assert [record.message for record in caplog.records] == [f"ArraySource: {alarm.reason}"]
     before = [message for message in output.messages[: output.messages.index(alarm)] if isinstance(message, Audit)]
     assert len(before) == alarm.audited
+
+
+def test_alarms_about_a_bundle_that_was_replaced_are_not_published(early: edge.Classifier) -> None:
+    published: list[Message] = []
+    expected = {early.thresholds: Expected(0.001, None)}
+    auditor = Auditor(early, expected, share=1.0, bundle="old")
+    auditor.add("new", early, expected)
+    tests = SourceTests(expected, None)
+    for _ in range(100):
+        frame = frame_from_array(np.zeros((8, 8), np.uint8), "image")
+        seen = observation(7, bundle="old", thresholds=early.thresholds)
+        auditor.room.acquire(blocking=False)
+        auditor.put(Task(seen, frame, 0, tests, published.append))
+    auditor.start()
+    auditor.close(limit_s=10)
+    assert sum(isinstance(message, Audit) and message.differs for message in published) == 100
+    assert not any(isinstance(message, Alarm) for message in published)
 
 
 def test_audits_have_a_lower_priority_than_the_process(classifier: edge.Classifier) -> None:

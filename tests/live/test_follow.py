@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from errno import ENOSPC
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ from edge.bundle.bundle import Bundle
 from edge.bundle.signing import PUBLIC_KEY, generate_keys
 from edge.decision import Prediction
 from edge.engines import backend_named
-from edge.errors import EngineError
+from edge.errors import EngineError, RegistryError
 from edge.inference.base import Slot
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier
@@ -30,6 +31,9 @@ from edge.live.deployment import Deployment
 from edge.live.follow import Follower
 from edge.live.messages import BundleChange, Message, Observation
 from edge.progress import OnProgress
+from edge.registry.address import parse_registry_address
+from edge.registry.store import MAX_ATTEMPTS
+from edge.registry.transfer import tag_digest
 from tests.support.commands import full_disk, start_command, wait_until
 from tests.support.follow import (
     EndlessSource,
@@ -39,6 +43,7 @@ from tests.support.follow import (
     with_greedy_thresholds,
     with_other_labels,
     with_other_logits,
+    with_rejection,
 )
 from tests.support.registry import docker_registry
 
@@ -147,6 +152,7 @@ def test_a_swap_loses_no_frame_and_the_next_run_begins_with_the_new_bundle(
         (with_other_logits, "FAILED, first in segment 0"),
         (with_greedy_thresholds, "above its limit of 0.001"),
         (with_other_labels, "its labels are new 0"),
+        (with_rejection, "it may answer none, as the one in use never does"),
     ],
 )
 def test_a_bundle_that_cannot_be_trusted_is_refused_once_and_the_one_before_answers_on(
@@ -227,6 +233,108 @@ def test_a_bundle_that_fails_after_the_swap_is_rolled_back_and_no_frame_is_lost(
     assert record_of(tmp_path)["current"][7:19] == first
 
 
+class CrowdedClassifier(Classifier):
+    """A classifier without memory for the slots of a rollback, at first."""
+
+    calls = 0
+
+    def new_slots(self) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            raise EngineError("out of memory")
+        return super().new_slots()
+
+
+def test_a_rollback_that_fails_is_repeated(
+    address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
+) -> None:
+    def deploy(bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
+        deployment = load(bundle, digest, on_progress, failing="second")
+        if bundle.manifest.name != "second":
+            deployment.classifier.__class__ = CrowdedClassifier
+        return deployment
+
+    first = publish(signed, address)
+    with follow(deploy=deploy) as following:
+        second = publish(variant(signed, keys, tmp_path / "second", renamed), address)
+        wait_until(lambda: ("following", first) in following.changes, "the rollback")
+        assert not any(result.bundle == second for result in following.results[-5:])
+    expected = [("swapped", second), ("refused", second), ("failing", first), ("swapped", first), ("following", first)]
+    assert following.changes == expected
+    assert following.answering() == [first, second, first]
+
+
+def test_a_fault_of_the_disk_while_engines_are_built_is_tried_again(
+    address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
+) -> None:
+    faults = [OSError(ENOSPC, "No space left on device")]
+
+    def deploy(bundle: Bundle, digest: str, on_progress: OnProgress) -> Deployment:
+        if bundle.manifest.name == "second" and faults:
+            raise faults.pop()
+        return load(bundle, digest, on_progress, failing="")
+
+    first = publish(signed, address)
+    with follow(deploy=deploy) as following:
+        second = publish(variant(signed, keys, tmp_path / "second", renamed), address)
+        wait_until(lambda: record_of(tmp_path)["current"][7:19] == second, "the second bundle")
+    assert following.changes[:2] == [("failing", first), ("swapped", second)]
+
+
+def test_a_bundle_that_ended_too_many_processes_is_refused_with_the_reason(
+    address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
+) -> None:
+    publish(signed, address)
+    with follow():
+        pass
+    second = publish(variant(signed, keys, tmp_path / "second", renamed), address)
+    record = record_of(tmp_path) | {"attempts": {tag_digest(parse_registry_address(address)): MAX_ATTEMPTS}}
+    (tmp_path / "device.follow" / "record.json").write_text(json.dumps(record))
+    with follow() as following:
+        wait_until(lambda: following.changes, "the refusal")
+    assert following.changes == [("refused", second)]
+    assert following.reasons("refused") == "3 attempts with it ended with the process"
+
+
+def test_the_first_bundle_of_a_tag_is_verified_before_it_is_accepted(
+    address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
+) -> None:
+    publish(variant(signed, keys, tmp_path / "wrong", with_other_logits), address)
+    follower = Follower(address, tmp_path / "device", keys / PUBLIC_KEY)
+    with pytest.raises(RegistryError, match=r"is refused: .*FAILED, first in segment 0"):
+        follower.load()
+    follower.close(0)
+    assert record_of(tmp_path)["current"] is None
+    with pytest.raises(RegistryError, match="is refused"):
+        Follower(address, tmp_path / "device", keys / PUBLIC_KEY)
+
+
+def test_a_folder_signed_by_a_key_that_was_replaced_is_passed_over(
+    address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
+) -> None:
+    first = publish(signed, address)
+    generate_keys(tmp_path / "old keys")
+    variant(signed, tmp_path / "old keys", tmp_path / "device", renamed)
+    with follow() as following:
+        pass
+    assert following.answering() == [first]
+
+
+def test_an_error_of_a_listener_ends_the_run_and_is_raised(
+    address: str, signed: Path, keys: Path, tmp_path: Path, digits: NDArray[np.uint8]
+) -> None:
+    def listen(message: Message) -> None:
+        if isinstance(message, BundleChange):
+            raise RuntimeError("the listener failed")
+
+    publish(signed, address)
+    follower = Follower(address, tmp_path / "device", keys / PUBLIC_KEY, interval_s=INTERVAL_S)
+    classifier = follower.load().classifier
+    publish(variant(signed, keys, tmp_path / "second", with_other_labels), address)
+    with pytest.raises(RuntimeError, match="the listener failed"):
+        run(classifier, [EndlessSource(digits)], follower=follower, on_message=listen)
+
+
 def test_a_full_disk_is_a_fault_and_the_pull_is_tried_again(
     address: str, signed: Path, keys: Path, tmp_path: Path, follow: Follow
 ) -> None:
@@ -237,7 +345,7 @@ def test_a_full_disk_is_a_fault_and_the_pull_is_tried_again(
             wait_until(lambda: following.follower.faults >= 3, "faults")
             assert following.answering() == [first]
         wait_until(lambda: record_of(tmp_path)["current"][7:19] == second, "the second bundle")
-    assert [status for status, _ in following.changes] in (
+    assert [status for status, _ in groupby(status for status, _ in following.changes)] in (
         ["failing", "swapped", "following"],
         ["failing", "following", "swapped"],
     )
@@ -247,7 +355,9 @@ def test_a_run_killed_in_an_attempt_or_a_trial_begins_again_with_the_accepted_bu
     address: str, signed: Path, keys: Path, tmp_path: Path
 ) -> None:
     first = publish(signed, address)
-    Follower(address, tmp_path / "device", keys / PUBLIC_KEY).close(0)  # pulls it
+    follower = Follower(address, tmp_path / "device", keys / PUBLIC_KEY)
+    follower.load()
+    follower.close(0)
     second = publish(variant(signed, keys, tmp_path / "second", renamed), address)
     command = (
         "edge", "run", tmp_path / "device", "--follow", address, "--require-signature", keys / PUBLIC_KEY,
@@ -287,7 +397,9 @@ def test_a_registry_that_is_away_is_counted_and_the_next_run_begins_without_it(
         with Following(Follower(address, tmp_path / "device", **options), digits) as following:
             registry.close()
             wait_until(lambda: following.follower.faults >= 3, "faults")
-    assert following.changes == [("failing", first)], "reported once"
+    assert set(following.changes) == {("failing", first)}
+    repeated = [each.is_repeated for each in following.messages if isinstance(each, BundleChange)]
+    assert repeated == [index > 0 for index in range(following.follower.faults)], "each is counted, the first shown"
     assert "Connection refused" in following.reasons("failing")
     with Following(Follower(address, tmp_path / "device", **options), digits) as again:
         wait_until(lambda: again.follower.faults >= 1, "a fault")

@@ -11,7 +11,7 @@ from edge.live.outputs.mqtt import Mqtt, parse_broker
 from edge.live.outputs.mqtt_topics import MAX_EVENTS, Outbox, Publication
 from tests.support.commands import wait_until
 from tests.support.observations import observation
-from tests.support.outputs import alarm, audit, candidate_change, change, event, free_port, opened
+from tests.support.outputs import alarm, audit, bundle_change, candidate_change, change, event, free_port, opened
 
 
 def sent(outbox: Outbox, now_s: float = 0.0) -> list[tuple[str, Any]]:
@@ -43,6 +43,16 @@ def test_alarms_are_events_and_stay_in_the_state_while_audits_are_not_published(
     assert (state["label"], state["alarms"]) == ("7", ["disagreement", "latency"])
     assert [topic for topic, _ in events] == ["test/event"] * 4
     assert [payload.get("alarm") for _, payload in events] == ["disagreement", None, "latency", None]
+
+
+def test_a_swap_lowers_alarms_and_repeated_faults_are_no_events() -> None:
+    outbox = Outbox("base")
+    outbox.add(
+        [alarm("latency"), bundle_change(), bundle_change("failing"), *[bundle_change("failing", is_repeated=True)] * 3]
+    )
+    (_, state), *events = sent(outbox)
+    assert state["alarms"] == []
+    assert [payload.get("follow") for _, payload in events] == [None, "swapped", "failing"]
 
 
 def test_only_the_newest_state_is_sent_and_all_states_again_after_a_reconnection() -> None:

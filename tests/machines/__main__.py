@@ -1,4 +1,4 @@
-"""`python -m tests.machines`: the runtime on machines that are not at hand.
+"""`python -m tests.machines`: the runtime on other machines than this one.
 
 python -m tests.machines oldest --python python3.10    the oldest libraries that are allowed
 python -m tests.machines arm64                         Debian for arm64 under qemu-user, as root

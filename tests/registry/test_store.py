@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from edge.bundle.files import MANIFEST
 from edge.bundle.signing import PUBLIC_KEY, VerifyingKey, generate_keys, read_verifying_key
 from edge.errors import RegistryError
+from edge.registry.address import parse_registry_address
 from edge.registry.store import MAX_ATTEMPTS, RECORD, BundleStore
+from tests.support.commands import full_disk
 from tests.support.damage import flip_bit
+from tests.support.outputs import free_port
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 
@@ -69,18 +73,56 @@ def test_attempts_that_end_with_the_process_are_limited_and_those_that_end_in_or
         store = BundleStore(folder, key)
         with store.attempt(NEW):
             pass
-        assert store.refusal(NEW) is None
+        assert store.blame(NEW) is None
         store.close()
     killed = []
     for _ in range(MAX_ATTEMPTS):
         store = BundleStore(folder, key)
-        assert store.refusal(NEW) is None
+        assert store.blame(NEW) is None
         killed.append(store.attempt(NEW))
         killed[-1].__enter__()
         store.close()  # as the system releases the lock of a killed process
     store = BundleStore(folder, key)
-    assert store.refusal(NEW) == f"{MAX_ATTEMPTS} attempts with it ended with the process"
+    assert store.blame(NEW) == f"{MAX_ATTEMPTS} attempts with it ended with the process"
     store.close()
+
+
+def test_the_bundle_that_runs_is_kept_although_it_could_not_be_recorded(
+    folder: Path, signed: Path, key: VerifyingKey
+) -> None:
+    store, running, next_one = BundleStore(folder, key), *(f"sha256:{digit * 64}" for digit in "34")
+    shutil.copytree(signed, folder / running[7:])
+    with full_disk(0):
+        store.accept(running)
+    with pytest.raises(RegistryError):
+        store.pull(parse_registry_address(f"oci://127.0.0.1:{free_port()}/a:stable"), next_one)
+    assert (folder / running[7:]).is_dir()
+    store.close()
+
+
+def test_a_damaged_bundle_is_removed_and_pulled_again_and_nothing_of_others_is_removed(
+    folder: Path, key: VerifyingKey
+) -> None:
+    store = BundleStore(folder, key)
+    (folder / OLD[7:] / MANIFEST).unlink()
+    (folder / "notes").mkdir()
+    with pytest.raises(RegistryError, match="refused"):
+        store.pull(parse_registry_address(f"oci://127.0.0.1:{free_port()}/a:stable"), OLD)
+    assert not (folder / OLD[7:]).exists()
+    assert (folder / "notes").is_dir()
+    store.close()
+
+
+def test_a_closed_store_changes_nothing(folder: Path, key: VerifyingKey) -> None:
+    store = BundleStore(folder, key)
+    before = (folder / RECORD).read_text()
+    with store.attempt(NEW):
+        store.end_attempt()
+        store.close()
+    store.refuse(NEW, "no parity", lasting=True)
+    store.accept(f"sha256:{'5' * 64}")
+    assert (folder / RECORD).read_text() == before
+    assert (folder / OLD[7:]).is_dir()
 
 
 def test_only_lasting_refusals_outlive_the_process(folder: Path, key: VerifyingKey) -> None:

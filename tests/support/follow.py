@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.bundle import MANIFEST, Bundle
 from edge.bundle.files import file_hashes
-from edge.bundle.manifest import Manifest, manifest_to_json
+from edge.bundle.manifest import Manifest, Rejection, manifest_to_json
 from edge.bundle.reference import write_reference
 from edge.bundle.signing import PRIVATE_KEY, read_signing_key
 from edge.frames.base import Frame, frame_from_array
@@ -45,6 +45,12 @@ def with_other_logits(folder: Path, manifest: Manifest) -> Manifest:
     reference = Bundle(folder, manifest).reference()
     write_reference(folder / manifest.reference, reference._replace(logits=reference.logits[:, :, ::-1].copy()))
     return manifest
+
+
+def with_rejection(folder: Path, manifest: Manifest) -> Manifest:
+    rejection = Rejection(0.5, 0.1, 0.9, "betting", 0.9, 100, manifest.splits["thresholds"].fingerprint)
+    precisions = {name: dataclasses.replace(spec, rejection=rejection) for name, spec in manifest.precisions.items()}
+    return dataclasses.replace(manifest, precisions=precisions)
 
 
 def with_greedy_thresholds(folder: Path, manifest: Manifest) -> Manifest:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from edge.live.deployment import Deployment
 from edge.live.messages import (
     Alarm,
     AlarmKind,
@@ -49,9 +48,9 @@ def candidate_change(index: int = 1, *, source: str = "test://") -> CandidateCha
 
 
 def bundle_change(
-    status: BundleStatus = "swapped", *, source: str = "test://", faults: int = 0, deployment: Deployment | None = None
+    status: BundleStatus = "swapped", *, source: str = "test://", faults: int = 0, **changes: Any
 ) -> BundleChange:
-    return BundleChange(source, START, status, "9f86d081884c", "replaces 3bd92ffd919a", faults, deployment)
+    return BundleChange(source, START, status, "9f86d081884c", "replaces 3bd92ffd919a", faults, **changes)
 
 
 @contextmanager

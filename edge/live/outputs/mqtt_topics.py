@@ -70,6 +70,8 @@ class Outbox:
                 self._newest[message.source] = message
             elif isinstance(message, SourceChange):
                 self._set_state(message.source, **_condition(message))
+            elif isinstance(message, BundleChange) and message.is_repeated:
+                continue  # it would replace older events while there is no connection
             elif isinstance(message, Event | Alarm | CandidateChange | BundleChange):
                 self._add_event(message)
 
@@ -115,6 +117,8 @@ class Outbox:
             self._set_state(event.source, label=label, since=iso_time(event.time))
         elif isinstance(event, Alarm):
             self._set_state(event.source, alarms=[*self._states[event.source]["alarms"], event.kind])
+        elif isinstance(event, BundleChange) and event.status == "swapped":
+            self._set_state(event.source, alarms=[])  # they were about the bundle before
 
     def _set_state(self, source: str, **changes: Any) -> None:
         self._states[source] = self._states[source] | changes

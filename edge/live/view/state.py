@@ -40,9 +40,11 @@ class ViewState:
         for message in messages:
             if isinstance(message, Observation):
                 self._newest[message.source] = message
-            elif not isinstance(message, Audit):
-                if isinstance(message, BundleChange) and message.deployment is not None:
-                    self.deployment = message.deployment
+                continue
+            if isinstance(message, BundleChange) and message.deployment is not None:
+                self.deployment = message.deployment
+            is_repeated = isinstance(message, BundleChange) and message.is_repeated
+            if not is_repeated and not isinstance(message, Audit):
                 events.append({"id": next(self._event_ids), "text": describe(message), **record(message)})
         self._events.extend(events)
         return events
