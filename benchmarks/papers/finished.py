@@ -12,13 +12,13 @@ from benchmarks.papers.grid import Run
 from edge.errors import DataError
 from edge.storage import write_file
 
-ROW, CORRECT = "row.json", "correct.npz"
+ROW, CORRECT = "row.json", "correct.npy"
 
 
 def write_finished(folder: Path, network: EvaluatedNetwork) -> None:
     """Write the figures of a network into its folder, the row last: it marks the network as finished."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, bits=np.packbits(network.correct, axis=1))
+    np.save(buffer, np.packbits(network.correct, axis=1))
     write_file(folder / CORRECT, buffer.getvalue())
     write_file(folder / ROW, json.dumps(network.row))
 
@@ -33,8 +33,8 @@ def read_finished(folder: Path, run: Run) -> EvaluatedNetwork | None:
         return None
     try:
         row: Row = json.loads((folder / ROW).read_text())
-        with np.load(folder / CORRECT) as file:
-            correct: NDArray[np.bool_] = np.unpackbits(file["bits"], axis=1, count=row["samples"]).astype(bool)
+        bits = np.load(io.BytesIO((folder / CORRECT).read_bytes()))
+        correct: NDArray[np.bool_] = np.unpackbits(bits, axis=1, count=row["samples"]).astype(bool)
         is_same = (row["split"], row["epochs"]) == (run.split, run.epochs)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} cannot be read ({error}); delete it to train this network again") from error
