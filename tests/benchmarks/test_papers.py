@@ -25,6 +25,7 @@ from benchmarks.papers.grid import (
 )
 from benchmarks.papers.methods import CGT, DEFAULT, JOINT, METHODS, PLAIN
 from benchmarks.papers.tasks import TASKS, WRONG_LABELS, Task, fashion, long_tail
+from compile.graph import total_macs
 from edge.bundle.manifest import InputSpec
 from edge.errors import DataError
 from edge.training.__main__ import parser
@@ -35,6 +36,7 @@ from edge.training.regimes import REGIMES, phase_ends
 from edge.training.settings import Settings
 from edge.training.splits import draw_splits
 from edge.training.train import CHECKPOINT
+from tests.support.networks import built_in_graph, compile_graph
 from tests.training.test_datasets import write_fashion_mnist
 
 Row = dict[str, Any]
@@ -103,6 +105,13 @@ def test_there_is_a_plain_network_at_the_cost_of_each_budget() -> None:
         assert 1 <= min(cost for cost in costs if cost >= budget) / budget < 1.25
 
 
+def test_costs_are_the_multiply_accumulates_of_the_compiled_segments() -> None:
+    spec = InputSpec("image", "gray", 1, 28, 28, (0.0,), (1.0,))
+    _, segments = compile_graph(built_in_graph("cnn-small", spec.shape, "fp32"))
+    costs = exit_macs(build_network("cnn-small", 1, 10), spec)
+    assert costs == [total_macs(segment.model) for segment in segments]
+
+
 # Tasks
 
 
@@ -138,7 +147,8 @@ def test_wrong_labels_are_in_the_training_split_only() -> None:
 @pytest.mark.usefixtures("clothes")
 def test_class_sizes_fall_by_a_constant_factor_in_the_long_tail() -> None:
     images = fashion("fashion-long-tail", long_tail)
-    counts = np.bincount(images.labels[draw_splits(images, seed=1)["train"]], minlength=10)
+    held_out = sum(len(indices) for indices in images.fixed_splits.values())
+    counts = np.bincount(images.labels[:-held_out], minlength=10)
     ratios = counts[1:5] / counts[:4]
     assert ratios == pytest.approx(np.full(4, 100 ** (-1 / 9)), abs=0.05)
     assert counts.min() >= 1

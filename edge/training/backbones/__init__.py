@@ -19,7 +19,8 @@ BACKBONES: dict[str, Callable[[int, int], MultiExitNetwork]] = {
     "mobilenet": build_mobilenet,
 }
 """Builders by name; each takes the numbers of input channels and classes."""
-CNN_OF_WIDTH = re.compile(r"cnn:([1-9]\d{0,2})")
+CNN_OF_WIDTH = re.compile(r"cnn:([2-9]|[1-9]\d{1,2})")
+"""Name of `build_cnn` with another width, from 2 to 999."""
 
 
 def build_network(backbone: str, channels: int, classes: int, truncated_at: int | None = None) -> MultiExitNetwork:
