@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.papers.budgets import spend_budget
 from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import CURVE, MAIN_TASK, MAPPED, Run
 from benchmarks.papers.metrics import confidence_metrics, decision_metrics
 from benchmarks.papers.tasks import TASKS
-from calibration.operating_points import within_budget
 from edge.bundle.manifest import InputSpec
 from edge.decision import decide, scores_from_logits
 from edge.training.backbones import build_network
@@ -54,7 +54,7 @@ def evaluate_run(run: Run, checkpoint: Checkpoint, images: LabelledImages) -> Ev
     for budget in CURVE if len(costs) > 1 else (None,):
         thresholds: Sequence[float] = ()
         if budget is not None:
-            thresholds = within_budget(fitting_scores, fitting.labels, costs, budget).thresholds
+            thresholds = spend_budget(fitting_scores, fitting.labels, costs, budget)
         decisions = decide(scores, np.asarray(thresholds, dtype=np.float32))
         correct.append(decisions.label == evaluated.labels)
         macs_ratio = float(np.cumsum(costs)[decisions.exit_index].mean() / whole)
