@@ -16,8 +16,8 @@ def spend_budget(
 ) -> tuple[float, ...]:
     """Return thresholds whose mean cost on these samples is the budget, on the path of best trade-offs.
 
-    Where the most accurate point of the path costs less, return that. Methods are compared at the same cost: near exit 0,
-    a hundredth of the multiply-accumulates is worth half a point, more than most methods differ by.
+    Where the most accurate point of the path costs less, return that. Methods are compared at the same cost: near
+    exit 0, a hundredth of the multiply-accumulates is worth half a point, more than most methods differ by.
     """
     path = _path(scores, truth, costs)
     below = [point for point in path if point.cost_ratio <= cost_ratio]

@@ -197,7 +197,8 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         default="cnn",
         metavar="NAME",
         help=f"network to train: {', '.join(BACKBONES)}, cnn:WIDTH for another width than 32, "
-        "timm:NAME for a timm model with exits after its last three feature stages, or timm:NAME:STAGES with exits after the stages you list (default: %(default)s)",
+        "timm:NAME for a timm model with exits after its last three feature stages, or "
+        "timm:NAME:STAGES with exits after the stages you list (default: %(default)s)",
     )
     group.add_argument(
         "--pretrained",
