@@ -25,7 +25,6 @@ from benchmarks.papers.grid import (
 )
 from benchmarks.papers.methods import CGT, DEFAULT, JOINT, METHODS, PLAIN
 from benchmarks.papers.tasks import TASKS, WRONG_LABELS, Task, fashion, long_tail
-from compile.graph import total_macs
 from edge.bundle.manifest import InputSpec
 from edge.errors import DataError
 from edge.training.__main__ import parser
@@ -36,7 +35,6 @@ from edge.training.regimes import REGIMES, phase_ends
 from edge.training.settings import Settings
 from edge.training.splits import draw_splits
 from edge.training.train import CHECKPOINT
-from tests.support.networks import built_in_graph, compile_graph
 from tests.training.test_datasets import write_fashion_mnist
 
 Row = dict[str, Any]
@@ -105,11 +103,18 @@ def test_there_is_a_plain_network_at_the_cost_of_each_budget() -> None:
         assert 1 <= min(cost for cost in costs if cost >= budget) / budget < 1.25
 
 
-def test_costs_are_the_multiply_accumulates_of_the_compiled_segments() -> None:
+def test_each_exit_costs_the_products_of_its_stage_and_head() -> None:
     spec = InputSpec("image", "gray", 1, 28, 28, (0.0,), (1.0,))
-    _, segments = compile_graph(built_in_graph("cnn-small", spec.shape, "fp32"))
-    costs = exit_macs(build_network("cnn-small", 1, 10), spec)
-    assert costs == [total_macs(segment.model) for segment in segments]
+    stages = [
+        9 * 8 * 28**2 + 9 * 8 * 16 * 14**2,
+        9 * 16 * 32 * 14**2 + 2 * 9 * 32 * 32 * 7**2,
+        9 * 32 * 64 * 7**2 + 9 * 64 * 64 * 7**2,
+    ]
+    necks = [9 * 16 * 16 * 7**2 + 9 * 16 * 32 * 4**2, 9 * 32 * 32 * 4**2, 0]
+    attention = [32 * 4**2, 32 * 4**2, 64 * 7**2]
+    classes = [10 * 4 * channels for channels in (32, 32, 64)]
+    expected = [sum(parts) for parts in zip(stages, necks, attention, classes, strict=True)]
+    assert exit_macs(build_network("cnn:16", 1, 10), spec) == expected == [470_656, 1_955_584, 2_715_200]
 
 
 # Tasks
@@ -170,6 +175,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("papers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, MAIN_TASK, DIGITS)
+        patch.setattr("benchmarks.papers.evaluation.MAX_EXPLAINED", 32)
         run_papers(path, RUNS)
     return path
 
@@ -217,6 +223,7 @@ def test_each_method_is_compared_with_joint_and_the_default_with_plain_networks(
 
 def test_a_run_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, MAIN_TASK, DIGITS)
+    monkeypatch.setattr("benchmarks.papers.evaluation.MAX_EXPLAINED", 32)
     before, checkpoints = result_of(folder), sorted(folder.rglob(CHECKPOINT))
     times = [path.stat().st_mtime_ns for path in checkpoints]
     (folder / RUNS[1].name / ROW).unlink()  # killed between training and evaluation
