@@ -13,7 +13,7 @@ BUDGETS = (0.10, 0.15, 0.20, 0.30)
 """Mean multiply-accumulates of the claims, as shares of the whole network's."""
 CURVE = (*BUDGETS, 0.5, 0.7, 1.0)
 MAIN_TASK = "fashion"
-MAPPED = (JOINT, DEFAULT, GUIDED)
+MAPPED = (JOINT, DEFAULT)
 """Methods whose attention maps are evaluated."""
 BEST_CGT = "cgt-budget"
 """Form of Confidence-Gated Training with the highest validation accuracy over the budgets, chosen before any test."""
@@ -62,7 +62,7 @@ def full_grid() -> list[Run]:
 
 def quick_grid() -> list[Run]:
     """Return the runs of the main claims with one seed and few epochs: every table in minutes, too few to conclude."""
-    methods = (JOINT, BEST_CGT, DEFAULT, GUIDED, *PLAIN)
+    methods = (JOINT, BEST_CGT, DEFAULT, *PLAIN)
     return [replace(run, epochs=QUICK_EPOCHS) for run in _runs([MAIN_TASK], methods, TEST_SEEDS[:1], "test")]
 
 

@@ -86,7 +86,7 @@ def map_rows(seeds: int = 3, spread: float = 0.0, **after: list[float]) -> list[
     for seed in range(seeds):
         common = {"task": MAIN_TASK, "split": "test", "seed": seed}
         changed = {name: [value + (seed - 1) * spread for value in values] for name, values in after.items()}
-        rows += [common | {"method": JOINT, "maps": BEFORE}, common | {"method": GUIDED, "maps": BEFORE | changed}]
+        rows += [common | {"method": JOINT, "maps": BEFORE}, common | {"method": DEFAULT, "maps": BEFORE | changed}]
     return rows
 
 
