@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.papers.comparisons import Comparison, compare
 from benchmarks.papers.evaluation import EvaluatedNetwork, Row
-from benchmarks.papers.grid import BUDGETS, MAIN_TASK, Run
+from benchmarks.papers.grid import BUDGETS, MAIN_TASK, VALIDATION_SEEDS, Run
 from benchmarks.papers.methods import DEFAULT, JOINT, PLAIN, WHOLE_ALONE
 
 COMPARED_TASKS = ("fashion", "fashion-noisy", "fashion-long-tail", "indian-pines-disjoint")
@@ -36,12 +36,15 @@ def percent(values: NDArray[np.float64]) -> str:
 
 
 def best_on_validation(rows: Sequence[Row], methods: Iterable[str]) -> str | None:
-    """Return the method with the highest accuracy on validation splits, as a mean over budgets and seeds."""
+    """Return the method with the highest accuracy on validation splits, as a mean over budgets and seeds.
+
+    Methods without all seeds do not take part.
+    """
     validated = select(rows, task=MAIN_TASK, split="validation")
     means = {
         method: np.mean([at_budget(members, "accuracy", budget) for budget in BUDGETS])
         for method in methods
-        if (members := select(validated, method=method))
+        if len(members := select(validated, method=method)) == len(VALIDATION_SEEDS)
     }
     return max(means, key=lambda method: means[method], default=None)
 

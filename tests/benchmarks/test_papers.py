@@ -162,7 +162,7 @@ def test_class_sizes_fall_by_a_constant_factor_in_the_long_tail() -> None:
 # Trained networks
 
 JOINT_RUN = Run(MAIN_TASK, JOINT, 0, "test", 2)
-RUNS = [replace(JOINT_RUN, method=method) for method in (JOINT, DEFAULT, BEST_CGT, "equilibrium", "plain-4")]
+RUNS = [replace(JOINT_RUN, method=method) for method in (JOINT, DEFAULT, "cgt-budget", "equilibrium", "plain-4")]
 DIGITS = Task(
     lambda: load_dataset("digits", image_size=16),
     Settings(dataset="digits", backbone="cnn:12", image_size=16, epochs=2, batch_size=64),
@@ -207,14 +207,14 @@ def test_budgets_are_approximately_kept_and_the_last_point_is_the_whole_network(
 
 
 def test_a_regime_of_the_comparison_is_trained_and_its_checkpoint_restored(folder: Path) -> None:
-    checkpoint = read_checkpoint(folder / f"{MAIN_TASK}/{BEST_CGT}/seed-0" / CHECKPOINT)
-    assert checkpoint.settings.regime == BEST_CGT
+    checkpoint = read_checkpoint(folder / f"{MAIN_TASK}/cgt-budget/seed-0" / CHECKPOINT)
+    assert checkpoint.settings.regime == "cgt-budget"
     assert min(checkpoint.metrics["history"][-1]["validation_accuracy"]) > 0.2  # better than chance
 
 
 def test_each_method_is_compared_with_joint_and_the_default_with_plain_networks(folder: Path) -> None:
     compared = {(c["method"], c["baseline"], c["budget"]) for c in result_of(folder)["comparisons"]}
-    expected = {(method, JOINT, budget) for method in (DEFAULT, BEST_CGT, "equilibrium") for budget in BUDGETS}
+    expected = {(method, JOINT, budget) for method in (DEFAULT, "cgt-budget", "equilibrium") for budget in BUDGETS}
     assert compared == expected | {(DEFAULT, "plain-4", 0.1)}
     rows = {row["method"]: row["points"][0]["accuracy"] for row in result_of(folder)["rows"]}
     [comparison] = [c for c in result_of(folder)["comparisons"] if c["baseline"] == "plain-4"]

@@ -1,6 +1,7 @@
 """Each claim holds on the correct side of its boundary, and recorded claims follow from recorded results."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from benchmarks.papers import described
 from benchmarks.papers.claims import NOT_RUN, claims_of
 from benchmarks.papers.comparisons import Comparison
-from benchmarks.papers.grid import BEST_CGT, BUDGETS, MAIN_TASK
+from benchmarks.papers.grid import BEST_CGT, BUDGETS, MAIN_TASK, VALIDATION_SEEDS
 from benchmarks.papers.methods import CGT, DEFAULT, GUIDED, JOINT, METHODS, WHOLE_ALONE
 from benchmarks.papers.rows import best_on_validation
 from tests.support.commands import ROOT
@@ -149,12 +150,19 @@ def test_validation_rows_do_not_enter_the_claims() -> None:
 
 
 def test_the_best_form_is_chosen_by_validation_rows_only() -> None:
-    def row(method: str, split: str, accuracy: float) -> Row:
+    def rows(method: str, split: str, accuracy: float, seeds: Sequence[int] = VALIDATION_SEEDS) -> list[Row]:
         points = [{"budget": budget, "accuracy": accuracy} for budget in BUDGETS]
-        return {"task": MAIN_TASK, "method": method, "split": split, "seed": 0, "points": points}
+        common = {"task": MAIN_TASK, "method": method, "split": split, "points": points}
+        return [common | {"seed": seed} for seed in seeds]
 
-    rows = [row("a", "validation", 0.8), row("b", "validation", 0.7), row("b", "test", 0.9), row("c", "validation", 1)]
-    assert best_on_validation(rows, ("a", "b")) == "a"
+    recorded = [
+        *rows("a", "validation", 0.8),
+        *rows("b", "validation", 0.7),
+        *rows("b", "test", 0.9),
+        *rows("unlisted", "validation", 1.0),
+        *rows("unfinished", "validation", 1.0, VALIDATION_SEEDS[:1]),
+    ]
+    assert best_on_validation(recorded, ("a", "b", "unfinished")) == "a"
     assert best_on_validation([], ("a", "b")) is None
 
 
