@@ -15,7 +15,7 @@ CURVE = (*BUDGETS, 0.5, 0.7, 1.0)
 MAIN_TASK = "fashion"
 MAPPED = (JOINT, DEFAULT)
 """Methods whose attention maps are evaluated."""
-BEST_CGT = "hard-cgt"
+BEST_CGT = "cgt-budget"
 """Form of Confidence-Gated Training with the highest validation accuracy over the budgets, chosen before any test."""
 VALIDATION_SEEDS, TEST_SEEDS = (100, 101), (0, 1, 2, 3, 4)
 QUICK_EPOCHS = 2
