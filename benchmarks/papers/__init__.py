@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.claims import NOT_RUN, Claim, claims_of
+from benchmarks.papers.claims import Claim, claims_of
 from benchmarks.papers.comparisons import Comparison
 from benchmarks.papers.evaluation import EvaluatedNetwork, evaluate_run
 from benchmarks.papers.figures import write_figures
@@ -99,6 +99,6 @@ def described(comparison: Comparison) -> dict[str, Any]:
 
 def print_claims(claims: Sequence[Claim]) -> None:
     """Print the verdicts."""
-    verdicts = {True: "yes", False: "NO", None: NOT_RUN}
+    verdicts = {True: "yes", False: "NO", None: "open"}
     cells = [(claim.claim, claim.asked_for, claim.measured, verdicts[claim.holds]) for claim in claims]
     print_table("claims, on test splits", ("claim", "target", "measured", "holds"), cells)

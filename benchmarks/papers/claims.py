@@ -1,7 +1,7 @@
 """The claims of the papers and of this project, judged on the test splits."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from benchmarks.papers.grid import BEST_CGT, BUDGETS, MAIN_TASK
 from benchmarks.papers.methods import DEFAULT, JOINT, PLAIN, WHOLE_ALONE
 from benchmarks.papers.rows import WHOLE_BUDGET, at_budget, percent, select
 
-SIGNIFICANCE = 0.05
+SIGNIFICANCE, MIN_SEEDS = 0.05, 3
 TASKS_WITH_ROOM = (MAIN_TASK, "fashion-noisy", "fashion-long-tail")
 PINES, PINES_BUDGET = "indian-pines", 0.3
 NOT_RUN = "not run"
@@ -28,19 +28,21 @@ class Claim:
     asked_for: str
     measured: str = NOT_RUN
     holds: bool | None = None
-    """None if the networks for it are not trained."""
+    """None if fewer than three seeds are trained."""
+    seeds: int = 0
 
 
 def claims_of(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[Claim]:
     """Return the table of claims."""
     tested = select(rows, split="test")
-    return [
+    claims = [
         *(claim for task in TASKS_WITH_ROOM for claim in gated_against_joint(comparisons, task)),
         default_against_joint(comparisons),
         *default_against_plain(comparisons),
         *guided_attention(tested),
         *hyperspectral(tested),
     ]
+    return [claim if claim.seeds >= MIN_SEEDS else replace(claim, holds=None) for claim in claims]
 
 
 def gated_against_joint(comparisons: Sequence[Comparison], task: str) -> Iterator[Claim]:
@@ -57,7 +59,7 @@ def gated_against_joint(comparisons: Sequence[Comparison], task: str) -> Iterato
             continue
         p_value = next(p_values)
         holds = comparison.interval()[0] > 0 and p_value < SIGNIFICANCE
-        yield Claim(claim, asked_for, f"{describe(comparison)}, p = {p_value:.2g}", holds)
+        yield Claim(claim, asked_for, f"{describe(comparison)}, p = {p_value:.2g}", holds, len(comparison.by_seed))
 
 
 def default_against_joint(comparisons: Sequence[Comparison]) -> Claim:
@@ -66,7 +68,7 @@ def default_against_joint(comparisons: Sequence[Comparison]) -> Claim:
     comparison = _find(comparisons, MAIN_TASK, DEFAULT, JOINT, 0.15)
     if comparison is None:
         return Claim(claim, asked_for)
-    return Claim(claim, asked_for, describe(comparison), comparison.difference >= 0.005)
+    return Claim(claim, asked_for, describe(comparison), comparison.difference >= 0.005, len(comparison.by_seed))
 
 
 def default_against_plain(comparisons: Sequence[Comparison]) -> Iterator[Claim]:
@@ -79,7 +81,7 @@ def default_against_plain(comparisons: Sequence[Comparison]) -> Iterator[Claim]:
             yield Claim(claim, asked_for)
             continue
         measured = f"{describe(comparison)}; it costs {comparison.macs_ratio[1]:.1%}"
-        yield Claim(claim, asked_for, measured, comparison.difference >= 0)
+        yield Claim(claim, asked_for, measured, comparison.difference >= 0, len(comparison.by_seed))
     claim, asked_for = (
         f"early exits at {WHOLE_BUDGET:.0%} of the MACs against the whole network alone, {MAIN_TASK}",
         ">= -0.2 points",
@@ -88,13 +90,15 @@ def default_against_plain(comparisons: Sequence[Comparison]) -> Iterator[Claim]:
     if comparison is None:
         yield Claim(claim, asked_for)
     else:
-        yield Claim(claim, asked_for, describe(comparison), comparison.difference >= -0.002)
+        yield Claim(claim, asked_for, describe(comparison), comparison.difference >= -0.002, len(comparison.by_seed))
 
 
 def guided_attention(rows: Sequence[Row]) -> Iterator[Claim]:
     """Compare the default recipe's attention maps to those without guidance, paired by seed, as means over exits."""
-    plain, guided = (select(rows, task=MAIN_TASK, method=method) for method in (JOINT, DEFAULT))
-    seeds = min(len(plain), len(guided))
+    plain, guided = (
+        {row["seed"]: row["maps"] for row in select(rows, task=MAIN_TASK, method=method)} for method in (JOINT, DEFAULT)
+    )
+    seeds = sorted(plain.keys() & guided.keys())
     title = f"EGT, {MAIN_TASK}: "
     criteria: tuple[tuple[str, str, str, Criterion], ...] = (
         ("raw consistency", "consistency_raw", "30% of the gap to 1 closed", _closes_gap),
@@ -108,9 +112,9 @@ def guided_attention(rows: Sequence[Row]) -> Iterator[Claim]:
         if not seeds:
             yield Claim(title + name, asked_for)
             continue
-        before, after = (np.array([np.mean(row["maps"][metric]) for row in side[:seeds]]) for side in (plain, guided))
+        before, after = (np.array([np.mean(side[seed][metric]) for seed in seeds]) for side in (plain, guided))
         measured = f"{before.mean():.3f} to {after.mean():.3f}"
-        yield Claim(title + name, asked_for, measured, bool(criterion(before, after)))
+        yield Claim(title + name, asked_for, measured, bool(criterion(before, after)), len(seeds))
 
 
 def hyperspectral(rows: Sequence[Row]) -> Iterator[Claim]:
@@ -123,16 +127,17 @@ def hyperspectral(rows: Sequence[Row]) -> Iterator[Claim]:
         return
     means = [at_budget(members, name, PINES_BUDGET) for name in ("macro_f1", "precision", "recall")]
     holds = all(values.mean() >= 0.98 for values in means)
-    yield Claim(*quality, " / ".join(percent(values) for values in means), holds)
+    yield Claim(*quality, " / ".join(percent(values) for values in means), holds, len(members))
     first = at_budget(members, "exit_shares", PINES_BUDGET)[:, 0]
-    yield Claim(*share, percent(first), bool(first.mean() >= 0.7))
+    yield Claim(*share, percent(first), bool(first.mean() >= 0.7), len(members))
 
 
 def describe(comparison: Comparison) -> str:
     """Return the difference in points, its interval, and the deviation of the difference over seeds."""
     low, high = comparison.interval()
     text = f"{comparison.difference * 100:+.2f} points ({low * 100:+.2f} to {high * 100:+.2f})"
-    return f"{text}, {len(comparison.by_seed)} seeds ±{np.std(comparison.by_seed) * 100:.2f}"
+    spread = f" ±{np.std(comparison.by_seed, ddof=1) * 100:.2f}" if len(comparison.by_seed) > 1 else ""
+    return f"{text}, seeds: {len(comparison.by_seed)}{spread}"
 
 
 def _find(comparisons: Sequence[Comparison], task: str, method: str, baseline: str, budget: float) -> Comparison | None:
