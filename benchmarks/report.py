@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.page import BLUE, GREY, ORANGE, inline_svg, table, write_page
-from benchmarks.papers.claims import BUDGETS, WHOLE
-from benchmarks.papers.rows import Row, Rows, percent
+from benchmarks.papers.evaluation import Row
+from benchmarks.papers.rows import select
+from benchmarks.papers.tables import COLUMNS, lines_of
 from benchmarks.published import published_for
 from benchmarks.recorded_runs import Cost, Energy, Run, run_of
 from benchmarks.results import add_output
@@ -22,7 +23,6 @@ from edge.errors import DataError
 RESULTS = Path(__file__).with_name("results")
 COLOURS = {"exit": BLUE, "early exits": ORANGE, "whole": GREY, "truncated": "black"}
 MARKERS = {"exit": "o", "early exits": "*", "whole": "D", "truncated": "s"}
-OPERATING_POINTS = (WHOLE, *BUDGETS)
 Results = Mapping[str, Mapping[str, Any]]
 """Parsed files by their names."""
 
@@ -156,21 +156,10 @@ def draw_accuracy(axes: Axes, costs: list[Cost]) -> None:
 
 def regimes_section(name: str, rows: list[Row]) -> Iterator[str]:
     """Yield the accuracy of every training method at several budgets of computation."""
-    yield f"<h2>Rival training methods</h2><p>{html.escape(name)}: accuracy on the test split, means over seeds.</p>"
-    lines: dict[str, list[tuple[str, ...]]] = {}
-    exits = [row for row in rows if row["truncated_at"] is None]
-    methods = dict.fromkeys((row["dataset"], row["backbone"], row["regime"], row["alpha"]) for row in exits)
-    for dataset, backbone, regime, alpha in methods:
-        of_method = Rows(exits, backbone)
-        accuracies = (
-            of_method.values("accuracy", dataset=dataset, regime=regime, alpha=alpha, operating_point=point)
-            for point in OPERATING_POINTS
-        )
-        cells = (percent(values) if len(values) else "" for values in accuracies)
-        lines.setdefault(dataset, []).append((backbone, f"{regime} + EGT" if alpha else regime, *cells))
-    for dataset, of_dataset in lines.items():
-        yield f"<h3>{html.escape(dataset)}</h3>"
-        yield table(("backbone", "training", "whole", *(f"at {budget}" for budget in BUDGETS)), of_dataset)
+    yield f"<h2>Rival training methods</h2><p>{html.escape(name)}: means over seeds.</p>"
+    for task, split in dict.fromkeys((row["task"], row["split"]) for row in rows):
+        yield f"<h3>{html.escape(task)}, accuracy on the {html.escape(split)} split</h3>"
+        yield table(COLUMNS, lines_of(select(rows, task=task, split=split)))
 
 
 def harness_section(name: str, recorded: Mapping[str, Any]) -> Iterator[str]:

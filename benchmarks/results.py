@@ -16,8 +16,15 @@ def command_line() -> str:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Write a result as JSON."""
-    write_file(path, json.dumps(result, indent=2) + "\n")
+    """Write a result as JSON; a list of the result has one item per line."""
+    members = (f"{json.dumps(key)}: {_indented(value)}" for key, value in result.items())
+    write_file(path, "{\n" + ",\n".join(members) + "\n}\n")
+
+
+def _indented(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(json.dumps(item) for item in value) + "\n]"
+    return json.dumps(value, indent=2)
 
 
 def add_output(parser: argparse.ArgumentParser, default: str, metavar: str) -> None:

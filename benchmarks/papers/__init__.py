@@ -1,23 +1,29 @@
 """The claims of Confidence-Gated and Explanation-Guided Training, measured beside rival methods."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmarks.papers.claims import claims_of
-from benchmarks.papers.evaluation import evaluate_group
+from benchmarks.papers.claims import Claim, claims_of
+from benchmarks.papers.comparisons import Comparison
+from benchmarks.papers.evaluation import EvaluatedNetwork, evaluate_run
 from benchmarks.papers.figures import write_figures
-from benchmarks.papers.grid import full_grid, name_of, quick_grid
-from benchmarks.papers.regimes import PAPER_REGIMES
+from benchmarks.papers.finished import read_finished, write_finished
+from benchmarks.papers.grid import Run, full_grid, quick_grid
+from benchmarks.papers.methods import METHODS
+from benchmarks.papers.rows import Finished, comparisons_of
 from benchmarks.papers.tables import print_tables
+from benchmarks.papers.tasks import TASKS
 from benchmarks.results import command_line, write_result
 from edge.console import PASSED, log, print_table
 from edge.system import conditions
-from edge.training.datasets import load_dataset
-from edge.training.settings import Settings
+from edge.training.datasets.base import LabelledImages
 from edge.training.train import train
+
+RESULT = "papers.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,48 +41,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Measure the claims of the two training papers again."""
     folder = Path("runs/papers-quick" if arguments.quick else "runs/papers")
-    run_papers(arguments.output or folder, quick=arguments.quick)
+    run_papers(arguments.output or folder, quick_grid() if arguments.quick else full_grid())
     return PASSED
 
 
-def run_papers(folder: Path, *, quick: bool) -> None:
-    """Train the missing networks, evaluate all of them, and write `papers.json` and figures into `folder`.
+def run_papers(folder: Path, runs: Sequence[Run]) -> None:
+    """Train and evaluate the networks that are not finished, judge the claims, and print the tables.
+
+    After each network, `papers.json` in `folder` has the rows and the verdicts so far.
 
     Raises:
-        EdgeError: training, compilation or measurement failed.
+        EdgeError: training or evaluation failed.
     """
-    runs = quick_grid() if quick else full_grid()
-    train_all(runs, folder)
-    rows = evaluate_all(runs, folder)
-    claims = claims_of(rows)
-    result = {"command": command_line(), "conditions": conditions(), "claims": claims, "rows": rows}
-    write_result(folder / "papers.json", result)
-    write_figures(folder, rows)
-    print_tables(rows)
-    columns = ("claim", "target", "measured", "holds")
-    cells = [
-        (claim["claim"], claim["asked_for"], claim["measured"], "yes" if claim["holds"] else "NO") for claim in claims
-    ]
-    print_table("the papers' claims, means over seeds", columns, cells)
-    log(f"every row is in {folder / 'papers.json'}, the figures beside it")
-
-
-def train_all(runs: Sequence[Settings], folder: Path) -> None:
-    """Train every run that is not finished."""
-    for (dataset, data, size), members in groupby(runs, key=lambda run: (run.dataset, run.data, run.image_size)):
-        images = load_dataset(dataset, Path(data) if data else None, size)
+    before = conditions()
+    finished = {run: network for run in runs if (network := read_finished(folder / run.name, run))}
+    claims = write_results(folder, finished, before)
+    for task, members in groupby((run for run in runs if run not in finished), key=lambda run: run.task):
+        images = TASKS[task].load()
         for run in members:
-            log(f"training {name_of(run)}")
-            train(run, folder / name_of(run), images, PAPER_REGIMES.get(run.regime))
+            log(f"{run.name}, network {len(finished) + 1} of {len(runs)}")
+            finished[run] = train_and_evaluate(run, images, folder / run.name)
+            claims = write_results(folder, finished, before)
+    write_figures(folder, [network.row for network in finished.values()])
+    print_tables([network.row for network in finished.values()])
+    print_claims(claims)
+    log(f"every row is in {folder / RESULT}, the figures beside it")
 
 
-def evaluate_all(runs: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of all runs; runs of one dataset, backbone and seed are measured in turns."""
+def train_and_evaluate(run: Run, images: LabelledImages, folder: Path) -> EvaluatedNetwork:
+    """Train a network, resuming an interrupted training, and keep its figures in its folder."""
+    method = METHODS[run.method]
+    checkpoint = train(run.settings, folder, images, method.phases, before_training=method.before_training)
+    network = evaluate_run(run, checkpoint, images)
+    write_finished(folder, network)
+    return network
 
-    def group(run: Settings) -> tuple[str, str, int]:
-        return run.dataset, run.backbone, run.seed
 
-    rows = []
-    for _, members in groupby(sorted(runs, key=group), key=group):
-        rows += evaluate_group(list(members), folder)
-    return rows
+def write_results(folder: Path, finished: Finished, before: Mapping[str, Any]) -> list[Claim]:
+    """Judge the claims from the finished networks, and write rows, comparisons and verdicts."""
+    rows, comparisons = [network.row for network in finished.values()], list(comparisons_of(finished))
+    claims = claims_of(rows, comparisons)
+    result = {
+        "command": command_line(),
+        "conditions": before,
+        "claims": [asdict(claim) for claim in claims],
+        "comparisons": [described(comparison) for comparison in comparisons],
+        "rows": rows,
+    }
+    write_result(folder / RESULT, result)
+    return claims
+
+
+def described(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison with its interval, as recorded."""
+    return asdict(comparison) | {"difference": comparison.difference, "interval": comparison.interval()}
+
+
+def print_claims(claims: Sequence[Claim]) -> None:
+    """Print the verdicts."""
+    verdicts = {True: "yes", False: "NO", None: "open"}
+    cells = [(claim.claim, claim.asked_for, claim.measured, verdicts[claim.holds]) for claim in claims]
+    print_table("claims, on test splits", ("claim", "target", "measured", "holds"), cells)

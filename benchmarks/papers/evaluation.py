@@ -1,146 +1,121 @@
-"""Evaluation of networks trained on the same images.
-
-Thresholds are fitted to a split of their own; the test split is evaluated once. A group shares dataset, backbone and
-seed; its networks are timed frame by frame, interleaved.
-"""
+"""Evaluation of one network: thresholds are fitted to a split of their own, accuracy is that of the run's split."""
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.papers.budgets import spend_budget
 from benchmarks.papers.gradcam import agreement_with_gradcam
-from benchmarks.papers.grid import BACKBONE, name_of
+from benchmarks.papers.grid import CURVE, MAIN_TASK, MAPPED, Run
 from benchmarks.papers.metrics import confidence_metrics, decision_metrics
-from calibration.operating_points import within_budget
-from calibration.thresholds import RiskGuarantee
-from compile.recipe import compile_bundle
-from compile.trained_model import TrainedModel, load_trained_model
-from edge.bundle.bundle import Bundle
-from edge.console import track
-from edge.decision import NEVER, Scores, decide, scores_from_logits
-from edge.engines.onnxruntime import OnnxRuntime
-from edge.inference.load import load_classifier, load_whole_network
-from edge.measure.bench import measure
-from edge.training.checkpoint import Checkpoint, read_checkpoint
+from benchmarks.papers.tasks import TASKS
+from edge.bundle.manifest import InputSpec
+from edge.decision import decide, scores_from_logits
+from edge.training.backbones import build_network
+from edge.training.checkpoint import Checkpoint
 from edge.training.data import batches
-from edge.training.evaluate import evaluate
+from edge.training.datasets.base import LabelledImages
+from edge.training.evaluate import Evaluation, evaluate
 from edge.training.explain import consistency, faithfulness
 from edge.training.loading import PreprocessedImages
-from edge.training.settings import Settings
-from edge.training.train import CHECKPOINT
+from edge.training.network import MultiExitNetwork
+from edge.training.splits import draw_splits
 
-BUDGETS = (0.3, 0.5, 0.7)
-GUARANTEE = RiskGuarantee(limit=0.005, method="none")
-"""Empirical risk on the samples that thresholds are fitted to, as in the papers."""
-MAX_TIMED_FRAMES = 1000
-MAX_EXPLAINED, MAX_EXPLAINED_LARGE = 512, 32
-"""Test images for metrics of attention maps; the second for larger backbones."""
-PRECISION = "fp32"
+BATCH, MAX_EXPLAINED = 500, 512
+"""Images at once, and images for metrics of attention maps that need many runs for each."""
+
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatedNetwork:
-    """A network of a group, before its latency is measured."""
+class EvaluatedNetwork(NamedTuple):
+    """Figures of a network, and which images of the split it classifies correctly at each point of its curve."""
 
-    run: Settings
-    bundle: Bundle
-    operating_points: dict[str, tuple[float, ...]]
-    """Thresholds by name."""
-    test: Scores
-    metrics: dict[str, Any]
-    """Metrics that do not depend on thresholds: those of each exit and of its attention maps."""
+    row: Row
+    correct: NDArray[np.bool_]
+    """Shape (points, samples)."""
 
 
-def evaluate_group(group: Sequence[Settings], folder: Path) -> list[dict[str, Any]]:
-    """Return a row for each network of a group and each of its operating points."""
-    checkpoints = [read_checkpoint(folder / name_of(run) / CHECKPOINT) for run in group]
-    trained = load_trained_model(checkpoints[0])
-    networks = [_evaluate(checkpoint, trained, folder) for checkpoint in checkpoints]
-    whole = next(network.bundle for network in networks if network.run.truncated_at is None)
-    points = [(network, point) for network in networks for point in network.operating_points]
-    speedups = _measure_speedups(points, whole, trained)
-    truth, whole_macs = trained.labels("test"), sum(exit_.macs for exit_ in whole.manifest.exits)
+def evaluate_run(run: Run, checkpoint: Checkpoint, images: LabelledImages) -> EvaluatedNetwork:
+    """Evaluate a trained network at every budget; a network without early exits has a single point."""
+    network, splits = checkpoint.network(), draw_splits(images, run.seed)
+
+    def outputs(split: str) -> Evaluation:
+        return evaluate(network, batches(PreprocessedImages(images, splits[split], checkpoint.input), BATCH))
+
+    fitting, evaluated = outputs("thresholds"), outputs(run.split)
+    fitting_scores, scores = scores_from_logits(fitting.logits), scores_from_logits(evaluated.logits)
+    costs, whole = exit_macs(network, checkpoint.input), whole_macs(run, checkpoint)
+    points, correct = [], []
+    for budget in CURVE if len(costs) > 1 else (None,):
+        thresholds: Sequence[float] = ()
+        if budget is not None:
+            thresholds = spend_budget(fitting_scores, fitting.labels, costs, budget)
+        decisions = decide(scores, np.asarray(thresholds, dtype=np.float32))
+        correct.append(decisions.label == evaluated.labels)
+        macs_ratio = float(np.cumsum(costs)[decisions.exit_index].mean() / whole)
+        metrics = decision_metrics(decisions, evaluated.labels, len(costs))
+        points.append({"budget": budget, "macs_ratio": macs_ratio, **metrics})
+    row = {
+        **{name: getattr(run, name) for name in ("task", "method", "seed", "split", "epochs")},
+        "samples": len(evaluated.labels),
+        "exit_macs": costs,
+        **confidence_metrics(scores, evaluated.labels),
+        "points": points,
+        "area": area(points),
+    }
+    if (run.task, run.split) == (MAIN_TASK, "test") and run.method in MAPPED:
+        positions = np.linspace(0, len(evaluated.labels) - 1, MAX_EXPLAINED).astype(int).tolist()
+        sample, _ = PreprocessedImages(images, splits[run.split], checkpoint.input).__getitems__(positions)
+        row["maps"] = map_metrics(network, evaluated, sample)
+    return EvaluatedNetwork(rounded(row), np.stack(correct))
+
+
+def area(points: Sequence[Row]) -> float | None:
+    """Return the mean accuracy over the budgets of a curve, by the trapezoidal rule; None for a single point."""
+    if len(points) < 2:
+        return None
+    budgets, accuracy = (np.array([point[name] for point in points]) for name in ("budget", "accuracy"))
+    widths = np.diff(budgets)
+    return float((accuracy[1:] + accuracy[:-1]) @ widths / (2 * widths.sum()))
+
+
+def exit_macs(network: MultiExitNetwork, spec: InputSpec) -> list[int]:
+    """Return the multiply-accumulates of each segment: a stage of a plain chain and its head."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, *spec.shape))
+    flops = counter.get_flop_counts()
+    stages = ["backbone"] if len(network.heads) == 1 else [f"backbone.stages.{k}" for k in range(len(network.heads))]
     return [
-        _row(network, point, truth, whole_macs) | {"speedup_measured": speedup}
-        for (network, point), speedup in zip(points, speedups, strict=True)
+        sum(sum(flops[f"MultiExitNetwork.{module}"].values()) for module in (stage, f"heads.{k}")) // 2
+        for k, stage in enumerate(stages)
     ]
 
 
-def _evaluate(checkpoint: Checkpoint, trained: TrainedModel, folder: Path) -> EvaluatedNetwork:
-    """Compile a network and compute the metrics that do not depend on thresholds."""
-    run, network = checkpoint.settings, checkpoint.network()
-    bundle = compile_bundle(checkpoint, folder / name_of(run) / "bundle", precisions=(PRECISION,), guarantee=GUARANTEE)
-    test = PreprocessedImages(trained.images, trained.splits["test"], checkpoint.input)
-    evaluation = evaluate(network, track(batches(test, 500), f"evaluating {name_of(run)}"))
-    scores = scores_from_logits(evaluation.logits)
-    explained = min(len(test), MAX_EXPLAINED if run.backbone == BACKBONE else MAX_EXPLAINED_LARGE)
-    images, _ = test.__getitems__(np.linspace(0, len(test) - 1, explained).astype(int).tolist())
-    agreement = consistency(evaluation.maps)
-    metrics: dict[str, Any] = {
-        **confidence_metrics(scores, evaluation.labels),
-        **dataclasses.asdict(faithfulness(network, images)),
-        "gradcam_agreement": agreement_with_gradcam(network, images),
-        "consistency_raw": agreement.raw,
-        "consistency_centred": agreement.centred,
-        "consistency_shuffled": agreement.shuffled,
-        "map_entropy": agreement.entropy,
-    }
-    return EvaluatedNetwork(run, bundle, _operating_points(bundle), scores, metrics)
+def whole_macs(run: Run, checkpoint: Checkpoint) -> int:
+    """Return the multiply-accumulates of the task's network with all exits."""
+    backbone = TASKS[run.task].settings.backbone
+    whole = build_network(backbone, checkpoint.input.channels, len(checkpoint.classes))
+    return sum(exit_macs(whole, checkpoint.input))
 
 
-def _operating_points(bundle: Bundle) -> dict[str, tuple[float, ...]]:
-    """Return thresholds by the name of the operating point, all fitted on the threshold-fitting split."""
-    macs = [exit_.macs for exit_ in bundle.manifest.exits]
-    never = (NEVER,) * (len(macs) - 1)
-    if len(macs) == 1:
-        return {"alone": never}
-    recorded = bundle.scores(PRECISION)
-    points = {"whole": never, "drop 0.005": bundle.precision(PRECISION).thresholds.values}
-    for budget in BUDGETS:
-        points[f"macs {budget}"] = within_budget(recorded.scores, recorded.truth, macs, budget).thresholds
-    return points
-
-
-def _measure_speedups(
-    points: Sequence[tuple[EvaluatedNetwork, str]], whole: Bundle, trained: TrainedModel
-) -> list[float]:
-    """Return the speed-up of each operating point over the whole network."""
-    backend = OnnxRuntime()
-    loaded = {id(network): load_classifier(network.bundle, PRECISION, backend) for network, _ in points}
-    classifiers = [
-        load_whole_network(whole, PRECISION, backend),
-        *(loaded[id(network)].with_thresholds(network.operating_points[point]) for network, point in points),
-    ]
-    frames = list(trained.frames("test", MAX_TIMED_FRAMES))
-    with ExitStack() as stack:
-        for classifier in classifiers:
-            stack.enter_context(classifier)
-        reference, *measurements = measure(classifiers, track(frames, "measuring"), None).classifiers
-    return [reference.latency_ms.mean / measurement.latency_ms.mean for measurement in measurements]
-
-
-def _row(network: EvaluatedNetwork, point: str, truth: np.ndarray, whole_macs: int) -> dict[str, Any]:
-    run, exits = network.run, network.bundle.manifest.exits
-    thresholds = network.operating_points[point]
-    decisions = decide(network.test, np.asarray(thresholds, dtype=np.float32))
-    cost = np.cumsum([exit_.macs for exit_ in exits])
+def map_metrics(network: MultiExitNetwork, evaluated: Evaluation, sample: torch.Tensor) -> Row:
+    """Return the metrics of attention maps, each with a value per exit; consistency for early exits only."""
     return {
-        "dataset": run.dataset,
-        "backbone": run.backbone,
-        "regime": "truncated" if run.truncated_at is not None else run.regime,
-        "truncated_at": run.truncated_at,
-        "alpha": run.attention_weight,
-        "attention_loss": run.attention_loss if run.attention_weight else None,
-        "epochs": run.epochs,
-        "seed": run.seed,
-        "operating_point": point,
-        "thresholds": thresholds,
-        **decision_metrics(decisions, truth, len(exits)),
-        "macs_ratio": float(cost[decisions.exit_index].mean() / whole_macs),
-        **network.metrics,
+        **{f"consistency_{name}": values for name, values in dataclasses.asdict(consistency(evaluated.maps)).items()},
+        **dataclasses.asdict(faithfulness(network, sample)),
+        "gradcam_agreement": agreement_with_gradcam(network, sample),
     }
+
+
+def rounded(value: Any) -> Any:
+    """Return a JSON value whose floats have five decimals: a tenth of a test image."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return round(value, 5) if isinstance(value, float) else value

@@ -2,33 +2,34 @@
 
 import io
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.papers.grid import BACKBONE
-from benchmarks.papers.rows import Row
+from benchmarks.papers.evaluation import Row
+from benchmarks.papers.rows import select
 from edge.storage import write_file
 
 
 def write_figures(folder: Path, rows: Sequence[Row]) -> None:
-    """Write `DATASET.png` for each dataset: accuracy against mean multiply-accumulates, means over seeds."""
-    for dataset, members in groupby(sorted(rows, key=lambda row: str(row["dataset"])), key=lambda row: row["dataset"]):
-        selected = [row for row in members if row["backbone"] == BACKBONE]
-        if selected:
-            write_file(folder / f"{dataset}.png", _trade_offs(dataset, selected))
+    """Write `TASK.png` for each task with test rows: accuracy against mean multiply-accumulates, means over seeds."""
+    tested = select(rows, split="test")
+    for task in dict.fromkeys(row["task"] for row in tested):
+        write_file(folder / f"{task}.png", _trade_offs(task, select(tested, task=task)))
 
 
-def _trade_offs(dataset: str, rows: Sequence[Row]) -> bytes:
+def _trade_offs(task: str, rows: Sequence[Row]) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for label in sorted({_label(row) for row in rows}):
-        points = _mean_points([row for row in rows if _label(row) == label])
-        axes.plot(*zip(*points, strict=True), "k--o" if label.startswith("truncated") else "-o", label=label)
-    axes.set(xlabel="mean multiply-accumulates, share of the whole network's", ylabel="accuracy", title=dataset)
+    methods = {method: _mean_points(select(rows, method=method)) for method in dict.fromkeys(r["method"] for r in rows)}
+    plain = [points[0] for points in methods.values() if len(points) == 1]
+    if plain:
+        axes.plot(*zip(*sorted(plain), strict=True), "k--o", label="plain networks")
+    for method, points in methods.items():
+        if len(points) > 1:
+            axes.plot(*zip(*points, strict=True), "-o", label=method)
+    axes.set(xlabel="mean multiply-accumulates, share of the whole network's", ylabel="test accuracy", title=task)
+    axes.set_xscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     buffer = io.BytesIO()
@@ -37,19 +38,9 @@ def _trade_offs(dataset: str, rows: Sequence[Row]) -> bytes:
 
 
 def _mean_points(rows: Sequence[Row]) -> list[tuple[float, float]]:
-    """Return computation and accuracy of each operating point, as means over seeds, in ascending order."""
-
-    def point(row: Row) -> str:
-        return f"{row['operating_point']} {row['truncated_at']}"
-
-    groups = [list(members) for _, members in groupby(sorted(rows, key=point), key=point)]
-    means = [
-        [float(np.mean([row[field] for row in group])) for field in ("macs_ratio", "accuracy")] for group in groups
+    """Return computation and accuracy of each point of the curve, as means over seeds."""
+    points = zip(*(row["points"] for row in rows), strict=True)
+    return [
+        (sum(p["macs_ratio"] for p in of_seeds) / len(rows), sum(p["accuracy"] for p in of_seeds) / len(rows))
+        for of_seeds in points
     ]
-    return sorted((cost, accuracy) for cost, accuracy in means)
-
-
-def _label(row: Row) -> str:
-    if row["truncated_at"] is not None:
-        return "truncated, trained alone"
-    return f"{row['regime']} + EGT" if row["alpha"] else str(row["regime"])

@@ -1,64 +1,74 @@
-"""The training runs of the comparison: each is the settings of one network."""
+"""The networks of the comparison, in the order in which they are trained."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
+from benchmarks.papers.methods import CGT, DEFAULT, GUIDED, JOINT, METHODS, PLAIN, RIVALS
+from benchmarks.papers.tasks import TASKS
 from edge.training.settings import Settings
 
-ALPHA = 1.0
-"""Weight of Explanation-Guided Training. Its paper recommends 0.3, which closes only a third of the gap here."""
-GUIDANCE = "guarded-cosine"
-BACKBONE = "cnn-small"
-"""Backbone of all runs except two short ones with a ResNet-18."""
-RIVALS = ("joint", "disjoint", "mixed", "sdn", "hard-cgt-plain", "soft-cgt-plain", "hard-cgt", "soft-cgt-steep")
-OURS = "soft-cgt"
-EXITS = 3
-
-FASHION = Settings(dataset="fashion-mnist", backbone=BACKBONE, epochs=8, batch_size=128, mixed_precision=True)
-PINES = Settings(dataset="indian-pines", backbone=BACKBONE, epochs=30, batch_size=64)
-DISJOINT = replace(PINES, dataset="indian-pines-disjoint")
-SMALL = Settings(dataset="fashion-mnist-small", backbone=BACKBONE, epochs=30, batch_size=32)
-RESNET = replace(SMALL, backbone="resnet18-cifar", epochs=6)
+BUDGETS = (0.10, 0.15, 0.20, 0.30)
+"""Mean multiply-accumulates of the claims, as shares of the whole network's."""
+CURVE = (*BUDGETS, 0.5, 0.7, 1.0)
+MAIN_TASK = "fashion"
+MAPPED = (JOINT, DEFAULT)
+"""Methods whose attention maps are evaluated."""
+BEST_CGT = "cgt-budget"
+"""Form of Confidence-Gated Training with the highest validation accuracy over the budgets, chosen before any test."""
+VALIDATION_SEEDS, TEST_SEEDS = (100, 101), (0, 1, 2, 3, 4)
+QUICK_EPOCHS = 2
 
 
-def full_grid(seeds: Sequence[int] = (0, 1, 2)) -> list[Settings]:
-    """Return all runs: every regime on Fashion-MNIST, the papers' claims on other data, two short ResNet-18 runs."""
-    runs = [
-        *dataset_runs(FASHION, (*RIVALS, OURS), seeds),
-        *dataset_runs(PINES, ("joint", "hard-cgt-plain", "soft-cgt-plain", "hard-cgt", OURS), seeds),
-        *dataset_runs(DISJOINT, ("joint", "hard-cgt", OURS), seeds),
-        *dataset_runs(SMALL, ("joint", OURS), seeds),
-    ]
-    short = (replace(RESNET, seed=seeds[0], regime=regime, attention_weight=0.0) for regime in ("joint", OURS))
-    return [*runs, *short]
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A network to train, and the split to evaluate it on."""
+
+    task: str
+    method: str
+    seed: int
+    split: Literal["validation", "test"]
+    epochs: int
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the training."""
+        method, task = METHODS[self.method], TASKS[self.task].settings
+        settings = replace(task, epochs=self.epochs, seed=self.seed, attention_weight=0.0)
+        regime = self.method if method.phases else "joint"
+        return replace(settings, **{"regime": regime, **method.settings})
+
+    @property
+    def name(self) -> str:
+        """Relative folder of the run."""
+        return f"{self.task}/{self.method}/seed-{self.seed}"
 
 
-def quick_grid() -> list[Settings]:
-    """Return a few runs of few epochs with one seed: the same tables in minutes, with large uncertainty."""
-    short = (replace(FASHION, epochs=1), replace(PINES, epochs=12), replace(SMALL, epochs=12))
+def full_grid() -> list[Run]:
+    """Return all runs, those of the main claims first; the choice that `BEST_CGT` records need not be repeated."""
+    rivals = (JOINT, *CGT, DEFAULT, GUIDED, *RIVALS)
+    claims = (JOINT, BEST_CGT, DEFAULT, *PLAIN)
+    hard_tasks = ("fashion-noisy", "fashion-long-tail")
     return [
-        run
-        for data in short
-        for run in dataset_runs(data, ("joint", OURS), (0,), truncated=data.dataset == "fashion-mnist")
+        *_runs([MAIN_TASK], claims, TEST_SEEDS, "test"),
+        *_runs(hard_tasks, (JOINT, BEST_CGT, DEFAULT), TEST_SEEDS, "test"),
+        *_runs([MAIN_TASK], (GUIDED, *RIVALS, "hard-cgt-plain", "soft-cgt-plain"), TEST_SEEDS, "test"),
+        *_runs(["indian-pines", "indian-pines-disjoint"], (JOINT, BEST_CGT, DEFAULT), TEST_SEEDS, "test"),
+        *_runs(hard_tasks, (*PLAIN, "hard-cgt-plain", "soft-cgt-plain"), TEST_SEEDS, "test"),
+        *_runs([MAIN_TASK], rivals, VALIDATION_SEEDS, "validation"),
     ]
 
 
-def dataset_runs(
-    data: Settings, regimes: Sequence[str], seeds: Sequence[int], *, truncated: bool = True
-) -> list[Settings]:
-    """Return the runs of one dataset: every regime unguided, two with attention guidance, and truncated networks."""
-    unguided = replace(data, attention_weight=0.0)
-    guided = replace(data, attention_weight=ALPHA, attention_loss=GUIDANCE)
-    runs = [replace(unguided, seed=seed, regime=regime) for seed, regime in product(seeds, regimes)]
-    runs += [replace(guided, seed=seed, regime=regime) for seed, regime in product(seeds, ("joint", OURS))]
-    if truncated:
-        runs += [replace(unguided, seed=seed, truncated_at=k) for seed, k in product(seeds, range(EXITS))]
-    return runs
+def quick_grid() -> list[Run]:
+    """Return the runs of the main claims with one seed and few epochs: every table in minutes, too few to conclude."""
+    methods = (JOINT, BEST_CGT, DEFAULT, *PLAIN)
+    return [replace(run, epochs=QUICK_EPOCHS) for run in _runs([MAIN_TASK], methods, TEST_SEEDS[:1], "test")]
 
 
-def name_of(run: Settings) -> str:
-    """Return the relative folder of a run."""
-    network = f"truncated-{run.truncated_at}" if run.truncated_at is not None else run.regime
-    guidance = f"-guided-{run.attention_weight:g}" if run.attention_weight else ""
-    return f"{run.dataset}/{run.backbone}/{network}{guidance}/seed-{run.seed}"
+def _runs(
+    tasks: Iterable[str], methods: Iterable[str], seeds: Iterable[int], split: Literal["validation", "test"]
+) -> Iterator[Run]:
+    """Yield the runs of these methods; each seed has all of them before the next begins."""
+    for task, seed, method in product(tasks, seeds, dict.fromkeys(methods)):
+        yield Run(task, method, seed, split, TASKS[task].settings.epochs)

@@ -1,40 +1,40 @@
-"""Tables of the comparison: one line per training method, means over seeds."""
+"""Tables of the comparison: a line per method, means over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from benchmarks.papers.claims import BUDGETS, WHOLE, WITHIN
-from benchmarks.papers.rows import Row, Rows, mean_over_exits, percent
+from benchmarks.papers.evaluation import Row
+from benchmarks.papers.grid import BUDGETS
+from benchmarks.papers.rows import at_budget, percent, select
 from edge.console import print_table
 
-COLUMNS = (
-    "training", "whole", *(f"at {budget}" for budget in BUDGETS), "MACs at -0.5 points", "speed-up", "consistency",
-)  # fmt: skip
+COLUMNS = ("method", "seeds", *(f"at {budget:.0%} of the MACs" for budget in BUDGETS), "whole", "area", "exits alone")
+WHOLE = 1.0
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """Print a table for each dataset and backbone."""
-    for dataset, backbone in dict.fromkeys((row["dataset"], row["backbone"]) for row in rows):
-        members = [row for row in rows if (row["dataset"], row["backbone"]) == (dataset, backbone)]
-        selected = Rows(members, backbone)
-        methods = dict.fromkeys((row["regime"], row["alpha"]) for row in members if row["truncated_at"] is None)
-        lines = [_early_exit_line(selected, regime, alpha) for regime, alpha in methods]
-        lines += [_truncated_line(selected, k) for k in sorted({row["truncated_at"] for row in members} - {None})]
-        print_table(f"{dataset}, {backbone}: accuracy on the test split", COLUMNS, lines)
+    """Print a table for each task and split."""
+    for task, split in dict.fromkeys((row["task"], row["split"]) for row in rows):
+        print_table(f"{task}: accuracy on the {split} split", COLUMNS, lines_of(select(rows, task=task, split=split)))
 
 
-def _early_exit_line(rows: Rows, regime: str, alpha: float) -> tuple[str, ...]:
-    method = {"regime": regime, "alpha": alpha}
-    accuracy = [percent(rows.values("accuracy", operating_point=point, **method)) for point in (WHOLE, *BUDGETS)]
-    macs, speed = (
-        rows.values(name, operating_point=WITHIN, **method).mean() for name in ("macs_ratio", "speedup_measured")
-    )
-    consistency = rows.values(mean_over_exits("consistency_raw"), operating_point=WHOLE, **method).mean()
-    name = f"{regime} + EGT" if alpha else regime
-    return (name, *accuracy, f"{macs:.0%}", f"{speed:.2f}x", f"{consistency:.3f}")
+def lines_of(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """Yield the line of each method; a plain network stands in the column of the budget that it costs about."""
+    for method in dict.fromkeys(row["method"] for row in rows):
+        members = select(rows, method=method)
+        if members[0]["area"] is None:
+            yield plain_line(method, members)
+            continue
+        accuracies = (percent(at_budget(members, "accuracy", budget)) for budget in (*BUDGETS, WHOLE))
+        area = sum(row["area"] for row in members) / len(members)
+        exits = zip(*(row["exit_accuracy"] for row in members), strict=True)
+        alone = " / ".join(f"{sum(values) / len(values):.1%}" for values in exits)
+        yield (method, str(len(members)), *accuracies, f"{area:.2%}", alone)
 
 
-def _truncated_line(rows: Rows, exit_index: int) -> tuple[str, ...]:
-    accuracy = percent(rows.values("accuracy", truncated_at=exit_index))
-    macs, speed = (rows.values(name, truncated_at=exit_index).mean() for name in ("macs_ratio", "speedup_measured"))
-    blank = ("",) * len(BUDGETS)
-    return (f"truncated at exit {exit_index}, alone", accuracy, *blank, f"{macs:.0%}", f"{speed:.2f}x", "")
+def plain_line(method: str, members: Sequence[Row]) -> tuple[str, ...]:
+    """Return the line of a network without early exits."""
+    cost = members[0]["points"][0]["macs_ratio"]
+    column = min(range(len(BUDGETS) + 1), key=lambda k: abs((*BUDGETS, WHOLE)[k] - cost))
+    cells = [""] * (len(BUDGETS) + 1)
+    cells[column] = f"{percent(at_budget(members, 'accuracy', None))}, costs {cost:.1%}"
+    return (method, str(len(members)), *cells, "", "")

@@ -196,8 +196,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--backbone",
         default="cnn",
         metavar="NAME",
-        help=f"network to train: {', '.join(BACKBONES)}, timm:NAME for a timm model with exits after its last three "
-        "feature stages, or timm:NAME:STAGES with exits after the stages you list (default: %(default)s)",
+        help=f"network to train: {', '.join(BACKBONES)}, cnn:WIDTH for another width than 32, "
+        "timm:NAME for a timm model with exits after its last three feature stages, or "
+        "timm:NAME:STAGES with exits after the stages you list (default: %(default)s)",
     )
     group.add_argument(
         "--pretrained",

@@ -1,191 +1,255 @@
-"""The papers' grid can be trained, and its networks are evaluated completely."""
+"""The papers' grid can be trained; a run evaluates its networks completely and goes on where it stopped."""
 
-import dataclasses
-import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks.papers import evaluate_all, train_all
-from benchmarks.papers.claims import BUDGETS, WITHIN, claims_of
-from benchmarks.papers.figures import write_figures
-from benchmarks.papers.grid import ALPHA, BACKBONE, OURS, full_grid, name_of, quick_grid
-from benchmarks.papers.regimes import PAPER_REGIMES
-from benchmarks.results import write_result
+from benchmarks.papers import RESULT, run_papers
+from benchmarks.papers.evaluation import area, exit_macs
+from benchmarks.papers.finished import CORRECT, ROW
+from benchmarks.papers.grid import (
+    BEST_CGT,
+    BUDGETS,
+    CURVE,
+    MAIN_TASK,
+    TEST_SEEDS,
+    VALIDATION_SEEDS,
+    Run,
+    full_grid,
+    quick_grid,
+)
+from benchmarks.papers.methods import CGT, DEFAULT, JOINT, METHODS, PLAIN
+from benchmarks.papers.tasks import TASKS, WRONG_LABELS, Task, fashion, long_tail
+from edge.bundle.manifest import InputSpec
+from edge.errors import DataError
+from edge.training.__main__ import parser
 from edge.training.backbones import build_network
 from edge.training.checkpoint import read_checkpoint
-from edge.training.datasets import dataset_names
+from edge.training.datasets import fashion_mnist, load_dataset
 from edge.training.regimes import REGIMES, phase_ends
 from edge.training.settings import Settings
-from edge.training.train import CHECKPOINT, train
+from edge.training.splits import draw_splits
+from edge.training.train import CHECKPOINT
+from tests.training.test_datasets import write_fashion_mnist
 
 Row = dict[str, Any]
-POINTS = ("whole", WITHIN, *BUDGETS)
-ALL_REGIMES = REGIMES | PAPER_REGIMES
 
 
 # Grid
 
 
 @pytest.mark.parametrize("grid", [full_grid, quick_grid])
-def test_every_run_has_a_folder_of_its_own(grid: Callable[[], list[Settings]]) -> None:
-    names = [name_of(run) for run in grid()]
+def test_every_run_has_a_folder_of_its_own(grid: Callable[[], list[Run]]) -> None:
+    names = [run.name for run in grid()]
     assert len(names) == len(set(names))
     assert all(name == name.strip("/") and ".." not in name for name in names)
-    assert not any(other.startswith(f"{name}/") for name in names for other in names)
 
 
 @pytest.mark.parametrize("grid", [full_grid, quick_grid])
-def test_every_run_can_be_trained(grid: Callable[[], list[Settings]]) -> None:
+def test_every_run_can_be_trained(grid: Callable[[], list[Run]]) -> None:
     for run in grid():
-        assert run.dataset in dataset_names()
-        assert phase_ends(ALL_REGIMES[run.regime], run)[-1] == run.epochs
-    for backbone, truncated_at in {(run.backbone, run.truncated_at) for run in grid()}:
+        phases = METHODS[run.method].phases or REGIMES[run.settings.regime]
+        assert phase_ends(phases, run.settings)[-1] == run.epochs
+    for backbone, truncated_at in {(run.settings.backbone, run.settings.truncated_at) for run in grid()}:
         build_network(backbone, 1, 10, truncated_at)
 
 
-def test_the_full_grid_repeats_every_run_per_seed_and_covers_the_claims() -> None:
-    runs = full_grid((0, 1, 2))
-    assert {run.seed for run in runs} == {0, 1, 2}
-    assert all(dataclasses.replace(run, seed=0) in runs for run in runs if run.seed == 1)
-    for dataset in ("fashion-mnist", "fashion-mnist-small", "indian-pines", "indian-pines-disjoint"):
-        members = [run for run in runs if (run.dataset, run.backbone, run.seed) == (dataset, BACKBONE, 2)]
-        unguided = {run.regime for run in members if not run.attention_weight and run.truncated_at is None}
-        assert {run.regime for run in members if run.attention_weight} == {"joint", OURS} <= unguided
-        assert sorted(run.truncated_at for run in members if run.truncated_at is not None) == [0, 1, 2]
-    assert unguided_regimes(runs, "fashion-mnist") == set(ALL_REGIMES)
+def test_no_seed_serves_both_the_choice_and_the_test() -> None:
+    assert not set(VALIDATION_SEEDS) & set(TEST_SEEDS)
+    seeds = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
+    assert all(run.seed in seeds[run.split] for run in full_grid())
 
 
-def unguided_regimes(runs: Sequence[Settings], dataset: str) -> set[str]:
-    return {run.regime for run in runs if run.dataset == dataset and not run.attention_weight}
+def test_all_methods_of_a_task_train_the_same_epochs_and_differ_in_their_method_only() -> None:
+    for run in full_grid():
+        assert run.epochs == TASKS[run.task].settings.epochs
+    joint, best, default = (Run(MAIN_TASK, method, 3, "test", 5).settings for method in (JOINT, BEST_CGT, DEFAULT))
+    assert replace(joint, regime=best.regime) == best
+    assert replace(joint, attention_weight=default.attention_weight) == default
 
 
-def test_runs_of_a_dataset_are_consecutive_so_that_it_is_loaded_once() -> None:
-    for runs in (full_grid(), quick_grid()):
-        order = [run.dataset for run in runs]
-        assert sum(first != second for first, second in itertools.pairwise(order)) == len(set(order)) - 1
+def test_the_default_recipe_is_that_of_the_training_command() -> None:
+    command = parser().parse_args(["--output", "runs/x"])
+    settings = Run(MAIN_TASK, DEFAULT, 0, "test", 1).settings
+    for name in ("regime", "attention_weight", "attention_loss", "distillation_weight", "learning_rate"):
+        assert getattr(settings, name) == getattr(command, name)
+
+
+def test_every_form_of_gating_takes_part_in_the_choice() -> None:
+    validated = {run.method for run in full_grid() if run.split == "validation"}
+    assert {JOINT, *CGT} <= validated
+
+
+def test_the_main_claims_are_tested_first() -> None:
+    tested = [run for run in full_grid() if run.split == "test"]
+    first = tested[: len(TEST_SEEDS) * (3 + len(PLAIN))]
+    assert {(run.task, run.method) for run in first} == {
+        (MAIN_TASK, name) for name in (JOINT, BEST_CGT, DEFAULT, *PLAIN)
+    }
+
+
+def test_there_is_a_plain_network_at_the_cost_of_each_budget() -> None:
+    spec = InputSpec("image", "gray", 1, 28, 28, (0.0,), (1.0,))
+    whole = sum(exit_macs(build_network(TASKS[MAIN_TASK].settings.backbone, 1, 10), spec))
+    networks = (METHODS[name].settings for name in PLAIN)
+    costs = [sum(exit_macs(build_network(n["backbone"], 1, 10, n["truncated_at"]), spec)) / whole for n in networks]
+    assert costs == sorted(costs)
+    for budget in BUDGETS:
+        assert 1 <= min(cost for cost in costs if cost >= budget) / budget < 1.25
+
+
+def test_each_exit_costs_the_products_of_its_stage_and_head() -> None:
+    spec = InputSpec("image", "gray", 1, 28, 28, (0.0,), (1.0,))
+    stages = [
+        9 * 8 * 28**2 + 9 * 8 * 16 * 14**2,
+        9 * 16 * 32 * 14**2 + 2 * 9 * 32 * 32 * 7**2,
+        9 * 32 * 64 * 7**2 + 9 * 64 * 64 * 7**2,
+    ]
+    necks = [9 * 16 * 16 * 7**2 + 9 * 16 * 32 * 4**2, 9 * 32 * 32 * 4**2, 0]
+    attention = [32 * 4**2, 32 * 4**2, 64 * 7**2]
+    classes = [10 * 4 * channels for channels in (32, 32, 64)]
+    expected = [sum(parts) for parts in zip(stages, necks, attention, classes, strict=True)]
+    assert exit_macs(build_network("cnn:16", 1, 10), spec) == expected == [470_656, 1_955_584, 2_715_200]
+
+
+# Tasks
+
+
+@pytest.fixture
+def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a Fashion-MNIST of 3,000 random images, of which tasks train on 400."""
+    write_fashion_mnist(tmp_path, train=3000)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path)
+    monkeypatch.setattr("benchmarks.papers.tasks.TRAINING_IMAGES", 400)
+
+
+@pytest.mark.usefixtures("clothes")
+def test_the_small_task_keeps_every_image_with_its_label_and_the_other_splits() -> None:
+    whole, images = load_dataset("fashion-mnist"), fashion("fashion")
+    label_of = dict(zip(whole.digests, whole.labels, strict=True))
+    assert [label_of[digest] for digest in images.digests] == images.labels.tolist()
+    splits, whole_splits = draw_splits(images, seed=5), draw_splits(whole, seed=0)
+    assert len(splits["train"]) == 400
+    for purpose in ("test", "thresholds", "validation"):
+        kept = {images.digests[index] for index in splits[purpose]}
+        assert kept == {whole.digests[index] for index in whole_splits[purpose]}
+
+
+@pytest.mark.usefixtures("clothes")
+def test_wrong_labels_are_in_the_training_split_only() -> None:
+    clean, noisy = fashion("fashion"), fashion("fashion-noisy", wrong_labels=WRONG_LABELS)
+    label_of = dict(zip(clean.digests, clean.labels, strict=True))
+    for purpose, indices in draw_splits(noisy, seed=1).items():
+        wrong = np.mean([label_of.get(noisy.digests[i], noisy.labels[i]) != noisy.labels[i] for i in indices])
+        assert wrong == pytest.approx(WRONG_LABELS if purpose == "train" else 0, abs=0.05)
+
+
+@pytest.mark.usefixtures("clothes")
+def test_class_sizes_fall_by_a_constant_factor_in_the_long_tail() -> None:
+    images = fashion("fashion-long-tail", long_tail)
+    held_out = sum(len(indices) for indices in images.fixed_splits.values())
+    counts = np.bincount(images.labels[:-held_out], minlength=10)
+    ratios = counts[1:5] / counts[:4]
+    assert ratios == pytest.approx(np.full(4, 100 ** (-1 / 9)), abs=0.05)
+    assert counts.min() >= 1
 
 
 # Trained networks
 
-JOINT = Settings(dataset="digits", backbone=BACKBONE, image_size=16, epochs=2, batch_size=64, attention_weight=0.0)
-GROUP = [dataclasses.replace(JOINT, truncated_at=1, epochs=1), JOINT]
-NEEDED = {
-    "accuracy", "macro_f1", "precision", "recall", "exit_shares", "macs_ratio", "consistency_raw",
-    "consistency_centred", "consistency_shuffled", "map_entropy", "speedup_measured",
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluatedRuns:
-    """A folder of trained networks, and their rows."""
-
-    folder: Path
-    rows: list[Row]
+JOINT_RUN = Run(MAIN_TASK, JOINT, 0, "test", 2)
+RUNS = [replace(JOINT_RUN, method=method) for method in (JOINT, DEFAULT, "cgt-budget", "equilibrium", "plain-4")]
+DIGITS = Task(
+    lambda: load_dataset("digits", image_size=16),
+    Settings(dataset="digits", backbone="cnn:12", image_size=16, epochs=2, batch_size=64),
+)
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> EvaluatedRuns:
-    """Train and evaluate a network and a truncated network, the latter first."""
-    folder = tmp_path_factory.mktemp("papers")
-    for run in GROUP:
-        train(run, folder / name_of(run))
-    return EvaluatedRuns(folder, evaluate_all(GROUP, folder))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and evaluate the runs on digits."""
+    path = tmp_path_factory.mktemp("papers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TASKS, MAIN_TASK, DIGITS)
+        patch.setattr("benchmarks.papers.evaluation.MAX_EXPLAINED", 32)
+        run_papers(path, RUNS)
+    return path
 
 
-def test_every_operating_point_of_every_network_has_a_row(evaluated: EvaluatedRuns) -> None:
-    points = [(row["regime"], row["truncated_at"], row["operating_point"]) for row in evaluated.rows]
-    expected = [("truncated", 1, "alone"), *(("joint", None, point) for point in POINTS)]
-    assert sorted(points, key=str) == sorted(expected, key=str)
-    assert all((row["dataset"], row["backbone"], row["seed"]) == ("digits", BACKBONE, 0) for row in evaluated.rows)
+def result_of(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    return result
 
 
-def test_every_row_has_all_fields_and_is_serialisable(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
-    assert all(set(row) >= NEEDED for row in evaluated.rows)
-    assert len({frozenset(row) for row in evaluated.rows}) == 1  # claims expect the same fields in all rows
-    json.dumps(evaluated.rows, allow_nan=False)
-    write_result(tmp_path / "papers.json", {"rows": evaluated.rows})
-    assert len(json.loads((tmp_path / "papers.json").read_text())["rows"]) == len(evaluated.rows)
-
-
-def test_per_exit_fields_have_a_value_for_each_exit(evaluated: EvaluatedRuns) -> None:
-    for row in evaluated.rows:
-        exits = 1 if row["operating_point"] == "alone" else 3
-        for field in ("exit_shares", "routed_accuracy", "exit_accuracy", "ece", "auroc", "map_entropy", "deletion",
-                      "insertion", "gradcam_agreement"):  # fmt: skip
-            assert len(row[field]) == exits, field
-        for field in ("thresholds", "consistency_raw", "consistency_centred", "consistency_shuffled"):
-            assert len(row[field]) == exits - 1, field
-        assert sum(row["exit_shares"]) == pytest.approx(1)
-        assert row["speedup_measured"] > 0
-
-
-def test_the_whole_network_uses_its_last_exit_and_the_truncated_network_its_only_exit(evaluated: EvaluatedRuns) -> None:
-    rows = {row["operating_point"]: row for row in evaluated.rows}
-    whole, alone = rows["whole"], rows["alone"]
-    assert whole["exit_shares"] == [0, 0, 1]
-    assert whole["accuracy"] == whole["exit_accuracy"][-1] > 0.3  # better than chance
-    assert whole["macs_ratio"] == pytest.approx(1)
-    assert alone["exit_shares"] == [1]
-    assert alone["accuracy"] == alone["exit_accuracy"][0]
-    assert 0.1 < alone["macs_ratio"] < 0.7  # relative to the whole network
-
-
-def test_budgets_are_approximately_kept_on_the_test_split(evaluated: EvaluatedRuns) -> None:
-    rows = {row["operating_point"]: row for row in evaluated.rows}
-    ratios = [rows[budget]["macs_ratio"] for budget in BUDGETS]
-    assert ratios == sorted(ratios)
-    assert all(ratio <= float(budget.split()[1]) + 0.1 for ratio, budget in zip(ratios, BUDGETS, strict=True))
-
-
-def test_map_metrics_do_not_depend_on_thresholds(evaluated: EvaluatedRuns) -> None:
-    rows = [row for row in evaluated.rows if row["truncated_at"] is None]
-    for field in ("consistency_raw", "map_entropy", "deletion", "insertion", "gradcam_agreement", "ece"):
-        assert len({tuple(row[field]) for row in rows}) == 1
+def test_every_network_has_a_row_with_a_value_for_each_exit_and_budget(folder: Path) -> None:
+    rows = result_of(folder)["rows"]
+    assert [row["method"] for row in rows] == [run.method for run in RUNS]
     for row in rows:
-        assert all(0 <= value <= 1 + 1e-6 for field in ("consistency_raw", "map_entropy") for value in row[field])
+        plain = row["method"] in PLAIN
+        exits = 1 if plain else 3
+        assert len(row["exit_macs"]) == len(row["exit_accuracy"]) == len(row["ece"]) == exits
+        assert [point["budget"] for point in row["points"]] == ([None] if plain else list(CURVE))
+        assert (row["area"] is None) == plain
+        assert ("maps" in row) == (row["method"] in (JOINT, DEFAULT))
 
 
-@pytest.mark.parametrize("regime", PAPER_REGIMES)
-def test_a_regime_of_the_papers_is_trained_and_its_checkpoint_restored(regime: str, tmp_path: Path) -> None:
-    run = dataclasses.replace(JOINT, regime=regime, batch_size=32)
-    train_all([run], tmp_path)
-    checkpoint = read_checkpoint(tmp_path / name_of(run) / CHECKPOINT)
-    assert checkpoint.settings == run
-    assert len(checkpoint.network().heads) == 3
+def test_budgets_are_approximately_kept_and_the_last_point_is_the_whole_network(folder: Path) -> None:
+    *curved, plain = result_of(folder)["rows"]
+    for row in curved:
+        assert all(point["macs_ratio"] <= point["budget"] + 0.1 for point in row["points"])
+        assert row["points"][-1]["accuracy"] >= row["exit_accuracy"][-1] - 0.02
+    assert plain["points"][0]["macs_ratio"] == pytest.approx(0.107, abs=0.01)
+    assert plain["points"][0]["accuracy"] == plain["exit_accuracy"][0]
+
+
+def test_a_regime_of_the_comparison_is_trained_and_its_checkpoint_restored(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder / f"{MAIN_TASK}/cgt-budget/seed-0" / CHECKPOINT)
+    assert checkpoint.settings.regime == "cgt-budget"
     assert min(checkpoint.metrics["history"][-1]["validation_accuracy"]) > 0.2  # better than chance
-    assert train(run, tmp_path / name_of(run)).settings == run  # a finished run needs no phases
 
 
-def test_runs_are_trained_at_their_own_image_size(tmp_path: Path) -> None:
-    runs = [dataclasses.replace(JOINT, image_size=size, epochs=1, seed=size) for size in (12, 16)]
-    train_all(runs, tmp_path)
-    sizes = [read_checkpoint(tmp_path / name_of(run) / CHECKPOINT).input.height for run in runs]
-    assert sizes == [12, 16]
+def test_each_method_is_compared_with_joint_and_the_default_with_plain_networks(folder: Path) -> None:
+    compared = {(c["method"], c["baseline"], c["budget"]) for c in result_of(folder)["comparisons"]}
+    expected = {(method, JOINT, budget) for method in (DEFAULT, "cgt-budget", "equilibrium") for budget in BUDGETS}
+    assert compared == expected | {(DEFAULT, "plain-4", 0.1)}
+    rows = {row["method"]: row["points"][0]["accuracy"] for row in result_of(folder)["rows"]}
+    [comparison] = [c for c in result_of(folder)["comparisons"] if c["baseline"] == "plain-4"]
+    assert comparison["difference"] == pytest.approx(rows[DEFAULT] - rows["plain-4"], abs=1e-4)
 
 
-def test_finished_runs_are_not_trained_again(evaluated: EvaluatedRuns) -> None:
-    paths = [evaluated.folder / name_of(run) / CHECKPOINT for run in GROUP]
-    before = [path.stat().st_mtime_ns for path in paths]
-    train_all(GROUP, evaluated.folder)
-    assert [path.stat().st_mtime_ns for path in paths] == before
+def test_a_run_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, MAIN_TASK, DIGITS)
+    monkeypatch.setattr("benchmarks.papers.evaluation.MAX_EXPLAINED", 32)
+    before, checkpoints = result_of(folder), sorted(folder.rglob(CHECKPOINT))
+    times = [path.stat().st_mtime_ns for path in checkpoints]
+    (folder / RUNS[1].name / ROW).unlink()  # killed between training and evaluation
+    (folder / RESULT).unlink()
+    run_papers(folder, RUNS)
+    assert [path.stat().st_mtime_ns for path in checkpoints] == times
+    assert sorted(result_of(folder)["rows"], key=str) == sorted(before["rows"], key=str)
+    assert result_of(folder)["claims"] == before["claims"]
 
 
-def test_a_figure_is_written_for_each_dataset(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
-    pines = [row | {"dataset": "indian-pines", "alpha": ALPHA} for row in evaluated.rows]
-    write_figures(tmp_path, [*pines, *evaluated.rows])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.png", "indian-pines.png"]
-    for path in tmp_path.iterdir():
-        assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+def test_networks_of_another_grid_and_damaged_figures_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="another grid"):
+        run_papers(folder, [replace(JOINT_RUN, epochs=3)])
+    damaged = tmp_path / JOINT_RUN.name
+    damaged.mkdir(parents=True)
+    (damaged / ROW).write_bytes((folder / JOINT_RUN.name / ROW).read_bytes())
+    (damaged / CORRECT).write_bytes((folder / JOINT_RUN.name / CORRECT).read_bytes()[:100])
+    with pytest.raises(DataError, match="delete it"):
+        run_papers(tmp_path, [JOINT_RUN])
 
 
-def test_rows_of_another_backbone_have_no_figure(evaluated: EvaluatedRuns, tmp_path: Path) -> None:
-    write_figures(tmp_path, [row | {"backbone": "resnet18-cifar"} for row in evaluated.rows])
-    assert list(tmp_path.iterdir()) == []
+def test_a_figure_is_written_for_each_task(folder: Path) -> None:
+    assert (folder / f"{MAIN_TASK}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_rows_of_another_dataset_give_no_claims(evaluated: EvaluatedRuns) -> None:
-    assert claims_of(evaluated.rows) == []
+def test_the_area_is_the_mean_accuracy_over_the_budgets() -> None:
+    points = [{"budget": budget, "accuracy": accuracy} for budget, accuracy in ((0.1, 0.5), (0.2, 0.7), (1.0, 0.9))]
+    assert area(points) == pytest.approx((0.1 * 0.6 + 0.8 * 0.8) / 0.9)
+    assert area(points[:1]) is None

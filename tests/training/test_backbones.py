@@ -118,9 +118,22 @@ def test_a_missing_exit_is_refused_with_the_range_of_exits(backbone: str, exit_i
 
 def test_an_unknown_backbone_is_refused_with_the_names_of_all_backbones() -> None:
     with pytest.raises(
-        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, cnn-deep, resnet18, .*mobilenet and timm:NAME"
+        CheckpointError, match=r"'vgg'; the backbones are cnn, cnn-small, .*mobilenet, cnn:WIDTH and timm:NAME"
     ):
         build_network("vgg", 3, CLASSES)
+
+
+def test_a_cnn_of_another_width_has_the_layers_of_that_width() -> None:
+    shapes = [{name: tensor.shape for name, tensor in build_network(backbone, 1, CLASSES).state_dict().items()}
+              for backbone in ("cnn:16", "cnn-small")]  # fmt: skip
+    assert shapes[0] == shapes[1]
+    assert parameters(build_network("cnn:2", 1, CLASSES)) < parameters(build_network("cnn:10", 1, CLASSES))
+
+
+@pytest.mark.parametrize("width", ["0", "1", "01", "-4", "8x", "1000", ""])
+def test_a_cnn_without_a_possible_width_is_refused(width: str) -> None:
+    with pytest.raises(CheckpointError, match="unknown backbone"):
+        build_network(f"cnn:{width}", 1, CLASSES)
 
 
 def test_an_inverted_residual_adds_its_input_only_if_the_shape_stays_the_same() -> None:
