@@ -10,7 +10,6 @@ from edge.bundle.signing import PUBLIC_KEY, VerifyingKey, generate_keys, read_ve
 from edge.errors import RegistryError
 from edge.registry.address import parse_registry_address
 from edge.registry.store import MAX_ATTEMPTS, RECORD, BundleStore
-from tests.support.commands import full_disk
 from tests.support.damage import flip_bit
 from tests.support.outputs import free_port
 
@@ -92,8 +91,10 @@ def test_the_bundle_that_runs_is_kept_although_it_could_not_be_recorded(
 ) -> None:
     store, running, next_one = BundleStore(folder, key), *(f"sha256:{digit * 64}" for digit in "34")
     shutil.copytree(signed, folder / running[7:])
-    with full_disk(0):
-        store.accept(running)
+    (folder / RECORD).unlink()
+    (folder / RECORD).mkdir()  # cannot be replaced by a file
+    store.accept(running)
+    assert (folder / RECORD).is_dir()
     with pytest.raises(RegistryError):
         store.pull(parse_registry_address(f"oci://127.0.0.1:{free_port()}/a:stable"), next_one)
     assert (folder / running[7:]).is_dir()
