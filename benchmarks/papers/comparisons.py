@@ -1,7 +1,8 @@
 """Paired comparisons of two methods on the same test images and seeds.
 
 A difference of mean accuracies has two sources of chance: which images the test split holds, and which seeds the
-networks were trained with. Bootstrap intervals resample both; the test of several budgets is corrected by Holm.
+networks were trained with. Intervals resample the images and draw the mean over seeds from Student's distribution; the
+test of several budgets is corrected by Holm.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Comparison:
         return float(np.mean(self.by_seed))
 
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the difference."""
+        """Return the 95 % interval of the difference."""
         low, high = np.quantile(self._resampled(), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
 
@@ -46,9 +47,9 @@ class Comparison:
         return min(1.0, 2 * float(tail + 1) / (RESAMPLES + 1))
 
     def _resampled(self) -> NDArray[np.float64]:
-        """Return the difference with images and seeds resampled independently.
+        """Return the difference with other images and other seeds.
 
-        Resampled seeds vary too little, by the factor `(seeds - 1) / seeds`, which is put right.
+        The mean over seeds follows Student's distribution: few seeds resampled vary too little.
         """
         generator, seeds = np.random.default_rng(0), len(self.by_seed)
         counts = np.array(self.by_image)
@@ -56,9 +57,8 @@ class Comparison:
         images = generator.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES) @ sums / (counts.sum() * seeds)
         if seeds == 1:
             return np.asarray(images)
-        deviations = np.array(self.by_seed) - self.difference
-        drawn = generator.choice(deviations, (RESAMPLES, seeds)).mean(axis=1)
-        return np.asarray(images + drawn * np.sqrt(seeds / (seeds - 1)))
+        error = np.std(self.by_seed, ddof=1) / np.sqrt(seeds)
+        return np.asarray(images + generator.standard_t(seeds - 1, RESAMPLES) * error)
 
 
 def compare(

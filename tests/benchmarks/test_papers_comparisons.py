@@ -45,7 +45,7 @@ def test_a_large_difference_is_significant_and_changes_its_sign_with_the_sides()
     found, opposite = comparison(ours, baseline), comparison(baseline, ours)
     low, high = found.interval()
     assert 0 < low < found.difference < high
-    assert found.p_value() < 0.001
+    assert found.p_value() < 0.005
     assert opposite.interval()[1] < 0
 
 
@@ -57,6 +57,15 @@ def test_intervals_cover_no_difference_in_about_95_of_100_comparisons(spread: fl
         low, high = comparison(*draw(generator, 0.0, spread, images=images)).interval()
         covered += low <= 0 <= high
     assert covered >= 89
+
+
+def test_few_seeds_that_differ_are_covered_as_often_as_many() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        low, high = comparison(*draw(generator, 0.0, 0.03, seeds=3, images=500)).interval()
+        covered += low <= 0 <= high
+    assert covered >= 91  # a bootstrap of the seeds covers about 85
 
 
 def test_seeds_that_differ_widen_the_interval() -> None:
