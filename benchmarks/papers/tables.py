@@ -7,7 +7,14 @@ from benchmarks.papers.grid import BUDGETS
 from benchmarks.papers.rows import at_budget, percent, select
 from edge.console import print_table
 
-COLUMNS = ("method", "seeds", *(f"at {budget:.0%} of the MACs" for budget in BUDGETS), "any budget", "area", "exits alone")
+COLUMNS = (
+    "method",
+    "seeds",
+    *(f"at {budget:.0%} of the MACs" for budget in BUDGETS),
+    "any budget",
+    "area",
+    "exits alone",
+)
 WHOLE = 1.0
 
 
