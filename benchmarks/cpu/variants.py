@@ -32,7 +32,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Time of a frame, from the frame to the known decision, and what became of the frames."""
+    """Time of a frame, from the frame to the known decision, and the exits and accuracy of all frames."""
 
     name: str
     precision: str

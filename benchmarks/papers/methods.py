@@ -11,7 +11,7 @@ from edge.training.network import MultiExitNetwork
 from edge.training.regimes import Phase, confidence_gated, residual, unsolved
 
 ALPHA, GUIDANCE = 1.0, "guarded-cosine"
-"""Weight and loss of Explanation-Guided Training. Its paper recommends 0.3, which closes only a third of the gap."""
+"""Weight and loss of Explanation-Guided Training. Its paper recommends 0.3, which leaves about half of the gap."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Every exit's outputs for a dataset in Parquet files: what `edge record` writes for a folder, by shards."""
+"""Outputs of every exit for a dataset, as `edge record` writes for a folder: a Parquet file for each shard."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a bundle from a registry must fulfil before it answers."""
+"""Conditions that a bundle from a registry must fulfil before it answers."""
 
 from edge.bundle.manifest import Manifest
 from edge.live.deployment import Deployment

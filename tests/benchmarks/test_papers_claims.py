@@ -193,7 +193,7 @@ RECORDED = json.loads((ROOT / "benchmarks" / "results" / "papers.json").read_tex
 
 
 def recorded_comparisons() -> list[Comparison]:
-    """Return the recorded comparisons, without what follows from their other fields."""
+    """Return the recorded comparisons, without derived fields."""
     fields = Comparison.__dataclass_fields__
     return [Comparison(**{name: _tuples(row[name]) for name in fields}) for row in RECORDED["comparisons"]]
 
