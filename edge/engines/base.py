@@ -16,7 +16,7 @@ OnPhase = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildOrder:
-    """A segment to build, and the files to write."""
+    """A segment to build, and the files to write, in one folder, which is removed if the build is killed."""
 
     segment: Path
     batch: int | None
@@ -25,7 +25,7 @@ class BuildOrder:
     layers: Path
     """File for the library's description of the engine's layers, if it has one."""
     timing_cache: Path
-    """File for kernel timings that later builds reuse, if the library measures any."""
+    """File with the kernel timings of earlier builds, if any, for those of this build."""
 
 
 class Engine(Protocol):

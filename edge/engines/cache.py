@@ -5,8 +5,9 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from edge.storage import (
     sha256_of,
 )
 
-ENGINE, ENTRY, LAYERS = "engine", "entry.json", "layers.json"
+ENGINE, ENTRY, LAYERS, TIMINGS = "engine", "entry.json", "layers.json", "timings"
 MAX_ENTRY_BYTES = 1 << 20
 WAIT_LIMIT = "EDGE_CACHE_WAIT"
 """Environment variable: seconds to wait for another process that builds the same engine; unlimited if unset."""
@@ -139,8 +140,12 @@ class EngineCache:
         on_progress(Progress(task))
         timings = self.root / f"timings-{_digest(backend.device_key() | {'backend': backend.name})}"
         with atomic_dir(folder, mode=0o700) as partial:
-            order = BuildOrder(segment, batch, partial / ENGINE, partial / LAYERS, timings)
+            order = BuildOrder(segment, batch, partial / ENGINE, partial / LAYERS, partial / TIMINGS)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(timings, order.timing_cache)
             backend.build(order, lambda phase: on_progress(Progress(task, note=phase)))
+            with suppress(FileNotFoundError):
+                os.replace(order.timing_cache, timings)
             entry = {"key": key, "sha256": sha256_of(partial / ENGINE)}
             (partial / ENTRY).write_text(json.dumps(entry, indent=2))
             for file in partial.iterdir():

@@ -127,6 +127,21 @@ def test_a_refused_build_raises_the_backends_error_and_leaves_no_entry(cache: En
 # Trust
 
 
+class KilledBackend(OnnxRuntime):
+    """Leaves half-written files beside each of its files, as a build that is killed while it saves them."""
+
+    def build(self, order: BuildOrder, on_phase: OnPhase) -> None:
+        for path in (order.engine, order.layers, order.timing_cache):
+            path.with_name(f".{path.name}.partial").write_bytes(b"half")
+        raise EngineError("killed")
+
+
+def test_no_file_of_a_killed_build_is_left(cache: EngineCache, segment: Path) -> None:
+    with pytest.raises(EngineError, match="killed"):
+        cache.get(segment, KilledBackend(), 1)
+    assert list(cache.root.iterdir()) == []
+
+
 def test_a_new_cache_is_this_users_only(tmp_path: Path, segment: Path) -> None:
     cache = EngineCache(tmp_path / "new" / "cache")
     before = os.umask(0)

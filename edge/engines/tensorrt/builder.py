@@ -14,7 +14,6 @@ from edge.cuda.base import MAX_BATCH, decision_tensors
 from edge.engines.base import BuildOrder, OnPhase
 from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
-from edge.storage import write_file
 
 WORKSPACE_BYTES = 1 << 30
 DYNAMIC_BATCH = (1, 8, MAX_BATCH)
@@ -76,7 +75,7 @@ def build_engine(build: TensorRtBuild, on_phase: OnPhase) -> None:
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise build_error(build, f"cannot build {build.description}", log.last_error)
-    write_file(build.order.engine, bytes(engine))
+    build.order.engine.write_bytes(bytes(engine))
     _save_timing_cache(config, build)
     _write_layers(trt, log, build)
 
@@ -175,7 +174,7 @@ def _load_timing_cache(config: Any, build: TensorRtBuild) -> None:
 def _save_timing_cache(config: Any, build: TensorRtBuild) -> None:
     cache = config.get_timing_cache()
     if cache is not None:
-        write_file(build.order.timing_cache, bytes(cache.serialize()))
+        build.order.timing_cache.write_bytes(bytes(cache.serialize()))
 
 
 def _write_layers(trt: ModuleType, log: Any, build: TensorRtBuild) -> None:
@@ -187,7 +186,7 @@ def _write_layers(trt: ModuleType, log: Any, build: TensorRtBuild) -> None:
     if engine is not None:
         inspector = engine.create_engine_inspector()
         layers = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        write_file(build.order.layers, str(layers))
+        build.order.layers.write_text(str(layers))
     elif build.library == "tensorrt":
         raise build_error(build, f"cannot read back its engine of {build.description}", log.last_error)
 
