@@ -1,11 +1,15 @@
 """The comparison of early exits with the network alone pairs the images of all folds."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.elpv import bootstrap_interval, compare
+from benchmarks.demo import GUARANTEE as DEMO_GUARANTEE
+from benchmarks.demo import TRAINING
+from benchmarks.elpv import EARLY_EXITS, GUARANTEE, bootstrap_interval, compare
+from edge.training.__main__ import parser
 
 
 def rows(early: str, alone: str) -> list[dict[str, Any]]:
@@ -13,6 +17,13 @@ def rows(early: str, alone: str) -> list[dict[str, Any]]:
     curve = [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
     ours = {"network": "early exits", "correct": early, "macs_ratio": 0.5, "speedup": 2.0, "curve": curve}
     return [ours, {"network": "alone", "correct": alone}]
+
+
+def test_the_demo_trains_and_guarantees_the_same() -> None:
+    options = vars(parser().parse_args(["--dataset", "elpv", "--output", "-", *TRAINING["elpv"]]))
+    settings = dataclasses.asdict(EARLY_EXITS)
+    assert {name: options[name] for name in settings} == settings
+    assert DEMO_GUARANTEE["elpv"] == ["--method", GUARANTEE.method, "--limit", str(GUARANTEE.limit)]
 
 
 def test_networks_are_compared_on_the_same_images_of_all_folds() -> None:
