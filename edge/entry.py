@@ -1,4 +1,4 @@
-"""Start of a command's process: signals and standard streams. Imported first: libraries take a second to import."""
+"""Start of a command's process: signals, streams, missing libraries. Imported first: libraries take a second."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from time import monotonic
 
 TYPE_CHECKING = False  # importing typing would double the time of the imports above
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import FrameType, TracebackType
     from typing import Any
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -22,7 +22,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def start_process(module: str, *, imports_torch: bool = False) -> None:
-    """Set up signals and standard streams if `module`, the caller's `__name__`, is the program."""
+    """Set up signals, streams and the message for missing libraries if `module`, the caller's, is the program."""
     if module != "__main__":
         return
     for number in SIGNALS:
@@ -30,6 +30,7 @@ def start_process(module: str, *, imports_torch: bool = False) -> None:
             signal.signal(number, _exit)
     _open_closed_streams()
     sys.stdout, sys.stderr = _robust(sys.stdout, STDOUT), _robust(sys.stderr, STDERR)
+    sys.excepthook = _exit_without_library
     if imports_torch:
         _check_directory()
 
@@ -110,6 +111,18 @@ def _open_closed_streams() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # returns the lowest free descriptor, which is this one
+
+
+def _exit_without_library(kind: "type[BaseException]", error: BaseException, traceback: "TracebackType | None") -> None:
+    """Print one line for a library that the command's own imports lack, as `edge.console.run_main` does."""
+    if not isinstance(error, ImportError):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    from edge.errors import UnavailableError
+    from edge.system import import_remedy
+
+    sys.stderr.write(f"error: {error}; {import_remedy(error)}\n")
+    sys.exit(UnavailableError.exit_code)
 
 
 def _check_directory() -> None:

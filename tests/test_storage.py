@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -317,7 +318,7 @@ def test_a_locked_folder_is_not_replaced(tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
         with locked_dir(target):
             writer = threads.submit(put, target, atomic_dir, NEW)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(futures.TimeoutError):  # another class than `TimeoutError` on Python 3.10
                 writer.result(timeout=0.3)
             assert read(target) == OLD
         writer.result(timeout=TIMEOUT_S)

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge.bundle.chain import ChainSpec
 from edge.bundle.files import (
     MANIFEST,
@@ -18,7 +16,7 @@ from edge.bundle.files import (
     read_unchanged,
 )
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
-from edge.bundle.npz import ArraySpec, read_npz
+from edge.bundle.npz import ArraySpec, read_npz, write_npz
 from edge.bundle.reference import Reference, check_reference, read_reference, write_reference
 from edge.bundle.sample_ids import Digests
 from edge.bundle.scores import LabelledScores, check_scores, combined_digest, read_scores
@@ -244,5 +242,4 @@ def bundle_writer(path: Path) -> Iterator[Path]:
 
 def write_samples(path: Path, samples: Mapping[str, Digests]) -> None:
     """Write the sample digests of each split."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **samples)  # type: ignore[arg-type]  # the stub expects a keyword option
+    write_npz(path, samples)

@@ -1,4 +1,4 @@
-"""Bounded reading of `.npz` files: every array's header is checked before memory is allocated for it."""
+"""Files of arrays (`.npz`). Every array's header is checked before memory is allocated for it."""
 
 import math
 import zipfile
@@ -30,6 +30,19 @@ class ArraySpec(NamedTuple):
     def __str__(self) -> str:
         names = (kind if kind == "U" else np.dtype(kind).name for kind in self.kinds)
         return f"{' or '.join(names).replace('U', 'text')} of {' or '.join(map(str, self.ranks))} dimensions"
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays to a compressed file.
+
+    The archive is made in memory: on a full disk, Python 3.10 prints a traceback for an archive that it cannot close.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable.
+    """
+    archive = BytesIO()
+    np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]  # the stub expects a keyword option
+    path.write_bytes(archive.getbuffer())
 
 
 def read_npz(path: Path, members: Mapping[str, ArraySpec], content: bytes | None = None) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Manifest
-from edge.bundle.npz import ArraySpec, read_npz
+from edge.bundle.npz import ArraySpec, read_npz, write_npz
 from edge.errors import BundleError
 
 MEMBERS = {
@@ -32,8 +32,7 @@ class Reference(NamedTuple):
 
 def write_reference(path: Path, reference: Reference) -> None:
     """Write reference samples."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **reference._asdict())
+    write_npz(path, reference._asdict())
 
 
 def read_reference(path: Path, content: bytes | None = None) -> Reference:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.npz import ArraySpec, read_npz
+from edge.bundle.npz import ArraySpec, read_npz, write_npz
 from edge.bundle.sample_ids import Digests
 from edge.decision import Scores
 from edge.errors import BundleError
@@ -47,16 +47,15 @@ def combined_digest(hashes: Iterable[str]) -> str:
 def write_scores(path: Path, recorded: LabelledScores) -> None:
     """Write recorded scores to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            logits=recorded.logits,
-            confidence=recorded.scores.confidence,
-            label=recorded.scores.label,
-            truth=recorded.truth,
-            samples=recorded.samples,
-            segments=np.array(recorded.segments),
-        )
+    arrays: dict[str, NDArray[Any]] = {
+        "logits": recorded.logits,
+        "confidence": recorded.scores.confidence,
+        "label": recorded.scores.label,
+        "truth": recorded.truth,
+        "samples": recorded.samples,
+        "segments": np.array(recorded.segments),
+    }
+    write_npz(path, arrays)
 
 
 def read_scores(path: Path, content: bytes | None = None) -> LabelledScores:

@@ -91,6 +91,18 @@ def test_the_exit_code_does_not_depend_on_the_streams(script: str, code: int, er
     assert errors is None or len(done.stderr.splitlines()) == errors, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "library"), [("edge.training", "torch"), ("compile", "onnx"), ("calibration", "numpy"), ("edge", "numpy")]
+)
+def test_a_missing_library_is_one_line_with_a_remedy(words: str, library: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{library!r}] = None")
+    done = shell(f"PY {words} info nothing", tmp_path, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert done.returncode == UNAVAILABLE, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "; pip install " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("words", ["edge bench bundle --precision fp32", "edge doctor", "edge verify bundle"])
 def test_an_ascii_terminal_gets_ascii(words: str, folder: Path) -> None:
     done = shell(f"PY {words}", folder, PYTHONIOENCODING="ascii")

@@ -124,7 +124,7 @@ def test_every_command_for_several_precisions_takes_them_in_one_go(
 
 @pytest.mark.parametrize(
     ("command", "subcommand", "others"),
-    [("edge", "info", ("edge.cli.run", "edge.cli.bench", "cv2.gapi")),
+    [("edge", "info", ("edge.cli.run", "edge.cli.bench")),
      ("benchmarks", "cuda-chain", ("benchmarks.demo", "torch"))],
 )  # fmt: skip
 def test_only_the_named_subcommand_is_imported(command: str, subcommand: str, others: tuple[str, ...]) -> None:

@@ -1,5 +1,6 @@
 """Pytest plugin for machines with the runtime alone: tests that need another extra of this project are skipped."""
 
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -15,13 +16,14 @@ ROOMS = (
     "test_sequential.py", "test_storage.py",
 )  # fmt: skip
 """Tests of what runs on a device."""
+MISSING = re.compile(r"No module named '(\w+)")
 
 
 def needs_another_extra(error: BaseException | None) -> bool:
-    """Check that an exception comes from a missing library of another extra."""
+    """Check that an exception comes from a missing library of another extra, here or in a command that a test ran."""
     while error is not None:
-        if isinstance(error, ModuleNotFoundError):
-            module = str(error.name).partition(".")[0]
+        if isinstance(error, (ModuleNotFoundError, AssertionError)) and (missing := MISSING.search(str(error))):
+            module = missing[1]
             return module not in REQUIRED and EXTRAS.get(module, "compile") not in EXTRAS_HERE
         error = error.__cause__ or error.__context__
     return False
