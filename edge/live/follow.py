@@ -228,11 +228,10 @@ class Follower:
         while not self._stop.wait(WATCH_S):
             if (failure := swapper.failure()) is not None:
                 return failure
-            has_answered = swapper.answered_in_all() > 0
-            if has_answered:
+            is_long = monotonic() - started_s >= TRIAL_S
+            if is_long:
                 self._store.end_attempt()  # a process that ends in a long trial says nothing about the bundle
-            is_over = has_answered and monotonic() - started_s >= TRIAL_S
-            if is_over or swapper.answered() >= TRIAL_FRAMES:
+            if (is_long and swapper.answered_in_all() > 0) or swapper.answered() >= TRIAL_FRAMES:
                 return None
         return None
 

@@ -382,6 +382,8 @@ def test_a_run_killed_in_an_attempt_or_a_trial_begins_again_with_the_accepted_bu
             wait_until(lambda moment=moment, number=number: moment(number), f"moment {number}")  # type: ignore[misc]
             process.kill()
         assert set(bundles(number)[:1]) <= {first}
+        if number == 1:
+            assert sum(record_of(tmp_path)["attempts"].values()) == 2, "killed in its trial, after its first answers"
     assert record_of(tmp_path)["previous"][7:19] == first
     assert record_of(tmp_path)["attempts"] == {}
 
