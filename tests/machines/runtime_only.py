@@ -19,20 +19,20 @@ ROOMS = (
 MISSING = re.compile(r"No module named '(\w+)")
 
 
-def needs_another_extra(error: BaseException | None) -> bool:
-    """Check that an exception comes from a missing library of another extra, here or in a command that a test ran."""
+def missing_extra(error: BaseException | None) -> str | None:
+    """Return what an exception says of a missing library of another extra, here or in a command that a test ran."""
     while error is not None:
         if isinstance(error, (ModuleNotFoundError, AssertionError)) and (missing := MISSING.search(str(error))):
-            module = missing[1]
-            return module not in REQUIRED and EXTRAS.get(module, "compile") not in EXTRAS_HERE
+            is_here = missing[1] in REQUIRED or EXTRAS.get(missing[1], "compile") in EXTRAS_HERE
+            return None if is_here else missing[0]
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def skip_instead(report: Any, call: pytest.CallInfo[Any] | None) -> None:
     """Turn a failure into a skip where a library of another extra is missing."""
-    if call is not None and call.excinfo is not None and needs_another_extra(call.excinfo.value):
-        report.outcome, report.longrepr = "skipped", ("", 0, str(call.excinfo.value).splitlines()[-1])
+    if call is not None and call.excinfo is not None and (reason := missing_extra(call.excinfo.value)):
+        report.outcome, report.longrepr = "skipped", ("", 0, reason)
 
 
 @pytest.hookimpl(wrapper=True)
