@@ -16,7 +16,7 @@ from benchmarks.chain_overhead import chain_overhead
 from benchmarks.demo_report import precision_label, write_report
 from benchmarks.memory import peak_rss_mb_over_bare
 from benchmarks.results import command_line, write_result
-from benchmarks.truncated import matched_thresholds, truncated_bundles, truncated_row
+from benchmarks.truncated import macs_alone, matched_thresholds, truncated_bundles, truncated_row, whole_macs
 from benchmarks.video import write_video
 from compile.precisions import DEFAULT_PRECISIONS as PRECISIONS
 from compile.trained_model import TrainedModel, load_trained_model
@@ -157,6 +157,8 @@ def stage(module: str, *arguments: object, quiet: bool = False) -> str:
 class Measured(NamedTuple):
     """One precision of the bundle and the truncated networks, interleaved."""
 
+    cost: tuple[float, ...]
+    """Multiply-accumulates up to each exit, as shares of those of the network without early exits."""
     bench: BenchResult
     truncated: list[dict[str, float]]
 
@@ -166,39 +168,41 @@ def measure_precisions(trained: TrainedModel, bundle: Bundle, folder: Path) -> d
     frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
     exits, dataset = len(bundle.manifest.exits), trained.checkpoint.settings.dataset
     rivals = [] if dataset in WITHOUT_TRUNCATED else truncated_bundles(trained, exits, folder, PRECISIONS)
-    return {name: measure_all(bundle, rivals, name, frames, labels) for name in PRECISIONS}
+    whole = whole_macs(trained)
+    return {name: measure_all(bundle, rivals, name, whole, frames, labels) for name in PRECISIONS}
 
 
 def measure_all(
-    bundle: Bundle, rivals: Sequence[Bundle], precision: str, frames: list[Frame], labels: list[int]
+    bundle: Bundle, rivals: Sequence[Bundle], precision: str, whole_macs: int, frames: list[Frame], labels: list[int]
 ) -> Measured:
     """Measure the bundle, the networks truncated at each exit, and early exits at the accuracy of each of those."""
     backend, exits = OnnxRuntime(), len(bundle.manifest.exits)
     with bench_classifiers(bundle, precision, backend) as ours:
         truncated = [load_classifier(rival, precision, backend) for rival in rivals]
-        matched = [
-            ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, k, precision))
-            for k, rival in enumerate(rivals)
-        ]
+        matched = [ours.early_exit.with_thresholds(matched_thresholds(bundle, rival, precision)) for rival in rivals]
         measured = measure([*ours, *truncated, *matched], track(frames, f"measuring {precision}"), labels)
     whole, early_exit, *others = measured.classifiers
     per_exit, alone, at_accuracy = others[:exits], others[exits : 2 * exits], others[2 * exits :]
-    macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
-    cost = (macs.cumsum() / macs.sum()).tolist()
-    rows = [truncated_row(k, *pair, cost) for k, pair in enumerate(zip(alone, at_accuracy, strict=True))]
-    return Measured(BenchResult(whole, early_exit, tuple(per_exit), {}, measured.control_ms), rows)
+    cost = np.cumsum([exit_.macs for exit_ in bundle.manifest.exits]) / whole_macs
+    rival_costs = [macs_alone(rival) / whole_macs for rival in rivals]
+    rows = [
+        truncated_row(k, *row, cost.tolist()) for k, row in enumerate(zip(alone, at_accuracy, rival_costs, strict=True))
+    ]
+    return Measured(
+        tuple(cost.tolist()), BenchResult(whole, early_exit, tuple(per_exit), {}, measured.control_ms), rows
+    )
 
 
 def figures(bundle: Bundle, precision: str, measured: Measured) -> dict[str, Any]:
     """Return the report's figures of one precision."""
     whole, early = measured.bench.whole, measured.bench.early_exit
     macs = np.array([exit_.macs for exit_ in bundle.manifest.exits])
-    cost = macs.cumsum() / macs.sum()
     segments = bundle.precision(precision).segments
     return {
         "accuracy": {"whole": whole.accuracy, "early_exit": early.accuracy},
         "exit_shares": list(early.exit_shares),
-        "macs_ratio": float((cost * early.exit_shares).sum()),
+        "macs_ratio": float(np.dot(measured.cost, early.exit_shares)),
+        "exit_macs_ratio": list(measured.cost),
         "latency_ms": {
             "whole": asdict(whole.latency_ms),
             "early_exit": asdict(early.latency_ms),

@@ -79,13 +79,14 @@ def trade_off_figure(report: dict[str, Any], bundle: Bundle, labels: Sequence[in
     ]
     curve.sort(key=lambda point: point.cost_ratio)
     chosen = operating_point_of(scores, truth, macs, validate_thresholds(report["thresholds"], len(macs)))
-    cost = np.cumsum(macs) / np.sum(macs)
+    chain = report["exit_macs_ratio"][-1]  # more than the whole network, which has no heads of early exits
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
-    axes.plot([p.cost_ratio for p in curve], [p.accuracy for p in curve], ".-", color=BLUE, label="early exits")
-    axes.plot(chosen.cost_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
-    if truncated := [row["accuracy"] for row in report["truncated"]]:
-        axes.plot(cost, truncated, "s", color=GREY, label="truncated, trained alone")
+    costs = [chain * point.cost_ratio for point in curve]
+    axes.plot(costs, [point.accuracy for point in curve], ".-", color=BLUE, label="early exits")
+    axes.plot(chain * chosen.cost_ratio, chosen.accuracy, "o", color=ORANGE, markersize=10, label="chosen thresholds")
+    if truncated := [(row["macs_ratio"], row["accuracy"]) for row in report["truncated"]]:
+        axes.plot(*zip(*truncated, strict=True), "s", color=GREY, label="truncated, trained alone")
     axes.set(
         xlabel="mean MACs, share of the whole network", ylabel="test accuracy", title="accuracy against computation"
     )
@@ -158,8 +159,9 @@ def comparison_table(report: dict[str, Any]) -> str:
     if not rows:
         return ""
     note = (
-        "Each network on the left was trained alone. Early exits beside it use the thresholds with the largest product "
-        "of accuracy gained and computation saved against it on the threshold-fitting split. The network truncated at "
+        "Each network on the left was trained alone. Early exits beside it use the cheapest thresholds that are two "
+        "standard errors more accurate on the threshold-fitting split and cost no more there, else the most accurate "
+        "that cost no more. The network truncated at "
         "exit 0 is also the first segment of the chain: early exits can be more accurate, but not faster."
     )
     title = "<h2>Compared with networks truncated at an exit</h2>"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import add_output, command_line, write_result
-from benchmarks.truncated import NO_GUARANTEE
+from benchmarks.truncated import NO_GUARANTEE, macs_alone
 from calibration.operating_points import within_budget
 from calibration.thresholds import RiskGuarantee
 from compile.recipe import compile_bundle
@@ -89,8 +89,9 @@ def fold_rows(fold: int, seed: int, folder: Path) -> list[dict[str, Any]]:
         bundles[name] = compile_bundle(checkpoint, output, precisions=(PRECISION,), guarantee=guarantee)
         trained[name] = load_trained_model(checkpoint)
     speedup = measured_speedup(bundles, trained["early exits"])
+    whole = macs_alone(bundles["alone"])
     return [
-        {"fold": fold, "seed": seed, "network": name, **evaluated(bundles[name], trained[name])}
+        {"fold": fold, "seed": seed, "network": name, **evaluated(bundles[name], trained[name], whole)}
         | ({"speedup": speedup} if name == "early exits" else {})
         for name in NETWORKS
     ]
@@ -105,12 +106,13 @@ def measured_speedup(bundles: dict[str, Bundle], trained: TrainedModel) -> float
     return rival.latency_ms.mean / ours.latency_ms.mean
 
 
-def evaluated(bundle: Bundle, trained: TrainedModel) -> dict[str, Any]:
+def evaluated(bundle: Bundle, trained: TrainedModel, whole_macs: int) -> dict[str, Any]:
     """Return figures of the test images, at the fitted thresholds and at each budget.
 
+    Costs are shares of the network without early exits, which has `whole_macs`.
     `correct` has a digit for each test image, in the order of the dataset: 1 if the prediction is right.
     """
-    truth, costs = trained.labels("test"), [exit_.macs for exit_ in bundle.manifest.exits]
+    truth, costs = trained.labels("test"), [exit_.macs / whole_macs for exit_ in bundle.manifest.exits]
     scores = record(load_classifier(bundle, PRECISION, OnnxRuntime()), trained.frames("test")).scores
     thresholds = bundle.precision(PRECISION).thresholds.values if len(costs) > 1 else ()
     decisions = decide(scores, np.asarray(thresholds, dtype=np.float32))
@@ -124,23 +126,22 @@ def evaluated(bundle: Bundle, trained: TrainedModel) -> dict[str, Any]:
     }
 
 
-def curve(bundle: Bundle, test: Scores, truth: NDArray[np.int64], costs: Sequence[int]) -> list[dict[str, float]]:
+def curve(bundle: Bundle, test: Scores, truth: NDArray[np.int64], costs: Sequence[float]) -> list[dict[str, float]]:
     """Return cost and accuracy on the test images with thresholds fitted to each budget on their own split."""
     fitting = bundle.scores(PRECISION)
     points = []
     for budget in BUDGETS:
-        thresholds = within_budget(fitting.scores, fitting.truth, costs, budget).thresholds
+        thresholds = within_budget(fitting.scores, fitting.truth, costs, budget / sum(costs)).thresholds
         decisions = decide(test, np.asarray(thresholds, dtype=np.float32))
         points.append({"budget": budget, **cost_and_accuracy(decisions, truth, costs)})
     whole = decide(test, np.full(len(costs) - 1, NEVER, dtype=np.float32))
     return [*points, {"budget": 1.0, **cost_and_accuracy(whole, truth, costs)}]
 
 
-def cost_and_accuracy(decisions: Decisions, truth: NDArray[np.int64], costs: Sequence[int]) -> dict[str, float]:
-    """Return the share of the whole network's multiply-accumulates, and the accuracy."""
-    cost = np.cumsum(costs) / np.sum(costs)
+def cost_and_accuracy(decisions: Decisions, truth: NDArray[np.int64], costs: Sequence[float]) -> dict[str, float]:
+    """Return the mean cost and the accuracy; `costs` are those of each segment."""
     return {
-        "macs_ratio": float(cost[decisions.exit_index].mean()),
+        "macs_ratio": float(np.cumsum(costs)[decisions.exit_index].mean()),
         "accuracy": float((decisions.label == truth).mean()),
     }
 

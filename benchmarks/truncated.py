@@ -9,11 +9,14 @@ import numpy as np
 
 from calibration.operating_points import ROUNDING, OperatingPoint, operating_points
 from calibration.thresholds import RiskGuarantee
+from compile.export import export_onnx
+from compile.graph import total_macs
 from compile.recipe import compile_bundle
 from compile.trained_model import TrainedModel
 from edge.bundle.bundle import Bundle
 from edge.console import log
 from edge.measure.bench import Measurement
+from edge.training.backbones import build_network
 from edge.training.train import train
 
 STANDARD_ERRORS = 2
@@ -34,14 +37,14 @@ def truncated_bundles(trained: TrainedModel, exits: int, folder: Path, precision
     return bundles
 
 
-def matched_thresholds(bundle: Bundle, rival: Bundle, exit_index: int, precision: str) -> tuple[float, ...]:
-    """Return thresholds to set beside the network truncated at an exit, both judged on the threshold-fitting split."""
+def matched_thresholds(bundle: Bundle, rival: Bundle, precision: str) -> tuple[float, ...]:
+    """Return thresholds to set beside a truncated network, both judged on the threshold-fitting split."""
     ours, theirs = bundle.scores(precision), rival.scores(precision)
     macs = [exit_.macs for exit_ in bundle.manifest.exits]
     points = operating_points(ours.scores, ours.truth, macs)
     accuracy = float((theirs.scores.label[-1] == theirs.truth).mean())
     margin = STANDARD_ERRORS * math.sqrt(accuracy * (1 - accuracy) / len(theirs.truth))
-    return matching_point(points, accuracy + margin, sum(macs[: exit_index + 1]) / sum(macs)).thresholds
+    return matching_point(points, accuracy + margin, macs_alone(rival) / sum(macs)).thresholds
 
 
 def matching_point(points: Sequence[OperatingPoint], accuracy: float, cost_ratio: float) -> OperatingPoint:
@@ -56,14 +59,37 @@ def matching_point(points: Sequence[OperatingPoint], accuracy: float, cost_ratio
     return max(affordable, key=lambda point: (point.accuracy, -point.cost_ratio))
 
 
+def macs_alone(bundle: Bundle) -> int:
+    """Return the multiply-accumulates of a network with one exit."""
+    (only,) = bundle.manifest.exits
+    return only.macs
+
+
+def whole_macs(trained: TrainedModel) -> int:
+    """Return the multiply-accumulates of the network without early exits, whose heads it does not have."""
+    checkpoint = trained.checkpoint
+    channels, classes = checkpoint.input.channels, len(checkpoint.classes)
+    last = len(build_network(checkpoint.settings.backbone, channels, classes).heads) - 1
+    network = build_network(checkpoint.settings.backbone, channels, classes, truncated_at=last)
+    return total_macs(export_onnx(network.eval(), checkpoint.input).model)
+
+
 def truncated_row(
-    exit_index: int, rival: Measurement, early_exit: Measurement, cost: Sequence[float]
+    exit_index: int, rival: Measurement, early_exit: Measurement, rival_cost: float, cost: Sequence[float]
 ) -> dict[str, float]:
-    """Return a truncated network beside early exits at its accuracy; `cost` is the share of MACs up to each exit."""
+    """Return a truncated network beside early exits at its accuracy.
+
+    Args:
+        exit_index: Where the network is truncated.
+        rival: Its measurement.
+        early_exit: That of early exits.
+        rival_cost: Its multiply-accumulates, as a share of the whole network's.
+        cost: Those of the chain up to each exit.
+    """
     return {
         "exit": exit_index,
         "accuracy": rival.accuracy or 0.0,
-        "macs_ratio": cost[exit_index],
+        "macs_ratio": rival_cost,
         "latency_ms_mean": rival.latency_ms.mean,
         "early_exit_accuracy": early_exit.accuracy or 0.0,
         "early_exit_macs_ratio": float(np.dot(cost, early_exit.exit_shares)),

@@ -44,7 +44,7 @@ def early_exits(demo: Path) -> Iterator[tuple[str, Predict]]:
             classifier = load_classifier(bundle, precision, backend_named(backend))
             yield f"fitted thresholds, {precision}, {backend}", label_of(classifier)
             for k, rival in enumerate(trained_alone(demo)):
-                matched = classifier.with_thresholds(matched_thresholds(bundle, rival, k, precision))
+                matched = classifier.with_thresholds(matched_thresholds(bundle, rival, precision))
                 yield f"beside truncation {k}, {precision}, {backend}", label_of(matched)
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from edge.cuda.autotune import Tuning
 
 WARM_UP_FRAMES = 20
+TURN_FRAMES = 20
+"""Frames that a classifier has in a turn, one after the other as in a stream."""
 WHOLE, EARLY_EXIT = "whole", "early_exit"
 
 
@@ -213,7 +215,7 @@ def measure(classifiers: Sequence[Classifier], frames: Iterable[Frame], labels: 
 
 
 def take_turns(classifiers: Sequence[Classifier], frames: Iterable[Frame], seed: int = 0) -> Turns:
-    """Time classifiers and the control loop, which take turns on each frame.
+    """Time classifiers and the control loop, which take turns of `TURN_FRAMES`.
 
     The first frames also run beforehand, to warm up.
     """
@@ -221,7 +223,7 @@ def take_turns(classifiers: Sequence[Classifier], frames: Iterable[Frame], seed:
     warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
     calls: list[Callable[[Frame], Any]] = [*(classifier.predict for classifier in classifiers), _run_control_loop]
     interleave(calls, warm_up)
-    *timed, control = interleave(calls, itertools.chain(warm_up, frames), seed)
+    *timed, control = interleave(calls, itertools.chain(warm_up, frames), seed, block=TURN_FRAMES)
     return Turns([_series(each) for each in timed], control.times_ms)
 
 

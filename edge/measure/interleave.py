@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from time import perf_counter_ns
 from typing import Generic, TypeVar
 
@@ -25,22 +26,35 @@ class Timed(Generic[R]):
     results: list[R]
 
 
-def interleave(calls: Sequence[Callable[[T], R]], items: Iterable[T], seed: int = 0) -> list[Timed[R]]:
+def interleave(
+    calls: Sequence[Callable[[T], R]], items: Iterable[T], seed: int = 0, *, block: int = 1
+) -> list[Timed[R]]:
     """Time every call on every item.
 
-    For each item the calls have a new random order, because a call finds the caches as its predecessor left them, and
-    the first finds the item in none.
+    For each block of items the calls have a new random order, because a call finds the caches as its predecessor left
+    them, and the first finds the item in none.
+
+    Args:
+        calls: The calls to time.
+        items: The arguments of each call.
+        seed: Seed of the orders.
+        block: Items that a call takes one after the other in its turn. Of more than one, the first also run beforehand,
+            untimed: calls that share weights would find them in the caches more often than a call of its own.
     """
     times_ns: list[list[int]] = [[] for _ in calls]
     results: list[list[R]] = [[] for _ in calls]
     order, generator = list(range(len(calls))), random.Random(seed)  # noqa: S311 - an order is no secret
-    for item in items:
+    remaining = iter(items)
+    while turn := list(islice(remaining, block)):
         generator.shuffle(order)
         for index in order:
-            started_ns = perf_counter_ns()
-            result = calls[index](item)
-            times_ns[index].append(perf_counter_ns() - started_ns)
-            results[index].append(result)
+            for item in turn[:LEADING_ITEMS] if block > 1 else ():
+                calls[index](item)
+            for item in turn:
+                started_ns = perf_counter_ns()
+                result = calls[index](item)
+                times_ns[index].append(perf_counter_ns() - started_ns)
+                results[index].append(result)
     return [Timed(np.array(times) / 1e6, outputs) for times, outputs in zip(times_ns, results, strict=True)]
 
 

@@ -7,11 +7,15 @@ import pytest
 
 from benchmarks.demo_report import comparison_table, items_list, precision_label, trade_off_figure
 from benchmarks.demo_seeds import beats, criteria, exit_gains
-from benchmarks.truncated import matching_point
+from benchmarks.papers.evaluation import exit_macs
+from benchmarks.truncated import matching_point, whole_macs
 from calibration.operating_points import OperatingPoint
+from compile.trained_model import load_trained_model
 from edge.bundle.bundle import Bundle
 from edge.cli.bench import ONNXRUNTIME_NOTE
 from edge.decision import Scores
+from edge.training.backbones import build_network
+from edge.training.checkpoint import Checkpoint
 
 
 def rival(exit_index: int, **changes: float) -> dict[str, float]:
@@ -94,6 +98,17 @@ def test_a_truncated_network_is_compared_with_the_cheapest_point_of_its_accuracy
     assert (chosen.accuracy, chosen.cost_ratio) == expected
 
 
+def test_the_network_without_early_exits_has_none_of_their_heads(
+    digits_checkpoint: Checkpoint, digits_bundle: Bundle
+) -> None:
+    last = len(digits_bundle.manifest.exits) - 1
+    settings, spec = digits_checkpoint.settings, digits_checkpoint.input
+    alone = build_network(settings.backbone, spec.channels, len(digits_checkpoint.classes), truncated_at=last)
+    whole = whole_macs(load_trained_model(digits_checkpoint))
+    assert [whole] == exit_macs(alone, spec)
+    assert whole < sum(exit_.macs for exit_ in digits_bundle.manifest.exits)
+
+
 def test_times_of_int8_stand_beside_the_reason_for_them() -> None:
     table = comparison_table({"precisions": {"fp32": figures(), "int8": figures()}})
     assert precision_label("int8") == "int8 (emulated in float here)"
@@ -112,6 +127,7 @@ def test_truncated_networks_are_drawn_if_there_are_any(
     truncated: list[dict[str, float]], lines: int, digits_bundle: Bundle
 ) -> None:
     recorded, thresholds = digits_bundle.scores("int8"), digits_bundle.precision("int8").thresholds.values
-    report = {"precision": "int8", "thresholds": thresholds, "truncated": truncated}
+    costs = {"exit_macs_ratio": [0.1, 0.4, 1.1]}
+    report = {"precision": "int8", "thresholds": thresholds, "truncated": truncated} | costs
     figure = trade_off_figure(report, digits_bundle, recorded.truth.tolist(), recorded.scores)
     assert len(figure.axes[0].lines) == lines

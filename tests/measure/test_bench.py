@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,18 @@ from edge.frames.base import Frame, frame_from_array
 from edge.inference.host import HostSlot
 from edge.inference.load import load_classifier
 from edge.inference.record import record
-from edge.measure.bench import WARM_UP_FRAMES, Series, Turns, bench, bench_once, measure, summarise, thresholds_for_exit
-from edge.measure.interleave import interleave
+from edge.measure.bench import (
+    TURN_FRAMES,
+    WARM_UP_FRAMES,
+    Series,
+    Turns,
+    bench,
+    bench_once,
+    measure,
+    summarise,
+    thresholds_for_exit,
+)
+from edge.measure.interleave import LEADING_ITEMS, interleave
 from edge.measure.latency import latency_from_ms
 from edge.measure.launches import LAUNCHES
 
@@ -169,7 +179,9 @@ def test_early_exits_are_measured_with_the_fitted_thresholds(
 ) -> None:
     turns = bench_once(digits_bundle, "fp32", OnnxRuntime(), frames)
     slot = slots.with_thresholds(digits_bundle.precision("fp32").thresholds.values)
-    measured = slot.predictions[WARM_UP_FRAMES:]
+    turns_taken = slot.predictions[WARM_UP_FRAMES:]
+    turn = LEADING_ITEMS + TURN_FRAMES
+    measured = [each for index, each in enumerate(turns_taken) if index % turn >= LEADING_ITEMS]
     assert turns.series[1].exit_index.tolist() == [prediction.exit_index for prediction in measured]
     assert turns.series[1].label_index.tolist() == [prediction.label_index for prediction in measured]
 
@@ -192,6 +204,17 @@ def test_interleaved_calls_run_once_per_item_in_a_random_order_that_the_seed_rep
     assert [part.results for part in timed] == [[f"{name}{item}" for item in range(60)] for name in "abc"]
     assert all(len(part.times_ms) == 60 and (part.times_ms >= 0).all() for part in timed)
     assert run(seed=0)[0] == ran != run(seed=1)[0]
+
+
+def test_a_call_takes_the_items_of_a_block_one_after_the_other_and_warms_up_on_the_first() -> None:
+    ran: list[tuple[str, int]] = []
+    calls = [lambda item, name=name: ran.append((name, item)) or f"{name}{item}" for name in "ab"]
+    timed = interleave(calls, range(12), block=5)
+    assert [part.results for part in timed] == [[f"{name}{item}" for item in range(12)] for name in "ab"]
+    turns = [[*range(0, 3), *range(0, 5)], [*range(5, 8), *range(5, 10)], [10, 11, 10, 11]]
+    for name in "ab":
+        assert [item for ran_by, item in ran if ran_by == name] == [item for turn in turns for item in turn]
+    assert sum(first != then for (first, _), (then, _) in pairwise(ran)) <= 2 * len(turns) - 1
 
 
 def test_the_spread_of_a_latency_is_half_the_range_of_medians_of_five_parts() -> None:
