@@ -1,4 +1,4 @@
-"""The early exits that compete with a peer: chosen on validation images, judged on test images."""
+"""The early exits that compete with a peer: chosen on the threshold-fitting split, judged on test images."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 EQUAL_ACCURACY = 0.005
 """Accuracy that early exits may lose to a peer, the limit of the demo's guarantee."""
 STANDARD_ERRORS = 2
-"""Standard errors by which early exits must keep that limit on validation images."""
+"""Standard errors by which early exits must keep that limit where they are chosen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

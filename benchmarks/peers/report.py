@@ -1,7 +1,7 @@
 """`python -m benchmarks peers`: early exits beside their peers, by turns in one run, at equal accuracy.
 
 The networks and images are those of a demo: its trained network, its bundle, and the networks truncated at each exit
-and trained alone. Each peer has one rival, the early exits that are chosen on validation images.
+and trained alone. Each peer has one rival, the early exits that are chosen on the split that fits thresholds.
 """
 
 import argparse
@@ -109,10 +109,10 @@ def main(arguments: argparse.Namespace) -> int:
 def compete(
     ours: Mapping[str, Predict], others: Mapping[str, Predict], trained: TrainedModel, images: int
 ) -> list[Duel]:
-    """Run everything on validation images, choose early exits beside each peer, and run everything on test images."""
+    """Run everything on two splits: on the first, choose early exits beside each peer; on the other, compare them."""
     ways = {**ours, **others}
-    validation, test = (measure(ways, trained, split, images) for split in ("validation", "test"))
-    choices = [choose(peer, validation[: len(ours)]) for peer in validation[len(ours) :]]
+    fitting, test = (measure(ways, trained, split, images) for split in ("thresholds", "test"))
+    choices = [choose(peer, fitting[: len(ours)]) for peer in fitting[len(ours) :]]
     return [Duel(peer, test[choice]) for peer, choice in zip(test[len(ours) :], choices, strict=True)]
 
 
@@ -137,7 +137,7 @@ def draw(path: Path, duels: Sequence[Duel]) -> None:
     axes.barh(names, [duel.peer.ms_mean for duel in ordered], color="lightgrey", label="peer (its accuracy)")
     ours = [duel.ours.ms_mean for duel in ordered]
     axes.plot(ours, range(len(ordered)), "|", color="C1", markersize=9, markeredgewidth=3,
-              label="early exits chosen on validation images")  # fmt: skip
+              label="early exits of its accuracy")  # fmt: skip
     axes.set(xscale="log", xlabel="mean ms per test image, one thread")
     axes.tick_params(axis="y", labelsize=7)
     axes.legend()

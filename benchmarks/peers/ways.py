@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.peers.loops import Predict, compiled_stages, earlyon_staged, session_loop, torch_loop, torch_stages
-from benchmarks.truncated import matched_thresholds
+from calibration.operating_points import OperatingPoint, within_budget
 from edge.bundle.bundle import Bundle
 from edge.engines import CPU_BACKENDS, backend_named
 from edge.errors import UnavailableError
@@ -19,6 +21,8 @@ NEEDED = {
     "earlyon": "pip install --no-deps earlyon==0.3.0",
 }
 """Libraries of peers, and how to install them."""
+BUDGETS = 12
+"""Operating points of each precision."""
 COMPILER = "g++"
 """`torch.compile` calls it."""
 
@@ -37,15 +41,23 @@ def check_peers() -> None:
 
 
 def early_exits(demo: Path) -> Iterator[tuple[str, Predict]]:
-    """Yield early exits on every backend in every precision, with fitted thresholds and beside each truncation."""
+    """Yield early exits on every backend, in every precision and at each budget."""
     bundle = Bundle.open(demo / "bundle")
-    for backend in CPU_BACKENDS:
-        for precision in bundle.manifest.precisions:
+    for precision in bundle.manifest.precisions:
+        points = budgeted(bundle, precision)
+        for backend in CPU_BACKENDS:
             classifier = load_classifier(bundle, precision, backend_named(backend))
-            yield f"fitted thresholds, {precision}, {backend}", label_of(classifier)
-            for k, rival in enumerate(trained_alone(demo)):
-                matched = classifier.with_thresholds(matched_thresholds(bundle, rival, precision))
-                yield f"beside truncation {k}, {precision}, {backend}", label_of(matched)
+            for point in points:
+                name = f"{point.cost_ratio:.0%} of the MACs, {precision}, {backend}"
+                yield name, label_of(classifier.with_thresholds(point.thresholds))
+
+
+def budgeted(bundle: Bundle, precision: str) -> list[OperatingPoint]:
+    """Return the operating points of evenly spaced budgets, from the first exit's cost to the whole chain's."""
+    fitting, macs = bundle.scores(precision), [exit_.macs for exit_ in bundle.manifest.exits]
+    budgets = np.linspace(macs[0] / sum(macs), 1.0, BUDGETS).tolist()
+    points = [within_budget(fitting.scores, fitting.truth, macs, budget) for budget in budgets]
+    return list({f"{point.cost_ratio:.0%}": point for point in points}.values())
 
 
 def peers(demo: Path, network: MultiExitNetwork) -> Iterator[tuple[str, Predict]]:
