@@ -17,6 +17,7 @@ set -e
 mount --types proc proc "$SYSTEM/proc"
 for folder in dev sys etc/ssl/certs; do mount --rbind "/$folder" "$SYSTEM/$folder"; done
 mount --types tmpfs tmpfs "$SYSTEM/tmp"
+if [ -e "$SYSTEM/cpuinfo" ]; then mount --bind "$SYSTEM/cpuinfo" "$SYSTEM/proc/cpuinfo"; fi
 mount --bind "$CHECKOUT" "$SYSTEM{CHECKOUT}"
 mount --bind "$SYSTEM/.." "$SYSTEM{SHARED}"
 cp /etc/resolv.conf "$SYSTEM/etc/resolv.conf"
