@@ -10,7 +10,7 @@ Digests = NDArray[np.uint64]
 """Arrays of the first eight bytes of content digests."""
 
 
-def content_digest(content: bytes) -> str:
+def content_digest(content: bytes | memoryview) -> str:
     """Return the digest of a sample's file or, for samples without a file, of its array."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 

@@ -28,8 +28,8 @@ Splits = dict[str, NDArray[np.intp]]
 def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> Splits:
     """Draw disjoint, stratified splits. Splits that the dataset fixes stay as they are.
 
-    Of duplicates a single copy is kept, so that no two splits share an image: the copy in the test split, else the copy
-    in another fixed split.
+    Of duplicates, images of the same pixels, a single copy is kept, so that no two splits share an image: the copy in
+    the test split, else the copy in another fixed split.
 
     Args:
         images: The dataset.
@@ -105,7 +105,7 @@ def _distinct(images: LabelledImages, fixed_split: NDArray[np.intp], seed: int) 
     """Return distinct samples in random order; of duplicates, the copy in the test or another fixed split is kept."""
     order = np.random.default_rng(seed).permutation(len(images.labels))
     order = order[np.argsort(fixed_split[order], kind="stable")]
-    first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]
+    first_seen = np.unique([images.copy_digests[index] for index in order], return_index=True)[1]
     return order[np.sort(first_seen)]
 
 
