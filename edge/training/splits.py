@@ -62,11 +62,17 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
 
 
 def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
-    """Return the size and fingerprint of each split."""
+    """Return the size and fingerprint of each split, which depends on images, labels and class names."""
     return {
-        purpose: SplitSpec(len(indices), split_fingerprint(images.digests[i] for i in indices))
+        purpose: SplitSpec(len(indices), split_fingerprint(_identity(images, int(index)) for index in indices))
         for purpose, indices in splits.items()
     }
+
+
+def _identity(images: LabelledImages, index: int) -> tuple[str, int, str]:
+    """Return the digest, class index and class name of a sample."""
+    label = int(images.labels[index])
+    return images.digests[index], label, images.classes[label]
 
 
 def _with_test_fold(images: LabelledImages, seed: int, fold: int) -> LabelledImages:

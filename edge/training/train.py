@@ -85,7 +85,8 @@ def train(
 
     Raises:
         DataError: the dataset cannot be used with these settings, or `output` lies among its images.
-        CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be loaded.
+        CheckpointError: `output` holds a run of other settings, images, labels or version, or the backbone or its
+            weights cannot be loaded.
     """
     _check_output(output, settings)
     images, splits, specs = _load(settings, images)
@@ -248,19 +249,18 @@ def _size_remedy(size: int, native: int | None, reason: str) -> str:
 
 
 def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
-    """Return the checkpoint of a finished run, or None if there is no readable one.
+    """Return the checkpoint of a finished run, or None if there is none.
 
     Raises:
-        CheckpointError: the checkpoint has other settings or other images.
+        CheckpointError: the checkpoint has other settings, images or labels, cannot be read, or is of another version.
     """
-    try:
-        checkpoint = read_checkpoint(path)
-        checkpoint.network()
-    except CheckpointError:
+    if not path.is_file():
         return None
+    checkpoint = read_checkpoint(path)
+    checkpoint.network()
     if checkpoint.settings != settings or checkpoint.splits != splits:
         raise CheckpointError(
-            f"{path} is a finished run with other settings or other images; choose another --output, or delete it"
+            f"{path} is a finished run with other settings, images or labels; choose another --output, or delete it"
         )
     log(f"{path} is a finished run with these settings; delete it to train again")
     return checkpoint

@@ -114,6 +114,25 @@ def test_changed_content_changes_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_any_corrected_label_changes_a_fingerprint(seed: int) -> None:
+    images = labelled([0] * 20 + [1] * 20)
+    before = split_specs(images, draw_splits(images, seed))
+    for index in range(40):
+        labels = images.labels.copy()
+        labels[index] = 1 - labels[index]
+        corrected = dataclasses.replace(images, labels=labels)
+        assert split_specs(corrected, draw_splits(corrected, seed)) != before, index
+
+
+def test_renamed_and_reordered_classes_change_the_fingerprint() -> None:
+    images, everything = labelled([0, 1] * 10), {"train": np.arange(20)}
+    before = split_specs(images, everything)
+    renamed = dataclasses.replace(images, classes=("class 0", "dog"))
+    reordered = dataclasses.replace(images, classes=("class 1", "class 0"), labels=1 - images.labels)
+    assert before not in (split_specs(renamed, everything), split_specs(reordered, everything))
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_a_fixed_test_split_is_kept(seed: int) -> None:
     images = labelled([0, 1] * 100, test_split=range(150, 200))
     splits = draw_splits(images, seed)
