@@ -37,13 +37,15 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
         fold: The fifth of all samples that is the test split, from 0 to 4; None to draw the test split.
 
     Raises:
-        DataError: a class has too few distinct samples, or none in a fixed test split; or there is no such fold.
+        DataError: a class has too few distinct samples, or none in a fixed test split; a fixed split has none of its
+            own; or there is no such fold.
     """
     if fold is not None:
         images = _with_test_fold(images, seed, fold)
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in PURPOSES}
     fixed_split = _fixed_split(images)
     distinct = _distinct(images, fixed_split, seed)
+    _check_fixed_splits(images, fixed_split[distinct])
     shares = {name: share for name, share in SHARES.items() if name not in images.fixed_splits}
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
@@ -105,6 +107,21 @@ def _fixed_split(images: LabelledImages) -> NDArray[np.intp]:
     for purpose, indices in images.fixed_splits.items():
         fixed_split[indices] = PURPOSES.index(purpose)
     return fixed_split
+
+
+def _check_fixed_splits(images: LabelledImages, kept: NDArray[np.intp]) -> None:
+    """Refuse a fixed split without images of its own, given the split of each distinct sample."""
+    for purpose, indices in images.fixed_splits.items():
+        if (kept == PURPOSES.index(purpose)).any():
+            continue
+        problem, remedy = "has no images that can be read", "add some"
+        if len(indices):
+            problem = f"has no images of its own: all {len(indices)} are copies of images in other fixed splits"
+            remedy = "replace them"
+        raise DataError(
+            f"the fixed {purpose} split of {images.name} {problem}; {remedy}, or remove this split, to have it drawn "
+            "from the training images"
+        )
 
 
 def _distinct(images: LabelledImages, fixed_split: NDArray[np.intp], seed: int) -> NDArray[np.intp]:

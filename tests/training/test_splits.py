@@ -162,6 +162,25 @@ def test_of_duplicates_in_two_fixed_splits_the_copy_in_the_test_split_is_kept(se
     np.testing.assert_array_equal(splits["validation"], range(10, 20))
 
 
+@pytest.mark.parametrize("purpose", ["validation", "thresholds", "calibration"])
+def test_a_fixed_split_that_is_a_copy_of_the_test_split_is_refused(purpose: str) -> None:
+    contents = [*range(160), *range(120, 160)]
+    fixed = {purpose: np.arange(120, 160), "test": np.arange(160, 200)}
+    images = dataclasses.replace(labelled([0, 1] * 100, contents), fixed_splits=fixed)
+    message = f"the fixed {purpose} split of pixels has no images of its own: all 40 are copies of images in other"
+    with pytest.raises(DataError, match=f"{message}.*; replace them, or remove this split"):
+        draw_splits(images, seed=0)
+
+
+@pytest.mark.parametrize("purpose", ["validation", "test"])
+def test_a_fixed_split_without_images_is_refused(purpose: str) -> None:
+    images = dataclasses.replace(labelled([0, 1] * 100), fixed_splits={purpose: np.arange(0)})
+    with pytest.raises(
+        DataError, match=f"the fixed {purpose} split of pixels has no images that can be read; add some"
+    ):
+        draw_splits(images, seed=0)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_training_images_that_are_also_in_the_fixed_test_split_are_dropped(seed: int) -> None:
     contents = [*range(150), *range(20), *range(200, 230)]  # the first twenty test images are also training images
