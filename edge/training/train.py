@@ -26,6 +26,7 @@ from edge.training.datasets.base import LabelledImages
 from edge.training.evaluate import accuracies, logits_of
 from edge.training.loading import Loader, PreprocessedImages
 from edge.training.loop import TrainingRun
+from edge.training.memory import report_exhausted_memory
 from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import load_pretrained
 from edge.training.regimes import Phase, phases_of
@@ -50,17 +51,19 @@ class Prepared(NamedTuple):
     """With its initial weights."""
 
 
+@report_exhausted_memory()
 def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepared:
     """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
-        DataError: the dataset cannot be used with these settings.
+        DataError: the dataset cannot be used with these settings, or memory runs out.
         CheckpointError: the backbone or its weights cannot be loaded.
     """
     images, splits, specs = _load(settings, images)
     return _prepared(settings, images, splits, specs)
 
 
+@report_exhausted_memory()
 def train(
     settings: Settings,
     output: Path,
@@ -84,7 +87,7 @@ def train(
         before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
-        DataError: the dataset cannot be used with these settings, or `output` lies among its images.
+        DataError: the dataset cannot be used with these settings, `output` lies among its images, or memory runs out.
         CheckpointError: `output` holds a run of other settings, images, labels or version, or the backbone or its
             weights cannot be loaded.
     """
