@@ -160,7 +160,7 @@ def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, A
             display(Progress("training", next(steps), epochs * run.steps, _validation_note(history)))
 
         for epoch in range(len(history), epochs):
-            if has_stopped(history, run):
+            if has_stopped(history, run.last_phase_start, run.settings.patience):
                 if run.fabric.is_global_zero:
                     log(f"stopped after {len(history)} epochs, without a higher validation accuracy in the last ones")
                 break
@@ -190,14 +190,24 @@ def best_epoch(history: Sequence[dict[str, Any]], first: int) -> int:
     """
     if len(history) <= first:
         return len(history) - 1
-    accuracy = [sum(row["validation_accuracy"]) for row in history[first:]]
+    accuracy = _summed_accuracy(history[first:])
     return len(history) - 1 - accuracy[::-1].index(max(accuracy))
 
 
-def has_stopped(history: Sequence[dict[str, Any]], run: TrainingRun) -> bool:
-    """Return True if the validation accuracy has not improved for as many epochs as the settings allow."""
-    patience = run.settings.patience
-    return patience is not None and len(history) - 1 - best_epoch(history, run.last_phase_start) >= patience
+def has_stopped(history: Sequence[dict[str, Any]], first: int, patience: int | None) -> bool:
+    """Return True if the validation accuracy has not risen in the last `patience` epochs, counted from epoch `first`.
+
+    An epoch that only equals the highest accuracy is no improvement.
+    """
+    if patience is None or len(history) <= first:
+        return False
+    accuracy = _summed_accuracy(history[first:])
+    return len(accuracy) - 1 - accuracy.index(max(accuracy)) >= patience
+
+
+def _summed_accuracy(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the validation accuracy of each epoch, summed over exits."""
+    return [sum(row["validation_accuracy"]) for row in history]
 
 
 def _validation_note(history: list[dict[str, Any]]) -> str:
