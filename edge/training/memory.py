@@ -4,10 +4,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge.errors import DataError
+from edge.errors import DataError, is_out_of_memory
 
-OUT_OF_MEMORY = re.compile(r"out of memory|(?:can't|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.IGNORECASE)
-"""As CUDA, torch's allocator for the CPU, NumPy, cuDNN and cuBLAS, and C++ say it."""
 REQUEST = re.compile(r"(?:tried to|unable to) allocate ([\d.]+ ?\w+)", re.IGNORECASE)
 
 
@@ -16,12 +14,12 @@ def report_exhausted_memory() -> Iterator[None]:
     """Report memory that runs out, as a context or a decorator.
 
     Raises:
-        DataError: memory ran out. torch raises `RuntimeError` on a CPU, and a subclass of it on a GPU.
+        DataError: memory ran out.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         request = REQUEST.search(str(error))
         amount = f": {request[1]} more do not fit" if request else ""
