@@ -78,6 +78,6 @@ def load_trained_model(checkpoint: Checkpoint, data: Path | None = None) -> Trai
     if split_specs(images, splits) != checkpoint.splits:
         raise DataError(
             f"dataset {settings.dataset!r} differs from the dataset that the network was trained on: its splits have "
-            "other fingerprints; restore the images, or train again"
+            "other images or other labels; restore them, or train again"
         )
     return TrainedModel(checkpoint, images, splits)

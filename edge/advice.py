@@ -6,8 +6,9 @@ All figures are counts on one set of labelled samples, so each rule states how i
   sign test on the samples that only one of the two classifies correctly, level 5 %), and if there are enough of them to
   rule out that it is better by more than 2 points (one-sided 95 % bound of the difference of paired proportions, with
   half a sample added to each cell: Agresti and Min 2005).
-* A network is *no better than chance* if no exit is shown to classify more samples correctly than the share of the most
-  frequent class (one-sided exact binomial test, level 5 %).
+* A network is *no better than chance* if no exit is shown to classify more samples correctly than if it predicted each
+  class as often but independently of the sample, as in Cohen's kappa (1960; one-sided binomial test, level 5 %). A
+  network that finds most of a rare class is better, even if always naming the most frequent class is more accurate.
 * An exit *answers nearly everything* if it answers at least 99 % of the samples.
 """
 
@@ -38,6 +39,8 @@ class ExitFigures:
     samples: int
     majority: int
     """Samples of the most frequent class."""
+    by_chance: tuple[float, ...]
+    """Samples that this exit would classify correctly on average if its predictions were shuffled."""
     correct: tuple[int, ...]
     lost: tuple[int, ...]
     """Samples that the last exit classifies correctly and this exit does not."""
@@ -77,6 +80,7 @@ def exit_figures(
     return ExitFigures(
         samples=len(truth),
         majority=int(np.bincount(truth).max()),
+        by_chance=tuple(_correct_if_shuffled(label, truth) for label in scores.label),
         correct=tuple(is_correct.sum(axis=1).tolist()),
         lost=tuple((is_correct[-1] & ~is_correct).sum(axis=1).tolist()),
         gained=tuple((is_correct & ~is_correct[-1]).sum(axis=1).tolist()),
@@ -108,15 +112,16 @@ def advise(figures: ExitFigures, *, has_budget: bool = False) -> list[Advice]:
 
 def chance_advice(figures: ExitFigures) -> Advice | None:
     """Return advice if the network is no better than chance."""
-    best = max(figures.correct)
-    if figures.majority < figures.samples and not _exceeds(best, figures.samples, figures.majority / figures.samples):
-        return Advice(
-            CHANCE,
-            f"the network is no better than chance: its best exit classifies {_share(best, figures)} of "
-            f"{figures.samples} samples correctly, always naming the most frequent class "
-            f"{_share(figures.majority, figures)}; check labels and images, train for longer or on more images",
-        )
-    return None
+    size = figures.samples
+    exits = zip(figures.correct, figures.by_chance, strict=True)
+    if figures.majority == size or any(_exceeds(correct, size, expected / size) for correct, expected in exits):
+        return None
+    return Advice(
+        CHANCE,
+        f"the network is no better than chance: its best exit classifies {_share(max(figures.correct), figures)} of "
+        f"{size} samples correctly, always naming the most frequent class {_share(figures.majority, figures)}; "
+        "check labels and images, train for longer or on more images",
+    )
 
 
 def first_equal_exit(figures: ExitFigures) -> int | None:
@@ -188,6 +193,12 @@ def _equal_advice(figures: ExitFigures, k: int) -> Advice:
         else f"leave out the stages after exit {k}, or set its threshold to 0"
     )
     return Advice(f"equal {k}", f"{compared}; {remedy}")
+
+
+def _correct_if_shuffled(predicted: NDArray[np.int32], truth: NDArray[np.int64]) -> float:
+    """Return the mean number of correct predictions over all orders of the predictions."""
+    classes, counts = np.unique(truth, return_counts=True)
+    return float(sum(count * (predicted == k).mean() for k, count in zip(classes, counts, strict=True)))
 
 
 def _exceeds(successes: int, trials: int, probability: float) -> bool:

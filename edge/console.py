@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.entry import STDOUT, Terminated, exit_at_signals, raise_signals, signal_exit_code
-from edge.errors import EdgeError, one_line
+from edge.errors import EdgeError, is_out_of_memory, one_line
 from edge.progress import Progress
 from edge.progress import track as track_progress
 from edge.system import BLOCKING_CALL, import_remedy
@@ -99,7 +99,7 @@ def _print_error(error: Exception) -> int:
         message, code = str(error), error.exit_code
     elif isinstance(error, ImportError):
         message, code = f"{error}; {import_remedy(error)}", UNAVAILABLE
-    elif isinstance(error, MemoryError):
+    elif is_out_of_memory(error):
         message, code = "out of memory; close other programs, or use smaller inputs or batches", UNAVAILABLE
     elif isinstance(error, OSError):
         message = _reason(error)

@@ -22,6 +22,9 @@ import re
 ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
+OUT_OF_MEMORY = re.compile(r"out of memory|(?:can't|cannot|unable to) allocate|ALLOC_FAILED|bad_alloc", re.IGNORECASE)
+"""As CUDA, torch's allocator for the CPU, NumPy, cuDNN and cuBLAS, and C++ say it."""
+
 MAX_MESSAGE, MESSAGE_END = 2000, 400
 """Longest message, and how much of its end is kept: the remedy stands there."""
 
@@ -87,6 +90,13 @@ class SourceLostError(SourceError):
 
 class ThresholdError(EdgeError):
     """The thresholds are invalid or cannot be fitted."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if memory ran out; torch raises `RuntimeError` on a CPU, and a subclass of it on a GPU."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    )
 
 
 def one_line(text: str) -> str:

@@ -12,6 +12,7 @@ from edge.decision import NEVER, Scores
 HEALTHY = ExitFigures(
     samples=2000,
     majority=210,
+    by_chance=(210, 210, 210),
     correct=(1660, 1880, 1906),
     lost=(270, 44, 0),
     gained=(24, 18, 0),
@@ -41,7 +42,7 @@ def topics(advice: Sequence[Advice]) -> list[str]:
         ({"correct": (226, 220, 231)}, ["chance"]),
         ({"correct": (226, 220, 232), "answered": (2000, 0, 0)}, ["chance"]),
         ({"correct": (226, 220, 260), "answered": (2000, 0, 0)}, ["dominant 0"]),
-        ({"samples": 2000, "majority": 1820, "correct": (1820, 1825, 1826)}, ["chance"]),
+        ({"majority": 1820, "by_chance": (1820, 1820, 1820), "correct": (1820, 1825, 1826)}, ["chance"]),
     ],
 )
 def test_each_rule_applies_from_its_limit_on(changes: dict[str, object], expected: list[str]) -> None:
@@ -85,12 +86,23 @@ def test_chance_is_the_share_of_the_most_frequent_class(
     samples: int, classes: int, accuracy: float, is_chance: bool
 ) -> None:
     correct = round(samples * accuracy)
-    figures = ExitFigures(samples, samples // classes, (correct,), (0,), (0,), (samples,), (1.0,))
+    figures = ExitFigures(samples, samples // classes, (samples / classes,), (correct,), (0,), (0,), (samples,), (1.0,))
+    assert topics(advise(figures)) == ["chance"] * is_chance
+
+
+@pytest.mark.parametrize(("found", "is_chance"), [(45, False), (3, True)])
+def test_a_network_that_finds_a_rare_class_is_better_than_chance(found: int, is_chance: bool) -> None:
+    """Of 950 common samples 60 are taken for the rare class, so that always naming the common one is more accurate."""
+    truth = np.repeat([0, 1], [950, 50])
+    label = np.repeat([0, 1, 1, 0], [890, 60, found, 50 - found]).astype(np.int32)[None]
+    scores = Scores(np.full((1, 1000), 0.9, dtype=np.float32), label)
+    figures = exit_figures(scores, truth, np.array([], dtype=np.float32), [1])
+    assert figures.correct[0] < figures.majority
     assert topics(advise(figures)) == ["chance"] * is_chance
 
 
 def test_samples_of_one_class_tell_nothing_about_chance() -> None:
-    assert advise(ExitFigures(50, 50, (50,), (0,), (0,), (50,), (1.0,))) == []
+    assert advise(ExitFigures(50, 50, (50,), (50,), (0,), (0,), (50,), (1.0,))) == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +134,7 @@ def test_figures_are_counted_from_scores() -> None:
         np.array([[0, 1, 1, 0], [0, 1, 0, 1]], dtype=np.int32),
     )
     figures = exit_figures(scores, np.array([0, 0, 0, 1]), np.array([0.5], dtype=np.float32), [1, 3])
-    assert figures == ExitFigures(4, 3, (1, 3), (2, 0), (0, 0), (2, 2), (0.25, 1.0))
+    assert figures == ExitFigures(4, 3, (2.0, 2.0), (1, 3), (2, 0), (0, 0), (2, 2), (0.25, 1.0))
     assert figures.mean_cost == 0.625
     never = exit_figures(scores, np.array([0, 0, 0, 1]), np.array([NEVER], dtype=np.float32), [1, 3])
     assert never.answered == (0, 4)

@@ -269,7 +269,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--patience",
         type=at_least(1),
         metavar="N",
-        help="stop after N epochs without a better validation accuracy, and keep the best epoch",
+        help="stop after N epochs without a higher validation accuracy, and keep the best epoch",
     )
     group.add_argument(
         "--batch-size",

@@ -19,7 +19,7 @@ from edge.training.backbones import build_network
 from edge.training.network import MultiExitNetwork
 from edge.training.settings import Settings
 
-CHECKPOINT_VERSION = 5
+CHECKPOINT_VERSION = 6
 MAX_INPUT_VALUES = 1 << 26
 """Upper bound on the values of one input: 4,700 x 4,700 pixels in colour."""
 
@@ -95,7 +95,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         shown = version if version is None or isinstance(version, int | float | str) else type(version).__name__
         raise CheckpointError(
             f"{path} has checkpoint version {str(shown)[:40]}, this installation reads {CHECKPOINT_VERSION}; "
-            "train again"
+            "delete it and train again"
         )
     try:
         return decode(Checkpoint, {name: value for name, value in data.items() if name != "version"}, "checkpoint")

@@ -28,8 +28,8 @@ Splits = dict[str, NDArray[np.intp]]
 def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> Splits:
     """Draw disjoint, stratified splits. Splits that the dataset fixes stay as they are.
 
-    Of duplicates a single copy is kept, so that no two splits share an image: the copy in the test split, else the copy
-    in another fixed split.
+    Of duplicates, images of the same pixels, a single copy is kept, so that no two splits share an image: the copy in
+    the test split, else the copy in another fixed split.
 
     Args:
         images: The dataset.
@@ -37,13 +37,15 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
         fold: The fifth of all samples that is the test split, from 0 to 4; None to draw the test split.
 
     Raises:
-        DataError: a class has too few distinct samples, or none in a fixed test split; or there is no such fold.
+        DataError: a class has too few distinct samples, or none in a fixed test split; a fixed split has none of its
+            own; or there is no such fold.
     """
     if fold is not None:
         images = _with_test_fold(images, seed, fold)
     splits: dict[str, list[NDArray[np.intp]]] = {name: [] for name in PURPOSES}
     fixed_split = _fixed_split(images)
     distinct = _distinct(images, fixed_split, seed)
+    _check_fixed_splits(images, fixed_split[distinct])
     shares = {name: share for name, share in SHARES.items() if name not in images.fixed_splits}
     for label, name in enumerate(images.classes):
         members = distinct[images.labels[distinct] == label]
@@ -62,11 +64,17 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
 
 
 def split_specs(images: LabelledImages, splits: Splits) -> dict[str, SplitSpec]:
-    """Return the size and fingerprint of each split."""
+    """Return the size and fingerprint of each split, which depends on images, labels and class names."""
     return {
-        purpose: SplitSpec(len(indices), split_fingerprint(images.digests[i] for i in indices))
+        purpose: SplitSpec(len(indices), split_fingerprint(_identity(images, int(index)) for index in indices))
         for purpose, indices in splits.items()
     }
+
+
+def _identity(images: LabelledImages, index: int) -> tuple[str, int, str]:
+    """Return the digest, class index and class name of a sample."""
+    label = int(images.labels[index])
+    return images.digests[index], label, images.classes[label]
 
 
 def _with_test_fold(images: LabelledImages, seed: int, fold: int) -> LabelledImages:
@@ -101,11 +109,26 @@ def _fixed_split(images: LabelledImages) -> NDArray[np.intp]:
     return fixed_split
 
 
+def _check_fixed_splits(images: LabelledImages, kept: NDArray[np.intp]) -> None:
+    """Refuse a fixed split without images of its own, given the split of each distinct sample."""
+    for purpose, indices in images.fixed_splits.items():
+        if (kept == PURPOSES.index(purpose)).any():
+            continue
+        problem, remedy = "has no images that can be read", "add some"
+        if len(indices):
+            problem = f"has no images of its own: all {len(indices)} are copies of images in other fixed splits"
+            remedy = "replace them"
+        raise DataError(
+            f"the fixed {purpose} split of {images.name} {problem}; {remedy}, or remove this split, to have it drawn "
+            "from the training images"
+        )
+
+
 def _distinct(images: LabelledImages, fixed_split: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     """Return distinct samples in random order; of duplicates, the copy in the test or another fixed split is kept."""
     order = np.random.default_rng(seed).permutation(len(images.labels))
     order = order[np.argsort(fixed_split[order], kind="stable")]
-    first_seen = np.unique([images.digests[index] for index in order], return_index=True)[1]
+    first_seen = np.unique([images.copy_digests[index] for index in order], return_index=True)[1]
     return order[np.sort(first_seen)]
 
 

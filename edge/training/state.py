@@ -11,7 +11,7 @@ from edge.training.settings import Settings
 
 
 class StateFile:
-    """The saved state of one run; a state with other settings, images or checkpoint version is refused."""
+    """The saved state of one run; a state with other settings, images, labels or checkpoint version is refused."""
 
     def __init__(self, path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> None:
         """Identify the run by its settings and the fingerprints of its splits."""
@@ -33,7 +33,7 @@ class StateFile:
         state = read_torch(self._path)
         if not isinstance(state, dict) or not all(_equal(state.get(name), self._origin[name]) for name in self._origin):
             raise CheckpointError(
-                f"{self._path} is from an unfinished run with other settings or other images, or of another version; "
+                f"{self._path} is from an unfinished run with other settings, images or labels, or of another version; "
                 "finish that run, choose another output, or delete the file"
             )
         return state

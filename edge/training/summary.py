@@ -13,8 +13,8 @@ MAX_LISTED = 12
 """Largest number of classes in a summary; of more classes, the smallest are listed."""
 IMBALANCE = 5.0
 """Ratio of the largest to the smallest class above which a warning is printed."""
-CHANCE_MARGIN = 0.01
-"""Accuracy above the share of the most frequent class that a network must exceed, or it has learned nothing else."""
+CHANCE_MARGIN = 0.02
+"""Share by which the mean accuracy over classes must exceed that of a constant prediction."""
 
 
 def describe_images(images: LabelledImages, splits: Splits, *, balance: bool) -> Iterator[str]:
@@ -71,13 +71,19 @@ def class_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def majority_warning(report: Mapping[str, Any], *, balance: bool) -> str:
-    """Return a warning if the last exit is no better than always predicting the most frequent class; else empty."""
-    counts, confusion = np.array(report["samples_per_class"]), np.array(report["confusion_matrix"])
-    accuracy, share = np.trace(confusion) / counts.sum(), counts.max() / counts.sum()
-    if accuracy > share + CHANCE_MARGIN:
+    """Return a warning if the last exit is no better than always predicting the most frequent class; else empty.
+
+    Compared is the mean accuracy over the classes: a network that finds most of a rare class has learned something,
+    even if its accuracy on all images is below the share of the most frequent class.
+    """
+    counts = np.array(report["samples_per_class"])
+    accuracy = np.mean([exits[-1] for exits in report["accuracy_per_class"].values()])
+    constant = 1 / np.count_nonzero(counts)
+    if constant == 1 or accuracy > (1 + CHANCE_MARGIN) * constant:
         return ""
     remedy = "train longer, or check the labels" if balance else "try --balance, train longer, or add images"
     return (
-        f"warning: the last exit has a validation accuracy of {accuracy:.1%}, and always predicting "
-        f"{report['classes'][int(counts.argmax())]!r} has {share:.1%}: the network has learned nothing else; {remedy}"
+        f"warning: the last exit's validation accuracy is {accuracy:.1%} as the mean over classes, that of always "
+        f"predicting {report['classes'][int(counts.argmax())]!r} is {constant:.1%}: the network has learned nothing "
+        f"else; {remedy}"
     )

@@ -26,6 +26,7 @@ from edge.training.datasets.base import LabelledImages
 from edge.training.evaluate import accuracies, logits_of
 from edge.training.loading import Loader, PreprocessedImages
 from edge.training.loop import TrainingRun
+from edge.training.memory import report_exhausted_memory
 from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import load_pretrained
 from edge.training.regimes import Phase, phases_of
@@ -50,17 +51,19 @@ class Prepared(NamedTuple):
     """With its initial weights."""
 
 
+@report_exhausted_memory()
 def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepared:
     """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
-        DataError: the dataset cannot be used with these settings.
+        DataError: the dataset cannot be used with these settings, or memory runs out.
         CheckpointError: the backbone or its weights cannot be loaded.
     """
     images, splits, specs = _load(settings, images)
     return _prepared(settings, images, splits, specs)
 
 
+@report_exhausted_memory()
 def train(
     settings: Settings,
     output: Path,
@@ -84,8 +87,9 @@ def train(
         before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
-        DataError: the dataset cannot be used with these settings, or `output` lies among its images.
-        CheckpointError: `output` holds a run of other settings, or the backbone or its weights cannot be loaded.
+        DataError: the dataset cannot be used with these settings, `output` lies among its images, or memory runs out.
+        CheckpointError: `output` holds a run of other settings, images, labels or version, or the backbone or its
+            weights cannot be loaded.
     """
     _check_output(output, settings)
     images, splits, specs = _load(settings, images)
@@ -156,7 +160,7 @@ def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, A
             display(Progress("training", next(steps), epochs * run.steps, _validation_note(history)))
 
         for epoch in range(len(history), epochs):
-            if has_stopped(history, run):
+            if has_stopped(history, run.last_phase_start, run.settings.patience):
                 if run.fabric.is_global_zero:
                     log(f"stopped after {len(history)} epochs, without a higher validation accuracy in the last ones")
                 break
@@ -186,14 +190,24 @@ def best_epoch(history: Sequence[dict[str, Any]], first: int) -> int:
     """
     if len(history) <= first:
         return len(history) - 1
-    accuracy = [sum(row["validation_accuracy"]) for row in history[first:]]
+    accuracy = _summed_accuracy(history[first:])
     return len(history) - 1 - accuracy[::-1].index(max(accuracy))
 
 
-def has_stopped(history: Sequence[dict[str, Any]], run: TrainingRun) -> bool:
-    """Return True if the validation accuracy has not improved for as many epochs as the settings allow."""
-    patience = run.settings.patience
-    return patience is not None and len(history) - 1 - best_epoch(history, run.last_phase_start) >= patience
+def has_stopped(history: Sequence[dict[str, Any]], first: int, patience: int | None) -> bool:
+    """Return True if the validation accuracy has not risen in the last `patience` epochs, counted from epoch `first`.
+
+    An epoch that only equals the highest accuracy is no improvement.
+    """
+    if patience is None or len(history) <= first:
+        return False
+    accuracy = _summed_accuracy(history[first:])
+    return len(accuracy) - 1 - accuracy.index(max(accuracy)) >= patience
+
+
+def _summed_accuracy(history: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the validation accuracy of each epoch, summed over exits."""
+    return [sum(row["validation_accuracy"]) for row in history]
 
 
 def _validation_note(history: list[dict[str, Any]]) -> str:
@@ -248,19 +262,18 @@ def _size_remedy(size: int, native: int | None, reason: str) -> str:
 
 
 def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) -> Checkpoint | None:
-    """Return the checkpoint of a finished run, or None if there is no readable one.
+    """Return the checkpoint of a finished run, or None if there is none.
 
     Raises:
-        CheckpointError: the checkpoint has other settings or other images.
+        CheckpointError: the checkpoint has other settings, images or labels, cannot be read, or is of another version.
     """
-    try:
-        checkpoint = read_checkpoint(path)
-        checkpoint.network()
-    except CheckpointError:
+    if not path.is_file():
         return None
+    checkpoint = read_checkpoint(path)
+    checkpoint.network()
     if checkpoint.settings != settings or checkpoint.splits != splits:
         raise CheckpointError(
-            f"{path} is a finished run with other settings or other images; choose another --output, or delete it"
+            f"{path} is a finished run with other settings, images or labels; choose another --output, or delete it"
         )
     log(f"{path} is a finished run with these settings; delete it to train again")
     return checkpoint

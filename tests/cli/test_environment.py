@@ -204,6 +204,7 @@ def test_odd_files_of_the_system_are_no_error(content: bytes | None, release: st
         (ModuleNotFoundError("No module named 'timm'", name="timm"), 4),
         (ImportError("libGL.so.1: cannot open shared object file", name="cv2"), 4),
         (MemoryError(), 4),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory\n  frame #0"), 4),
         (PermissionError(13, "Permission denied", "file"), 2),
     ],
 )

@@ -125,8 +125,9 @@ def test_a_checkpoint_that_cannot_be_compiled_is_refused_and_the_old_bundle_stay
         lambda folder: cv2.imwrite(str(folder / "cat" / "new.png"), random_frames(1, seed=9)[0]),
         lambda folder: (folder / "cat" / "0.png").unlink(),
         lambda folder: (folder / "cat").rename(folder / "zebra"),
+        lambda folder: (folder / "cat").rename(folder / "bird"),
     ],
-    ids=["image changed", "image added", "image removed", "class renamed"],
+    ids=["image changed", "image added", "image removed", "classes reordered", "class renamed"],
 )
 def test_a_dataset_that_changed_since_training_is_refused(
     change: Callable[[Path], object], digits_checkpoint: "Checkpoint", tmp_path: Path

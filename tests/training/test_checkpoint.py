@@ -33,7 +33,9 @@ def test_a_checkpoint_restores_the_network_of_the_run(trained: Path) -> None:
 def test_a_checkpoint_of_another_version_is_refused(trained: Path, tmp_path: Path, version: int | None) -> None:
     data = torch.load(trained, weights_only=True)
     torch.save(data | {"version": version}, tmp_path / CHECKPOINT)
-    expected = f"has checkpoint version {version}, this installation reads {CHECKPOINT_VERSION}; train again"
+    expected = (
+        f"has checkpoint version {version}, this installation reads {CHECKPOINT_VERSION}; delete it and train again"
+    )
     with pytest.raises(CheckpointError, match=expected):
         read_checkpoint(tmp_path / CHECKPOINT)
 

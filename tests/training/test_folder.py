@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from edge.errors import DataError
 from edge.frames.open import open_source
@@ -58,6 +59,42 @@ def test_copies_of_a_file_have_equal_digests(pets: Path) -> None:
     images = load_dataset("folder", pets)
     assert len(images.digests) == 27
     assert len(set(images.digests)) == 26
+
+
+def write_copies(path: Path) -> None:
+    """Write the picture again beside its file: compressed otherwise, as BMP, and with a comment."""
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    assert cv2.imwrite(str(path.with_name(f"{path.stem}-small.png")), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    write_picture(path.with_suffix(".bmp"), np.asarray(picture, dtype=np.uint8))
+    comment = PngInfo()
+    comment.add_text("Comment", "a copy")
+    Image.open(path).save(path.with_name(f"{path.stem}-noted.png"), pnginfo=comment)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_saved_in_several_files_is_in_one_split(pets: Path, seed: int) -> None:
+    for path in list(pets.rglob("*.png")):
+        write_copies(path)
+    images = load_dataset("folder", pets)
+    assert len(set(images.digests)) == len(images.digests) == 4 * 26
+    used = np.concatenate(list(draw_splits(images, seed).values()))
+    assert len({images.frames[index].tobytes() for index in used}) == len(used) == 26
+
+
+def test_a_picture_in_two_classes_is_refused_in_whichever_files(pets: Path) -> None:
+    write_copies(pets / "cat/00.png")
+    for name in ("00-small.png", "00.bmp", "00-noted.png"):
+        moved = (pets / "cat" / name).rename(pets / "dog" / f"moved-{name}")
+        with pytest.raises(DataError, match=rf"cat/00.* and .*dog/moved-{name} are the same image in two classes"):
+            load_dataset("folder", pets)
+        moved.unlink()
+
+
+def test_images_of_the_same_bytes_in_another_shape_are_no_copies(pets: Path) -> None:
+    write_picture(pets / "cat/wide.png", np.full((4, 16, 3), 9, np.uint8))
+    write_picture(pets / "dog/high.png", np.full((16, 4, 3), 9, np.uint8))
+    assert len(set(load_dataset("folder", pets).copy_digests)) == 28
 
 
 def test_hidden_files_and_other_files_are_skipped(pets: Path) -> None:
@@ -130,10 +167,12 @@ def test_training_and_run_time_see_every_exif_orientation_as_a_viewer_shows_it(s
     for orientation, pixels in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        path = tmp_path / "ab"[orientation % 2] / f"{orientation}{suffix}"
+        path = tmp_path / "upright" / f"{orientation}{suffix}"
         path.parent.mkdir(exist_ok=True)
         options = {"lossless": True} if suffix == ".webp" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1])).save(path, exif=exif, **options)
+    (tmp_path / "zebra").mkdir()
+    write_picture(tmp_path / "zebra/striped.png", np.zeros((8, 8, 3), np.uint8))
     images = load_dataset("folder", tmp_path)
     source = open_source(tmp_path)
     for index in range(8):

@@ -290,7 +290,7 @@ def test_a_state_of_other_settings_or_other_images_is_refused(tmp_path: Path) ->
         run = new_run(tmp_path, **{"splits": splits, **changes})
         before = weights_of(run)
         with pytest.raises(
-            CheckpointError, match=r"state\.pt is from an unfinished run with other settings or other im"
+            CheckpointError, match=r"state\.pt is from an unfinished run with other settings, images or"
         ):
             run.resume()
         assert not changed(before, weights_of(run))

@@ -16,7 +16,7 @@ from edge.training.loop import fitting_batch_size
 from edge.training.network import MultiExitNetwork
 from edge.training.optimiser import average_of, make_optimizer, make_schedule, moving_average
 from edge.training.settings import Settings
-from edge.training.train import METRICS, best_epoch, train
+from edge.training.train import METRICS, best_epoch, has_stopped, train
 
 SETTINGS = Settings(dataset="digits", image_size=12, backbone="cnn-small", epochs=2, batch_size=128, learning_rate=4e-3)
 
@@ -131,6 +131,17 @@ def test_the_best_epoch_is_the_later_of_equals_in_the_last_phase() -> None:
     assert best_epoch([], first=0) == -1
 
 
+def test_patience_counts_from_the_first_of_equal_epochs_of_the_last_phase() -> None:
+    assert not has_stopped(history_of(0.9, 0.9, 0.9), first=0, patience=3)
+    assert has_stopped(history_of(0.9, 0.9, 0.9, 0.9), first=0, patience=3)
+    assert not has_stopped(history_of(0.8, 0.8, 0.8, 0.9), first=0, patience=3)
+    assert not has_stopped(history_of(0.9, 0.9, 0.5, 0.5), first=2, patience=2)
+    assert has_stopped(history_of(0.9, 0.9, 0.5, 0.5, 0.5), first=2, patience=2)
+    assert not has_stopped(history_of(0.9), first=2, patience=1)
+    assert not has_stopped([], first=0, patience=1)
+    assert not has_stopped(history_of(*[0.5] * 31), first=0, patience=None)
+
+
 def test_patience_stops_a_run_that_does_not_improve_and_keeps_its_best_epoch(
     donor: tuple[Path, Checkpoint], tmp_path: Path
 ) -> None:
@@ -140,7 +151,9 @@ def test_patience_stops_a_run_that_does_not_improve_and_keeps_its_best_epoch(
     checkpoint = train(settings, tmp_path)
     history = checkpoint.metrics["history"]
     best = best_epoch(history, 0)
-    assert len(history) == best + 3 < 30
+    assert has_stopped(history, 0, 2)
+    assert not has_stopped(history[:-1], 0, 2)
+    assert len(history) < 30
     assert checkpoint.metrics["kept_epoch"] == best
     validation = json.loads((tmp_path / METRICS).read_text())["validation"]
     confusion = np.array(validation["confusion_matrix"])

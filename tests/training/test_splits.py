@@ -114,6 +114,25 @@ def test_changed_content_changes_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_any_corrected_label_changes_a_fingerprint(seed: int) -> None:
+    images = labelled([0] * 20 + [1] * 20)
+    before = split_specs(images, draw_splits(images, seed))
+    for index in range(40):
+        labels = images.labels.copy()
+        labels[index] = 1 - labels[index]
+        corrected = dataclasses.replace(images, labels=labels)
+        assert split_specs(corrected, draw_splits(corrected, seed)) != before, index
+
+
+def test_renamed_and_reordered_classes_change_the_fingerprint() -> None:
+    images, everything = labelled([0, 1] * 10), {"train": np.arange(20)}
+    before = split_specs(images, everything)
+    renamed = dataclasses.replace(images, classes=("class 0", "dog"))
+    reordered = dataclasses.replace(images, classes=("class 1", "class 0"), labels=1 - images.labels)
+    assert before not in (split_specs(renamed, everything), split_specs(reordered, everything))
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_a_fixed_test_split_is_kept(seed: int) -> None:
     images = labelled([0, 1] * 100, test_split=range(150, 200))
     splits = draw_splits(images, seed)
@@ -141,6 +160,25 @@ def test_of_duplicates_in_two_fixed_splits_the_copy_in_the_test_split_is_kept(se
     splits = draw_splits(images, seed)
     np.testing.assert_array_equal(splits["test"], range(150, 200))
     np.testing.assert_array_equal(splits["validation"], range(10, 20))
+
+
+@pytest.mark.parametrize("purpose", ["validation", "thresholds", "calibration"])
+def test_a_fixed_split_that_is_a_copy_of_the_test_split_is_refused(purpose: str) -> None:
+    contents = [*range(160), *range(120, 160)]
+    fixed = {purpose: np.arange(120, 160), "test": np.arange(160, 200)}
+    images = dataclasses.replace(labelled([0, 1] * 100, contents), fixed_splits=fixed)
+    message = f"the fixed {purpose} split of pixels has no images of its own: all 40 are copies of images in other"
+    with pytest.raises(DataError, match=f"{message}.*; replace them, or remove this split"):
+        draw_splits(images, seed=0)
+
+
+@pytest.mark.parametrize("purpose", ["validation", "test"])
+def test_a_fixed_split_without_images_is_refused(purpose: str) -> None:
+    images = dataclasses.replace(labelled([0, 1] * 100), fixed_splits={purpose: np.arange(0)})
+    with pytest.raises(
+        DataError, match=f"the fixed {purpose} split of pixels has no images that can be read; add some"
+    ):
+        draw_splits(images, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(3))

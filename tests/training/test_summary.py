@@ -26,8 +26,31 @@ def test_each_class_has_its_accuracy_at_every_exit_and_its_mistakes() -> None:
 @pytest.mark.parametrize(("balance", "remedy"), [(False, "try --balance"), (True, "check the labels")])
 def test_a_network_that_predicts_the_majority_gets_a_warning(balance: bool, remedy: str) -> None:
     warning = majority_warning(class_report(logits([0] * 12), LABELS, NAMES), balance=balance)
-    assert "validation accuracy of 66.7%, and always predicting 'cat' has 66.7%" in warning
+    assert "is 33.3% as the mean over classes, that of always predicting 'cat' is 33.3%" in warning
     assert remedy in warning
+
+
+@pytest.mark.parametrize(
+    ("frequent", "correct", "rare", "found", "is_warned"),
+    [
+        (950, 890, 50, 45, False),  # 93.5 % correct, the frequent class alone has 95 %
+        (1980, 1978, 20, 18, False),
+        (1980, 1980, 20, 1, False),
+        (1980, 1980, 20, 0, True),
+        (950, 760, 50, 10, True),  # independent of the image
+    ],
+)
+def test_a_network_that_finds_a_rare_class_gets_no_warning(
+    frequent: int, correct: int, rare: int, found: int, is_warned: bool
+) -> None:
+    labels = np.repeat([0, 2], [frequent, rare])
+    answers = [0] * correct + [2] * (frequent - correct) + [2] * found + [0] * (rare - found)
+    report = class_report(logits(answers), labels, NAMES)
+    assert bool(majority_warning(report, balance=True)) == is_warned
+
+
+def test_a_single_class_gives_no_reason_for_a_warning() -> None:
+    assert majority_warning(class_report(logits([0] * 5), np.zeros(5, dtype=np.int64), NAMES), balance=False) == ""
 
 
 def test_imbalance_and_copies_are_named_before_training() -> None:

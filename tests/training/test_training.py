@@ -1,5 +1,6 @@
 """Training from images to checkpoint, attention heads, and TensorBoard curves."""
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -18,6 +19,7 @@ from edge.training.loop import TrainingRun
 from edge.training.network import AttentionHead, pool_to_grid
 from edge.training.settings import Settings
 from edge.training.train import CHECKPOINT, CURVES, METRICS, STATE, train
+from tests.support.commands import class_folder
 
 SETTINGS = Settings(dataset="digits", image_size=12, regime="soft-cgt", epochs=3, batch_size=64, seed=3)
 LOSSES = ("loss", "classification_loss", "attention_loss", "distillation_loss")
@@ -128,6 +130,37 @@ def test_a_finished_run_is_reused_and_refused_for_other_settings(folder: Path, c
     with pytest.raises(CheckpointError, match="is a finished run with other settings"):
         train(dataclasses.replace(SETTINGS, seed=4), folder)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_run_is_not_reused_after_a_label_was_corrected(
+    is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last image of the first class moves to the second: no index and no split changes for some seeds."""
+    folder = class_folder(tmp_path / "images", ("cat", "dog"), each=20, size=12)
+    settings = Settings(dataset="folder", data=str(folder), image_size=12, backbone="cnn:4", epochs=1)
+    with monkeypatch.context() as patch:
+        if not is_finished:
+            patch.setattr("edge.training.train._write_results", _interrupt)
+        with contextlib.suppress(KeyboardInterrupt):
+            train(settings, tmp_path / "run", workers=0)
+    assert (tmp_path / "run" / (CHECKPOINT if is_finished else STATE)).exists()
+    (folder / "cat/9.png").rename(folder / "dog/+9.png")
+    with pytest.raises(CheckpointError, match="finished run with other settings, images or labels"):
+        train(settings, tmp_path / "run", workers=0)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("version", [5, None])
+def test_a_finished_run_of_another_version_is_not_overwritten(version: int | None, tmp_path: Path) -> None:
+    torch.save({"version": version}, tmp_path / CHECKPOINT)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(CheckpointError, match=f"checkpoint version {version}, .*; delete it and train again"):
+        train(SETTINGS, tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
 def test_settings_are_keyword_only_and_need_only_a_dataset() -> None:

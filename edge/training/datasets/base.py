@@ -35,7 +35,7 @@ class LabelledImages:
     size: tuple[int, int, int]
     """Channels, height and width of the network's input."""
     digests: Sequence[str]
-    """Content digest of each sample."""
+    """Content digest of each sample, its identity: of its file or, for samples without a file, of its array."""
     fixed_splits: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
     """Predefined splits, such as the authors' test split, as sample indices; the other splits are drawn."""
     from_files: bool = False
@@ -44,6 +44,18 @@ class LabelledImages:
     """Random transforms that suit the images, by their names in `edge.training.augment`."""
     notes: tuple[str, ...] = ()
     """Messages about files that were left out or look wrong."""
+    pixel_digests: Sequence[str] | None = None
+    """Digest of each sample's pixels and shape, equal for copies in different files; None if `digests` are as good."""
+
+    @property
+    def copy_digests(self) -> Sequence[str]:
+        """Digests that copies of a sample share."""
+        return self.digests if self.pixel_digests is None else self.pixel_digests
+
+
+def pixel_digest(frame: NDArray[Any]) -> str:
+    """Return the digest of a frame's pixels and shape, independent of its file."""
+    return f"{content_digest(np.ascontiguousarray(frame).data)} {frame.shape}"
 
 
 def content_digests(frames: Frames) -> list[str]:

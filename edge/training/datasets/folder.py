@@ -11,7 +11,7 @@ from edge.bundle.sample_ids import content_digest
 from edge.console import track
 from edge.errors import DataError, SourceError
 from edge.frames.files import read_frame
-from edge.training.datasets.base import LabelledImages
+from edge.training.datasets.base import LabelledImages, pixel_digest
 from edge.training.datasets.layout import images_by_split
 
 SIZE = 64
@@ -76,7 +76,7 @@ def load(path: Path | None, image_size: int | None, *, skip_bad: bool = False) -
     good = [entry for index, entry in enumerate(listed) if index not in checked.bad]
     labels = np.array([label for _, label, _ in good], dtype=np.int64)
     paths = [file for file, _, _ in good]
-    _check_two_classes(paths, labels, checked.digests)
+    _check_two_classes(paths, labels, checked.pixel_digests)
     return LabelledImages(
         name="folder",
         frames=ImageFiles(paths),
@@ -94,6 +94,7 @@ def load(path: Path | None, image_size: int | None, *, skip_bad: bool = False) -
         from_files=True,
         augment=("crop", "colour"),
         notes=checked.notes(),
+        pixel_digests=checked.pixel_digests,
     )
 
 
@@ -102,6 +103,8 @@ class _Checked(NamedTuple):
 
     digests: list[str]
     """Of the files that can be read."""
+    pixel_digests: list[str]
+    """Of the images in these files."""
     bad: dict[int, str]
     """Reasons why files cannot be read, by index."""
     uniform: list[Path]
@@ -121,7 +124,7 @@ class _Checked(NamedTuple):
 
 def _check_files(paths: Sequence[Path]) -> _Checked:
     """Decode every image."""
-    checked = _Checked([], {}, [])
+    checked = _Checked([], [], {}, [])
     for index, path in enumerate(track(paths, "checking images", len(paths))):
         try:
             pixels = read_frame(path).pixels
@@ -130,15 +133,16 @@ def _check_files(paths: Sequence[Path]) -> _Checked:
             checked.bad[index] = str(error)
             continue
         checked.digests.append(digest)
+        checked.pixel_digests.append(pixel_digest(pixels))
         if pixels.min() == pixels.max():
             checked.uniform.append(path)
     return checked
 
 
-def _check_two_classes(paths: Sequence[Path], labels: NDArray[np.int64], digests: Sequence[str]) -> None:
-    """Refuse the same image in two classes."""
+def _check_two_classes(paths: Sequence[Path], labels: NDArray[np.int64], pixel_digests: Sequence[str]) -> None:
+    """Refuse the same image in two classes, in whichever files."""
     first_index: dict[str, int] = {}
-    for index, digest in enumerate(digests):
+    for index, digest in enumerate(pixel_digests):
         first = first_index.setdefault(digest, index)
         if labels[first] != labels[index]:
             raise DataError(f"{paths[first]} and {paths[index]} are the same image in two classes; remove one")
