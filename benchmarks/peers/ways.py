@@ -21,7 +21,7 @@ NEEDED = {
     "earlyon": "pip install --no-deps earlyon==0.3.0",
 }
 """Libraries of peers, and how to install them."""
-BUDGETS = 12
+BUDGETS = 24
 """Operating points of each precision."""
 COMPILER = "g++"
 """`torch.compile` calls it."""
