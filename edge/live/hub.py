@@ -39,11 +39,11 @@ class Hub:
             queue.put(message, may_wait=may_wait)
 
     def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
-        """Queue an observation for every output, with a copy of the frame for those that need it."""
+        """Queue an observation for every output, with one read-only copy of the frame for those that need it."""
         with_frame: Observation | None = None
         for queue in self.queues:
             if queue.wants_frame(observation, may_wait=may_wait):
-                with_frame = with_frame or replace(observation, frame=copy_frame())
+                with_frame = with_frame or replace(observation, frame=_read_only(copy_frame()))
                 if queue.output.wants_attention and with_frame.attention is None:
                     with_frame = replace(with_frame, attention=observation.result.copy_attention())
                 queue.put(with_frame, may_wait=may_wait)
@@ -72,3 +72,9 @@ class Hub:
         for queue in self.queues:
             if queue.error is not None:
                 raise queue.error
+
+
+def _read_only(frame: Frame) -> Frame:
+    """Protect the pixels of a frame that outputs share, each in a thread of its own."""
+    frame.pixels.flags.writeable = False
+    return frame

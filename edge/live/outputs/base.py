@@ -31,7 +31,7 @@ class Output(ABC):
     name: str
     """Name in the log and in metrics."""
     wants_frames = False
-    """True to receive a copy of the frame with every observation, or with those it chooses."""
+    """True to receive the frame with every observation, or with those it chooses: a read-only copy for all outputs."""
 
     @property
     def wants_attention(self) -> bool:

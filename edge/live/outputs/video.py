@@ -140,7 +140,7 @@ class VideoFile:
 
 
 def annotated(frame: Frame, text: str) -> NDArray[Any]:
-    """Return a frame as a BGR picture of even size with a text at the top.
+    """Return a new BGR picture of even size, of a frame with a text at the top.
 
     Raises:
         SourceError: the frame is not a picture.
@@ -154,7 +154,7 @@ def annotated(frame: Frame, text: str) -> NDArray[Any]:
     elif size != (width, height):
         picture = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     else:
-        picture = pixels  # a copy already
+        picture = pixels.copy() if pixels is frame.pixels else pixels
     draw(picture, text)
     return picture
 
