@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 from time import monotonic
 
 from edge.frames.base import Frame
@@ -28,10 +29,10 @@ class Hub:
                 output.watch(self.queues)
             opened.pop_all()
 
-    def require_all(self) -> None:
-        """Wait for late outputs from now on, as long as they are not stuck, where the publisher may wait."""
+    def require_all(self, stop: Event) -> None:
+        """Wait for late outputs from now on, where the publisher may wait, until `stop` is set."""
         for queue in self.queues:
-            queue.lossless = True
+            queue.require_all(stop)
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Queue a message for every output."""
@@ -54,6 +55,11 @@ class Hub:
         """Tell every output that a source without a result still works."""
         for queue in self.queues:
             queue.output.keep_alive()
+
+    def drain(self) -> None:
+        """Wait until the queues that lose nothing are written, or the run stops."""
+        for queue in self.queues:
+            queue.drain()
 
     def close(self, limit_s: float) -> None:
         """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent."""

@@ -226,6 +226,21 @@ def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8]
     assert endless.is_closed
 
 
+def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
+    classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pausing(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            pause.wait(0.1)
+            super().write(messages)
+
+    monkeypatch.setattr("edge.live.outputs.base.STUCK_S", 0.02)
+    monkeypatch.setattr("edge.live.runner.STUCK_S", 0.02)
+    output, pause = Pausing(), threading.Event()
+    run(classifier, [ArraySource(np.tile(digits, (3, 1, 1)))], [output])
+    assert len(output.observations) == 3 * len(digits)
+
+
 # On a GPU
 
 
