@@ -83,6 +83,7 @@ class Pipeline:
 
         If a classifier on trial fails, the one before it answers.
         """
+        group = in_flight.group
         try:
             return in_flight, *self._infer(in_flight)
         except Exception as error:
@@ -90,7 +91,7 @@ class Pipeline:
             if reserve is None:
                 raise
             prediction, started_ns = self._infer(reserve)
-            self._pool.failure = self._pool.failure or error
+            self._pool.note_failure(group, error)
             return reserve, prediction, started_ns
 
     def _infer(self, in_flight: InFlightFrame) -> tuple[Prediction, int]:
@@ -149,7 +150,15 @@ class Pipeline:
             if frame_index == 0:
                 self._prepare_slots(frame)
             frame_index += 1
-            self._publish(in_flight)
+            if self._pool.is_current(in_flight):
+                self._publish(in_flight)
+            elif (renewed := self._renewed(in_flight)) is not None:
+                self._publish(renewed)
+
+    def _renewed(self, in_flight: InFlightFrame) -> InFlightFrame | None:
+        """Return another slot with a frame whose classifier was replaced during the read; None at the end."""
+        with self._starting:
+            return None if self._stopping else self._pool.renew(in_flight)
 
     def _prepare_slots(self, frame: Frame) -> None:
         """Prepare the slots for frames like the first one."""
