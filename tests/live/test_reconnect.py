@@ -244,6 +244,24 @@ def test_a_source_is_given_up_after_its_time(plan: list[object] | Exception, sou
         plan[0].set()  # type: ignore[attr-defined]
 
 
+def test_a_source_whose_connections_all_hang_is_given_up_after_its_time(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch, source_at: Factory
+) -> None:
+    monkeypatch.setattr(reconnect, "MAX_DELAY_S", 0.02)
+    gate, limit = threading.Event(), threading.Timer(TIMEOUT_S, stop.set)
+    limit.start()
+    site = Site([1, gate])
+    source = source_at(site, stall_s=0.02, give_up_s=0.3)
+    values(source, reconnect.MAX_HANGING)
+    started = time.monotonic()
+    with pytest.raises(SourceLostError, match="camera gave no frame for 0 s and is given up: 4 connections hang"):
+        source.read(None)
+    assert time.monotonic() - started >= 0.3
+    assert source.read(None) is None
+    limit.cancel()
+    gate.set()
+
+
 def test_a_wait_between_frames_is_no_outage(source_at: Factory) -> None:
     site = Site([1, 2], [3])
     source = source_at(site, give_up_s=0.3)
