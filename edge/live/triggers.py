@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, FrameSource, PixelFormat
+from edge.live.timeline import Timeline
 
 MOTION_SIZE = 160
 """Longer side, in pixels, of the picture in which motion is looked for."""
@@ -35,7 +36,7 @@ class Trigger(Protocol):
 
         Args:
             frame: The frame; it may be overwritten afterwards.
-            now_s: Moment of the frame: seconds from a video's start, else on the monotonic clock.
+            now_s: Moment of the frame: seconds of a video, else of the monotonic clock. It never goes back.
         """
 
 
@@ -128,7 +129,7 @@ class Triggered:
         self.skipped = 0
         """Frames that were not passed on."""
         self._source, self._trigger, self._on_skip = source, trigger, on_skip
-        self._passed = 0
+        self._timeline, self._passed = Timeline(), 0
         self._is_closed = False
 
     @property
@@ -143,7 +144,7 @@ class Triggered:
             SourceError: the source failed.
         """
         while not self._is_closed and (frame := self._source.read(out)) is not None:
-            now_s = frame.position if isinstance(frame.position, float) else monotonic()
+            now_s = self._timeline.at(frame.position if isinstance(frame.position, float) else monotonic())
             if self._trigger.fires(frame, now_s):
                 self._passed += 1
                 return frame

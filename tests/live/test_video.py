@@ -72,6 +72,12 @@ def test_the_text_is_the_label_with_probability_and_exit(tmp_path: Path, monkeyp
         assert texts == ["3 50% at exit 2"]
 
 
+def test_a_source_whose_positions_begin_again_goes_on_at_its_rate(tmp_path: Path) -> None:
+    with opened(Video(tmp_path / "video.mp4")) as video:
+        video.write([framed(500, position=position) for position in (0.0, 0.5, 1.0, 0.0, 0.5, 1.0)])
+    assert times(tmp_path / "video.mp4") == pytest.approx([0, 0.5, 1.0, 1.001, 1.5, 2.0], abs=1e-3)
+
+
 @pytest.mark.parametrize("text", ["7", "Gänse-Säger 97% at exit 0", "x" * 80, "猫\n1%"])
 def test_any_text_fits(text: str) -> None:
     picture = np.full((64, 320, 3), 128, dtype=np.uint8)

@@ -19,6 +19,7 @@ from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.terminal import describe
+from edge.live.timeline import Timeline
 
 CODEC = "libx264"
 CODEC_OPTIONS = {"preset": "superfast", "tune": "zerolatency", "crf": "26", "g": "15"}
@@ -101,6 +102,7 @@ class VideoFile:
             OSError: it cannot be written.
         """
         self._size, self._others = size, 0
+        self._timeline = Timeline()
         self._started_s, self._last_pts = 0.0, -1
         self._container = av.open(str(path), "w", format="mp4", options=CONTAINER_OPTIONS)
         self._container.metadata["title"] = title
@@ -116,13 +118,14 @@ class VideoFile:
         return self._others > MAX_OTHER_SIZE
 
     def write(self, picture: NDArray[Any], time_s: float) -> None:
-        """Append a picture of a moment; where time went back, it follows at once.
+        """Append a picture of a moment.
 
         Raises:
             OSError: it cannot be written or encoded.
         """
         if picture.shape[:2] != self._size:
             picture = cv2.resize(picture, self._size[::-1])
+        time_s = self._timeline.at(time_s)
         if self._last_pts < 0:
             self._started_s = time_s
         frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
