@@ -177,6 +177,30 @@ def test_another_thread_can_stop_a_run(classifier: edge.Classifier, digits: NDAr
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.parametrize("how", ["stop", "frames"])
+def test_a_run_ends_and_states_are_left_while_a_trigger_leaves_out_all_frames(
+    how: str, classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    output, stop = Recorder(), threading.Event()
+    triggers = iter([Every(1e-9), Every(3600)])
+    sources = [EndlessSource(digits[0]) for _ in range(2)]
+    settings = {
+        "stop": stop,
+        "frames": 50 if how == "frames" else None,
+        "new_trigger": lambda: next(triggers),
+        "new_debouncer": lambda: Debouncer(1, 1),
+    }
+    thread = threading.Thread(target=run, args=(classifier, sources, [output]), kwargs=settings, daemon=True)
+    thread.start()
+    wait_until(lambda: len(output.events) == 2, "a state of each source")
+    if how == "stop":
+        stop.set()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert [event.kind for event in output.events] == ["entered"] * 2 + ["left"] * 2
+    assert all(source.is_closed for source in sources)
+
+
 def test_a_signal_ends_a_run_after_every_classified_frame_is_written(
     classifier: edge.Classifier, digits: NDArray[np.uint8]
 ) -> None:
