@@ -34,17 +34,22 @@ STUCK_READ_S = 1.0
 class Pipeline:
     """A source, slots, and the thread between them. Iterate over it once."""
 
-    def __init__(self, source: FrameSource, pool: SlotPool, policy: Policy) -> None:
+    def __init__(self, source: FrameSource, pool: SlotPool, policy: Policy | None = None) -> None:
         """Connect a source with slots; the caller closes both.
+
+        Args:
+            source: The source. One that is waited for need not know before its first frame if it is live.
+            pool: The slots.
+            policy: `latest` drops late frames, `all` drops none; by default `latest` for live sources, else `all`.
 
         Raises:
             SourceError: the policy is unknown.
         """
-        if policy not in POLICIES:
+        if policy not in (None, *POLICIES):
             raise SourceError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
         self.dropped = 0
         self._source, self._pool = source, pool
-        self._is_latest = policy == "latest"
+        self._policy, self._is_latest = policy, False
         self._captured: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._stopping = False
         self._starting = threading.Lock()
@@ -148,6 +153,7 @@ class Pipeline:
             in_flight.capture_ns = in_flight.captured_ns - started_ns
             in_flight.frame_index = frame_index
             if frame_index == 0:
+                self._is_latest = (self._policy or ("latest" if self._source.is_live else "all")) == "latest"
                 self._prepare_slots(frame)
             frame_index += 1
             if self._pool.is_current(in_flight):

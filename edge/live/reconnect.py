@@ -41,8 +41,8 @@ def ignore_attempt() -> None:
 class ReconnectingSource:
     """A live source that is opened again whenever it fails or stalls.
 
-    It learns from the first connection if the source is live at all: one that is not is read through, and its end and
-    its errors are final.
+    It learns from the connection that gives the first frame if the source is live at all: one that is not is read
+    through, and its end and its errors are final.
     """
 
     frames: int | None
@@ -113,9 +113,10 @@ class ReconnectingSource:
         """
         started = monotonic()
         while not (self._is_over or self._stop.is_set()):
-            frame = self._read_once(self._source or self._connect(started), out, started)
+            source = self._source or self._connect(started)
+            frame = self._read_once(source, out, started)
             if frame is not None:
-                self._note(frame, started)
+                self._note(source, frame, started)
                 return frame
         self.close()
         return None
@@ -156,11 +157,13 @@ class ReconnectingSource:
             self._report("ended", "")
         return frame
 
-    def _note(self, frame: Frame, started: float) -> None:
+    def _note(self, source: GuardedSource, frame: Frame, started: float) -> None:
         """Report a source that gives frames, or the same frame again and again."""
         now = monotonic()
         if self._change[0] not in ("connected", "frozen"):
-            if self._has_worked:
+            if not self._has_worked:
+                self.is_live, self.frames = source.is_live, source.frames
+            else:
                 self.reconnects += 1
                 log.warning("%s is back after %.1f s (reconnect %d)", self._name, now - started, self.reconnects)
             self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector(FROZEN_S)

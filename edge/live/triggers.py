@@ -132,12 +132,16 @@ class Triggered:
             on_skip: Called for each frame that is not passed on, with the number of those that were.
             stop: Ends a read whose trigger does not fire; the source then has no more frames.
         """
-        self.is_live = source.is_live
         self.skipped = 0
         """Frames that were not passed on."""
         self._source, self._trigger, self._on_skip = source, trigger, on_skip
         self._timeline, self._passed = Timeline(), 0
         self._stop, self._is_closed = stop or threading.Event(), False
+
+    @property
+    def is_live(self) -> bool:
+        """True for cameras and streams."""
+        return self._source.is_live
 
     @property
     def damaged(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge
-from edge.errors import EngineError, OutputError, SourceLostError, UnavailableError
+from edge.errors import EngineError, OutputError, SourceError, SourceLostError, UnavailableError
 from edge.frames.address import SourceAddress
 from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.frames.open import open_address
@@ -263,6 +263,26 @@ def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
     output, pause = Pausing(), threading.Event()
     run(classifier, [ArraySource(np.tile(digits, (3, 1, 1)))], [output])
     assert len(output.observations) == 3 * len(digits)
+
+
+def test_a_video_of_a_server_that_is_away_at_the_start_loses_no_frame(
+    classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            pause.wait(0.1)
+            super().write(messages)
+
+    def open_late(address: SourceAddress, **options: bool) -> FrameSource:
+        if next(attempts) < 2:
+            raise SourceError("connection refused")
+        return ArraySource(np.tile(digits, (3, 1, 1)))
+
+    monkeypatch.setattr("edge.live.sources.open_address", open_late)
+    attempts, output, pause = count(), Slow(), threading.Event()
+    run(classifier, ["http://127.0.0.1/video.mp4"], [output], new_trigger=lambda: Every(1e-9))
+    assert len(output.observations) == 3 * len(digits)
+    assert next(attempts) == 3
 
 
 # On a GPU
