@@ -89,10 +89,12 @@ class FrameSource(Protocol):
     leaves out in `skipped`.
     """
 
-    is_live: bool
-    """True for cameras and streams, whose frames are lost if they are not read in time."""
     frames: int | None
     """Number of frames, for videos an estimate; None if it is unknown."""
+
+    @property
+    def is_live(self) -> bool:
+        """True for cameras and streams, whose frames are lost if they are not read in time; final with the first."""
 
     def read(self, out: Frame | None) -> Frame | None:
         """Return the next frame, decoded into `out` if it fits; None at the end.

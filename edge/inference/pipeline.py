@@ -34,17 +34,22 @@ STUCK_READ_S = 1.0
 class Pipeline:
     """A source, slots, and the thread between them. Iterate over it once."""
 
-    def __init__(self, source: FrameSource, pool: SlotPool, policy: Policy) -> None:
+    def __init__(self, source: FrameSource, pool: SlotPool, policy: Policy | None = None) -> None:
         """Connect a source with slots; the caller closes both.
+
+        Args:
+            source: The source. One that is waited for need not know before its first frame if it is live.
+            pool: The slots.
+            policy: `latest` drops late frames, `all` drops none; by default `latest` for live sources, else `all`.
 
         Raises:
             SourceError: the policy is unknown.
         """
-        if policy not in POLICIES:
+        if policy not in (None, *POLICIES):
             raise SourceError(f"unknown policy {policy!r}; choose {' or '.join(POLICIES)}")
         self.dropped = 0
         self._source, self._pool = source, pool
-        self._is_latest = policy == "latest"
+        self._policy, self._is_latest = policy, False
         self._captured: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._stopping = False
         self._starting = threading.Lock()
@@ -83,6 +88,7 @@ class Pipeline:
 
         If a classifier on trial fails, the one before it answers.
         """
+        group = in_flight.group
         try:
             return in_flight, *self._infer(in_flight)
         except Exception as error:
@@ -90,7 +96,7 @@ class Pipeline:
             if reserve is None:
                 raise
             prediction, started_ns = self._infer(reserve)
-            self._pool.failure = self._pool.failure or error
+            self._pool.note_failure(group, error)
             return reserve, prediction, started_ns
 
     def _infer(self, in_flight: InFlightFrame) -> tuple[Prediction, int]:
@@ -147,9 +153,18 @@ class Pipeline:
             in_flight.capture_ns = in_flight.captured_ns - started_ns
             in_flight.frame_index = frame_index
             if frame_index == 0:
+                self._is_latest = (self._policy or ("latest" if self._source.is_live else "all")) == "latest"
                 self._prepare_slots(frame)
             frame_index += 1
-            self._publish(in_flight)
+            if self._pool.is_current(in_flight):
+                self._publish(in_flight)
+            elif (renewed := self._renewed(in_flight)) is not None:
+                self._publish(renewed)
+
+    def _renewed(self, in_flight: InFlightFrame) -> InFlightFrame | None:
+        """Return another slot with a frame whose classifier was replaced during the read; None at the end."""
+        with self._starting:
+            return None if self._stopping else self._pool.renew(in_flight)
 
     def _prepare_slots(self, frame: Frame) -> None:
         """Prepare the slots for frames like the first one."""

@@ -2,12 +2,13 @@
 
     free ──take──▶ in flight ──give back──▶ free; retired, if its classifier was replaced meanwhile
 
-A frame is answered by the classifier that it was captured for. While a new classifier is on trial, one slot of the
+A frame is answered by the classifier in force when its read ends. While a new classifier is on trial, one slot of the
 classifier before stays in reserve: it answers the frames at which the new one fails.
 """
 
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import NamedTuple
 
@@ -44,7 +45,8 @@ class InFlightFrame:
         self.slot, self.group = slot, group
         self.frame: Frame | None = None
         self.frame_index = -1
-        self.is_started = False
+        self.is_started = self.has_copy = False
+        """True if the frame is preprocessed, and if it was moved here from another slot."""
         self.thresholds: NDArray[np.float32] = np.empty(0, dtype=np.float32)
         self.capture_ns = self.captured_ns = self.load_ns = 0
         self.captured_at_s = 0.0
@@ -60,7 +62,7 @@ class InFlightFrame:
     def move_to(self, other: "InFlightFrame") -> None:
         """Hand the frame over to an idle slot; a copy, since it may be in memory of this slot."""
         assert self.frame is not None, "captured without a frame"  # noqa: S101 - for mypy
-        other.frame = Frame(self.frame.pixels.copy(), self.frame.format, self.frame.position)
+        other.frame, other.has_copy = Frame(self.frame.pixels.copy(), self.frame.format, self.frame.position), True
         other.frame_index, other.is_started = self.frame_index, False
         other.capture_ns, other.captured_ns, other.captured_at_s = self.capture_ns, self.captured_ns, self.captured_at_s
         self.frame_index = -1
@@ -106,15 +108,28 @@ class SlotPool:
 
     def take(self) -> InFlightFrame | None:
         """Wait for a free slot of the classifier in force; return None at the end."""
-        while (in_flight := self._free.get()) is not None and in_flight.group is not self._group:
-            self._retire(in_flight)
+        in_flight = self._take()
         if in_flight is not None and in_flight.frame is None and self._memory:
             in_flight.frame = self._memory.pop()
+        return in_flight
+
+    def is_current(self, in_flight: InFlightFrame) -> bool:
+        """Check that a slot is of the classifier in force."""
+        return in_flight.group is self._group
+
+    def renew(self, replaced: InFlightFrame) -> InFlightFrame | None:
+        """Return a slot of the classifier in force with the frame of one that was replaced; None at the end."""
+        in_flight = self._take()
+        if in_flight is not None:
+            replaced.move_to(in_flight)
+            self._retire(replaced)
         return in_flight
 
     def give_back(self, in_flight: InFlightFrame) -> None:
         """Return a slot whose frame is answered or dropped."""
         in_flight.frame_index = -1
+        if in_flight.has_copy:  # else sources would not get back the memory that they lent
+            in_flight.frame, in_flight.has_copy = None, False
         if in_flight.group is self._group:
             self._free.put(in_flight)
         else:
@@ -152,6 +167,7 @@ class SlotPool:
             self._is_trial = True
             self._retired += self._spare
         self._install(group, MIN_SLOTS if self._like is None else _used_slots(group, self._like))
+        self._retire_free()
 
     def rescue(self, failed: InFlightFrame) -> InFlightFrame | None:
         """Return the reserve with the frame at which the classifier on trial failed; None if there is no reserve."""
@@ -164,11 +180,16 @@ class SlotPool:
         self.give_back(failed)
         return reserve
 
+    def note_failure(self, group: SlotGroup, error: Exception) -> None:
+        """Note the first exception of the classifier on trial; one that was replaced meanwhile has no trial."""
+        if group is self._group:
+            self.failure = self.failure or error
+
     def confirm(self) -> None:
-        """End the trial: the reserve is retired."""
+        """End the trial: the reserve is retired, unless frames of a classifier that failed its trial still need it."""
         with self._lock:
-            self._is_trial, self.failure = False, None
-            if self._reserve is not None and not self._is_reserve_in_flight:
+            self._is_trial, self.failure = self._has_failed_in_flight(), None
+            if self._reserve is not None and not (self._is_trial or self._is_reserve_in_flight):
                 self._set_aside(self._reserve)
                 self._reserve = None
 
@@ -197,6 +218,29 @@ class SlotPool:
         for each in in_flight[:count]:
             self._free.put(each)
 
+    def _take(self) -> InFlightFrame | None:
+        """Wait for a free slot, without memory for its frame."""
+        while (in_flight := self._free.get()) is not None and in_flight.group is not self._group:
+            self._retire(in_flight)
+        return in_flight
+
+    def _retire_free(self) -> None:
+        """Retire free slots of the classifier before: a silent source takes none for a long time."""
+        for _ in range(self._free.qsize()):
+            with suppress(Empty):
+                in_flight = self._free.get_nowait()
+                if in_flight is None or in_flight.group is self._group:
+                    self._free.put(in_flight)
+                else:
+                    self._retire(in_flight)
+
+    def _has_failed_in_flight(self) -> bool:
+        """Check for frames in flight of a classifier that is neither in force nor the reserve's; the lock is held."""
+        if self._reserve is None:
+            return False
+        safe = {*self._group.slots, *self._reserve.group.slots, *(retired.slot for retired in self._retired)}
+        return not safe.issuperset(self._open)
+
     def _retire(self, in_flight: InFlightFrame) -> None:
         """Set a slot of a replaced classifier aside; the first is the reserve, as long as there is a trial."""
         with self._lock:
@@ -204,6 +248,7 @@ class SlotPool:
                 self._is_reserve_in_flight = False
             if self._is_trial and self._reserve in (None, in_flight):
                 self._reserve = in_flight
+                self._reuse_memory(in_flight)
                 return
             if in_flight is self._reserve:
                 self._reserve = None
@@ -211,10 +256,14 @@ class SlotPool:
 
     def _set_aside(self, in_flight: InFlightFrame) -> None:
         """Let a slot be closed, and its frame's memory be used again; the lock is held."""
+        self._reuse_memory(in_flight)
+        self._retired.append(in_flight)
+
+    def _reuse_memory(self, in_flight: InFlightFrame) -> None:
+        """Let the memory of an idle slot's frame be used again; the lock is held."""
         if in_flight.frame is not None and in_flight.slot.buffer is None:  # else it is the slot's own memory
             self._memory.append(in_flight.frame)
         in_flight.frame = None
-        self._retired.append(in_flight)
 
 
 def _used_slots(group: SlotGroup, frame: Frame) -> int:

@@ -65,7 +65,7 @@ class Stream:
             pool = self._open_pool()
             if not isinstance(source, FrameSource):
                 opened = source = open_source(source)
-            yield from Pipeline(source, pool, self._policy or ("latest" if source.is_live else "all"))
+            yield from Pipeline(source, pool, self._policy)
         finally:
             if opened is not None:
                 opened.close()

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 from edge.live.messages import Event, Observation
+from edge.live.timeline import Timeline
 
 DEFAULT_K, DEFAULT_N = 3, 5
 
@@ -15,6 +16,7 @@ class State(NamedTuple):
     label: str
     label_index: int
     since_s: float
+    """On the source's timeline."""
 
 
 class Debouncer:
@@ -45,10 +47,11 @@ class Debouncer:
         self._recent: deque[str | None] = deque(maxlen=n)
         self._state: State | None = None
         self._last: Observation | None = None
+        self._timeline, self._now_s = Timeline(), 0.0
 
     def add(self, observation: Observation) -> list[Event]:
         """Return the events that a further prediction causes: none, `left`, `entered`, or both in this order."""
-        self._last = observation
+        self._last, self._now_s = observation, self._timeline.at(observation.result.timeline_s)
         prediction = observation.prediction
         is_state = prediction.label not in self._ignore and prediction.probability >= self._min_probability
         label = prediction.label if is_state else None
@@ -58,7 +61,7 @@ class Debouncer:
             return []
         events = self.end()
         if label is not None:
-            self._state = State(label, prediction.label_index, observation.result.timeline_s)
+            self._state = State(label, prediction.label_index, self._now_s)
             events.append(_event("entered", observation, self._state, None))
         return events
 
@@ -67,7 +70,7 @@ class Debouncer:
         if self._state is None or self._last is None:
             return []
         state, self._state = self._state, None
-        return [_event("left", self._last, state, self._last.result.timeline_s - state.since_s)]
+        return [_event("left", self._last, state, self._now_s - state.since_s)]
 
 
 def _event(kind: Literal["entered", "left"], observation: Observation, state: State, duration_s: float | None) -> Event:

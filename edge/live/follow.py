@@ -16,7 +16,7 @@ from time import monotonic
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.signing import read_verifying_key
-from edge.errors import EdgeError, RegistryError, one_line
+from edge.errors import EdgeError, RegistryError, one_line, shortened
 from edge.live.acceptance import changed_rejection, incompatibility, objection
 from edge.live.deployment import Deployer, Deployment, short_digest
 from edge.live.first_bundle import first_bundle, first_refused
@@ -237,6 +237,7 @@ class Follower:
 
     def _refuse(self, swapper: Swapper, digest: str, reason: str, *, lasting: bool) -> None:
         if not self._stop.is_set():  # else the run may have ended, and another process uses the folder
+            reason = shortened(reason)
             self._store.refuse(digest, reason, lasting=lasting)
             self._report(swapper, "refused", digest, reason)
 
@@ -269,4 +270,4 @@ class Follower:
 
 
 def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(str(error))}"
+    return shortened(f"{type(error).__name__}: {one_line(str(error))}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 from time import monotonic
 
 from edge.frames.base import Frame
@@ -28,10 +29,10 @@ class Hub:
                 output.watch(self.queues)
             opened.pop_all()
 
-    def require_all(self) -> None:
-        """Wait for late outputs from now on, as long as they are not stuck, where the publisher may wait."""
+    def require_all(self, stop: Event) -> None:
+        """Wait for late outputs from now on, where the publisher may wait, until `stop` is set."""
         for queue in self.queues:
-            queue.lossless = True
+            queue.require_all(stop)
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Queue a message for every output."""
@@ -39,11 +40,11 @@ class Hub:
             queue.put(message, may_wait=may_wait)
 
     def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
-        """Queue an observation for every output, with a copy of the frame for those that need it."""
+        """Queue an observation for every output, with one read-only copy of the frame for those that need it."""
         with_frame: Observation | None = None
         for queue in self.queues:
             if queue.wants_frame(observation, may_wait=may_wait):
-                with_frame = with_frame or replace(observation, frame=copy_frame())
+                with_frame = with_frame or replace(observation, frame=_read_only(copy_frame()))
                 if queue.output.wants_attention and with_frame.attention is None:
                     with_frame = replace(with_frame, attention=observation.result.copy_attention())
                 queue.put(with_frame, may_wait=may_wait)
@@ -54,6 +55,11 @@ class Hub:
         """Tell every output that a source without a result still works."""
         for queue in self.queues:
             queue.output.keep_alive()
+
+    def drain(self) -> None:
+        """Wait until the queues that lose nothing are written, or the run stops."""
+        for queue in self.queues:
+            queue.drain()
 
     def close(self, limit_s: float) -> None:
         """Write the queued messages and close all outputs; those that take longer are left behind. Idempotent."""
@@ -72,3 +78,9 @@ class Hub:
         for queue in self.queues:
             if queue.error is not None:
                 raise queue.error
+
+
+def _read_only(frame: Frame) -> Frame:
+    """Protect the pixels of a frame that outputs share, each in a thread of its own."""
+    frame.pixels.flags.writeable = False
+    return frame

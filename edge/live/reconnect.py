@@ -41,8 +41,8 @@ def ignore_attempt() -> None:
 class ReconnectingSource:
     """A live source that is opened again whenever it fails or stalls.
 
-    It learns from the first connection if the source is live at all: one that is not is read through, and its end and
-    its errors are final.
+    It learns from the connection that gives the first frame if the source is live at all: one that is not is read
+    through, and its end and its errors are final.
     """
 
     frames: int | None
@@ -97,7 +97,7 @@ class ReconnectingSource:
             UnavailableError: a library or a permission is missing.
             SourceLostError: it is given up.
         """
-        source = self._connect()
+        source = self._connect(monotonic())
         try:
             source.open(wait_s)
         except Exception as error:
@@ -113,9 +113,10 @@ class ReconnectingSource:
         """
         started = monotonic()
         while not (self._is_over or self._stop.is_set()):
-            frame = self._read_once(self._source or self._connect(), out, started)
+            source = self._source or self._connect(started)
+            frame = self._read_once(source, out, started)
             if frame is not None:
-                self._note(frame, started)
+                self._note(source, frame, started)
                 return frame
         self.close()
         return None
@@ -126,9 +127,16 @@ class ReconnectingSource:
         if self._source is not None:
             self._source.close()
 
-    def _connect(self) -> GuardedSource:
-        """Begin to open the source, once so few connections hang that another one is safe."""
+    def _connect(self, started: float) -> GuardedSource:
+        """Begin to open the source, once so few connections hang that another one is safe.
+
+        This wait is no attempt, and keeps no run alive: to restart the process may be all that frees the connections.
+
+        Raises:
+            SourceLostError: the source is given up.
+        """
         while len(self._left_behind) >= MAX_HANGING and not (self._is_over or self._stop.is_set()):
+            self._give_up_after(started, f"{MAX_HANGING} connections hang")
             self._wait(STOP_POLL_S)
             self._left_behind = [source for source in self._left_behind if source.hangs]
         self._works_since = float("inf")
@@ -149,11 +157,13 @@ class ReconnectingSource:
             self._report("ended", "")
         return frame
 
-    def _note(self, frame: Frame, started: float) -> None:
+    def _note(self, source: GuardedSource, frame: Frame, started: float) -> None:
         """Report a source that gives frames, or the same frame again and again."""
         now = monotonic()
         if self._change[0] not in ("connected", "frozen"):
-            if self._has_worked:
+            if not self._has_worked:
+                self.is_live, self.frames = source.is_live, source.frames
+            else:
                 self.reconnects += 1
                 log.warning("%s is back after %.1f s (reconnect %d)", self._name, now - started, self.reconnects)
             self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector(FROZEN_S)
@@ -182,15 +192,24 @@ class ReconnectingSource:
         reason = one_line(reason).removeprefix(self._name).strip()
         self._report("stalled" if isinstance(error, StalledError) else "lost", reason)
         self._on_attempt()
+        self._give_up_after(started, reason)
         now = monotonic()
-        if now - started >= self._give_up_s:
-            self._is_over = True
-            raise SourceLostError(f"{self._name} gave no frame for {now - started:.0f} s and is given up: {reason}")
         if now - self._works_since > MAX_DELAY_S:
             self._backoff.reset()
         outage_s = now - started
         max_delay_s = MAX_DELAY_S if outage_s < PATIENCE_S else MAX_LATE_DELAY_S
         self._wait(min(self._backoff.delay_s(max_delay_s), self._give_up_s - outage_s))
+
+    def _give_up_after(self, started: float, reason: str) -> None:
+        """Give the source up if it has given no frame for too long.
+
+        Raises:
+            SourceLostError: it is given up.
+        """
+        outage_s = monotonic() - started
+        if outage_s >= self._give_up_s:
+            self._is_over = True
+            raise SourceLostError(f"{self._name} gave no frame for {outage_s:.0f} s and is given up: {reason}")
 
     def _report(self, status: SourceStatus, reason: str) -> None:
         """Log a change, and tell the listener."""

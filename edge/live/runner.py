@@ -88,14 +88,12 @@ def run(
         _prepare(workers, auditor)
         for source, worker in zip(sources, workers, strict=True):
             opened = open_live(source, stop, worker, new_trigger, give_up_s=give_up_s, skip_bad=skip_bad)
-            may_wait = policy == "all" or not (policy or opened.is_live)
-            if may_wait:
-                hub.require_all()
-            worker.start(opened, None if new_debouncer is None else new_debouncer(), may_wait=may_wait)
+            worker.start(opened, None if new_debouncer is None else new_debouncer())
         if follower is not None:
             follower.start(Swapper(workers, state))
         for worker in workers:
             worker.join()
+        hub.drain()
         limit_s = STUCK_S
     finally:
         stop.set()

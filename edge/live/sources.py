@@ -73,7 +73,7 @@ def open_live(
         opened = open_address(address, skip_bad=skip_bad)
     else:
         opened = _connected(address, stop, watcher, give_up_s=give_up_s, skip_bad=skip_bad)
-    return opened if new_trigger is None else Triggered(opened, new_trigger(), watcher.skip)
+    return opened if new_trigger is None else Triggered(opened, new_trigger(), watcher.skip, stop)
 
 
 def _connected(

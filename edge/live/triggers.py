@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, FrameSource, PixelFormat
+from edge.live.timeline import Timeline
 
 MOTION_SIZE = 160
 """Longer side, in pixels, of the picture in which motion is looked for."""
@@ -35,7 +36,7 @@ class Trigger(Protocol):
 
         Args:
             frame: The frame; it may be overwritten afterwards.
-            now_s: Moment of the frame: seconds from a video's start, else on the monotonic clock.
+            now_s: Moment of the frame: seconds of a video, else of the monotonic clock. It never goes back.
         """
 
 
@@ -116,20 +117,31 @@ class Triggered:
 
     frames: int | None = None
 
-    def __init__(self, source: FrameSource, trigger: Trigger, on_skip: Callable[[int], None] = ignore_skip) -> None:
+    def __init__(
+        self,
+        source: FrameSource,
+        trigger: Trigger,
+        on_skip: Callable[[int], None] = ignore_skip,
+        stop: threading.Event | None = None,
+    ) -> None:
         """Put a trigger behind a source; `close` closes both.
 
         Args:
             source: The source.
             trigger: The trigger.
             on_skip: Called for each frame that is not passed on, with the number of those that were.
+            stop: Ends a read whose trigger does not fire; the source then has no more frames.
         """
-        self.is_live = source.is_live
         self.skipped = 0
         """Frames that were not passed on."""
         self._source, self._trigger, self._on_skip = source, trigger, on_skip
-        self._passed = 0
-        self._is_closed = False
+        self._timeline, self._passed = Timeline(), 0
+        self._stop, self._is_closed = stop or threading.Event(), False
+
+    @property
+    def is_live(self) -> bool:
+        """True for cameras and streams."""
+        return self._source.is_live
 
     @property
     def damaged(self) -> int:
@@ -137,13 +149,13 @@ class Triggered:
         return int(getattr(self._source, "damaged", 0))
 
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame for which the trigger fires; None at the end, and after `close`.
+        """Return the next frame for which the trigger fires; None at the end, once stopped, and after `close`.
 
         Raises:
             SourceError: the source failed.
         """
-        while not self._is_closed and (frame := self._source.read(out)) is not None:
-            now_s = frame.position if isinstance(frame.position, float) else monotonic()
+        while not self._is_over and (frame := self._source.read(out)) is not None:
+            now_s = self._timeline.at(frame.position if isinstance(frame.position, float) else monotonic())
             if self._trigger.fires(frame, now_s):
                 self._passed += 1
                 return frame
@@ -151,6 +163,10 @@ class Triggered:
             self._on_skip(self._passed)
             out = out or frame
         return None
+
+    @property
+    def _is_over(self) -> bool:
+        return self._is_closed or self._stop.is_set()
 
     def close(self) -> None:
         """Close the source. A read in another thread ends with its next frame."""

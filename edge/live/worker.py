@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from functools import partial
 
 from edge.errors import EdgeError
 from edge.frames.base import Frame, FrameSource
@@ -43,6 +42,10 @@ class RunState:
         self.auditor, self.deadline = auditor, deadline
         self._hub, self._on_message = hub, on_message
         self._frames_left, self._lock = frames, threading.Lock()
+
+    def require_all(self) -> None:
+        """Lose no message of sources that may wait."""
+        self._hub.require_all(self.stop)
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Pass on any message but an observation; `may_wait` for late outputs."""
@@ -86,7 +89,7 @@ class SourceWorker:
         self.name = name
         self._classifier, self._bundle, self._policy, self._state = classifier, bundle, policy, state
         self._stream: Stream | None = None
-        self._ended, self._frames = threading.Event(), 0
+        self._ended, self._frames, self._may_wait = threading.Event(), 0, False
         self._slots: Sequence[Slot] = ()
         self._answered = ("", 0)
         """The bundle that answered the newest frame, and the frames that it answered in a row."""
@@ -117,18 +120,17 @@ class SourceWorker:
         bundle, frames = self._answered
         return frames if bundle == self._bundle else 0
 
-    def start(self, source: FrameSource, debouncer: Debouncer | None, *, may_wait: bool) -> None:
+    def start(self, source: FrameSource, debouncer: Debouncer | None) -> None:
         """Start to classify a source, which is closed at the end, once the slots are prepared.
 
         Args:
             source: The source.
             debouncer: The rule by which predictions become events; None for no events.
-            may_wait: Wait for late outputs.
         """
         self.is_started = True
         slots, self._slots = self._slots, ()
         self._stream = Stream(self._classifier, source, self._policy, self._bundle, slots=slots)
-        work = (self._stream, source.frames, debouncer, may_wait)
+        work = (self._stream, source, debouncer)
         threading.Thread(target=self._run, args=work, name=f"source {self.name}", daemon=True).start()
 
     def join(self, timeout_s: float | None = None) -> None:
@@ -153,9 +155,9 @@ class SourceWorker:
         if passed == self._frames:
             self._state.keep_alive()
 
-    def _run(self, stream: Stream, frames: int | None, debouncer: Debouncer | None, may_wait: bool) -> None:
+    def _run(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         try:
-            self._classify(stream, frames, debouncer, may_wait)
+            self._classify(stream, source, debouncer)
         except EdgeError as error:
             self.error = error
         except BaseException as error:
@@ -164,17 +166,18 @@ class SourceWorker:
         finally:
             self._ended.set()
 
-    def _classify(self, stream: Stream, frames: int | None, debouncer: Debouncer | None, may_wait: bool) -> None:
-        state, publish = self._state, partial(self._state.publish, may_wait=may_wait)
-        progress = ProgressReports(self.name, state.frames or frames, state.on_progress)
+    def _classify(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
+        state, publish, progress = self._state, self._publish, ProgressReports(self.name, self._state.on_progress)
         sampler = None if state.auditor is None else state.auditor.sampler(publish)
         try:
             for result in stream:
+                if self._frames == 0:
+                    self._begin(source, progress)
                 self._frames = result.frame_index + 1
                 before, answered = self._answered
                 self._answered = result.bundle, answered + 1 if result.bundle == before else 1
                 observation = Observation(self.name, result)
-                state.publish_frame(observation, result.copy_frame, may_wait=may_wait)
+                state.publish_frame(observation, result.copy_frame, may_wait=self._may_wait)
                 progress.add(result)
                 if debouncer is not None:
                     _publish_all(debouncer.add(observation), publish)
@@ -190,6 +193,16 @@ class SourceWorker:
             if debouncer is not None:
                 _publish_all(debouncer.end(), publish)
 
+    def _begin(self, source: FrameSource, progress: "ProgressReports") -> None:
+        """Learn from a source that gives frames if its results wait for late outputs, and how many there will be."""
+        self._may_wait = self._policy == "all" or not (self._policy or source.is_live)
+        if self._may_wait:
+            self._state.require_all()
+        progress.total = self._state.frames or source.frames
+
+    def _publish(self, message: Message) -> None:
+        self._state.publish(message, may_wait=self._may_wait)
+
 
 def _publish_all(events: Sequence[Event], publish: Callable[[Message], None]) -> None:
     for event in events:
@@ -199,9 +212,11 @@ def _publish_all(events: Sequence[Event], publish: Callable[[Message], None]) ->
 class ProgressReports:
     """Reports of a source's progress, some times a second."""
 
-    def __init__(self, name: str, total: int | None, on_progress: OnProgress) -> None:
-        """Count from zero; None for an unknown total."""
-        self._name, self._total, self._on_progress = name, total, on_progress
+    def __init__(self, name: str, on_progress: OnProgress) -> None:
+        """Count from zero."""
+        self.total: int | None = None
+        """Results to come in all, if it is known."""
+        self._name, self._on_progress = name, on_progress
         self._count, self._next_s = 0, 0.0
 
     def add(self, result: Result) -> None:
@@ -210,4 +225,4 @@ class ProgressReports:
         if result.captured_s >= self._next_s:
             self._next_s = result.captured_s + REPORT_INTERVAL_S
             note = f"{result.label} {result.probability:.0%} at exit {result.exit_index}"
-            self._on_progress(Progress(self._name, self._count, self._total, note))
+            self._on_progress(Progress(self._name, self._count, self.total, note))

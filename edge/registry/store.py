@@ -18,7 +18,7 @@ from threading import Lock
 from edge.bundle.bundle import Bundle
 from edge.bundle.decoding import decode
 from edge.bundle.signing import VerifyingKey
-from edge.errors import BundleError, RegistryError
+from edge.errors import BundleError, RegistryError, shortened
 from edge.registry.address import RegistryAddress
 from edge.registry.transfer import Pulled, pull
 from edge.storage import locked_file, read_file, remove_stale, write_file
@@ -26,9 +26,10 @@ from edge.storage import locked_file, read_file, remove_stale, write_file
 RECORD, LOCK = "record.json", "lock"
 DIGITS = re.compile("[0-9a-f]{64}")
 """Names of the folders of bundles; nothing else in the folder is removed."""
-MAX_RECORD_BYTES = 1 << 20
 MAX_REFUSED = 100
 """Refused bundles that are remembered."""
+MAX_RECORD_BYTES = 1 << 22
+"""Room for so many reasons of the length of a message, in any script."""
 MAX_ATTEMPTS = 3
 """Attempts with a bundle that ended with the process: after them, the bundle is to blame."""
 
@@ -154,7 +155,7 @@ class BundleStore:
 
     def refuse(self, digest: str, reason: str, *, lasting: bool) -> None:
         """Note that a bundle is not to be tried again: where `lasting`, not by later processes either."""
-        self._refused[digest] = reason
+        self._refused[digest] = reason = shortened(reason)  # it may name a thousand labels
         if lasting:
             kept = list(self._record.refused.items())[1 - MAX_REFUSED :]
             with _logged_oserror():

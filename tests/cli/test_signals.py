@@ -1,7 +1,6 @@
 """Commands that a signal stops: during imports, while they run, while they open a source, and as PID 1."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from edge.bundle.bundle import Bundle
 from edge.console import INTERRUPTED, TERMINATED
 from tests.support.commands import (
     ROOT,
+    can_unshare,
     json_lines,
     random_frames,
     start_command,
@@ -119,11 +119,6 @@ def test_a_signal_ends_the_wait_for_a_silent_server(
 def connected(port: int) -> bool:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(row[2].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
-
-
-def can_unshare() -> bool:
-    command = ["unshare", "-pf", "--mount-proc", "true"]
-    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(not can_unshare(), reason="a PID namespace needs a privilege")

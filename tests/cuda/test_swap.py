@@ -56,9 +56,11 @@ def test_the_slots_of_a_replaced_classifier_are_freed_while_the_new_one_answers(
     source.gate.release()
     thread.join()
     assert len(world.memory) == len(world.freed)
-    assert [result.bundle for result in results] == ["old"] * 21 + ["new"] * 39, "one was in flight"
-    expected = predict_all(old.host_slot(), frames[:21], old.thresholds)
-    expected += predict_all(new.host_slot(), frames[21:], new.thresholds)
+    assert [result.bundle for result in results] == ["old"] * 20 + ["new"] * 40, (
+        "the read that waited ended after the swap"
+    )
+    expected = predict_all(old.host_slot(), frames[:20], old.thresholds)
+    expected += predict_all(new.host_slot(), frames[20:], new.thresholds)
     assert [(result.frame_index, result.label_index, result.exit_index) for result in results] == [
         (index, label_index, exit_index) for index, (label_index, exit_index, *_) in enumerate(expected)
     ]

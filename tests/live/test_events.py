@@ -85,3 +85,10 @@ def test_durations_do_not_follow_the_wall_clock() -> None:
 def test_numbers_that_cannot_decide_are_refused(k: int, n: int) -> None:
     with pytest.raises(ValueError, match="more than half"):
         Debouncer(k, n)
+
+
+def test_a_video_whose_positions_fall_goes_on_from_there() -> None:
+    debouncer, given = Debouncer(2, 3), []
+    for position, label in zip([0.0, 1.0, 2.0, 0.0, 1.0, 2.0], "777711", strict=True):
+        given += debouncer.add(observation(500, label, position=position))
+    assert shown(given) == [("entered", "7", None), ("left", "7", 3.0), ("entered", "1", None)]

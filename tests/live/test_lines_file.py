@@ -15,7 +15,7 @@ import pytest
 from edge.errors import OutputError
 from edge.live.messages import iso_time
 from edge.live.outputs.lines_file import KEPT_FILES, PAGE_BYTES, LinesFile, Rotation, align, parse_rotation
-from tests.support.commands import ROOT, TIMEOUT_S, full_disk, json_lines, wait_until
+from tests.support.commands import ROOT, TIMEOUT_S, can_unshare, full_disk, json_lines, wait_until
 
 WRITER = """
 import sys
@@ -24,6 +24,17 @@ from edge.live.outputs.lines_file import LinesFile
 with LinesFile(Path(sys.argv[1])) as file:
     for number in range(10**9):
         file.write([b'{"text": "%s"}\\n' % (b"x" * (300 + number % 70))] * 50)
+"""
+
+
+ROTATING_WRITER = """
+import sys
+from pathlib import Path
+from edge.live.outputs.lines_file import LinesFile, Rotation
+from tests.live.test_lines_file import write
+with LinesFile(Path(sys.argv[1]), rotation=Rotation(max_bytes=100)) as file:
+    for number in range(20):
+        write(file, number)
 """
 
 
@@ -148,6 +159,39 @@ def test_a_file_is_rotated_before_it_exceeds_its_size(tmp_path: Path) -> None:
     for number in range(1, KEPT_FILES + 1):
         first = last - 3 * number
         assert numbers(tmp_path / f"lines.{number}") == [first, first + 1, first + 2]
+
+
+def test_a_file_that_cannot_be_renamed_grows_on_and_keeps_every_line_and_former_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "lines"
+    (tmp_path / f"lines.{KEPT_FILES}").mkdir()
+    for number in range(1, KEPT_FILES):
+        (tmp_path / f"lines.{number}").write_text(str(number))
+    with LinesFile(path, rotation=Rotation(max_bytes=100)) as file:
+        for number in range(20):
+            write(file, number)
+        assert numbers(path) == list(range(20))
+        assert [(tmp_path / f"lines.{number}").read_text() for number in range(1, KEPT_FILES)] == list("123456")
+        assert caplog.text.count(f"{path} cannot be rotated, and grows on") == 1
+        (tmp_path / f"lines.{KEPT_FILES}").rmdir()
+        write(file, 20)
+    assert numbers(path) == [20]
+    assert numbers(tmp_path / "lines.1") == list(range(20))
+
+
+@pytest.mark.skipif(not can_unshare(), reason="a mount needs a privilege")
+def test_a_file_mounted_into_a_container_grows_on(tmp_path: Path) -> None:
+    """Such a file may be written, and not renamed."""
+    path = tmp_path / "lines"
+    path.touch()
+    (tmp_path / "lines.1").write_text("from before")
+    words = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && exec "$1" -c "$2" "$0"', path, sys.executable]
+    result = subprocess.run([*words, ROTATING_WRITER], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert result.returncode == 0, result.stderr
+    assert numbers(path) == list(range(20))
+    assert sorted(os.listdir(tmp_path)) == ["lines", "lines.2"]
+    assert (tmp_path / "lines.2").read_text() == "from before"
 
 
 def test_a_file_is_rotated_by_the_age_of_its_first_record(tmp_path: Path) -> None:

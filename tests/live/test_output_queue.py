@@ -9,14 +9,17 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 
+from edge.errors import OutputError
 from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Event, Message, Observation
+from edge.live.outputs import base
 from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, Output, OutputQueue
 from tests.support import observations
+from tests.support.commands import TIMEOUT_S
 
 
-def observation(index: int) -> Observation:
-    return observations.observation(index / 30, frame_index=index)
+def observation(index: int, source: str = "test://") -> Observation:
+    return observations.observation(index / 30, frame_index=index, source=source)
 
 
 def event(label: str) -> Event:
@@ -58,7 +61,7 @@ def test_messages_arrive_in_order_and_the_output_is_closed() -> None:
     assert queue.dropped == 0
 
 
-def test_a_full_queue_keeps_the_newest_observations_and_all_events() -> None:
+def test_a_full_queue_keeps_the_newest_observations_and_all_events(caplog: pytest.LogCaptureFixture) -> None:
     recorder = Recorder()
     recorder.gate.clear()
     queue = OutputQueue(recorder)
@@ -74,6 +77,7 @@ def test_a_full_queue_keeps_the_newest_observations_and_all_events() -> None:
     assert indices == sorted(indices)
     assert indices[-1] == total - 1
     assert [message for message in recorder.messages if isinstance(message, Event)] == [event("first")]
+    assert f"output recorder was late; {queue.dropped} messages or frames are lost" in caplog.text
 
 
 def test_a_hanging_output_neither_blocks_the_pipeline_nor_the_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +140,7 @@ def test_a_lossless_queue_waits_for_room_for_frames() -> None:
     recorder.wants_frames = True
     recorder.gate.clear()
     queue = OutputQueue(recorder)
-    queue.lossless = True
+    queue.require_all(threading.Event())
     queue.put(event("first"))
     frame, total = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY), 10 * MAX_QUEUED_FRAMES
     threading.Timer(0.05, recorder.gate.set).start()
@@ -146,3 +150,72 @@ def test_a_lossless_queue_waits_for_room_for_frames() -> None:
     queue.close()
     assert queue.dropped == 0
     assert sum(isinstance(message, Observation) for message in recorder.messages) == total
+
+
+def test_a_lossless_queue_waits_for_a_stuck_output_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Pausing(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            pauses.wait(3 * base.STUCK_S)
+            super().write(messages)
+
+    monkeypatch.setattr(base, "STUCK_S", 0.02)
+    pauses = threading.Event()
+    queue = OutputQueue(recorder := Pausing())
+    queue.require_all(threading.Event())
+    expected = [observation(index) for index in range(5 * MAX_QUEUED)]
+    for message in expected:
+        queue.put(message)
+    queue.drain()
+    assert recorder.messages == expected
+    assert queue.dropped == 0
+    assert "output recorder keeps the run waiting for more than 0.02 s" in caplog.text
+    queue.close()
+
+
+@pytest.mark.parametrize("wait", ["put", "frame", "drain"])
+def test_a_stop_ends_the_wait_for_a_stuck_output_and_the_loss_is_an_error(
+    wait: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder, stop = Recorder(), threading.Event()
+    recorder.wants_frames = True
+    recorder.gate.clear()
+    queue = OutputQueue(recorder)
+    queue.require_all(stop)
+    frame = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY)
+    total = {"put": 3 * MAX_QUEUED, "frame": 3 * MAX_QUEUED_FRAMES, "drain": 1}[wait]
+
+    def publish() -> None:
+        for index in range(total):
+            has_frame = wait == "frame" and queue.wants_frame(observation(index))
+            queue.put(replace(observation(index), frame=frame if has_frame else None))
+        queue.drain()
+
+    publisher = threading.Thread(target=publish, daemon=True)
+    publisher.start()
+    publisher.join(0.1)
+    assert publisher.is_alive()
+    stop.set()
+    publisher.join(TIMEOUT_S)
+    assert not publisher.is_alive()
+    queue.close(limit_s=0.05)
+    assert f"output recorder hangs; {total + queue.dropped} messages are lost" in caplog.text
+    assert isinstance(queue.error, OutputError)
+    recorder.gate.set()
+
+
+def test_a_camera_displaces_no_result_of_a_file() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    queue = OutputQueue(recorder)
+    queue.require_all(threading.Event())
+    of_file = [observation(index, "file") for index in range(MAX_QUEUED // 2)]
+    for message in of_file:
+        queue.put(message)
+    for index in range(3 * MAX_QUEUED):
+        queue.put(observation(index, "camera"), may_wait=False)
+    recorder.gate.set()
+    queue.close()
+    assert [message for message in recorder.messages if message.source == "file"] == of_file
+    assert len(recorder.messages) + queue.dropped == len(of_file) + 3 * MAX_QUEUED

@@ -28,9 +28,9 @@ Factory = Callable[..., ReconnectingSource]
 class Site:
     """A place with a camera: the outcome of each attempt to open it, and the calls it received."""
 
-    def __init__(self, *plans: list[object] | Exception) -> None:
+    def __init__(self, *plans: list[object] | Exception, kind: "type[Connection] | None" = None) -> None:
         """Plan the connections: the errors and frames (numbers) of each; the last plan is repeated."""
-        self.plans = list(plans)
+        self.plans, self._kind = list(plans), kind or Connection
         self.opened: list[float] = []
         self.connections: list[Connection] = []
 
@@ -39,7 +39,7 @@ class Site:
         plan = self.plans[0] if len(self.plans) == 1 else self.plans.pop(0)
         if isinstance(plan, Exception):
             raise plan
-        self.connections.append(Connection(plan))
+        self.connections.append(self._kind(plan))
         return self.connections[-1]
 
 
@@ -161,6 +161,21 @@ def test_a_source_may_be_absent_at_start_and_its_reason_is_logged_once(
     ]
 
 
+def test_a_file_of_a_server_that_is_absent_at_start_is_no_live_source(changes: Changes, source_at: Factory) -> None:
+    class File(Connection):
+        is_live, frames = False, 2
+
+    away = SourceError("connection refused")
+    site = Site(away, away, [1, SourceError("damaged")], kind=File)
+    source = source_at(site)
+    source.connect(TIMEOUT_S)
+    assert values(source, 1) == [1]
+    assert (source.is_live, source.frames) == (False, 2)
+    with pytest.raises(SourceError, match="damaged"):
+        source.read(None)
+    assert changes.statuses == ["lost", "connected"]
+
+
 def test_a_source_that_hangs_is_left_behind_and_opened_again(changes: Changes, source_at: Factory) -> None:
     gate = threading.Event()
     site = Site([1, gate], [2, 3])
@@ -242,6 +257,24 @@ def test_a_source_is_given_up_after_its_time(plan: list[object] | Exception, sou
     assert source.read(None) is None
     if isinstance(plan, list):
         plan[0].set()  # type: ignore[attr-defined]
+
+
+def test_a_source_whose_connections_all_hang_is_given_up_after_its_time(
+    stop: threading.Event, monkeypatch: pytest.MonkeyPatch, source_at: Factory
+) -> None:
+    monkeypatch.setattr(reconnect, "MAX_DELAY_S", 0.02)
+    gate, limit = threading.Event(), threading.Timer(TIMEOUT_S, stop.set)
+    limit.start()
+    site = Site([1, gate])
+    source = source_at(site, stall_s=0.02, give_up_s=0.3)
+    values(source, reconnect.MAX_HANGING)
+    started = time.monotonic()
+    with pytest.raises(SourceLostError, match="camera gave no frame for 0 s and is given up: 4 connections hang"):
+        source.read(None)
+    assert time.monotonic() - started >= 0.3
+    assert source.read(None) is None
+    limit.cancel()
+    gate.set()
 
 
 def test_a_wait_between_frames_is_no_outage(source_at: Factory) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge
-from edge.errors import EngineError, OutputError, SourceLostError, UnavailableError
+from edge.errors import EngineError, OutputError, SourceError, SourceLostError, UnavailableError
 from edge.frames.address import SourceAddress
 from edge.frames.base import Frame, FrameSource, PixelFormat
 from edge.frames.open import open_address
@@ -177,6 +177,30 @@ def test_another_thread_can_stop_a_run(classifier: edge.Classifier, digits: NDAr
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.parametrize("how", ["stop", "frames"])
+def test_a_run_ends_and_states_are_left_while_a_trigger_leaves_out_all_frames(
+    how: str, classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    output, stop = Recorder(), threading.Event()
+    triggers = iter([Every(1e-9), Every(3600)])
+    sources = [EndlessSource(digits[0]) for _ in range(2)]
+    settings = {
+        "stop": stop,
+        "frames": 50 if how == "frames" else None,
+        "new_trigger": lambda: next(triggers),
+        "new_debouncer": lambda: Debouncer(1, 1),
+    }
+    thread = threading.Thread(target=run, args=(classifier, sources, [output]), kwargs=settings, daemon=True)
+    thread.start()
+    wait_until(lambda: len(output.events) == 2, "a state of each source")
+    if how == "stop":
+        stop.set()
+    thread.join(TIMEOUT_S)
+    assert not thread.is_alive()
+    assert [event.kind for event in output.events] == ["entered"] * 2 + ["left"] * 2
+    assert all(source.is_closed for source in sources)
+
+
 def test_a_signal_ends_a_run_after_every_classified_frame_is_written(
     classifier: edge.Classifier, digits: NDArray[np.uint8]
 ) -> None:
@@ -224,6 +248,41 @@ def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8]
     with pytest.raises(RuntimeError, match="a bug"):
         run(classifier, [endless, broken], [Recorder()])
     assert endless.is_closed
+
+
+def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
+    classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pausing(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            pause.wait(0.1)
+            super().write(messages)
+
+    monkeypatch.setattr("edge.live.outputs.base.STUCK_S", 0.02)
+    monkeypatch.setattr("edge.live.runner.STUCK_S", 0.02)
+    output, pause = Pausing(), threading.Event()
+    run(classifier, [ArraySource(np.tile(digits, (3, 1, 1)))], [output])
+    assert len(output.observations) == 3 * len(digits)
+
+
+def test_a_video_of_a_server_that_is_away_at_the_start_loses_no_frame(
+    classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            pause.wait(0.1)
+            super().write(messages)
+
+    def open_late(address: SourceAddress, **options: bool) -> FrameSource:
+        if next(attempts) < 2:
+            raise SourceError("connection refused")
+        return ArraySource(np.tile(digits, (3, 1, 1)))
+
+    monkeypatch.setattr("edge.live.sources.open_address", open_late)
+    attempts, output, pause = count(), Slow(), threading.Event()
+    run(classifier, ["http://127.0.0.1/video.mp4"], [output], new_trigger=lambda: Every(1e-9))
+    assert len(output.observations) == 3 * len(digits)
+    assert next(attempts) == 3
 
 
 # On a GPU

@@ -1,6 +1,7 @@
 """Triggers on frames made for them, and the source that obeys them."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -162,6 +163,32 @@ def test_skipped_frames_take_no_new_memory() -> None:
 
 def test_periods_of_a_video_are_seconds_of_the_video() -> None:
     assert numbers(Triggered(Clip(100, step_s=0.1), Every(2.0))) == [0, 20, 40, 60, 80]
+
+
+class Joined(Clip):
+    """A clip that consists of two files of the same length: its positions begin again in the middle."""
+
+    def read(self, out: Frame | None) -> Frame | None:
+        frame = super().read(out)
+        if frame is None or self.frames is None or int(frame.pixels[0, 0]) < self.frames // 2:
+            return frame
+        return replace(frame, position=float(frame.position or 0) - self.frames // 2 * 0.1)
+
+
+def test_periods_go_on_where_the_positions_of_a_video_begin_again() -> None:
+    assert numbers(Triggered(Joined(100, step_s=0.1), Every(2.0))) == [0, 20, 40, 61, 81]  # 50 is as late as 49
+
+
+def test_motion_is_not_held_longer_where_the_positions_of_a_video_begin_again() -> None:
+    class Once(OnMotion):
+        """Holds after motion in one frame."""
+
+        def fires(self, frame: Frame, now_s: float) -> bool:
+            pixels = scene(rng, box=(80, 100) if int(frame.pixels[0, 0]) == 49 else None)
+            return super().fires(Frame(pixels, PixelFormat.BGR), now_s)
+
+    rng = np.random.default_rng(4)
+    assert numbers(Triggered(Joined(100, step_s=0.1), Once())) == list(range(49, 70))
 
 
 def test_closing_ends_a_read_whose_trigger_never_fires() -> None:

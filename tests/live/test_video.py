@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edge.frames.base import Frame, PixelFormat
 from edge.live.messages import Observation
 from edge.live.outputs import video as video_module
 from edge.live.outputs.video import MAX_OTHER_SIZE, MAX_RATE, MAX_SIDE, Video, annotated
-from tests.support.commands import ROOT, wait_until
+from tests.support.commands import ROOT, full_disk, wait_until
 from tests.support.observations import observation
 from tests.support.outputs import opened
 
@@ -70,6 +71,12 @@ def test_the_text_is_the_label_with_probability_and_exit(tmp_path: Path, monkeyp
     monkeypatch.setattr(video_module, "draw", lambda picture, text: texts.append(text))
     with opened(Video(tmp_path / "video.mp4"), [framed(0, label="3", probability=0.5, exit_index=2)]):
         assert texts == ["3 50% at exit 2"]
+
+
+def test_a_source_whose_positions_begin_again_goes_on_at_its_rate(tmp_path: Path) -> None:
+    with opened(Video(tmp_path / "video.mp4")) as video:
+        video.write([framed(500, position=position) for position in (0.0, 0.5, 1.0, 0.0, 0.5, 1.0)])
+    assert times(tmp_path / "video.mp4") == pytest.approx([0, 0.5, 1.0, 1.001, 1.5, 2.0], abs=1e-3)
 
 
 @pytest.mark.parametrize("text", ["7", "Gänse-Säger 97% at exit 0", "x" * 80, "猫\n1%"])
@@ -150,6 +157,26 @@ def test_arrays_are_refused() -> None:
 def test_a_missing_folder_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=f"there is no folder {tmp_path}/missing; create it"):
         Video(tmp_path / "missing" / "video.mp4").open()
+
+
+@pytest.mark.parametrize("name", ["door:1.mp4", "concat:a|b.mp4", "http:door.mp4", "50%d.mp4"])
+def test_a_colon_in_the_name_of_a_file_starts_no_protocol(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened(Video(Path(name)), [framed(0), framed(1)]):
+        pass
+    assert os.listdir() == [name]
+    assert len(times(tmp_path / name)) == 2
+
+
+def test_a_full_disk_is_an_error_of_the_output(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    video = Video(tmp_path / "video.mp4")
+    with full_disk(10_000), pytest.raises(OutputError, match=f"{tmp_path}/video.mp4 cannot be written: File too large"):
+        video.write([framed(index / 10, Frame(noise, PixelFormat.BGR)) for index in range(100)])
+    with suppress(OutputError):  # FFmpeg repeats it
+        video.close()
 
 
 def test_a_killed_process_leaves_a_playable_file(tmp_path: Path) -> None:

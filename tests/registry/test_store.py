@@ -9,7 +9,7 @@ from edge.bundle.files import MANIFEST
 from edge.bundle.signing import PUBLIC_KEY, VerifyingKey, generate_keys, read_verifying_key
 from edge.errors import RegistryError
 from edge.registry.address import parse_registry_address
-from edge.registry.store import MAX_ATTEMPTS, RECORD, BundleStore
+from edge.registry.store import MAX_ATTEMPTS, MAX_REFUSED, RECORD, BundleStore
 from tests.support.damage import flip_bit
 from tests.support.outputs import free_port
 
@@ -50,6 +50,25 @@ def test_a_run_begins_with_the_bundle_accepted_last_or_if_it_is_damaged_with_the
 def test_a_bundle_of_another_key_is_no_longer_accepted(folder: Path, tmp_path: Path) -> None:
     generate_keys(tmp_path / "new keys")
     assert accepted(folder, read_verifying_key(tmp_path / "new keys" / PUBLIC_KEY)) is None
+
+
+@pytest.mark.parametrize("label", ["an ordinary label, ", "🦆\x00"])
+def test_refusals_with_long_reasons_leave_a_record_that_can_be_read(
+    folder: Path, key: VerifyingKey, label: str
+) -> None:
+    refused = [f"sha256:{number:064x}" for number in range(MAX_REFUSED)]
+    store = BundleStore(folder, key)
+    for digest in refused:
+        store.refuse(digest, f"its labels are {label * 5000}; receivers rely on them", lasting=True)
+    store.close()
+    assert accepted(folder, key) == NEW
+    store = BundleStore(folder, key)
+    for digest in refused:
+        reason = store.refusal(digest)
+        assert reason is not None
+        assert reason.startswith("its labels are ")
+        assert reason.endswith("; receivers rely on them")
+    store.close()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"current": 5}', "[" * 100_000])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -172,3 +173,9 @@ def write_video(path: Path, frames: Sequence[np.ndarray] | np.ndarray) -> Path:
 
 def _python(words: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", *map(str, words)]
+
+
+def can_unshare() -> bool:
+    """Check that commands may run with processes and mounts of their own."""
+    command = ["unshare", "-pf", "--mount-proc", "true"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
-from edge.errors import one_line
+from edge.errors import OutputError, one_line
 from edge.live.messages import Message, Observation
 
 MAX_QUEUED = 256
@@ -18,7 +18,9 @@ MAX_QUEUED_FRAMES = 4
 MIN_INTERVAL_S = 0.02
 """Least time between two calls: an output of thousands of messages a second writes them in blocks."""
 STUCK_S = 10.0
-"""Longest wait for room in a lossless queue; after it, the output is stuck and messages are dropped."""
+"""Wait for room after which a lossless queue says that its output is stuck, and longest wait for it at the end."""
+STOP_POLL_S = 0.05
+"""Longest wait for room until the stop of the run is noticed."""
 CLOSE_LIMIT_S = 0.5
 """Longest wait at the end for an output that hangs."""
 
@@ -31,7 +33,7 @@ class Output(ABC):
     name: str
     """Name in the log and in metrics."""
     wants_frames = False
-    """True to receive a copy of the frame with every observation, or with those it chooses."""
+    """True to receive the frame with every observation, or with those it chooses: a read-only copy for all outputs."""
 
     @property
     def wants_attention(self) -> bool:
@@ -77,17 +79,24 @@ class OutputQueue:
         """Messages dropped, since the output was late."""
         self.failed = 0
         """Calls of the output that raised an exception."""
-        self.lossless = False
-        """True if messages must not be lost: wait for room while the output is not stuck, and keep its error."""
         self.error: Exception | None = None
         """First exception of a lossless queue."""
+        self._stop: threading.Event | None = None
+        """Ends the waits of a lossless queue; None for another queue."""
+        self._waiting_sources: set[str] = set()
+        """Sources that wait for the output: none of their messages is dropped."""
         self._queued: deque[Message] = deque()
-        self._queued_frames = 0
+        self._queued_frames = self._taken = 0
+        """Frames that wait, and messages that the output is writing."""
         self._changed, self._closing = threading.Condition(), False
         self._last_error = ""
         output.open()
         self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
         self._thread.start()
+
+    def require_all(self, stop: threading.Event) -> None:
+        """Be lossless from now on: wait for room, where the source may wait, until `stop` is set; keep the error."""
+        self._stop = stop
 
     def wants_frame(self, observation: Observation, *, may_wait: bool = True) -> bool:
         """Check that the output needs the frame of an observation, and has room.
@@ -97,14 +106,16 @@ class OutputQueue:
         if not self.output.wants_frames or not self.output.chooses(observation):
             return False
         with self._changed:
-            if not self._has_room_for_frame() and self.lossless and may_wait:
-                self.lossless = self._changed.wait_for(self._has_room_for_frame, STUCK_S)
+            if may_wait:
+                self._wait_for(self._has_room_for_frame)
             has_room = self._has_room_for_frame()
             self.dropped += not has_room
         return has_room
 
     def put(self, message: Message, *, may_wait: bool = True) -> None:
-        """Queue a message. In a full queue it replaces the oldest observation; a lossless queue waits, if it may.
+        """Queue a message. A lossless queue waits for room, if it may.
+
+        Otherwise the message replaces the oldest one of a source that does not wait.
 
         Raises:
             Exception: the queue is lossless, and the output failed.
@@ -112,15 +123,20 @@ class OutputQueue:
         if self.error is not None and may_wait:
             raise self.error
         with self._changed:
-            if len(self._queued) >= MAX_QUEUED and self.lossless and may_wait:
-                self.lossless = self._changed.wait_for(lambda: len(self._queued) < MAX_QUEUED, STUCK_S)
-            if len(self._queued) >= MAX_QUEUED:
-                self.dropped += 1
-                self._drop_oldest()
+            if may_wait and self._stop is not None:
+                self._waiting_sources.add(message.source)
+                self._wait_for(lambda: len(self._queued) < MAX_QUEUED)
             self._queued.append(message)
             self._queued_frames += _has_frame(message)
+            if len(self._queued) > MAX_QUEUED:
+                self._drop_oldest()
             if len(self._queued) == 1 or self._is_due():
                 self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Wait until a lossless queue is written, or the run stops."""
+        with self._changed:
+            self._wait_for(lambda: not (self._queued or self._taken))
 
     def end(self) -> None:
         """Let the output write the queued messages and close, without waiting. Idempotent."""
@@ -129,20 +145,37 @@ class OutputQueue:
             self._changed.notify_all()
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """End the output and wait for it; if it hangs, it is left behind. Idempotent."""
+        """End the output and wait for it; if it hangs, it is left behind. What it lost is logged. Idempotent."""
         self.end()
         self._thread.join(limit_s)
         if self._thread.is_alive():
-            log.warning("output %s hangs; %d messages are lost", self.output.name, len(self._queued))
+            lost = self.dropped + self._taken + len(self._queued)
+            log.warning("output %s hangs; %d messages are lost", self.output.name, lost)
+            if self._stop is not None and lost:
+                self.error = self.error or OutputError(f"output {self.output.name} hangs; {lost} messages are lost")
+        elif self.dropped:
+            log.warning("output %s was late; %d messages or frames are lost", self.output.name, self.dropped)
+
+    def _wait_for(self, has_room: Callable[[], bool]) -> None:
+        """Wait for room in a lossless queue, until the run stops."""
+        if self._stop is None or has_room():
+            return
+        stuck_s = monotonic() + STUCK_S
+        while not (has_room() or self._stop.is_set()):
+            self._changed.wait(STOP_POLL_S)
+            if monotonic() >= stuck_s:
+                log.warning("output %s keeps the run waiting for more than %g s", self.output.name, STUCK_S)
+                stuck_s = float("inf")
 
     def _drop_oldest(self) -> None:
-        """Drop the oldest observation, or the oldest message where all are events."""
-        for index, message in enumerate(self._queued):
-            if isinstance(message, Observation):
-                self._queued_frames -= _has_frame(message)
-                del self._queued[index]
-                return
-        self._queued.popleft()
+        """Drop the oldest observation, or the oldest message where all are events, of sources that do not wait."""
+        for kind in (Observation, object):
+            for index, message in enumerate(self._queued):
+                if isinstance(message, kind) and message.source not in self._waiting_sources:
+                    self.dropped += 1
+                    self._queued_frames -= _has_frame(message)
+                    del self._queued[index]
+                    return
 
     def _has_room_for_frame(self) -> bool:
         return self._queued_frames < MAX_QUEUED_FRAMES
@@ -154,15 +187,18 @@ class OutputQueue:
         written_at = 0.0
         while True:
             with self._changed:
+                self._taken = 0
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: self._queued or self._closing)
                 self._changed.wait_for(self._is_due, written_at + MIN_INTERVAL_S - monotonic())
                 messages, closing = list(self._queued), self._closing
                 self._queued.clear()
-                self._queued_frames = 0
+                self._queued_frames, self._taken = 0, len(messages)
                 self._changed.notify_all()
             if messages:
                 self._call(partial(self.output.write, messages))
             if closing:
+                self._taken = 0
                 self._call(self.output.close)
                 return
             written_at = monotonic()
@@ -173,7 +209,7 @@ class OutputQueue:
             work()
         except Exception as error:
             self.failed += 1
-            if self.lossless:
+            if self._stop is not None:
                 self.error = self.error or error
                 return
             reason = f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ KEPT_FILES = 7
 """Former files that are kept."""
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SIZES = ("kB", "MB", "GB")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class LinesFile:
         self._rotation = rotation or Rotation()
         self._descriptor: int | None = None
         self._is_regular, self._expires_s = True, float("inf")
+        self._is_stuck = False
+        """True since a rotation failed, until one succeeds."""
 
     def open(self) -> None:
         """Open a file, or create it; a pipe is opened later. An unfinished line at the end gets its newline.
@@ -132,10 +137,23 @@ class LinesFile:
             self._rotate()
 
     def _rotate(self) -> None:
-        self.close()
-        for number in range(KEPT_FILES - 1, 0, -1):
-            if (former := self._numbered(number)).exists():
-                os.replace(former, self._numbered(number + 1))
+        """Put the file aside. If that is impossible, as in a folder of another user, it grows on."""
+        try:
+            self._rename()
+        except OSError as error:
+            if not self._is_stuck:
+                log.warning("%s cannot be rotated, and grows on: %s", self._path, error)
+            self._is_stuck = True
+        else:
+            self._is_stuck = False
+            self.close()
+
+    def _rename(self) -> None:
+        """Rename the file to FILE.1, and former ones up to the first free number, so that a failure repeats no move."""
+        numbers = range(1, KEPT_FILES)
+        free = next((number for number in numbers if not self._numbered(number).exists()), KEPT_FILES)
+        for number in range(free - 1, 0, -1):
+            os.replace(self._numbered(number), self._numbered(number + 1))
         os.replace(self._path, self._numbered(1))
 
     def _numbered(self, number: int) -> Path:

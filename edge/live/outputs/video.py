@@ -2,7 +2,8 @@
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
 from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.terminal import describe
+from edge.live.timeline import Timeline
 
 CODEC = "libx264"
 CODEC_OPTIONS = {"preset": "superfast", "tune": "zerolatency", "crf": "26", "g": "15"}
@@ -75,8 +77,9 @@ class Video(Output):
 
     def close(self) -> None:
         """Finish the files. Idempotent."""
-        while self._files:
-            self._files.popitem()[1].close()
+        with ExitStack() as closing:
+            while self._files:
+                closing.callback(self._files.popitem()[1].close)
 
     def _add(self, observation: Observation, picture: NDArray[Any]) -> None:
         source = observation.source
@@ -98,11 +101,14 @@ class VideoFile:
         """Create a file.
 
         Raises:
-            OSError: it cannot be written.
+            OutputError: it cannot be written.
         """
+        self._path = path
         self._size, self._others = size, 0
+        self._timeline = Timeline()
         self._started_s, self._last_pts = 0.0, -1
-        self._container = av.open(str(path), "w", format="mp4", options=CONTAINER_OPTIONS)
+        with _output_errors(path):  # a colon in its name starts no scheme
+            self._container = av.open(f"file:{path}", "w", format="mp4", options=CONTAINER_OPTIONS)
         self._container.metadata["title"] = title
         self._stream = cast(av.VideoStream, self._container.add_stream(CODEC, rate=MAX_RATE, options=CODEC_OPTIONS))
         self._stream.height, self._stream.width = size
@@ -116,31 +122,38 @@ class VideoFile:
         return self._others > MAX_OTHER_SIZE
 
     def write(self, picture: NDArray[Any], time_s: float) -> None:
-        """Append a picture of a moment; where time went back, it follows at once.
+        """Append a picture of a moment.
 
         Raises:
-            OSError: it cannot be written or encoded.
+            OutputError: it cannot be written or encoded.
         """
         if picture.shape[:2] != self._size:
             picture = cv2.resize(picture, self._size[::-1])
+        time_s = self._timeline.at(time_s)
         if self._last_pts < 0:
             self._started_s = time_s
         frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
         frame.pts = self._last_pts = max(round((time_s - self._started_s) * 1000), self._last_pts + 1)
         frame.time_base = TIME_BASE
-        self._container.mux(self._stream.encode(frame))
+        with _output_errors(self._path):
+            self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Finish the file."""
-        try:
-            if self._last_pts >= 0:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
+        """Finish the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with _output_errors(self._path):
+            try:
+                if self._last_pts >= 0:
+                    self._container.mux(self._stream.encode(None))
+            finally:
+                self._container.close()
 
 
 def annotated(frame: Frame, text: str) -> NDArray[Any]:
-    """Return a frame as a BGR picture of even size with a text at the top.
+    """Return a new BGR picture of even size, of a frame with a text at the top.
 
     Raises:
         SourceError: the frame is not a picture.
@@ -154,7 +167,7 @@ def annotated(frame: Frame, text: str) -> NDArray[Any]:
     elif size != (width, height):
         picture = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     else:
-        picture = pixels  # a copy already
+        picture = pixels.copy() if pixels is frame.pixels else pixels
     draw(picture, text)
     return picture
 
@@ -167,6 +180,19 @@ def draw(picture: NDArray[Any], text: str) -> None:
     place, thickness = (4, 4 + round(height * scale)), max(1, round(2 * scale))
     for colour, extra in (((0, 0, 0), 2), ((255, 255, 255), 0)):
         cv2.putText(picture, text, place, FONT, scale, colour, thickness + extra, cv2.LINE_AA)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    """Translate the errors of FFmpeg.
+
+    Raises:
+        OutputError: the video cannot be written.
+    """
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}; check the disk and the folder") from None
 
 
 def free_path(path: Path) -> Path:
