@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from onnx import ModelProto, NodeProto, helper
 
+from compile.concat import quantise_before_concat
 from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
 from compile.isolation import localise_shapes
 from edge.bundle import tensors
@@ -57,6 +58,8 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
         for k, (cut_in, cut_out) in enumerate(pairwise([{}, *cuts, {}]))
     ]
     assert_complete(graph, segments)
+    for segment in segments:
+        quantise_before_concat(segment.model)
     return segments
 
 
@@ -64,7 +67,9 @@ def whole_network(graph: MultiExitGraph) -> Segment:
     """Return the network without its early exits: from the image to the last exit's decision."""
     last = graph.exits - 1
     outputs = tensors.exit_outputs(last, is_last=True)
-    return Segment(_slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network"), last)
+    model = _slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network")
+    quantise_before_concat(model)
+    return Segment(model, last)
 
 
 def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequence[str]) -> dict[str, str]:
