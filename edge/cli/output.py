@@ -71,6 +71,19 @@ def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
     _check_is_no_input(folder, inputs, bundle, may_be_inside=False)
 
 
+def check_replaced_folder(folder: Path, kept: Iterable[Path | None]) -> None:
+    """Check that a folder that will be replaced as a whole is and holds none of these paths.
+
+    Raises:
+        OutputError: it is or holds one.
+    """
+    replaced = Path(os.path.realpath(folder))
+    for path in filter(None, kept):
+        real = Path(os.path.realpath(path))
+        if replaced == real or replaced in real.parents:
+            raise OutputError(f"{path} is inside {folder}, which is replaced as a whole; give a path outside")
+
+
 def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None, *, may_be_inside: bool) -> None:
     """Check that a path is not an input, also under another name, nor inside an input folder unless it may be."""
     folders = Path(os.path.realpath(path)).parents

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,26 @@ def test_compile_does_not_write_references_over_the_checkpoint(checkpoint: Path,
     words = (checkpoint, "--output", tmp_path / "new", "--references", checkpoint)
     assert "is the same file as" in only_error_line(call(compile_main, *words))
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle", "bundle/references.npz", "bundle/fp32/references.npz", "link/references.npz"]
+)
+def test_compile_does_not_write_references_into_the_bundle_that_it_replaces(
+    name: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("bundle")
+    words = (checkpoint, "--output", tmp_path / "bundle", "--references", tmp_path / name)
+    error = only_error_line(call(compile_main, *words))
+    assert f"{tmp_path / name} is inside {tmp_path / 'bundle'}, which is replaced as a whole" in error
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_compile_does_not_replace_the_folder_of_its_checkpoint(checkpoint: Path, bundle: Path) -> None:
+    inside = Path(shutil.copy(checkpoint, bundle))
+    before = contents(bundle)
+    assert "is replaced as a whole" in only_error_line(call(compile_main, inside, "--output", bundle))
+    assert contents(bundle) == before
 
 
 # Files that cannot be read
