@@ -16,6 +16,7 @@ from calibration.arguments import (
 from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
+from edge.bundle.reference import holds_references
 from edge.cli.info import print_advice, print_bundle
 from edge.cli.output import check_replaceable, check_replaced_folder
 from edge.cli.parser import CommandParser
@@ -28,7 +29,8 @@ def main() -> int:
     arguments = argument_parser().parse_args()
     check_replaced_folder(arguments.output, [arguments.checkpoint, arguments.references, arguments.data])
     if arguments.references is not None:
-        check_replaceable(arguments.references, [arguments.checkpoint], start=b"PK", kind="file of samples")
+        kind = "file of reference samples"
+        check_replaceable(arguments.references, [arguments.checkpoint], is_kind=holds_references, kind=kind)
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,
