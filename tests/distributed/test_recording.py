@@ -75,7 +75,7 @@ def test_shards_together_are_the_scores_of_one_machine_bit_for_bit(
 ) -> None:
     parquet = tmp_path / "images.parquet"
     dataset = images if kind == "folder" else as_parquet(images, parquet, structs=kind == "struct")
-    folder = record_shards(digits_bundle, dataset, tmp_path / "truth=7")  # like a partition, which it is not
+    folder = record_shards(digits_bundle, dataset, tmp_path / "scores")
     recorded, expected = read_recording(folder, digits_bundle.manifest.labels), read_scores(on_one_machine)
     assert recorded.segments == expected.segments
     for array, expected_array in zip(arrays_of(recorded), arrays_of(expected), strict=True):
