@@ -7,7 +7,7 @@ from itertools import pairwise
 from onnx import ModelProto, NodeProto, helper
 
 from compile.concat import quantise_before_concat
-from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
+from compile.graph import CONVOLUTIONS, QUANTISERS, IndexedGraph, MultiExitGraph
 from compile.isolation import localise_shapes
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -141,7 +141,7 @@ def _assert_each_weight_once(sliced: Sequence[IndexedGraph]) -> None:
 def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sliced: Sequence[IndexedGraph]) -> None:
     for index, segment in enumerate(sliced):
         for node in segment.nodes:
-            if node.op_type == "Conv" and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
+            if node.op_type in CONVOLUTIONS and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
                 raise CheckpointError(
                     f"convolution {node.name} is quantised in the whole graph but not in segment {index}; {REPORT}"
                 )
