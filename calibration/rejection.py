@@ -11,7 +11,6 @@ candidate, and all tests must succeed (an intersection-union test, Berger 1982),
 candidate is in use.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -22,14 +21,13 @@ from numpy.typing import NDArray
 from calibration.sequences import SHARED_GRID
 from calibration.thresholds import DEFAULT_CONFIDENCE, check_confidence_level
 from edge.bundle.manifest import Rejection, Thresholds
+from edge.bundle.sample_split import fitting_and_rejection
 from edge.decision import NEVER, Scores, accepted, decide
 from edge.errors import ThresholdError
 from edge.risk import MAX_SEARCHED_SAMPLES, PROCEDURES, Losses, min_samples
 
 REJECT_GRID = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
 """Reject thresholds, from none of the last exit's predictions accepted to all."""
-CERTIFICATION_SHARE = 1 / 3
-"""Share of the samples that certify the reject threshold; the others fit the exits' thresholds."""
 
 FitThresholds = Callable[[Mapping[str, Scores], NDArray[np.int64]], dict[str, Thresholds]]
 """Takes each precision's scores and the true labels; returns each precision's thresholds."""
@@ -107,7 +105,7 @@ def fit_with_rejection(
     if guarantee is None:
         return {name: Fitted(thresholds, None) for name, thresholds in fit(scores, truth).items()}
     _check_guarantee(guarantee)
-    fitting, certification = _fitting_and_certification(len(truth))
+    fitting, certification = fitting_and_rejection(len(truth))
     thresholds = fit({name: each.select(fitting) for name, each in scores.items()}, truth[fitting])
     fitted = {}
     for name, each in scores.items():
@@ -155,13 +153,6 @@ def _fit_rejection(
         samples=len(certification.truth),
         split=split,
     )
-
-
-def _fitting_and_certification(samples: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices of the samples to fit to, and of those that certify the rejection, shuffled."""
-    shuffled = np.random.default_rng(1).permutation(samples)
-    held_out = math.ceil(CERTIFICATION_SHARE * samples)
-    return shuffled[held_out:], shuffled[:held_out]
 
 
 def _check_guarantee(guarantee: RejectGuarantee) -> None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -13,13 +12,12 @@ from calibration.candidates import Certificate, describe_candidate, spread_over_
 from calibration.operating_points import operating_point_of, operating_points, threshold_for_count
 from calibration.sequences import FixedSequence, matched_sequence, shared_sequence
 from edge.bundle.manifest import Candidate, Thresholds
+from edge.bundle.sample_split import TUNING_SHARE, tuning_and_certification
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
 
 DEFAULT_CONFIDENCE = 0.95
-TUNING_SHARE = Fraction(1, 20)
-"""Share of the samples that tune candidates with a threshold per exit; the others certify them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +163,12 @@ def _fit_candidates(
 
 
 def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices of the tuning split and of the certification split, shuffled.
-
-    Shuffled, because the bets of `betting` assume samples in random order.
-    """
-    shuffled = np.random.default_rng(0).permutation(samples)
+    """Return the indices of the tuning split and of the certification split, shuffled; they may be the same."""
+    tuning, certification = tuning_and_certification(samples)
     if guarantee.shared or guarantee.method == "none":
-        return shuffled, shuffled
-    tuning = math.ceil(TUNING_SHARE * samples)
-    return shuffled[:tuning], shuffled[tuning:]
+        everything = np.concatenate([tuning, certification])
+        return everything, everything
+    return tuning, certification
 
 
 def _tune(

@@ -16,8 +16,9 @@ from calibration.arguments import (
 from compile.precisions import DEFAULT_PRECISIONS, PRECISIONS
 from compile.quantise import METHODS
 from compile.recipe import compile_bundle
+from edge.bundle.reference import holds_references
 from edge.cli.info import print_advice, print_bundle
-from edge.cli.output import check_replaceable
+from edge.cli.output import check_replaceable, check_replaced_folder
 from edge.cli.parser import CommandParser
 from edge.console import PASSED, log, print_json, run_main
 from edge.training.checkpoint import read_checkpoint
@@ -26,8 +27,10 @@ from edge.training.checkpoint import read_checkpoint
 def main() -> int:
     """Compile a checkpoint and print the bundle; the steps are those of `compile_bundle`."""
     arguments = argument_parser().parse_args()
+    check_replaced_folder(arguments.output, [arguments.checkpoint, arguments.references, arguments.data])
     if arguments.references is not None:
-        check_replaceable(arguments.references, [arguments.checkpoint], start=b"PK", kind="file of samples")
+        kind = "file of reference samples"
+        check_replaceable(arguments.references, [arguments.checkpoint], is_kind=holds_references, kind=kind)
     bundle = compile_bundle(
         read_checkpoint(arguments.checkpoint),
         arguments.output,

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from onnx import ModelProto, NodeProto, helper
 
-from compile.graph import QUANTISERS, IndexedGraph, MultiExitGraph
+from compile.concat import quantise_before_concat
+from compile.graph import CONVOLUTIONS, QUANTISERS, IndexedGraph, MultiExitGraph
 from compile.isolation import localise_shapes
 from edge.bundle import tensors
 from edge.errors import CheckpointError
@@ -57,6 +58,8 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
         for k, (cut_in, cut_out) in enumerate(pairwise([{}, *cuts, {}]))
     ]
     assert_complete(graph, segments)
+    for segment in segments:
+        quantise_before_concat(segment.model)
     return segments
 
 
@@ -64,7 +67,9 @@ def whole_network(graph: MultiExitGraph) -> Segment:
     """Return the network without its early exits: from the image to the last exit's decision."""
     last = graph.exits - 1
     outputs = tensors.exit_outputs(last, is_last=True)
-    return Segment(_slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network"), last)
+    model = _slice(IndexedGraph(graph.model), [tensors.IMAGE], outputs, "the whole network")
+    quantise_before_concat(model)
+    return Segment(model, last)
 
 
 def cut_tensors(indexed: IndexedGraph, cut: Sequence[str], later_outputs: Sequence[str]) -> dict[str, str]:
@@ -136,7 +141,7 @@ def _assert_each_weight_once(sliced: Sequence[IndexedGraph]) -> None:
 def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sliced: Sequence[IndexedGraph]) -> None:
     for index, segment in enumerate(sliced):
         for node in segment.nodes:
-            if node.op_type == "Conv" and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
+            if node.op_type in CONVOLUTIONS and indexed.is_int8(needed[node.name]) != segment.is_int8(node):
                 raise CheckpointError(
                     f"convolution {node.name} is quantised in the whole graph but not in segment {index}; {REPORT}"
                 )

@@ -17,7 +17,7 @@ def add_decisions(graph: MultiExitGraph) -> MultiExitGraph:
     Exit k gets `confidence_k`, float32 of shape (batch,), the highest softmax probability; `label_k`, int32 of shape
     (batch,), the first class that has it; and, except at the last exit, `exit_k`, bool of shape (batch,), which is
     `confidence_k >= threshold_k` for the new input `threshold_k`, float32 of shape (1,). `edge.decision` is the same
-    rule in NumPy.
+    rule in NumPy. Only where a logit is NaN, the label depends on the backend's ArgMax; engines correct it.
     """
     decided = graph.copy()
     proto = decided.model.graph

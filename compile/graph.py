@@ -13,6 +13,7 @@ from edge.bundle import tensors
 from edge.bundle.manifest import TensorSpec
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 DTYPES: dict[int, Literal["float32", "float16", "int8", "int32", "bool"]] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -94,12 +95,14 @@ class IndexedGraph:
 
     def macs(self, node: NodeProto) -> int:
         """Return the multiply-accumulates of a convolution or matrix product for one image, 0 for other nodes."""
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in (*CONVOLUTIONS, "Gemm", "MatMul"):
             return 0
         output = [size or 1 for size in self.shape(node.output[0])]
         weight = [size or 1 for size in self.shape(node.input[1])]
         if node.op_type == "Conv":
             return math.prod(output) * math.prod(weight[1:])
+        if node.op_type == "ConvTranspose":  # its weight begins with the input channels
+            return math.prod(size or 1 for size in self.shape(node.input[0])) * math.prod(weight[1:])
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         return math.prod(output) * (weight[-1] if transposed else weight[-2])
 
@@ -150,7 +153,7 @@ def parameter_count(model: ModelProto) -> int:
 def int8_macs_share(model: ModelProto) -> float:
     """Return the share of the convolutions' multiply-accumulates whose inputs and weights are quantised."""
     indexed = IndexedGraph(model)
-    convolutions = [node for node in indexed.nodes if node.op_type == "Conv"]
+    convolutions = [node for node in indexed.nodes if node.op_type in CONVOLUTIONS]
     total = sum(indexed.macs(node) for node in convolutions)
     return sum(indexed.macs(node) for node in convolutions if indexed.is_int8(node)) / total if total else 0.0
 

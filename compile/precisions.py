@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from calibration.samples import stratified
 from compile.auto import SelectionData, fastest_per_segment
 from compile.fp16 import fp32_nodes, to_fp16
-from compile.graph import IndexedGraph, MultiExitGraph
+from compile.graph import CONVOLUTIONS, IndexedGraph, MultiExitGraph
 from compile.quantise import fp32_convolutions
 from compile.sensitive_layers import quantise_keeping_predictions
 from compile.trained_model import TrainedModel
@@ -91,10 +91,10 @@ def int8_notes(
         sensitive: The reason for each convolution that changes predictions, by name of the node.
     """
     indexed, reasons = IndexedGraph(int8.model), {**fp32_convolutions(graph), **sensitive}
-    modules = {node.name: node.input[1] for node in graph.model.graph.node if node.op_type == "Conv"}
+    modules = {node.name: node.input[1] for node in graph.model.graph.node if node.op_type in CONVOLUTIONS}
     names: dict[str, list[str]] = {}
     for node in indexed.nodes:
-        if node.op_type == "Conv" and not indexed.is_int8(node):
+        if node.op_type in CONVOLUTIONS and not indexed.is_int8(node):
             name = modules[node.name].removeprefix("network.").removesuffix(".weight")
             names.setdefault(reasons.get(node.name, NOT_QUANTISED), []).append(name)
     return tuple(f"convolution stays fp32 ({', '.join(modules)}): {reason}" for reason, modules in names.items())

@@ -35,6 +35,7 @@ __all__ = [
     "bundle_writer",
     "check_bundle",
     "file_hashes",
+    "is_bundle",
     "read_reference",
     "valid_manifest",
     "write_reference",
@@ -218,7 +219,7 @@ def check_bundle(path: Path, signed_by: VerifyingKey | None) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _is_bundle(path: Path) -> bool:
+def is_bundle(path: Path) -> bool:
     """Check for a bundle's manifest; other tools write a `manifest.json` too."""
     try:
         manifest_from_json(read_manifest(path), path)
@@ -234,7 +235,7 @@ def bundle_writer(path: Path) -> Iterator[Path]:
     Raises:
         BundleError: `path` holds something other than a bundle, which is not overwritten.
     """
-    if path.exists() and not _is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not is_bundle(path) and (not path.is_dir() or any(path.iterdir())):
         raise BundleError(f"{path} exists and is not a bundle; choose another output, or move it")
     with atomic_dir(path) as folder:
         yield folder

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -68,6 +68,21 @@ def read_npz(path: Path, members: Mapping[str, ArraySpec], content: bytes | None
         raise
     except Exception as error:  # a damaged archive can raise any exception
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def holds_arrays(path: Path, members: Iterable[str]) -> bool:
+    """Check that a file is an archive of arrays with exactly these names.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in members)
+    except OSError:
+        raise
+    except Exception:  # a damaged archive can raise any exception
+        return False
 
 
 def _check_members(archive: zipfile.ZipFile, members: Mapping[str, ArraySpec], max_bytes: int) -> None:

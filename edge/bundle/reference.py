@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Manifest
-from edge.bundle.npz import ArraySpec, read_npz, write_npz
+from edge.bundle.npz import ArraySpec, holds_arrays, read_npz, write_npz
 from edge.errors import BundleError
 
 MEMBERS = {
@@ -52,6 +52,15 @@ def read_reference(path: Path, content: bytes | None = None) -> Reference:
         raise BundleError(
             f"{path} holds no reference samples ({reason}); write them with `python -m compile --references`"
         ) from error
+
+
+def holds_references(path: Path) -> bool:
+    """Check that a file has the arrays of reference samples.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return holds_arrays(path, MEMBERS)
 
 
 def check_reference(reference: Reference, manifest: Manifest, path: Path) -> None:

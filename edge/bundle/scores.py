@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.npz import ArraySpec, read_npz, write_npz
+from edge.bundle.npz import ArraySpec, holds_arrays, read_npz, write_npz
 from edge.bundle.sample_ids import Digests
 from edge.decision import Scores
 from edge.errors import BundleError
@@ -77,6 +77,15 @@ def read_scores(path: Path, content: bytes | None = None) -> LabelledScores:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BundleError(f"{path} holds no scores ({reason}); record them with `edge record`") from error
     return recorded
+
+
+def holds_scores(path: Path) -> bool:
+    """Check that a file has the arrays of recorded scores.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return holds_arrays(path, MEMBERS)
 
 
 def check_scores(recorded: LabelledScores, exits: int, classes: int, path: Path) -> None:

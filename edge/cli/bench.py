@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edge.bundle.bundle import Bundle
 from edge.cli.arguments import add_backend, add_bundle, add_precisions, required_key
@@ -12,6 +13,7 @@ from edge.console import PASSED, ProgressDisplay, print_json, print_table
 from edge.frames.base import frame_from_array
 from edge.inference.selection import select
 from edge.measure.bench import BenchResult, bench, classifier_name
+from edge.measure.bench_energy import BenchEnergy
 from edge.measure.latency import LATENCY_COLUMNS, latency_cells
 from edge.measure.launches import LAUNCHES
 from edge.measure.power.find import find_meters
@@ -55,26 +57,42 @@ def main(arguments: argparse.Namespace) -> int:
     frames, labels = [frame_from_array(pixels, kind) for pixels in reference.frames], reference.labels.tolist()
     with ProgressDisplay() as display:
         results = {name: bench(bundle, name, backend, frames, labels, beside, display) for name in names}
-        energy = {} if meters is None else measure_precisions(bundle, backend, frames, beside, results, meters, display)
-    machine = with_end(before)
-    if arguments.json:
-        measured = {name: dataclasses.asdict(result) for name, result in results.items()}
-        for name, result in energy.items():
-            measured[name]["energy"] = dataclasses.asdict(result)
-        segments = {name: bundle.segments_digest(name) for name in names}
-        run = {"backend": backend.name, "threads": threads, "segments": segments}
-        print_json(run | {"conditions": machine, "precisions": measured})
-    else:
-        print_bench(results)
-        if energy:
-            print_energy(energy)
-        if backend.name == "onnxruntime" and len(results) > 1:
-            print(ONNXRUNTIME_NOTE)
-        where = f"{machine['cpu']}, {machine['cores']} cores, load average {machine['load_average']}"
-        print(f"{backend.name} on {where}, {threads} threads")
-        for reason in machine["throttling"]:
-            print(f"throttled: {reason}; measure again when the machine is cool, or in a lower power mode")
+    energy: dict[str, BenchEnergy] = {}
+    try:
+        if meters is not None:
+            with ProgressDisplay() as display:
+                for name, each in measure_precisions(bundle, backend, frames, beside, results, meters, display):
+                    energy[name] = each
+    finally:  # a meter that fails, or an interrupt, loses no latencies
+        machine = with_end(before)
+        if arguments.json:
+            segments = {name: bundle.segments_digest(name) for name in names}
+            run = {"backend": backend.name, "threads": threads, "segments": segments}
+            print_json(run | {"conditions": machine, "precisions": to_json(results, energy)})
+        else:
+            print_bench(results)
+            if energy:
+                print_energy(energy)
+            print_conditions(machine, backend.name, threads, several=len(results) > 1)
     return PASSED
+
+
+def to_json(results: Mapping[str, BenchResult], energy: Mapping[str, BenchEnergy]) -> dict[str, Any]:
+    """Return the results of each precision, with its energy where that was measured."""
+    measured = {name: dataclasses.asdict(result) for name, result in results.items()}
+    for name, result in energy.items():
+        measured[name]["energy"] = dataclasses.asdict(result)
+    return measured
+
+
+def print_conditions(machine: Mapping[str, Any], backend: str, threads: int, *, several: bool) -> None:
+    """Print the machine, and notes on the times; `several` precisions are not comparable on every backend."""
+    if backend == "onnxruntime" and several:
+        print(ONNXRUNTIME_NOTE)
+    where = f"{machine['cpu']}, {machine['cores']} cores, load average {machine['load_average']}"
+    print(f"{backend} on {where}, {threads} threads")
+    for reason in machine["throttling"]:
+        print(f"throttled: {reason}; measure again when the machine is cool, or in a lower power mode")
 
 
 def print_bench(results: Mapping[str, BenchResult]) -> None:

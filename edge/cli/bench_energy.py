@@ -26,14 +26,12 @@ def measure_precisions(
     results: Mapping[str, BenchResult],
     meters: Meters,
     on_progress: OnProgress,
-) -> dict[str, BenchEnergy]:
-    """Measure the energy of every precision whose latency was measured."""
+) -> Iterator[tuple[str, BenchEnergy]]:
+    """Yield the energy of every precision whose latency was measured, once it is measured."""
     minutes = len(results) * METHOD.duration_s(len(workloads(len(bundle.manifest.exits), beside))) / 60
     log(f"measuring energy takes {minutes:.0f} min; leave the machine alone meanwhile")
-    return {
-        precision: bench_energy(bundle, precision, backend, frames, result, meters, beside, METHOD, on_progress)
-        for precision, result in results.items()
-    }
+    for precision, result in results.items():
+        yield precision, bench_energy(bundle, precision, backend, frames, result, meters, beside, METHOD, on_progress)
 
 
 def print_energy(results: Mapping[str, BenchEnergy]) -> None:

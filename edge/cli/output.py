@@ -3,15 +3,17 @@
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from edge.bundle.bundle import MANIFEST, Bundle
+from edge.bundle.bundle import MANIFEST, Bundle, is_bundle
 from edge.errors import OutputError
 from edge.live.outputs.open import is_video_name, output_path
 
 NULL_DEVICE = os.makedev(1, 3)
 MAX_LINE_BYTES = 1 << 16
+BUNDLE_DEPTH = 2
+"""Folders between a bundle's file and the bundle, itself included."""
 
 
 def check_output(name: str, inputs: Iterable[Path], bundle: Bundle, *, overwrite: bool = False) -> None:
@@ -45,20 +47,23 @@ def check_lines(path: Path, inputs: Iterable[Path], bundle: Bundle, *, overwrite
 
 
 def check_replaceable(
-    path: Path, inputs: Iterable[Path], bundle: Bundle | None = None, *, start: bytes, kind: str
+    path: Path, inputs: Iterable[Path], bundle: Bundle | None = None, *, is_kind: Callable[[Path], bool], kind: str
 ) -> None:
-    """Check that a path does not exist, or is a previous output of this kind, which begins with `start`.
+    """Check that a path does not exist, is empty, or is a previous output of this kind, outside any bundle.
 
     Raises:
-        OutputError: the path is an input or part of one, or a file of another kind.
+        OutputError: the path is an input or part of one, in a bundle, or a file of another kind.
     """
     mode = _mode(path)
     _check_is_no_input(path, inputs, bundle, may_be_inside=mode is None)
+    for folder in Path(os.path.realpath(path)).parents[:BUNDLE_DEPTH]:
+        if is_bundle(folder):
+            raise OutputError(f"{path} is inside the bundle {folder}; give a file outside")
     if mode is None:
         return
     if not stat.S_ISREG(mode):
         raise OutputError(f"{path} is a {_kind(mode)}; give a file")
-    if _head(path, len(start)) not in (start, b""):
+    if _head(path, 1) and not is_kind(path):
         raise OutputError(f"{path} exists and is not a {kind}; give another file, or remove it")
 
 
@@ -69,6 +74,19 @@ def check_outside(folder: Path, inputs: Iterable[Path], bundle: Bundle) -> None:
         OutputError: the folder is an input or inside one.
     """
     _check_is_no_input(folder, inputs, bundle, may_be_inside=False)
+
+
+def check_replaced_folder(folder: Path, kept: Iterable[Path | None]) -> None:
+    """Check that a folder that will be replaced as a whole is and holds none of these paths.
+
+    Raises:
+        OutputError: it is or holds one.
+    """
+    replaced = Path(os.path.realpath(folder))
+    for path in filter(None, kept):
+        real = Path(os.path.realpath(path))
+        if replaced == real or replaced in real.parents:
+            raise OutputError(f"{path} is inside {folder}, which is replaced as a whole; give a path outside")
 
 
 def _check_is_no_input(path: Path, inputs: Iterable[Path], bundle: Bundle | None, *, may_be_inside: bool) -> None:

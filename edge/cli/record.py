@@ -8,7 +8,7 @@ import numpy as np
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.sample_ids import content_digest, short_digests
-from edge.bundle.scores import LabelledScores, write_scores
+from edge.bundle.scores import LabelledScores, holds_scores, write_scores
 from edge.cli.arguments import add_backend, add_bundle, add_precision, open_bundle
 from edge.cli.output import check_replaceable
 from edge.console import PASSED, ProgressDisplay, print_json
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Record the scores, and print the command that refits thresholds."""
     bundle = open_bundle(arguments)
-    check_replaceable(arguments.output, [arguments.images], bundle, start=b"PK", kind="file of scores")
+    check_replaceable(arguments.output, [arguments.images], bundle, is_kind=holds_scores, kind="file of scores")
     backend, precision, _ = select(bundle, arguments.backend, arguments.precision or "auto", arguments.threads)
     with ProgressDisplay() as display:
         count = record_folder(bundle, precision, backend, arguments.images, arguments.output, display)

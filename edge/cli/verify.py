@@ -18,7 +18,7 @@ from edge.errors import DataError
 from edge.inference.selection import select
 from edge.parity.compare import Parity, verify
 from edge.parity.recorded import compare_recorded
-from edge.parity.report import exit_cells, exit_columns, group_by_reference, markdown, verdict
+from edge.parity.report import exit_cells, exit_columns, group_by_reference, is_report, markdown, verdict
 from edge.storage import write_file
 
 
@@ -60,7 +60,7 @@ def main(arguments: argparse.Namespace) -> int:
     bundle = open_bundle(arguments)
     if arguments.report is not None:
         inputs = [arguments.references] if arguments.references else arguments.scores or []
-        check_replaceable(arguments.report, inputs, bundle, start=b"# ", kind="Markdown report")
+        check_replaceable(arguments.report, inputs, bundle, is_kind=is_report, kind="report of `edge verify`")
     results = verify_engines(bundle, arguments) if arguments.scores is None else [verify_scores(bundle, arguments)]
     if arguments.report is not None:
         write_file(arguments.report, markdown(bundle, results))

@@ -96,8 +96,7 @@ def predictions_table(results: Iterable[Prediction | SourceError]) -> pa.Table:
 def open_image(image: Any, kind: Literal["image", "array"]) -> Frame | SourceError:
     """Return an image of `classify` as a frame, or the reason why it cannot be read."""
     try:
-        if isinstance(image, Mapping):
-            image = image["bytes"]
+        image = unpack(image)
         if isinstance(image, bytes):
             silence_opencv()
             return Frame(decode_image(image, ENCODED), PixelFormat.BGR)
@@ -106,6 +105,11 @@ def open_image(image: Any, kind: Literal["image", "array"]) -> Frame | SourceErr
         return open_frame(image, kind)
     except SourceError as error:
         return error
+
+
+def unpack(image: Any) -> Any:
+    """Return the encoded file of a struct with `bytes`, as Hugging Face writes it, and any other image as it is."""
+    return image["bytes"] if isinstance(image, Mapping) else image
 
 
 def _array(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -34,7 +34,7 @@ def read_recording(folder: Path, labels: Sequence[str]) -> LabelledScores:
         if plan["kind"] != "recording":
             raise DataError(f"{folder} has predictions only; record every exit with `edge score --every-exit`")
         parts = [shard_path(folder, index) for index in range(plan["shards"])]
-        table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts])
+        table = pa.concat_tables([pq.read_table(part, schema=schema, partitioning=None) for part in parts])
         intact = table.filter(table["error"].is_null())
         arrays = {name: _values(intact[name]) for name in RECORDING_SCHEMA.names[:-1]}
         truth = _classes(intact["truth"].to_pylist(), labels, folder)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from edge.bundle.sample_ids import content_digest, short_digests
-from edge.distributed.predictor import open_image
+from edge.distributed.predictor import open_image, unpack
 from edge.errors import SourceError
 from edge.frames.base import Frame
 from edge.frames.labelled import InputDigest
@@ -40,7 +40,7 @@ def record_images(classifier: Classifier, images: Sequence[Any]) -> pa.Table:
 
     Args:
         classifier: The classifier.
-        images: Paths, or encoded files.
+        images: Paths, or encoded files, also as structs with `bytes`.
     """
     digest = InputDigest(classifier.chain.input)
     samples = [_sample(image, classifier, digest) for image in images]
@@ -64,6 +64,7 @@ def record_images(classifier: Classifier, images: Sequence[Any]) -> pa.Table:
 
 
 def _sample(image: Any, classifier: Classifier, digest: InputDigest) -> Sample | SourceError:
+    image = unpack(image)
     frame = open_image(image, classifier.chain.input.kind)
     if isinstance(frame, SourceError):
         return frame

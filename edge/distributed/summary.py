@@ -50,7 +50,8 @@ def summarise(parts: Sequence[Path], exits: int) -> ScoreSummary:
     Raises:
         SourceError: no image could be read.
     """
-    table = pq.read_table(list(parts), columns=["truth", "label", "exit_index", "error"])
+    columns = ["truth", "label", "exit_index", "error"]
+    table = pq.read_table(list(parts), columns=columns, partitioning=None)  # a folder may be named `label=7`
     intact = table.filter(table["error"].is_null())
     if not len(intact):
         raise SourceError(f"none of the {len(table)} images can be read; the first: {table['error'][0]}")

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, the default backend."""
 
+import math
 import platform
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge.bundle import tensors as names
 from edge.bundle.manifest import SegmentSpec
 from edge.engines.base import BuildOrder, DeviceKind, OnPhase
 from edge.engines.subprocess_build import TRIAL_LIMIT_S, build_in_subprocess
@@ -114,13 +116,15 @@ class OnnxRuntimeEngine:
             binding = self.io_binding(tensors)
         except Exception as error:  # its exceptions share no narrower base
             raise self._failure(error) from error
-        run_bound = self.session.run_with_iobinding
+        run_bound, confidence = self.session.run_with_iobinding, tensors[names.confidence(self._spec.exit_index)]
 
         def run() -> None:
             try:
                 run_bound(binding)
             except Exception as error:
                 raise self._failure(error) from error
+            if math.isnan(confidence.item()):
+                self._correct_labels(tensors)
 
         return run
 
@@ -147,7 +151,15 @@ class OnnxRuntimeEngine:
             expected = tuple(batch if size is None else size for size in tensor.shape)
             if array.shape != expected:
                 raise self._failure(f"{tensor.name} has shape {array.shape}, expected {expected}")
-        return dict(zip(self._outputs, arrays, strict=True))
+        outputs = dict(zip(self._outputs, arrays, strict=True))
+        self._correct_labels(outputs)
+        return outputs
+
+    def _correct_labels(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Set the labels of samples with NaN by the rule of `edge.decision`; ONNX Runtime's ArgMax passes over NaN."""
+        exit_index = self._spec.exit_index
+        is_nan = np.isnan(tensors[names.confidence(exit_index)])
+        tensors[names.label(exit_index)][is_nan] = tensors[names.logits(exit_index)][is_nan].argmax(axis=-1)
 
     def _failure(self, reason: object, hint: str = "; compile the bundle again") -> EngineError:
         why = " ".join(str(reason).split())

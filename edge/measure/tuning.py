@@ -7,12 +7,14 @@ from itertools import product
 
 from edge.bundle.bundle import Bundle
 from edge.decision import Prediction
-from edge.engines import backend_named
-from edge.errors import EdgeError
+from edge.engines import backend_named, default_backend
+from edge.errors import EdgeError, EngineError
 from edge.frames.base import Frame, frame_from_array
+from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier
 from edge.inference.selection import Timing, Way
 from edge.measure.interleave import interleave, interleave_streams
+from edge.parity.compare import verify_classifier
 from edge.progress import OnProgress, Progress, ignore_progress
 
 MIN_FRAMES, MAX_FRAMES = 10, 50
@@ -33,7 +35,8 @@ def tune(
 ) -> list[Timing]:
     """Measure every combination on the bundle's reference samples with its thresholds, one precision after the other.
 
-    A combination that cannot be loaded or run is left out, with a warning.
+    A combination that cannot be loaded or run, or whose outputs do not match the trained network, is left out, with a
+    warning.
 
     Args:
         bundle: The bundle.
@@ -63,6 +66,9 @@ def _measure(
                 backend = backend_named(way.backend, threads=way.threads)
                 classifier = stack.enter_context(load_classifier(bundle, way.precision, backend, None, on_progress))
                 classifier.predict(frames[0])  # the first prediction takes longer
+                if way.backend != default_backend():  # which also runs where nothing was measured
+                    on_progress(Progress(f"verifying {way}"))
+                    _check_parity(bundle, way, classifier)
             except EdgeError as error:
                 log.warning("auto leaves out %s: %s", way, error)
             else:
@@ -76,6 +82,20 @@ def _measure(
         turns = _within(MIN_TURNS, MAX_TURNS, limit_s / len(measured) / frame_s)
         means_ms = interleave_streams(predicts, measured, turns).min(axis=1).tolist()
     return [Timing(*way, mean_ms) for way, mean_ms in zip(calls, means_ms, strict=True)]
+
+
+def _check_parity(bundle: Bundle, way: Way, classifier: Classifier) -> None:
+    """Check a way on the reference samples, as `edge verify` does.
+
+    Raises:
+        EngineError: it is beyond tolerance.
+    """
+    failures = verify_classifier(bundle, way.precision, classifier, way.backend).failures
+    if failures:
+        raise EngineError(
+            f"it does not match the trained network ({failures[0]}); compile the bundle again, or see "
+            f"`edge verify {bundle.path} --backend onnxruntime --backend {way.backend}`"
+        )
 
 
 def _within(least: int, most: int, value: float) -> int:

@@ -1,7 +1,9 @@
 """Parity as tables, and as a release sign-off report in Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 
 from edge.bundle.bundle import Bundle
 from edge.parity.compare import REFERENCE, TOLERANCES, ExitParity, Parity
@@ -14,6 +16,10 @@ LIMITS = {
     "exit_share_drift": "exit share drift",
     "accuracy_loss": "accuracy loss",
 }
+
+
+REPORT_START = re.compile(rb"# [^\n]*: engines (DO NOT )?match [^\n]*\n\n\d+ reference samples, ")
+MAX_LINE_BYTES = 4096
 
 
 def group_by_reference(results: Sequence[Parity]) -> dict[str, list[Parity]]:
@@ -48,6 +54,16 @@ def verdict(result: Parity) -> str:
     outcome = "passed" if result.passed else f"FAILED, first in segment {result.first_diverging}: {failures}"
     agreement = f"same exit as {result.reference} on {result.exit_index_agreement:.2%} of samples"
     return f"{result.precision} on {result.backend}: {agreement}; {outcome}"
+
+
+def is_report(path: Path) -> bool:
+    """Check that a file begins as a report does.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return REPORT_START.match(file.read(MAX_LINE_BYTES)) is not None
 
 
 def markdown(bundle: Bundle, results: Sequence[Parity]) -> str:

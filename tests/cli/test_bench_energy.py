@@ -8,7 +8,7 @@ import pytest
 
 from edge.bundle.bundle import Bundle
 from edge.cli.main import main
-from edge.measure.power.base import Unavailable
+from edge.measure.power.base import Meters, RailMeter, Total, Unavailable
 from edge.measure.power.find import find_meters
 from tests.support.commands import call
 from tests.support.meters import SHORT, cpu_time_meters
@@ -54,6 +54,24 @@ def test_json_has_the_energy_of_every_classifier_with_its_uncertainty(digits_bun
     assert [meter["name"] for meter in energy["energy"]["unavailable"]] == ["rapl"]
     assert energy["energy"]["method"]["rounds"] == SHORT.rounds
     assert set(energy["balance"]["board/VIN"]) == {"gross", "net", "joules_per_correct_prediction"}
+
+
+@pytest.mark.usefixtures("_metered", "launches")
+def test_a_meter_that_fails_meanwhile_does_not_lose_the_latencies(
+    digits_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> float:
+        raise OSError(5, "Input/output error", "energy_uj")
+
+    meter = RailMeter("board", "energy_mj", {"VIN": fail}, Total(("VIN",), "the board's input"))
+    monkeypatch.setattr("edge.cli.bench.find_meters", lambda: Meters((meter,)))
+    words = (digits_bundle.path, "--backend", "onnxruntime", "--precision", "fp32", "--energy", "--json")
+    result = call(main, "bench", *words)
+    assert result.code == 4
+    assert "error: no rail gave usable readings: board/VIN: Input/output error: energy_uj" in result.stderr
+    measured = json.loads(result.stdout)["precisions"]["fp32"]
+    assert measured["whole"]["latency_ms"]["mean"] > 0
+    assert "energy" not in measured
 
 
 def test_without_a_meter_the_reason_of_each_kind_is_printed_before_anything_is_measured(

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import pytest
+import torch
 
 from compile.__main__ import main as compile_main
 from edge.cli.main import main
@@ -165,12 +167,27 @@ def test_other_outputs_destroy_nothing_either(words: tuple[str, ...], bundle: Pa
     folder_of_images(images)
     (tmp_path / "notes").write_text("notes")
     command = [word.format(bundle=bundle, images=images) for word in words]
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    torch.save({}, tmp_path / "checkpoint.pt")
+    (tmp_path / "README.md").write_text("# Notes: engines match\n")
+    shutil.copy(bundle / "reference.npz", tmp_path / "array.npz")
     before = contents(tmp_path)
-    for output in (bundle / "manifest.json", bundle / "new", tmp_path / "notes", tmp_path):
+    files = [tmp_path / name for name in ("notes", "checkpoint.pt", "README.md", "array.npz")]
+    in_bundles = [folder / name for folder in (bundle, other) for name in ("manifest.json", "new", "fp32/scores.npz")]
+    for output in (*in_bundles, *files, tmp_path):
         assert str(output) in only_error_line(call(main, *command, output))
     if words[0] == "record":
         assert "is inside" in only_error_line(call(main, *command, images / "0.png"))
     assert contents(tmp_path) == before
+
+
+def test_a_previous_output_is_replaced(bundle: Path, tmp_path: Path) -> None:
+    images, scores, report = tmp_path / "images", tmp_path / "scores.npz", tmp_path / "report.md"
+    images.mkdir()
+    folder_of_images(images / "3")
+    for _ in range(2):
+        assert call(main, "verify", bundle, "--precision", "fp32", "--report", report).code == 0
+        assert call(main, "record", bundle, "--images", images, "--precision", "fp32", "--output", scores).code == 0
 
 
 def test_compile_does_not_write_references_over_the_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
@@ -178,6 +195,26 @@ def test_compile_does_not_write_references_over_the_checkpoint(checkpoint: Path,
     words = (checkpoint, "--output", tmp_path / "new", "--references", checkpoint)
     assert "is the same file as" in only_error_line(call(compile_main, *words))
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle", "bundle/references.npz", "bundle/fp32/references.npz", "link/references.npz"]
+)
+def test_compile_does_not_write_references_into_the_bundle_that_it_replaces(
+    name: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("bundle")
+    words = (checkpoint, "--output", tmp_path / "bundle", "--references", tmp_path / name)
+    error = only_error_line(call(compile_main, *words))
+    assert f"{tmp_path / name} is inside {tmp_path / 'bundle'}, which is replaced as a whole" in error
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_compile_does_not_replace_the_folder_of_its_checkpoint(checkpoint: Path, bundle: Path) -> None:
+    inside = Path(shutil.copy(checkpoint, bundle))
+    before = contents(bundle)
+    assert "is replaced as a whole" in only_error_line(call(compile_main, inside, "--output", bundle))
+    assert contents(bundle) == before
 
 
 # Files that cannot be read

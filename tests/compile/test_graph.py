@@ -8,8 +8,10 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch.utils.flop_counter import FlopCounterMode
 
+from compile.export import export_onnx
 from compile.graph import IndexedGraph, int8_macs_share, parameter_count, total_macs
-from tests.support.networks import INPUT, multi_exit_graph, seeded_network, tiny_cnn
+from edge.training.network import AttentionHead, MultiExitNetwork, Stages, conv_bn_relu
+from tests.support.networks import CHANNELS, CLASSES, INPUT, WIDTH, multi_exit_graph, seeded_network, tiny_cnn
 
 
 def model_of(nodes: list[NodeProto], input_shape: list[Any], **weights: tuple[int, ...]) -> ModelProto:
@@ -33,6 +35,17 @@ def model_of(nodes: list[NodeProto], input_shape: list[Any], **weights: tuple[in
         pytest.param("Conv", {"group": 2}, ["batch", 4, 8, 8], (6, 2, 1, 1), 6 * 8 * 8 * 2, id="two groups"),
         pytest.param("Conv", {"group": 4}, ["batch", 4, 5, 7], (4, 1, 3, 3), 4 * 3 * 5 * 9, id="depthwise"),
         pytest.param("Conv", {"dilations": [2, 2]}, [1, 2, 9, 9], (3, 2, 3, 3), 3 * 5 * 5 * 2 * 9, id="dilation"),
+        pytest.param(
+            "ConvTranspose", {"strides": [2, 2]}, ["batch", 3, 8, 8], (3, 5, 2, 2), 3 * 8 * 8 * 5 * 4, id="transposed"
+        ),
+        pytest.param(
+            "ConvTranspose",
+            {"group": 2},
+            ["batch", 4, 8, 8],
+            (4, 3, 2, 2),
+            4 * 8 * 8 * 3 * 4,
+            id="transposed in groups",
+        ),
         pytest.param("Gemm", {"transB": 1}, ["batch", 12], (5, 12), 12 * 5, id="gemm, weight transposed"),
         pytest.param("Gemm", {"transB": 0}, ["batch", 12], (12, 5), 12 * 5, id="gemm, weight not transposed"),
         pytest.param("Gemm", {}, ["batch", 12], (12, 5), 12 * 5, id="gemm, transB not given"),
@@ -57,6 +70,16 @@ def test_multiply_accumulates_of_an_exported_network_equal_those_of_torch() -> N
     with counter, torch.no_grad():
         network(image)
     assert 2 * total_macs(multi_exit_graph("tiny cnn", "fp32").model) == counter.get_total_flops()
+
+
+def test_multiply_accumulates_of_transposed_convolutions_equal_those_of_torch() -> None:
+    up = torch.nn.ConvTranspose2d(CHANNELS, WIDTH, 3, stride=2, padding=1)
+    stages = [torch.nn.Sequential(up, conv_bn_relu(WIDTH, WIDTH))]
+    network = MultiExitNetwork(Stages(stages), [AttentionHead(WIDTH, CLASSES)]).eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.zeros(1, *INPUT.shape))
+    assert 2 * total_macs(export_onnx(network, INPUT).model) == counter.get_total_flops()
 
 
 def test_the_parameter_count_is_that_of_the_network_with_folded_batch_norms() -> None:

@@ -59,19 +59,22 @@ def arrays_of(recorded: LabelledScores) -> list[NDArray[np.generic]]:
     return [recorded.logits, *recorded.scores, recorded.truth, recorded.samples]
 
 
-def as_parquet(images: Path, path: Path) -> Path:
-    """Write the files of a folder of class folders as one Parquet file."""
+def as_parquet(images: Path, path: Path, *, structs: bool) -> Path:
+    """Write the files of a folder of class folders as one Parquet file, with structs as Hugging Face does."""
     files = sorted(images.rglob("*.png"))
-    table = {"image": [file.read_bytes() for file in files], "label": [file.parent.name for file in files]}
+    encoded = [file.read_bytes() for file in files]
+    column = [{"bytes": content, "path": file.name} for content, file in zip(encoded, files, strict=True)]
+    table = {"image": column if structs else encoded, "label": [file.parent.name for file in files]}
     pq.write_table(pa.table(table), path, row_group_size=25)
     return path
 
 
-@pytest.mark.parametrize("kind", ["folder", "Parquet"])
+@pytest.mark.parametrize("kind", ["folder", "Parquet", "struct"])
 def test_shards_together_are_the_scores_of_one_machine_bit_for_bit(
     kind: str, digits_bundle: Bundle, images: Path, on_one_machine: Path, tmp_path: Path
 ) -> None:
-    dataset = images if kind == "folder" else as_parquet(images, tmp_path / "images.parquet")
+    parquet = tmp_path / "images.parquet"
+    dataset = images if kind == "folder" else as_parquet(images, parquet, structs=kind == "struct")
     folder = record_shards(digits_bundle, dataset, tmp_path / "scores")
     recorded, expected = read_recording(folder, digits_bundle.manifest.labels), read_scores(on_one_machine)
     assert recorded.segments == expected.segments

@@ -57,7 +57,8 @@ def write_parquet(path: Path, images: Path, row_group: int = 4, **columns: list)
 def test_scores_are_the_predictions_of_the_classifier_in_the_order_of_the_files(
     digits_bundle: Bundle, images: Path, tmp_path: Path
 ) -> None:
-    rows = scored(digits_bundle, images, tmp_path / "scores")
+    rows = scored(digits_bundle, images, tmp_path / "label=7")  # like a partition, which it is not
+    assert summarise([*(tmp_path / "label=7").glob("*.parquet")], 3).labelled == len(rows)
     files = sorted(images.rglob("*.png"))
     assert [row["path"] for row in rows] == [file.relative_to(images).as_posix() for file in files]
     assert [row["truth"] for row in rows] == [file.parent.name for file in files]

@@ -1,6 +1,7 @@
 """ONNX Runtime on segments that are not those of the manifest, crash it, or cannot be read."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,8 +14,14 @@ import numpy as np
 import onnx
 import pytest
 
+from compile.cut import cut_segments
+from compile.decision_ops import add_decisions
+from compile.export import OPSET
+from compile.graph import IndexedGraph, MultiExitGraph
+from edge.bundle import tensors
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import SegmentSpec
+from edge.decision import scores_from_logits
 from edge.engines.cache import EngineCache, load_engines
 from edge.engines.onnxruntime import OnnxRuntime, OnnxRuntimeEngine
 from edge.engines.subprocess_build import shared_process
@@ -180,3 +187,33 @@ def test_a_script_without_a_main_guard_builds(folder: Path, tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
+
+
+def test_labels_are_those_of_the_reference_for_all_logits_with_ties_nan_and_infinity(tmp_path: Path) -> None:
+    logits = np.array([*itertools.product([1, 3, np.nan, np.inf, -np.inf], repeat=4)], np.float32)
+    shape: list[int | str] = ["batch", logits.shape[1]]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [tensors.IMAGE], [tensors.logits(0)], "identity")],
+        "logits",
+        [onnx.helper.make_tensor_value_info(tensors.IMAGE, onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info(tensors.logits(0), onnx.TensorProto.FLOAT, shape)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
+    [segment] = cut_segments(add_decisions(MultiExitGraph(model, ())))
+    onnx.save(segment.model, tmp_path / "segment.onnx")
+    indexed = IndexedGraph(segment.model)
+    inputs, outputs = (tuple(map(indexed.spec, values)) for values in (segment.inputs, segment.outputs))
+    spec = SegmentSpec("segment.onnx", inputs, outputs, 0.0, 0, (), ())
+    reference = scores_from_logits(logits[None])
+
+    [engine] = load_engines(tmp_path, [spec], OnnxRuntime(), batch=None)
+    computed = engine.run({tensors.IMAGE: logits})
+    np.testing.assert_array_equal(computed[tensors.label(0)], reference.label[0])
+    np.testing.assert_array_equal(np.isnan(computed[tensors.confidence(0)]), np.isnan(reference.confidence[0]))
+
+    [engine], arrays = load_engines(tmp_path, [spec], OnnxRuntime()), allocate_tensors([spec])
+    run = engine.bind(arrays)
+    for sample, label in zip(logits, reference.label[0], strict=True):
+        arrays[tensors.IMAGE][0] = sample
+        run()
+        assert arrays[tensors.label(0)] == label, sample

@@ -155,6 +155,16 @@ def test_integers_agree_with_their_emulation_at_every_exit(digits_bundle: Bundle
     assert all(exit_.top1_agreement >= 0.993 for exit_ in parity.exits)
 
 
+def test_concatenated_integers_agree_with_their_emulation(
+    classifier: Callable[[Compiled, str], Classifier], tmp_path: Path
+) -> None:
+    network = compiled("concat", "int8")
+    reference = tmp_path / "reference"
+    emulated = classifier_of(reference, write_precision(reference, network, "int8"), backend_named("onnxruntime"))
+    expected, logits = record(emulated, FRAMES).logits, record(classifier(network, "int8"), FRAMES).logits
+    assert np.abs(logits - expected).max() < 0.05 * expected.std()
+
+
 def test_int8_convolutions_run_in_integers(
     digits_bundle: Bundle, specs: tuple[SegmentSpec, ...], backend: Backend
 ) -> None:

@@ -28,7 +28,7 @@ from edge.engines.tensorrt.logger import error_logger
 from edge.errors import EngineError
 from edge.progress import Progress
 from tests.support.commands import build_processes, start_command, wait_until
-from tests.support.networks import built_in_graph, compile_graph, write_precision
+from tests.support.networks import built_in_graph, compile_graph, compiled, write_precision
 from tests.support.tensorrt_models import segment_spec
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ def test_every_backbone_is_built_in_its_precision(
     assert sizes["fp16"] < sizes["fp32"]
     if backbone == "resnet18":  # whose weights outweigh the kernels in an engine
         assert sizes["int8"] < 0.7 * sizes["fp16"] < 0.5 * sizes["fp32"]
+
+
+def test_integers_are_concatenated(cache: EngineCache, tmp_path: Path) -> None:
+    spec = write_precision(tmp_path / "int8", compiled("concat", "int8"), "int8")
+    assert cache.get(tmp_path / "int8" / spec.segments[1].file, rtx(), 1).path.stat().st_size > 10_000
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")

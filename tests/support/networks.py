@@ -64,6 +64,13 @@ def two_tensor_network() -> MultiExitNetwork:
     return MultiExitNetwork(Stages(stages), [_head(WIDTH) for _ in stages])
 
 
+def concat_network() -> MultiExitNetwork:
+    """Return stages that concatenate: before a cut, after another Concat, and before a ReLU."""
+    width = 3 * WIDTH
+    stages = [Concat(CHANNELS), Concat(width), nn.Sequential(Concat(width), nn.ReLU(), Concat(width))]
+    return MultiExitNetwork(Stages(stages), [_head(width) for _ in stages])
+
+
 def two_exit_network() -> MultiExitNetwork:
     """Return two stages."""
     stages = [conv_bn_relu(CHANNELS, WIDTH), conv_bn_relu(WIDTH, WIDTH)]
@@ -94,6 +101,18 @@ class Residual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return F.relu(self.convolution(features) + features)
+
+
+class Concat(nn.Module):
+    """Three convolutions beside one another, two of which are concatenated first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(channels, WIDTH, 1) for _ in range(3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, second, third = (branch(features) for branch in self.branches)
+        return torch.cat([torch.cat([first, second], dim=1), third], dim=1)
 
 
 class Fork(nn.Module):
@@ -137,6 +156,7 @@ NETWORKS: dict[str, Callable[[], MultiExitNetwork]] = {
     "two tensors": two_tensor_network,
     "five exits": five_exit_network,
     "tied": tied_network,
+    "concat": concat_network,
     "two exits": two_exit_network,
 }
 

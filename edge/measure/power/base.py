@@ -63,6 +63,9 @@ class Meter(Protocol):
     def total(self) -> Total | Unavailable:
         """The rails that sum to the total, or the reason why none do."""
 
+    def restart(self) -> None:
+        """Begin a new series: a counter may have wrapped or been reset since the last reading."""
+
     def read(self) -> Sample:
         """Read all rails. Called from one thread."""
 
@@ -83,6 +86,8 @@ class RailMeter:
     quantity: Quantity
     readers: Mapping[str, ReadRail]
     total: Total | Unavailable
+    restart: Callable[[], None] = lambda: None
+    """Begins a new series of readings."""
 
     def __post_init__(self) -> None:
         """Check the total.

@@ -22,7 +22,12 @@ def find_rapl(root: Path) -> Meter | Unavailable:
             return Unavailable(NAME, reason(error))
     if not counters:
         return Unavailable(NAME, "no domain in /sys/class/powercap, as on x86 with the module intel_rapl_common")
-    return readable(RailMeter(NAME, "energy_mj", counters, _total(tuple(counters))))
+
+    def restart() -> None:
+        for counter in counters.values():
+            counter.restart()
+
+    return readable(RailMeter(NAME, "energy_mj", counters, _total(tuple(counters)), restart))
 
 
 def _domain(zone: Path) -> str:
@@ -42,7 +47,7 @@ def _total(domains: tuple[str, ...]) -> Total | Unavailable:
 
 
 class WrappingCounter:
-    """A domain's energy in millijoules since its first reading, across wraps of the counter."""
+    """A domain's energy in millijoules since the first reading of a series, across wraps of the counter."""
 
     def __init__(self, zone: Path) -> None:
         """Read the counter's range.
@@ -57,12 +62,16 @@ class WrappingCounter:
         self._energy_uj = 0
         self._reset = ""
 
+    def restart(self) -> None:
+        """Count from the next reading: after minutes without one, a wrap and a reset look the same."""
+        self._last_uj, self._reset = None, ""
+
     def __call__(self) -> float:
         """Read the counter.
 
         Raises:
             OSError: the counter cannot be read.
-            ValueError: it is not a number, or fell without having come near its range: then all later readings fail.
+            ValueError: it is not a number, or fell without having come near its range: then all fail until `restart`.
         """
         if self._reset:
             raise ValueError(self._reset)

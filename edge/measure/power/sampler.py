@@ -26,6 +26,8 @@ class Sampler:
         self._thread = Thread(target=self._run, name="edge: power sampler", daemon=True)
 
     def __enter__(self) -> "Sampler":
+        for meter in self._meters:
+            meter.restart()
         self._thread.start()
         return self
 

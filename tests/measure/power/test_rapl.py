@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from time import sleep
 from unittest import mock
 
 import pytest
@@ -10,6 +11,8 @@ from edge.errors import UnavailableError
 from edge.measure.power.base import Meter, Total, Unavailable
 from edge.measure.power.find import find_meters
 from edge.measure.power.rapl import find_rapl
+from edge.measure.power.sampler import Sampler
+from edge.measure.power.trace import Trace
 from tests.support.boards import write_board, write_files, write_rapl
 
 
@@ -56,6 +59,20 @@ def test_a_counter_that_was_reset_has_no_value_instead_of_a_wrap(tmp_path: Path)
         sample = meter.read()
         assert not sample.values
         assert sample.errors["package-0"] == "the counter went from 300000 to 5 uJ, which is not a wrap: it was reset"
+
+
+def test_a_series_of_readings_counts_from_its_start_after_a_pause_of_any_length(tmp_path: Path) -> None:
+    zone = write_rapl(tmp_path, "intel-rapl:0", "package-0", 300_000, range_uj=1_000_000)
+    meter = meter_of(tmp_path)
+    count(zone, 950_000)  # more than half the range later
+    with Sampler([meter], 0.001) as sampler:
+        sleep(0.05)
+        count(zone, 10_000)
+        sleep(0.05)
+    [(_, readings)] = sampler.readings()
+    trace = readings["package-0"]
+    assert isinstance(trace, Trace)
+    assert trace.values[-1] - trace.values[0] == 60.0
 
 
 def test_missing_permission_is_a_reason_with_a_remedy(tmp_path: Path) -> None:
