@@ -168,7 +168,7 @@ def measure_precisions(trained: TrainedModel, bundle: Bundle, folder: Path) -> d
     frames, labels = list(trained.frames("test")), trained.labels("test").tolist()
     exits, dataset = len(bundle.manifest.exits), trained.checkpoint.settings.dataset
     rivals = [] if dataset in WITHOUT_TRUNCATED else truncated_bundles(trained, exits, folder, PRECISIONS)
-    whole = whole_macs(trained)
+    whole = whole_macs(trained, exits)
     return {name: measure_all(bundle, rivals, name, whole, frames, labels) for name in PRECISIONS}
 
 

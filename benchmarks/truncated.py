@@ -65,12 +65,11 @@ def macs_alone(bundle: Bundle) -> int:
     return only.macs
 
 
-def whole_macs(trained: TrainedModel) -> int:
+def whole_macs(trained: TrainedModel, exits: int) -> int:
     """Return the multiply-accumulates of the network without early exits, whose heads it does not have."""
     checkpoint = trained.checkpoint
     channels, classes = checkpoint.input.channels, len(checkpoint.classes)
-    last = len(build_network(checkpoint.settings.backbone, channels, classes).heads) - 1
-    network = build_network(checkpoint.settings.backbone, channels, classes, truncated_at=last)
+    network = build_network(checkpoint.settings.backbone, channels, classes, truncated_at=exits - 1)
     return total_macs(export_onnx(network.eval(), checkpoint.input).model)
 
 

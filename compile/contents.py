@@ -119,7 +119,7 @@ def write_contents(
         write_scores(folder / spec.scores, scores[name])
         draw_trade_offs(folder / name / TRADE_OFFS, scores[name], macs, spec.thresholds)
     write_references(folder / REFERENCE, trained, REFERENCE_MAX_BYTES)
-    used_samples = {split: trained.digests(split) for split in trained.splits if split != "thresholds"}
+    used_samples = {split: trained.copy_digests(split) for split in trained.splits if split != "thresholds"}
     write_samples(folder / SAMPLES, used_samples)
     write_manifest(folder, trained.checkpoint, exits, precisions)
 

@@ -53,6 +53,15 @@ class TrainedModel:
         """Return the true classes of `sample_indices`."""
         return self.images.labels[self.sample_indices(split, max_samples)]
 
+    def copy_digests(self, split: str) -> Digests:
+        """Return `digests` of a split's samples and, for files, of all others with the same pixels."""
+        images = self.images
+        if not images.from_files:
+            return self.digests(split)
+        used = {images.copy_digests[int(index)] for index in self.splits[split]}
+        pairs = zip(images.digests, images.copy_digests, strict=True)
+        return short_digests(digest for digest, copy in pairs if copy in used)
+
     def digests(self, split: str) -> Digests:
         """Return digests of a split's samples, shape (samples,): of their files, if any, else of their inputs."""
         if self.images.from_files:

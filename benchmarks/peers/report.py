@@ -21,7 +21,7 @@ from compile.trained_model import TrainedModel, load_trained_model
 from edge.bundle.bundle import Bundle
 from edge.console import PASSED, print_table, track
 from edge.measure.bench import TURN_FRAMES, WARM_UP_FRAMES
-from edge.measure.interleave import interleave
+from edge.measure.interleave import LEADING_ITEMS, interleave
 from edge.system import conditions, with_end
 from edge.training.checkpoint import read_checkpoint
 
@@ -120,7 +120,7 @@ def measure(ways: Mapping[str, Predict], trained: TrainedModel, split: str, imag
     """Classify images of a split in every way, in turns."""
     frames, labels = list(trained.frames(split, images)), trained.labels(split, images)
     interleave(list(ways.values()), frames[:WARM_UP_FRAMES])
-    timed = interleave(list(ways.values()), track(frames, f"{split} images"), block=TURN_FRAMES)
+    timed = interleave(list(ways.values()), track(frames, f"{split} images"), block=TURN_FRAMES, leading=LEADING_ITEMS)
     return [
         Run(name, series.times_ms, np.array(series.results) == labels) for name, series in zip(ways, timed, strict=True)
     ]

@@ -25,8 +25,8 @@ MIXED_PRECISION = "auto"
 MAX_TIMINGS_BYTES = 1 << 20
 MIN_GAIN = 0.05
 """Share of the default way's time that another way must save to be taken: less may be noise."""
-MEASURED = "ways that match the trained network"
-"""Part of the key of timings, so that those from before any way was checked are not used."""
+TIMINGS_VERSION = 2
+"""Timings of version 1 were of ways whose predictions nobody had checked."""
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu", "openvino")
 """Packages that contain the libraries of `CPU_BACKENDS`."""
 
@@ -158,7 +158,7 @@ def _timings_path(root: Path, bundle: Bundle) -> Path:
         "segments": {name: bundle.segments_digest(name) for name in bundle.manifest.precisions},
         "versions": [_version(name) for name in DISTRIBUTIONS],
         "cpu": f"{cpu_identity()}, {usable_cores()} cores",
-        "measured": MEASURED,
+        "version": str(TIMINGS_VERSION),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return root / f"timings-of-{digest[:32]}.json"

@@ -45,8 +45,10 @@ class InFlightFrame:
         self.slot, self.group = slot, group
         self.frame: Frame | None = None
         self.frame_index = -1
-        self.is_started = self.has_copy = False
-        """True if the frame is preprocessed, and if it was moved here from another slot."""
+        self.is_started = False
+        """True if the frame is preprocessed."""
+        self.has_copy = False
+        """True if the frame was moved here from another slot."""
         self.thresholds: NDArray[np.float32] = np.empty(0, dtype=np.float32)
         self.capture_ns = self.captured_ns = self.load_ns = 0
         self.captured_at_s = 0.0
@@ -89,7 +91,7 @@ class SlotPool:
         self.failure: Exception | None = None
         self._free: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._lock = Lock()
-        self._open: list[Slot] = []
+        self._open: list[InFlightFrame] = []
         self._spare: list[InFlightFrame] = []
         """Slots for small frames, until the size of frames is known."""
         self._retired: list[InFlightFrame] = []
@@ -197,15 +199,14 @@ class SlotPool:
         """Close the slots of replaced classifiers that are no longer in flight."""
         with self._lock:
             retired, self._retired = self._retired, []
-            closing = {in_flight.slot for in_flight in retired}
-            self._open = [slot for slot in self._open if slot not in closing]
+            self._open = [in_flight for in_flight in self._open if in_flight not in retired]
         for in_flight in retired:
             in_flight.close()
 
     def close(self) -> None:
         """Close all slots. Idempotent."""
-        for slot in self._open:
-            slot.close()
+        for in_flight in self._open:
+            in_flight.slot.close()
 
     def _install(self, group: SlotGroup, count: int) -> None:
         """Put a group into force, with so many free slots."""
@@ -214,7 +215,7 @@ class SlotPool:
         in_flight = [InFlightFrame(slot, group) for slot in group.slots]
         with self._lock:
             self._group, self._spare = group, in_flight[count:]
-            self._open = [*self._open, *group.slots]
+            self._open += in_flight
         for each in in_flight[:count]:
             self._free.put(each)
 
@@ -238,8 +239,8 @@ class SlotPool:
         """Check for frames in flight of a classifier that is neither in force nor the reserve's; the lock is held."""
         if self._reserve is None:
             return False
-        safe = {*self._group.slots, *self._reserve.group.slots, *(retired.slot for retired in self._retired)}
-        return not safe.issuperset(self._open)
+        safe = (self._group, self._reserve.group)
+        return any(each.frame_index >= 0 and each.group not in safe for each in self._open)
 
     def _retire(self, in_flight: InFlightFrame) -> None:
         """Set a slot of a replaced classifier aside; the first is the reserve, as long as there is a trial."""

@@ -228,10 +228,8 @@ class Follower:
         while not self._stop.wait(WATCH_S):
             if (failure := swapper.failure()) is not None:
                 return failure
-            is_long = monotonic() - started_s >= TRIAL_S
-            if is_long:
-                self._store.end_attempt()  # a process that ends in a long trial says nothing about the bundle
-            if (is_long and swapper.answered_in_all() > 0) or swapper.answered() >= TRIAL_FRAMES:
+            is_over = monotonic() - started_s >= TRIAL_S and swapper.answered_in_all() > 0
+            if is_over or swapper.answered() >= TRIAL_FRAMES:
                 return None
         return None
 

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
+from itertools import count
 
 from edge.errors import EdgeError
 from edge.frames.base import Frame, FrameSource
@@ -41,7 +43,7 @@ class RunState:
         self.stop, self.on_progress, self.frames = stop, on_progress, frames
         self.auditor, self.deadline = auditor, deadline
         self._hub, self._on_message = hub, on_message
-        self._frames_left, self._lock = frames, threading.Lock()
+        self._taken, self._published = count(), count()  # `next` is atomic
 
     def require_all(self) -> None:
         """Lose no message of sources that may wait."""
@@ -57,19 +59,13 @@ class RunState:
         self._hub.keep_alive()
 
     def publish_frame(self, observation: Observation, copy_frame: Callable[[], Frame], *, may_wait: bool) -> None:
-        """Pass an observation on, unless the run has enough of them."""
-        if self._frames_left is not None and not self._take_frame():
+        """Pass an observation on, unless the run has enough of them; the last one stops the run."""
+        if self.frames is not None and next(self._taken) >= self.frames:
             return
         self._on_message(observation)
         self._hub.publish_frame(observation, copy_frame, may_wait=may_wait)
-
-    def _take_frame(self) -> bool:
-        with self._lock:
-            assert self._frames_left is not None, "no limit"  # noqa: S101 - the caller checked it
-            self._frames_left -= 1
-            if self._frames_left <= 0:
-                self.stop.set()
-            return self._frames_left >= 0
+        if self.frames is not None and next(self._published) == self.frames - 1:
+            self.stop.set()  # not before, since outputs do not wait for room any more
 
 
 class SourceWorker:
@@ -168,7 +164,8 @@ class SourceWorker:
 
     def _classify(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         state, publish, progress = self._state, self._publish, ProgressReports(self.name, self._state.on_progress)
-        sampler = None if state.auditor is None else state.auditor.sampler(publish)
+        publish_audit = partial(state.publish, may_wait=False)  # all sources share the auditor's thread
+        sampler = None if state.auditor is None else state.auditor.sampler(publish_audit)
         try:
             for result in stream:
                 if self._frames == 0:

@@ -21,7 +21,7 @@ from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier, load_whole_network
 from edge.measure.control import control_loop
-from edge.measure.interleave import Timed, interleave
+from edge.measure.interleave import LEADING_ITEMS, Timed, interleave
 from edge.measure.latency import Latency, latency_from_ms
 from edge.measure.launches import LAUNCHES, launch
 from edge.progress import OnProgress, ignore_progress, track
@@ -223,7 +223,9 @@ def take_turns(classifiers: Sequence[Classifier], frames: Iterable[Frame], seed:
     warm_up = list(itertools.islice(frames, WARM_UP_FRAMES))
     calls: list[Callable[[Frame], Any]] = [*(classifier.predict for classifier in classifiers), _run_control_loop]
     interleave(calls, warm_up)
-    *timed, control = interleave(calls, itertools.chain(warm_up, frames), seed, block=TURN_FRAMES)
+    *timed, control = interleave(
+        calls, itertools.chain(warm_up, frames), seed, block=TURN_FRAMES, leading=LEADING_ITEMS
+    )
     return Turns([_series(each) for each in timed], control.times_ms)
 
 

@@ -27,7 +27,7 @@ class Timed(Generic[R]):
 
 
 def interleave(
-    calls: Sequence[Callable[[T], R]], items: Iterable[T], seed: int = 0, *, block: int = 1
+    calls: Sequence[Callable[[T], R]], items: Iterable[T], seed: int = 0, *, block: int = 1, leading: int = 0
 ) -> list[Timed[R]]:
     """Time every call on every item.
 
@@ -38,8 +38,9 @@ def interleave(
         calls: The calls to time.
         items: The arguments of each call.
         seed: Seed of the orders.
-        block: Items that a call takes one after the other in its turn. Of more than one, the first also run beforehand,
-            untimed: calls that share weights would find them in the caches more often than a call of its own.
+        block: Items that a call takes one after the other in its turn.
+        leading: Items of the block that also run beforehand, untimed: calls that share weights would find them in the
+            caches more often than others.
     """
     times_ns: list[list[int]] = [[] for _ in calls]
     results: list[list[R]] = [[] for _ in calls]
@@ -48,7 +49,7 @@ def interleave(
     while turn := list(islice(remaining, block)):
         generator.shuffle(order)
         for index in order:
-            for item in turn[:LEADING_ITEMS] if block > 1 else ():
+            for item in turn[:leading]:
                 calls[index](item)
             for item in turn:
                 started_ns = perf_counter_ns()

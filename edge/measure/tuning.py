@@ -87,14 +87,20 @@ def _measure(
 def _check_parity(bundle: Bundle, way: Way, classifier: Classifier) -> None:
     """Check a way on the reference samples, as `edge verify` does.
 
+    Of the deviations from the trained network, those are the library's that the default library does not have.
+
     Raises:
         EngineError: it is beyond tolerance.
     """
-    failures = verify_classifier(bundle, way.precision, classifier, way.backend).failures
+    if not verify_classifier(bundle, way.precision, classifier, way.backend).failures:
+        return
+    default = default_backend()
+    with load_classifier(bundle, way.precision, backend_named(default)) as reference:
+        failures = verify_classifier(bundle, way.precision, classifier, way.backend, reference).failures
     if failures:
         raise EngineError(
-            f"it does not match the trained network ({failures[0]}); compile the bundle again, or see "
-            f"`edge verify {bundle.path} --backend onnxruntime --backend {way.backend}`"
+            f"it matches neither the trained network nor {default} ({failures[0]}); see "
+            f"`edge verify {bundle.path} --backend {default} --backend {way.backend}`"
         )
 
 

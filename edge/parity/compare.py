@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.bundle import Bundle
 from edge.decision import Scores, decide, scores_from_logits
+from edge.engines import default_backend
 from edge.engines.base import Backend
 from edge.frames.base import frame_from_array
 from edge.inference.classifier import Classifier
@@ -157,8 +158,10 @@ def verify(
     )
 
 
-def verify_classifier(bundle: Bundle, precision: str, classifier: Classifier, backend: str) -> Parity:
-    """Compare a loaded classifier with the trained network, on the reference samples in its bundle.
+def verify_classifier(
+    bundle: Bundle, precision: str, classifier: Classifier, backend: str, reference: Classifier | None = None
+) -> Parity:
+    """Compare a loaded classifier with the trained network, or another one, on the reference samples in its bundle.
 
     Raises:
         BundleError: the reference samples are damaged.
@@ -166,8 +169,10 @@ def verify_classifier(bundle: Bundle, precision: str, classifier: Classifier, ba
     """
     samples = bundle.reference()
     frames = [frame_from_array(pixels, bundle.manifest.input.kind) for pixels in samples.frames]
-    outputs, reference = Outputs(backend, record(classifier, frames)), Outputs.from_logits(REFERENCE, samples.logits)
-    return compare(precision, outputs, reference, samples.labels, bundle.precision(precision).thresholds.values)
+    outputs, expected = Outputs(backend, record(classifier, frames)), Outputs.from_logits(REFERENCE, samples.logits)
+    if reference is not None:
+        expected = Outputs(default_backend(), record(reference, frames))
+    return compare(precision, outputs, expected, samples.labels, bundle.precision(precision).thresholds.values)
 
 
 def comparisons(backends: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edge.errors import DataError, is_out_of_memory
+from edge.errors import UnavailableError, is_out_of_memory
 
 REQUEST = re.compile(r"(?:tried to|unable to) allocate ([\d.]+ ?\w+)", re.IGNORECASE)
 
@@ -14,7 +14,7 @@ def report_exhausted_memory() -> Iterator[None]:
     """Report memory that runs out, as a context or a decorator.
 
     Raises:
-        DataError: memory ran out.
+        UnavailableError: memory ran out.
     """
     try:
         yield
@@ -23,6 +23,7 @@ def report_exhausted_memory() -> Iterator[None]:
             raise
         request = REQUEST.search(str(error))
         amount = f": {request[1]} more do not fit" if request else ""
-        raise DataError(
-            f"memory ran out{amount}; lower --batch-size or --image-size, or choose a smaller --backbone"
+        raise UnavailableError(
+            f"memory ran out{amount}; lower --batch-size or --image-size, use fewer images,"
+            " or choose a smaller --backbone"
         ) from error

@@ -56,7 +56,8 @@ def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepare
     """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
-        DataError: the dataset cannot be used with these settings, or memory runs out.
+        DataError: the dataset cannot be used with these settings.
+        UnavailableError: memory runs out.
         CheckpointError: the backbone or its weights cannot be loaded.
     """
     images, splits, specs = _load(settings, images)
@@ -87,7 +88,8 @@ def train(
         before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
-        DataError: the dataset cannot be used with these settings, `output` lies among its images, or memory runs out.
+        DataError: the dataset cannot be used with these settings, or `output` lies among its images.
+        UnavailableError: memory runs out.
         CheckpointError: `output` holds a run of other settings, images, labels or version, or the backbone or its
             weights cannot be loaded.
     """
@@ -269,8 +271,11 @@ def _finished_run(path: Path, settings: Settings, splits: dict[str, SplitSpec]) 
     """
     if not path.is_file():
         return None
-    checkpoint = read_checkpoint(path)
-    checkpoint.network()
+    try:
+        checkpoint = read_checkpoint(path)
+        checkpoint.network()  # its weights fit
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used again ({error}); delete it, or choose another --output") from None
     if checkpoint.settings != settings or checkpoint.splits != splits:
         raise CheckpointError(
             f"{path} is a finished run with other settings, images or labels; choose another --output, or delete it"

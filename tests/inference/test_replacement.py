@@ -208,3 +208,23 @@ def test_slots_that_cannot_be_prepared_are_closed_and_the_classifier_before_stay
     assert indices(results) == list(range(50))
     assert answering(results) == ["old"]
     assert all(slot.closed for slot in unprepared)
+
+
+def test_the_bundle_accepted_last_answers_for_one_that_fails_after_a_silence() -> None:
+    def fail(index: int) -> None:
+        raise RuntimeError("bad node")
+
+    pool, source = SlotPool(group_of(slots(), "first")), PacedSource()
+    results: list[Result] = []
+    consumer = threading.Thread(target=lambda: results.extend(Pipeline(source, pool, "all")))
+    consumer.start()
+    source.give(2)  # from now on, capture waits with a slot of the first bundle
+    for name in ("second", "third"):
+        pool.replace(group_of(slots(), name))
+        pool.confirm()
+        pool.close_retired()
+    pool.replace(group_of(slots(before_result=fail), "fourth"))
+    source.give(1)
+    source.end()
+    consumer.join(TIMEOUT_S)
+    assert [result.bundle for result in results] == ["first", "first", "third"]

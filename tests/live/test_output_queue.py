@@ -219,3 +219,17 @@ def test_a_camera_displaces_no_result_of_a_file() -> None:
     queue.close()
     assert [message for message in recorder.messages if message.source == "file"] == of_file
     assert len(recorder.messages) + queue.dropped == len(of_file) + 3 * MAX_QUEUED
+
+
+def test_the_error_of_an_output_that_must_lose_nothing_stops_the_run() -> None:
+    class Full(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            raise OutputError("the disk is full")
+
+    queue, stop = OutputQueue(Full()), threading.Event()
+    queue.require_all(stop)
+    queue.put(observation(0))
+    assert stop.wait(TIMEOUT_S)
+    with pytest.raises(OutputError, match="the disk is full"):
+        queue.put(observation(1))
+    queue.close()

@@ -16,14 +16,16 @@ ROOMS = (
     "test_sequential.py", "test_storage.py",
 )  # fmt: skip
 """Tests of what runs on a device."""
-MISSING = re.compile(r"No module named '(\w+)")
+MISSING = re.compile(r"No module named '(\w+)[\w.]*'")
+OWN = ("benchmarks", "calibration", "compile", "edge", "tests")
+"""Packages of this checkout, whose lack is a fault."""
 
 
 def missing_extra(error: BaseException | None) -> str | None:
     """Return what an exception says of a missing library of another extra, here or in a command that a test ran."""
     while error is not None:
         if isinstance(error, (ModuleNotFoundError, AssertionError)) and (missing := MISSING.search(str(error))):
-            is_here = missing[1] in REQUIRED or EXTRAS.get(missing[1], "compile") in EXTRAS_HERE
+            is_here = missing[1] in (*REQUIRED, *OWN) or EXTRAS.get(missing[1], "compile") in EXTRAS_HERE
             return None if is_here else missing[0]
         error = error.__cause__ or error.__context__
     return None

@@ -209,7 +209,7 @@ def test_interleaved_calls_run_once_per_item_in_a_random_order_that_the_seed_rep
 def test_a_call_takes_the_items_of_a_block_one_after_the_other_and_warms_up_on_the_first() -> None:
     ran: list[tuple[str, int]] = []
     calls = [lambda item, name=name: ran.append((name, item)) or f"{name}{item}" for name in "ab"]
-    timed = interleave(calls, range(12), block=5)
+    timed = interleave(calls, range(12), block=5, leading=3)
     assert [part.results for part in timed] == [[f"{name}{item}" for item in range(12)] for name in "ab"]
     turns = [[*range(0, 3), *range(0, 5)], [*range(5, 8), *range(5, 10)], [10, 11, 10, 11]]
     for name in "ab":

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from compile.trained_model import TrainedModel
 from edge.errors import DataError
 from edge.frames.open import open_source
 from edge.frames.preprocess import resize
@@ -80,6 +81,16 @@ def test_a_picture_saved_in_several_files_is_in_one_split(pets: Path, seed: int)
     assert len(set(images.digests)) == len(images.digests) == 4 * 26
     used = np.concatenate(list(draw_splits(images, seed).values()))
     assert len({images.frames[index].tobytes() for index in used}) == len(used) == 26
+
+
+def test_every_copy_of_a_used_picture_counts_as_used(pets: Path) -> None:
+    for path in list(pets.rglob("*.png")):
+        write_copies(path)
+    images = load_dataset("folder", pets)
+    trained = TrainedModel(None, images, draw_splits(images, 0))  # type: ignore[arg-type]  # files need no checkpoint
+    copies = [len(trained.copy_digests(split)) for split in trained.splits]
+    assert copies == [4 * len(indices) for indices in trained.splits.values()]
+    assert sum(copies) == len(images.digests)
 
 
 def test_a_picture_in_two_classes_is_refused_in_whichever_files(pets: Path) -> None:

@@ -94,6 +94,11 @@ class OutputQueue:
         self._thread = threading.Thread(target=self._work, name=f"output {output.name}", daemon=True)
         self._thread.start()
 
+    @property
+    def is_lossless(self) -> bool:
+        """True if messages must not be lost."""
+        return self._stop is not None
+
     def require_all(self, stop: threading.Event) -> None:
         """Be lossless from now on: wait for room, where the source may wait, until `stop` is set; keep the error."""
         self._stop = stop
@@ -123,7 +128,7 @@ class OutputQueue:
         if self.error is not None and may_wait:
             raise self.error
         with self._changed:
-            if may_wait and self._stop is not None:
+            if may_wait and self.is_lossless:
                 self._waiting_sources.add(message.source)
                 self._wait_for(lambda: len(self._queued) < MAX_QUEUED)
             self._queued.append(message)
@@ -151,7 +156,7 @@ class OutputQueue:
         if self._thread.is_alive():
             lost = self.dropped + self._taken + len(self._queued)
             log.warning("output %s hangs; %d messages are lost", self.output.name, lost)
-            if self._stop is not None and lost:
+            if self.is_lossless and lost:
                 self.error = self.error or OutputError(f"output {self.output.name} hangs; {lost} messages are lost")
         elif self.dropped:
             log.warning("output %s was late; %d messages or frames are lost", self.output.name, self.dropped)
@@ -161,7 +166,7 @@ class OutputQueue:
         if self._stop is None or has_room():
             return
         stuck_s = monotonic() + STUCK_S
-        while not (has_room() or self._stop.is_set()):
+        while not (has_room() or self._stop.is_set()) and self._thread.is_alive():
             self._changed.wait(STOP_POLL_S)
             if monotonic() >= stuck_s:
                 log.warning("output %s keeps the run waiting for more than %g s", self.output.name, STUCK_S)
@@ -211,6 +216,7 @@ class OutputQueue:
             self.failed += 1
             if self._stop is not None:
                 self.error = self.error or error
+                self._stop.set()
                 return
             reason = f"{type(error).__name__}: {error}"
             if reason != self._last_error:

@@ -64,7 +64,7 @@ class WrappingCounter:
 
     def restart(self) -> None:
         """Count from the next reading: after minutes without one, a wrap and a reset look the same."""
-        self._last_uj, self._reset = None, ""
+        self._last_uj, self._energy_uj, self._reset = None, 0, ""
 
     def __call__(self) -> float:
         """Read the counter.
