@@ -35,8 +35,8 @@ def tune(
 ) -> list[Timing]:
     """Measure every combination on the bundle's reference samples with its thresholds, one precision after the other.
 
-    A combination that cannot be loaded or run, or whose outputs do not match the trained network, is left out, with a
-    warning.
+    A combination that cannot be loaded or run, or that matches neither the trained network nor the default library, is
+    left out, with a warning.
 
     Args:
         bundle: The bundle.

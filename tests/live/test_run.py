@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -250,17 +251,20 @@ def test_an_exception_of_the_pipeline_ends_all_sources(digits: NDArray[np.uint8]
     assert endless.is_closed
 
 
+class SlowRecorder(Recorder):
+    """A recorder that every call keeps waiting."""
+
+    def write(self, messages: Sequence[Message]) -> None:
+        time.sleep(0.1)
+        super().write(messages)
+
+
 def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
     classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Pausing(Recorder):
-        def write(self, messages: Sequence[Message]) -> None:
-            pause.wait(0.1)
-            super().write(messages)
-
     monkeypatch.setattr("edge.live.outputs.base.STUCK_S", 0.02)
     monkeypatch.setattr("edge.live.runner.STUCK_S", 0.02)
-    output, pause = Pausing(), threading.Event()
+    output = SlowRecorder()
     run(classifier, [ArraySource(np.tile(digits, (3, 1, 1)))], [output])
     assert len(output.observations) == 3 * len(digits)
 
@@ -268,18 +272,13 @@ def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
 def test_a_video_of_a_server_that_is_away_at_the_start_loses_no_frame(
     classifier: edge.Classifier, digits: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Slow(Recorder):
-        def write(self, messages: Sequence[Message]) -> None:
-            pause.wait(0.1)
-            super().write(messages)
-
     def open_late(address: SourceAddress, **options: bool) -> FrameSource:
         if next(attempts) < 2:
             raise SourceError("connection refused")
         return ArraySource(np.tile(digits, (3, 1, 1)))
 
     monkeypatch.setattr("edge.live.sources.open_address", open_late)
-    attempts, output, pause = count(), Slow(), threading.Event()
+    attempts, output = count(), SlowRecorder()
     run(classifier, ["http://127.0.0.1/video.mp4"], [output], new_trigger=lambda: Every(1e-9))
     assert len(output.observations) == 3 * len(digits)
     assert next(attempts) == 3

@@ -22,7 +22,7 @@ OWN = ("benchmarks", "calibration", "compile", "edge", "tests")
 
 
 def missing_extra(error: BaseException | None) -> str | None:
-    """Return what an exception says of a missing library of another extra, here or in a command that a test ran."""
+    """Return the message about a missing library of another extra, raised here or by a command that a test ran."""
     while error is not None:
         if isinstance(error, (ModuleNotFoundError, AssertionError)) and (missing := MISSING.search(str(error))):
             is_here = missing[1] in (*REQUIRED, *OWN) or EXTRAS.get(missing[1], "compile") in EXTRAS_HERE

@@ -150,7 +150,7 @@ class OutputQueue:
             self._changed.notify_all()
 
     def close(self, limit_s: float = CLOSE_LIMIT_S) -> None:
-        """End the output and wait for it; if it hangs, it is left behind. What it lost is logged. Idempotent."""
+        """End the output, wait for it and log its losses; if it hangs, it is left behind. Idempotent."""
         self.end()
         self._thread.join(limit_s)
         if self._thread.is_alive():
