@@ -29,8 +29,8 @@ REPORTS = {
         "the claims of Confidence-Gated and Explanation-Guided Training, beside rival methods", "benchmarks.papers"
     ),
     "elpv": SubcommandSpec(
-        "photographs of solar cells: a pretrained network with three exits against the same network alone",
-        "benchmarks.elpv",
+        "photographs of solar cells: a pretrained network with three exits, without EGT, and alone",
+        "benchmarks.elpv.report",
     ),
     "quantisation": SubcommandSpec(
         "accuracy and agreement of trained networks in each precision", "benchmarks.quantisation"

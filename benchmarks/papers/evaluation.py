@@ -1,6 +1,5 @@
 """Evaluation of one network: thresholds are fitted to a split of their own, accuracy is that of the run's split."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.attention import attention_metrics
 from benchmarks.papers.budgets import spend_budget
-from benchmarks.papers.gradcam import agreement_with_gradcam
 from benchmarks.papers.grid import CURVE, MAIN_TASK, MAPPED, Run
 from benchmarks.papers.metrics import confidence_metrics, decision_metrics
 from benchmarks.papers.tasks import TASKS
@@ -21,7 +20,6 @@ from edge.training.checkpoint import Checkpoint
 from edge.training.data import batches
 from edge.training.datasets.base import LabelledImages
 from edge.training.evaluate import Evaluation, evaluate
-from edge.training.explain import consistency, faithfulness
 from edge.training.loading import PreprocessedImages
 from edge.training.network import MultiExitNetwork
 from edge.training.splits import draw_splits
@@ -71,7 +69,7 @@ def evaluate_run(run: Run, checkpoint: Checkpoint, images: LabelledImages) -> Ev
     if (run.task, run.split) == (MAIN_TASK, "test") and run.method in MAPPED:
         positions = np.linspace(0, len(evaluated.labels) - 1, MAX_EXPLAINED).astype(int).tolist()
         sample, _ = PreprocessedImages(images, splits[run.split], checkpoint.input).__getitems__(positions)
-        row["maps"] = map_metrics(network, evaluated, sample)
+        row["maps"] = attention_metrics(network, evaluated, sample)
     return EvaluatedNetwork(rounded(row), np.stack(correct))
 
 
@@ -101,15 +99,6 @@ def whole_macs(run: Run, checkpoint: Checkpoint) -> int:
     backbone = TASKS[run.task].settings.backbone
     whole = build_network(backbone, checkpoint.input.channels, len(checkpoint.classes))
     return sum(exit_macs(whole, checkpoint.input))
-
-
-def map_metrics(network: MultiExitNetwork, evaluated: Evaluation, sample: torch.Tensor) -> Row:
-    """Return the metrics of attention maps, each with a value per exit; consistency for early exits only."""
-    return {
-        **{f"consistency_{name}": values for name, values in dataclasses.asdict(consistency(evaluated.maps)).items()},
-        **dataclasses.asdict(faithfulness(network, sample)),
-        "gradcam_agreement": agreement_with_gradcam(network, sample),
-    }
 
 
 def rounded(value: Any) -> Any:

@@ -8,20 +8,32 @@ import pytest
 
 from benchmarks.demo import GUARANTEE as DEMO_GUARANTEE
 from benchmarks.demo import TRAINING
-from benchmarks.elpv import EARLY_EXITS, GUARANTEE, bootstrap_interval, compare
+from benchmarks.elpv.comparison import bootstrap_interval, compare
+from benchmarks.elpv.folds import ALONE, EARLY_EXITS, GUARANTEE, SETTINGS, UNGUIDED
 from edge.training.__main__ import parser
 
 
 def rows(early: str, alone: str) -> list[dict[str, Any]]:
     """Return the rows of one fold."""
     curve = [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
-    ours = {"network": "early exits", "correct": early, "macs_ratio": 0.5, "speedup": 2.0, "curve": curve}
-    return [ours, {"network": "alone", "correct": alone}]
+    exits = {"exit_accuracy": [0.8, 0.9], "macs_ratio": 0.5, "curve": curve}
+    whole = {"exit_accuracy": [0.9], "macs_ratio": 1.0, "curve": [], "attention": {}}
+    return [
+        {"network": EARLY_EXITS, "correct": early, "latency_ms": 2.0, "attention": {"raw": [0.8, 1.0]}, **exits},
+        {
+            "network": UNGUIDED,
+            "correct": "1" * len(early),
+            "latency_ms": 3.0,
+            "attention": {"raw": [0.6, 0.8]},
+            **exits,
+        },
+        {"network": ALONE, "correct": alone, "latency_ms": 4.0, **whole},
+    ]
 
 
 def test_the_demo_trains_and_guarantees_the_same() -> None:
     options = vars(parser().parse_args(["--dataset", "elpv", "--output", "-", *TRAINING["elpv"]]))
-    settings = dataclasses.asdict(EARLY_EXITS)
+    settings = dataclasses.asdict(SETTINGS)
     assert {name: options[name] for name in settings} == settings
     assert DEMO_GUARANTEE["elpv"] == ["--method", GUARANTEE.method, "--limit", str(GUARANTEE.limit)]
 
@@ -29,9 +41,17 @@ def test_the_demo_trains_and_guarantees_the_same() -> None:
 def test_networks_are_compared_on_the_same_images_of_all_folds() -> None:
     result = compare([*rows("1100", "1111"), *rows("1111", "1101")])
     assert (result["folds"], result["images"]) == (2, 8)
-    assert result["accuracy"] == {"early exits": 6 / 8, "alone": 7 / 8}
-    assert result["difference"] == -1 / 8
+    assert {name: network["accuracy"] for name, network in result["networks"].items()} == {
+        EARLY_EXITS: 6 / 8,
+        UNGUIDED: 1.0,
+        ALONE: 7 / 8,
+    }
+    assert {name: against["difference"] for name, against in result["against"].items()} == {
+        ALONE: -1 / 8,
+        UNGUIDED: -2 / 8,
+    }
     assert result["speedup"] == [2.0, 2.0]
+    assert result["networks"][EARLY_EXITS]["attention"] == {"raw": pytest.approx(0.9)}
     assert result["curve"] == [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.papers.gradcam import agreement_with_gradcam
+from benchmarks.attention import agreement_with_gradcam
 from benchmarks.papers.metrics import calibration_error, confidence_metrics, decision_metrics, failure_auroc
 from edge.decision import Decisions, Scores
 from edge.training.network import AttentionHead, MultiExitNetwork, Stages

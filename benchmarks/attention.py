@@ -1,11 +1,29 @@
-"""Agreement of attention maps with Grad-CAM, as computed by captum."""
+"""Metrics of attention maps: consistency with the last exit's, faithfulness, and agreement with captum's Grad-CAM."""
+
+import dataclasses
 
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
+from edge.training.evaluate import Evaluation
+from edge.training.explain import consistency, faithfulness
 from edge.training.network import MultiExitNetwork
+
+Metrics = dict[str, list[float]]
+
+
+def attention_metrics(network: MultiExitNetwork, evaluated: Evaluation, images: Tensor) -> Metrics:
+    """Return the metrics of attention maps, each with a value per exit; consistency for early exits only.
+
+    Consistency is that of all evaluated samples. The others run the network many times, on `images` of its input.
+    """
+    compared = dataclasses.asdict(consistency(evaluated.maps))
+    metrics = {f"consistency_{name}": values for name, values in compared.items()}
+    metrics |= dataclasses.asdict(faithfulness(network, images))
+    metrics["gradcam_agreement"] = agreement_with_gradcam(network, images)
+    return {name: list(values) for name, values in metrics.items()}
 
 
 def agreement_with_gradcam(network: MultiExitNetwork, images: Tensor) -> list[float]:
