@@ -23,6 +23,9 @@ from tests.support.scores import random_scores, segment_costs
 RESPLITS = 500
 METHODS = ("exact", "betting", "hoeffding-bentkus", "expectation")
 DELTA = 0.05
+LIMITS, LIMITS_OF_FEW = {"accuracy_gap": 0.005, "disagreement": 0.02}, {"accuracy_gap": 0.02, "disagreement": 0.05}
+FEW_SAMPLES = 1000
+"""Fewer samples hardly support `LIMITS` with high probability."""
 
 
 class Population(NamedTuple):
@@ -40,24 +43,25 @@ class Population(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the report."""
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle whose threshold-fitting split is resampled")
+    parser.add_argument(
+        "bundles", nargs="+", type=Path, metavar="BUNDLE", help="bundle whose threshold-fitting split is resampled"
+    )
     parser.add_argument("--precision", default="int8", help="precision to test (default: %(default)s)")
     add_output(parser, "runs/risk.json", "FILE")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Fit thresholds to many resamples and count violated guarantees."""
-    run_risk(arguments.bundle, arguments.precision, arguments.output)
+    run_risk(arguments.bundles, arguments.precision, arguments.output)
     return PASSED
 
 
-def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
+def run_risk(bundles: Sequence[Path], precision: str, output: Path) -> None:
     """Write `risk.json`: how often each method violates its limit, and its cost beside fits without a guarantee."""
-    bundle = Bundle.open(bundle_path)
-    populations = (recorded_population(bundle, precision), synthetic_population())
-    rows = [row for population in populations for row in population_rows(population)]
-    result = {"command": command_line(), "conditions": conditions(), "bundle": bundle.manifest.name}
-    write_result(output, result | {"precision": precision, "rows": rows})
+    recorded = (recorded_population(Bundle.open(path), precision) for path in bundles)
+    rows = [row for population in (*recorded, synthetic_population()) for row in population_rows(population)]
+    result = {"command": command_line(), "conditions": conditions(), "precision": precision, "rows": rows}
+    write_result(output, result)
     columns = (
         "population", "risk", "limit", "method", "thresholds", "violated", "allowed", "mean risk", "mean MACs",
         "without guarantee",
@@ -69,16 +73,16 @@ def run_risk(bundle_path: Path, precision: str, output: Path) -> None:
 def recorded_population(bundle: Bundle, precision: str) -> Population:
     """Return the threshold-fitting split recorded in a bundle; each fit uses equally many samples."""
     recorded = bundle.scores(precision)
-    macs, limits = [exit_.macs for exit_ in bundle.manifest.exits], {"accuracy_gap": 0.005, "disagreement": 0.02}
-    return Population(bundle.manifest.name, recorded.scores, recorded.truth, macs, len(recorded.truth), limits)
+    macs, samples = [exit_.macs for exit_ in bundle.manifest.exits], len(recorded.truth)
+    limits = LIMITS if samples >= FEW_SAMPLES else LIMITS_OF_FEW
+    return Population(bundle.manifest.name, recorded.scores, recorded.truth, macs, samples, limits)
 
 
 def synthetic_population() -> Population:
     """Return a network with many exits whose confidences mean nearly the same, which suits a shared threshold."""
     exits, samples = 5, 4000
     scores, truth = random_scores(exits, samples, seed=11)
-    limits = {"accuracy_gap": 0.02, "disagreement": 0.05}
-    return Population("synthetic", scores, truth, segment_costs(exits), samples // 2, limits)
+    return Population("synthetic", scores, truth, segment_costs(exits), samples // 2, LIMITS_OF_FEW)
 
 
 def population_rows(population: Population) -> list[dict[str, Any]]:
