@@ -14,8 +14,9 @@ from tests.machines import record
 from tests.machines.suite import REQUIREMENTS, TEST_LIBRARIES, counts, digits_bundle, pytest_words, run, uv
 from tests.machines.userland import CHECKOUT, SHARED, emulate_arm64, enter, make_system
 
-LIBRARIES = "/opt/libraries"
-ENVIRONMENT = (f"PYTHONPATH={CHECKOUT}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1")
+LIBRARIES = "/usr/local/lib/python3.11/dist-packages"
+"""Where Debian's Python finds them without `PYTHONPATH`, which tests set for the commands that they start."""
+ENVIRONMENT = (f"PYTHONPATH={CHECKOUT}", "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1")
 WHEELS = ("--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.11", "--only-binary", ":all:")
 CPUINFO = """\
 processor\t: {0}
