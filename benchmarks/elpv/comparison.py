@@ -1,4 +1,9 @@
-"""Networks compared over the test images of all folds."""
+"""Networks compared over the test images of all folds.
+
+As in `benchmarks.papers.comparisons`, intervals have both sources of chance: the images, which are resampled in pairs,
+and the training, by Student's distribution of the mean over folds. Folds also differ by their images, so that the
+intervals are rather too wide.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +13,22 @@ from numpy.typing import NDArray
 
 from benchmarks.elpv.folds import ALONE, EARLY_EXITS, NETWORKS, UNGUIDED, Row
 
-RESAMPLES, INTERVAL = 10_000, (2.5, 97.5)
+RESAMPLES, PERCENTILES = 10_000, (2.5, 97.5)
+Correct = NDArray[np.int64]
+"""A one for each image that is classified correctly, else a zero, shape (images,)."""
 
 
 def compare(rows: Sequence[Row]) -> dict[str, Any]:
-    """Compare early exits with both other networks, with paired bootstrap intervals of the differences of accuracy.
+    """Compare early exits with both other networks.
 
     Values of the networks are means over folds, and those of attention also over the exits.
     """
     folds = {name: [row for row in rows if row["network"] == name] for name in NETWORKS}
-    correct = {name: np.array([int(d) for row in members for d in row["correct"]]) for name, members in folds.items()}
+    correct = {name: [np.array([int(d) for d in row["correct"]]) for row in rows] for name, rows in folds.items()}
     early = folds[EARLY_EXITS]
     return {
         "folds": len(early),
-        "images": len(correct[EARLY_EXITS]),
+        "images": sum(map(len, correct[EARLY_EXITS])),
         "networks": {name: means(members) for name, members in folds.items()},
         "speedup": [row["latency_ms"] / ours["latency_ms"] for ours, row in zip(early, folds[ALONE], strict=True)],
         "against": {rival: difference(correct[EARLY_EXITS], correct[rival]) for rival in (ALONE, UNGUIDED)},
@@ -45,14 +52,18 @@ def mean_of(dictionaries: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([values[key] for values in dictionaries])) for key in dictionaries[0]}
 
 
-def difference(ours: NDArray[np.int64], rival: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the difference of the accuracies on the same images, and its interval."""
-    paired = ours - rival
-    return {"difference": float(paired.mean()), "interval": bootstrap_interval(paired)}
+def difference(ours: Sequence[Correct], rival: Sequence[Correct]) -> dict[str, Any]:
+    """Return the difference of the accuracies on the same images of each fold, and its interval."""
+    paired = [early - other for early, other in zip(ours, rival, strict=True)]
+    return {"difference": float(np.concatenate(paired).mean()), "interval": interval(paired)}
 
 
-def bootstrap_interval(paired: NDArray[np.int64]) -> list[float]:
-    """Return the percentile bootstrap interval of the mean of paired differences."""
-    values, counts = np.unique(paired, return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(paired), counts / len(paired), RESAMPLES)
-    return [float(bound) for bound in np.percentile(drawn @ values / len(paired), INTERVAL)]
+def interval(paired: Sequence[Correct]) -> list[float]:
+    """Return the 95 % interval of the mean of paired differences, given those of each fold."""
+    pooled, generator = np.concatenate(paired), np.random.default_rng(0)
+    values, counts = np.unique(pooled, return_counts=True)
+    draws = generator.multinomial(len(pooled), counts / len(pooled), RESAMPLES) @ values / len(pooled)
+    if len(paired) > 1:
+        error = np.std([fold.mean() for fold in paired], ddof=1) / np.sqrt(len(paired))
+        draws = draws + error * generator.standard_t(len(paired) - 1, RESAMPLES)
+    return [float(bound) for bound in np.percentile(draws, PERCENTILES)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from benchmarks.papers.comparisons import Comparison, holm
 from benchmarks.papers.evaluation import Row
@@ -18,6 +19,8 @@ PINES, PINES_BUDGET = "indian-pines", 0.3
 NOT_RUN = "not run"
 POINT_ESTIMATE = "point estimate"
 """Says that a claim is judged by the mean over seeds, without an interval."""
+FAITHFULNESS_MARGIN = 0.01
+NO_LESS_FAITHFUL = f"worse by at most {FAITHFULNESS_MARGIN}, whole 95 % interval over seeds"
 Values = NDArray[np.float64]
 Criterion = Callable[[Values, Values], bool]
 
@@ -106,9 +109,9 @@ def guided_attention(rows: Sequence[Row]) -> Iterator[Claim]:
         ("raw consistency", "consistency_raw", f"30% of the gap to 1 closed, {POINT_ESTIMATE}", _closes_gap),
         ("mean-centred consistency", "consistency_centred", "higher on every seed", _always_higher),
         ("map entropy", "consistency_entropy", f"not raised, {POINT_ESTIMATE}", _no_higher_mean),
-        ("deletion, low if faithful", "deletion", "not worse by more than its deviation", _not_raised),
-        ("insertion, high if faithful", "insertion", "not worse by more than its deviation",
-         lambda before, after: _not_raised(-before, -after)),
+        ("deletion, low if faithful", "deletion", NO_LESS_FAITHFUL, _hardly_raised),
+        ("insertion, high if faithful", "insertion", NO_LESS_FAITHFUL,
+         lambda before, after: _hardly_raised(-before, -after)),
     )  # fmt: skip
     for name, metric, asked_for, criterion in criteria:
         if not seeds:
@@ -166,6 +169,10 @@ def _no_higher_mean(before: Values, after: Values) -> bool:
     return bool(after.mean() <= before.mean())
 
 
-def _not_raised(before: Values, after: Values) -> bool:
-    deviation = np.std(after - before, ddof=1) if len(before) > 1 else 0.0
-    return bool((after - before).mean() <= deviation)
+def _hardly_raised(before: Values, after: Values) -> bool:
+    """Return whether the whole 95 % interval of the mean rise over seeds, by Student, is within the margin."""
+    rise = after - before
+    if len(rise) < 2:
+        return False
+    half_width = stdtrit(len(rise) - 1, 0.975) * np.std(rise, ddof=1) / np.sqrt(len(rise))
+    return bool(rise.mean() + half_width <= FAITHFULNESS_MARGIN)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.demo import GUARANTEE as DEMO_GUARANTEE
 from benchmarks.demo import TRAINING
-from benchmarks.elpv.comparison import bootstrap_interval, compare
+from benchmarks.elpv.comparison import compare, interval
 from benchmarks.elpv.folds import ALONE, EARLY_EXITS, GUARANTEE, SETTINGS, UNGUIDED
 from edge.training.__main__ import parser
 
@@ -55,12 +55,19 @@ def test_networks_are_compared_on_the_same_images_of_all_folds() -> None:
     assert result["curve"] == [{"budget": 0.5, "macs_ratio": 0.4, "accuracy": 0.9}]
 
 
-def test_the_paired_interval_ignores_images_on_which_both_agree() -> None:
-    assert bootstrap_interval(np.zeros(100, dtype=np.int64)) == [0.0, 0.0]
+def test_the_interval_ignores_images_on_which_both_agree() -> None:
+    assert interval([np.zeros(100, dtype=np.int64)] * 5) == [0.0, 0.0]
 
 
-def test_the_paired_interval_has_the_width_of_the_normal_approximation() -> None:
-    difference = np.repeat([-1, 0, 1], [60, 900, 40]).astype(np.int64)
-    low, high = bootstrap_interval(difference)
-    half_width = 1.96 * difference.std() / np.sqrt(len(difference))
+def test_the_interval_of_equal_folds_has_the_width_of_the_normal_approximation() -> None:
+    fold = np.repeat([-1, 0, 1], [12, 180, 8]).astype(np.int64)
+    low, high = interval([fold] * 5)
+    half_width = 1.96 * fold.std() / np.sqrt(1000)
     assert (low, high) == pytest.approx((-0.02 - half_width, -0.02 + half_width), abs=0.001)
+
+
+def test_the_interval_is_wider_where_folds_differ() -> None:
+    folds = [np.full(1000, label, dtype=np.int64) for label in (-1, 0, 0, 0, 1)]
+    low, high = interval(folds)
+    half_width = 2.776 * np.sqrt(0.5 / 5)  # of Student's distribution with 4 degrees of freedom
+    assert (low, high) == pytest.approx((-half_width, half_width), rel=0.05)

@@ -122,8 +122,8 @@ def map_rows(seeds: int = 3, spread: float = 0.0, **after: list[float]) -> list[
         ("raw consistency", "consistency_raw", [0.87, 0.86], [0.85, 0.85]),
         ("mean-centred", "consistency_centred", [0.52, 0.5], [0.5, 0.49]),
         ("map entropy", "consistency_entropy", [0.9, 0.9, 0.9], [0.9, 0.9, 0.91]),
-        ("deletion", "deletion", [0.3, 0.3, 0.29], [0.3, 0.3, 0.31]),
-        ("insertion", "insertion", [0.7, 0.7, 0.71], [0.7, 0.7, 0.69]),
+        ("deletion", "deletion", [0.3, 0.3, 0.29], [0.3, 0.3, 0.34]),
+        ("insertion", "insertion", [0.7, 0.7, 0.71], [0.7, 0.7, 0.66]),
     ],
 )
 def test_attention_maps_must_improve_or_stay_faithful(
@@ -133,9 +133,13 @@ def test_attention_maps_must_improve_or_stay_faithful(
     assert holds(claim, map_rows(**{metric: bad})) is False
 
 
-@pytest.mark.parametrize(("worse", "expected"), [(0.009, True), (0.011, False)])
-def test_faithfulness_may_be_worse_by_at_most_its_deviation_over_seeds(worse: float, expected: bool) -> None:
-    assert holds("deletion", map_rows(spread=0.01, deletion=[0.3 + worse] * 3)) == expected
+@pytest.mark.parametrize(
+    ("worse", "spread", "expected"), [(0.009, 0.0, True), (0.011, 0.0, False), (0.0, 0.003, True), (0.0, 0.005, False)]
+)
+def test_faithfulness_holds_if_its_interval_over_seeds_is_within_the_margin(
+    worse: float, spread: float, expected: bool
+) -> None:
+    assert holds("deletion", map_rows(spread=spread, deletion=[0.3 + worse] * 3)) == expected
 
 
 # Indian Pines
