@@ -154,7 +154,6 @@ class ReconnectingSource:
             return None
         if frame is None and not (self._is_over or self._stop.is_set()):
             self._is_over = True
-            self._report("ended", "")
         return frame
 
     def _note(self, source: GuardedSource, frame: Frame, started: float) -> None:

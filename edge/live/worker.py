@@ -86,6 +86,7 @@ class SourceWorker:
         self._classifier, self._bundle, self._policy, self._state = classifier, bundle, policy, state
         self._stream: Stream | None = None
         self._ended, self._frames, self._may_wait = threading.Event(), 0, False
+        self._reconnects = 0
         self._slots: Sequence[Slot] = ()
         self._answered = ("", 0)
         """The bundle that answered the newest frame, and the frames that it answered in a row."""
@@ -139,6 +140,7 @@ class SourceWorker:
 
     def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
+        self._reconnects = reconnects
         change = SourceChange(self.name, datetime.now(timezone.utc), status, reason, reconnects)
         self._state.publish(change, may_wait=False)
 
@@ -154,13 +156,20 @@ class SourceWorker:
     def _run(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         try:
             self._classify(stream, source, debouncer)
+            self._report_end("ended", "")
         except EdgeError as error:
             self.error = error
+            self._report_end("lost", str(error))
         except BaseException as error:
             self.error = error
             self._state.stop.set()
         finally:
             self._ended.set()
+
+    def _report_end(self, status: SourceStatus, reason: str) -> None:
+        """Report the end of the source, unless the whole run stops."""
+        if not self._state.stop.is_set():
+            self.report(status, reason, self._reconnects)
 
     def _classify(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         state, publish, progress = self._state, self._publish, ProgressReports(self.name, self._state.on_progress)

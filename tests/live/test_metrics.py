@@ -5,16 +5,20 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import cv2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge.errors import OutputError
+import edge
+from edge.errors import OutputError, SourceError
 from edge.live import health as health_module
+from edge.live import run
 from edge.live import statistics as statistics_module
 from edge.live.health import health
 from edge.live.outputs import metrics as metrics_module
@@ -23,6 +27,7 @@ from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, bundle_change, change, event, opened
+from tests.support.videos import pictures, write_encoded
 
 
 class Clock:
@@ -203,8 +208,27 @@ def test_a_start_without_any_result_is_unhealthy_after_the_same_time(clock: Cloc
     assert health(statistics, 5).reasons == {"cam": "no result for 6.0 s; lost: connection refused"}
 
 
-def test_a_video_that_ended_is_healthy(clock: Clock) -> None:
+def test_files_that_ended_are_healthy(classifier: edge.Classifier, tmp_path: Path, clock: Clock) -> None:
+    video = write_encoded(tmp_path / "video.mp4", pictures(3))
+    image = tmp_path / "folder" / "0.png"
+    image.parent.mkdir()
+    cv2.imwrite(str(image), pictures(1)[0])
+    sources = [str(image.parent), str(video), "test://?size=64x48&rate=200&frames=3"]
     statistics = Statistics()
-    statistics.add([observation(0), change("ended")])
+    run(classifier, sources, on_message=lambda message: statistics.add([message]))
     clock.now_s += 100
-    assert health(statistics, 5).is_healthy
+    assert health(statistics, 5).reasons == dict.fromkeys(sources, "")
+
+
+def test_a_file_that_failed_is_unhealthy_with_the_reason(
+    classifier: edge.Classifier, tmp_path: Path, clock: Clock
+) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), pictures(1)[0])
+    (tmp_path / "1.png").write_bytes(b"no image")
+    statistics = Statistics()
+    with pytest.raises(SourceError):
+        run(classifier, [tmp_path], on_message=lambda message: statistics.add([message]))
+    clock.now_s += 100
+    [reason] = health(statistics, 5).reasons.values()
+    assert reason.startswith("no result for 100.0 s; lost: ")
+    assert "1.png cannot be read as an image" in reason
