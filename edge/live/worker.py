@@ -45,9 +45,13 @@ class RunState:
         self._hub, self._on_message = hub, on_message
         self._taken, self._published = count(), count()  # `next` is atomic
 
-    def require_all(self) -> None:
-        """Lose no message of sources that may wait."""
-        self._hub.require_all(self.stop)
+    def require(self, source: str) -> None:
+        """Lose no message of a source that may wait."""
+        self._hub.require(source, self.stop)
+
+    def release(self, source: str) -> None:
+        """Note that a source has ended."""
+        self._hub.release(source)
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Pass on any message but an observation; `may_wait` for late outputs."""
@@ -164,6 +168,7 @@ class SourceWorker:
             self.error = error
             self._state.stop.set()
         finally:
+            self._state.release(self.name)
             self._ended.set()
 
     def _report_end(self, status: SourceStatus, reason: str) -> None:
@@ -203,7 +208,7 @@ class SourceWorker:
         """Learn from a source that gives frames if its results wait for late outputs, and how many there will be."""
         self._may_wait = self._policy == "all" or not (self._policy or source.is_live)
         if self._may_wait:
-            self._state.require_all()
+            self._state.require(self.name)
         progress.total = self._state.frames or source.frames
 
     def _publish(self, message: Message) -> None:
