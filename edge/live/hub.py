@@ -35,7 +35,7 @@ class Hub:
             queue.require(source, stop)
 
     def release(self, source: str) -> None:
-        """Note that a source has ended: late outputs hold up nothing for it any more."""
+        """Note that a source has ended while others go on: it is required until its messages are written."""
         for queue in self.queues:
             queue.release(source)
 

@@ -1,7 +1,7 @@
 """The thread of a source, and the state that the sources of a run share."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from itertools import count
@@ -32,6 +32,7 @@ class RunState:
     def __init__(
         self,
         hub: Hub,
+        sources: Collection[str],
         stop: threading.Event,
         on_message: OnMessage,
         on_progress: OnProgress,
@@ -39,19 +40,25 @@ class RunState:
         auditor: Auditor | None,
         deadline: Deadline | None,
     ) -> None:
-        """Allow `frames` observations, or any number if None."""
+        """Start with these sources, by name; allow `frames` observations, or any number if None."""
         self.stop, self.on_progress, self.frames = stop, on_progress, frames
         self.auditor, self.deadline = auditor, deadline
         self._hub, self._on_message = hub, on_message
+        self._running, self._lock = set(sources), threading.Lock()
         self._taken, self._published = count(), count()  # `next` is atomic
 
     def require(self, source: str) -> None:
         """Lose no message of a source that may wait."""
         self._hub.require(source, self.stop)
 
-    def release(self, source: str) -> None:
-        """Note that a source has ended."""
-        self._hub.release(source)
+    def leave(self, source: str) -> bool:
+        """Note that a source has ended, and check that others go on: outputs then wait for it no longer."""
+        with self._lock:
+            self._running.discard(source)
+            others_go_on = bool(self._running)
+        if others_go_on:
+            self._hub.release(source)
+        return others_go_on
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Pass on any message but an observation; `may_wait` for late outputs."""
@@ -160,21 +167,20 @@ class SourceWorker:
     def _run(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         try:
             self._classify(stream, source, debouncer)
-            self._report_end("ended", "")
         except EdgeError as error:
             self.error = error
-            self._report_end("lost", str(error))
         except BaseException as error:
             self.error = error
             self._state.stop.set()
         finally:
-            self._state.release(self.name)
+            self._leave()
             self._ended.set()
 
-    def _report_end(self, status: SourceStatus, reason: str) -> None:
-        """Report the end of the source, unless the whole run stops."""
-        if not self._state.stop.is_set():
-            self.report(status, reason, self._reconnects)
+    def _leave(self) -> None:
+        """Report the end of the source where the run goes on without it."""
+        if self._state.leave(self.name) and not self._state.stop.is_set():
+            status: SourceStatus = "ended" if self.error is None else "lost"
+            self.report(status, str(self.error or ""), self._reconnects)
 
     def _classify(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         state, publish, progress = self._state, self._publish, ProgressReports(self.name, self._state.on_progress)

@@ -15,7 +15,7 @@ from edge.live.messages import Event, Message, Observation
 from edge.live.outputs import base
 from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, Output, OutputQueue
 from tests.support import observations
-from tests.support.commands import TIMEOUT_S
+from tests.support.commands import TIMEOUT_S, wait_until
 
 
 def observation(index: int, source: str = "test://") -> Observation:
@@ -233,3 +233,28 @@ def test_the_error_of_an_output_that_must_lose_nothing_stops_the_run() -> None:
     with pytest.raises(OutputError, match="the disk is full"):
         queue.put(observation(1))
     queue.close()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_source_that_ended_is_required_until_its_messages_are_written(is_written: bool) -> None:
+    class Failing(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            super().write(messages)
+            if any(message.source == "camera" for message in messages):
+                raise OutputError("the disk is full")
+
+    queue, stop = OutputQueue(recorder := Failing()), threading.Event()
+    queue.require("file", stop)
+    recorder.gate.clear()
+    queue.put(observation(0, "file"))
+    wait_until(lambda: not queue._queued, "the call")
+    if not is_written:
+        queue.put(observation(1, "file"))
+    queue.release("file")
+    for index in range(2 * MAX_QUEUED):
+        queue.put(observation(index, "camera"), may_wait=False)
+    recorder.gate.set()
+    queue.close()
+    assert [message.source for message in recorder.messages].count("file") == (1 if is_written else 2)
+    assert queue.failed == 1
+    assert (queue.error is None, stop.is_set()) == (is_written, not is_written)

@@ -107,7 +107,7 @@ class OutputQueue:
             self._waiting_sources.add(source)
 
     def release(self, source: str) -> None:
-        """Note that a source has ended: once its messages are written, nothing is required for it any more."""
+        """Note that a source has ended while others go on: it is required until its messages are written."""
         with self._changed:
             self._ended_sources.add(source)
             self._forget_ended()
@@ -215,20 +215,20 @@ class OutputQueue:
                 self._queued_frames, self._taken = 0, len(messages)
                 self._changed.notify_all()
             if messages:
-                self._call(partial(self.output.write, messages), must_succeed=self.is_lossless)
+                self._call(partial(self.output.write, messages))
             if closing:
                 self._taken = 0
-                self._call(self.output.close, must_succeed=self._stop is not None)
+                self._call(self.output.close)
                 return
             written_at = monotonic()
 
-    def _call(self, work: Callable[[], object], *, must_succeed: bool) -> None:
+    def _call(self, work: Callable[[], object]) -> None:
         """Call the output; an exception is counted, and kept or logged where it differs from the last."""
         try:
             work()
         except Exception as error:
             self.failed += 1
-            if must_succeed and self._stop is not None:
+            if self.is_lossless and self._stop is not None:
                 self.error = self.error or error
                 self._stop.set()
                 return
