@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -24,12 +25,14 @@ from edge.live import statistics as statistics_module
 from edge.live.health import health
 from edge.live.messages import Message, SourceChange
 from edge.live.outputs import metrics as metrics_module
+from edge.live.outputs.base import OutputQueue
+from edge.live.outputs.lines import Lines
 from edge.live.statistics import Statistics
 from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, bundle_change, change, event, opened
-from tests.support.videos import pictures, write_encoded
+from tests.support.videos import jpegs, pictures, write_encoded
 
 
 class Clock:
@@ -175,6 +178,31 @@ def test_an_error_in_a_page_is_logged_and_the_server_goes_on(
         assert get(metrics.name + "/healthz") == (500, "internal error")
     assert "/healthz cannot be answered (ValueError: no statistics)" in caplog.text
     assert get(metrics.name + "/healthz")[0] == 200
+
+
+def test_names_of_files_that_are_not_utf8_are_escaped_on_every_page(
+    classifier: edge.Classifier, tmp_path: Path, metrics: View
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xfe.png")).write_bytes(jpegs(pictures(1))[0])
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    messages: list[Message] = []
+    with pytest.raises(SourceError) as caught:
+        run(classifier, [folder], on_message=messages.append)
+    [source] = {message.source for message in messages}
+    metrics.write([*messages, change("lost", str(caught.value), source=source)])
+    queue = OutputQueue(Lines(folder / "lines"))
+    metrics.watch([queue])
+    bodies = {}
+    for path in ("/metrics", "/healthz", "/api/status", "/api/events"):
+        code, bodies[path] = get(metrics.name + path)
+        assert code == 200
+    queue.close()
+    assert json.loads(bodies["/healthz"])["sources"] == {f"{tmp_path}/\\udcff": {"healthy": True}}
+    assert json.loads(bodies["/api/status"])["sources"][0]["newest"]["file"] == "\\udcfe.png"
+    assert "\\udcff.png cannot be read as an image" in json.loads(bodies["/api/events"])[0]["reason"]
+    assert "\\udcff/lines" in bodies["/metrics"].replace(2 * "\\", "\\")
 
 
 # Health

@@ -13,7 +13,7 @@ import av
 import cv2
 from numpy.typing import NDArray
 
-from edge.errors import OutputError
+from edge.errors import OutputError, utf8
 from edge.frames.base import Frame
 from edge.frames.colour import bgr_pixels
 from edge.live.messages import Message, Observation
@@ -49,7 +49,7 @@ class Video(Output):
 
     def __init__(self, path: Path) -> None:
         """Write to a path that ends in `.mp4`, or where it exists `NAME-2.mp4`, and so on: no file is replaced."""
-        self.name = f"video {path}"
+        self.name = utf8(f"video {path}")
         self._path = path
         self._rate = FrameRate(MAX_RATE)
         self._files: dict[str, VideoFile] = {}
