@@ -380,6 +380,28 @@ def test_a_source_that_works_for_a_moment_each_time_is_not_opened_too_often(sour
     assert gaps[4] >= 0.5
 
 
+def test_attempts_become_rare_until_a_connection_works_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, source_at: Factory
+) -> None:
+    class Recorded(Backoff):
+        def reset(self) -> None:
+            delays.append("reset")
+
+        def delay_s(self, max_s: float) -> float:
+            delays.append(max_s)
+            return 0.0
+
+    monkeypatch.setattr(reconnect, "Backoff", Recorded)
+    monkeypatch.setattr(reconnect, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(reconnect, "STABLE_S", 0.5)
+    delays: list[object] = []
+    pause = partial(time.sleep, 0.6)
+    site = Site([1], [pause, 2], [3], [4, pause, 5], [6])
+    assert values(source_at(site), 6) == [1, 2, 3, 4, 5, 6]
+    often, rarely = reconnect.MAX_DELAY_S, reconnect.MAX_LATE_DELAY_S
+    assert delays == [often, rarely, rarely, "reset", often]
+
+
 def test_hundreds_of_reconnects_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, source_at: Factory) -> None:
     monkeypatch.setattr(reconnect, "MIN_DELAY_S", 0.0005)
     monkeypatch.setattr(reconnect, "MAX_DELAY_S", 0.0005)
