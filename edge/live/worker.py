@@ -166,14 +166,15 @@ class SourceWorker:
 
     def _run(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         try:
-            self._classify(stream, source, debouncer)
-        except EdgeError as error:
-            self.error = error
+            try:
+                self._classify(stream, source, debouncer)
+            except EdgeError as error:
+                self.error = error
+            self._leave()
         except BaseException as error:
             self.error = error
             self._state.stop.set()
         finally:
-            self._leave()
             self._ended.set()
 
     def _leave(self) -> None:
