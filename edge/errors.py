@@ -99,9 +99,14 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
+def utf8(text: str) -> str:
+    """Return text whose bytes that are not UTF-8, as names of files may have, are escaped; every encoder accepts it."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def one_line(text: str) -> str:
-    """Return text as a single line without colour codes and control characters."""
-    parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", text)))
+    """Return text as a single line of UTF-8 without colour codes and control characters."""
+    parts = (part.strip() for part in CONTROL_CHARACTERS.split(ESCAPE_SEQUENCE.sub("", utf8(text))))
     return " ".join(part for part in parts if part)
 
 

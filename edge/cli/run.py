@@ -137,7 +137,7 @@ def main(arguments: argparse.Namespace) -> int:
                 sources,
                 make_outputs(arguments, deployment, triggers.request),
                 policy=arguments.policy,
-                new_trigger=triggers.new if arguments.trigger else None,
+                new_trigger=triggers.new,
                 new_debouncer=new_debouncer,
                 frames=arguments.frames,
                 give_up_s=arguments.give_up,
@@ -185,13 +185,15 @@ class Triggers:
         Raises:
             SourceError: the trigger is unknown.
         """
-        self._description = description or "every:1s"
+        self.new: Callable[[], Trigger] | None = None
+        """Makes the trigger of another source; None where every frame is classified."""
         self._made: list[Trigger] = []
-        parse_trigger(self._description)
+        if description is not None:
+            parse_trigger(description)
+            self.new = partial(self._new, description)
 
-    def new(self) -> Trigger:
-        """Return a trigger for another source."""
-        self._made.append(parse_trigger(self._description))
+    def _new(self, description: str) -> Trigger:
+        self._made.append(parse_trigger(description))
         return self._made[-1]
 
     def request(self) -> None:

@@ -24,7 +24,7 @@ from edge.distributed.predictor import classify, predictions_table
 from edge.distributed.recording import record_images
 from edge.distributed.shards import SHARD_IMAGES, shard_digest, shards_of
 from edge.engines import backend_named
-from edge.errors import BundleError, DataError, OutputError
+from edge.errors import BundleError, DataError, OutputError, utf8
 from edge.inference.classifier import Classifier
 from edge.inference.load import load_classifier
 from edge.storage import atomic_file, write_file
@@ -164,7 +164,7 @@ def score_shard(job: ScoreJob, index: int, shard: Shard) -> int:
             scores = record_images(classifier, images)
         else:
             scores = predictions_table(classify(classifier, images))
-        columns = [pa.array(map(_utf8, names)), pa.array(truth, pa.string()), *scores.columns]
+        columns = [pa.array(map(utf8, names)), pa.array(truth, pa.string()), *scores.columns]
         tables.append(pa.table(columns, schema=pa.schema([*SAMPLE_SCHEMA, *scores.schema])))
     with atomic_file(shard_path(job.output, index)) as partial:
         pq.write_table(pa.concat_tables(tables), partial)
@@ -212,8 +212,3 @@ def _difference(text: str, expected: str) -> str:
     except (ValueError, AttributeError, StopIteration):
         return "an unknown version"
     return f"another {'dataset' if field == 'shards' else field.replace('_', ' ')}"
-
-
-def _utf8(name: str) -> str:
-    """Return a name whose bytes that are not UTF-8 are escaped."""
-    return name.encode(errors="backslashreplace").decode()

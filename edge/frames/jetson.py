@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from edge.errors import AddressError
 from edge.frames.address import HTTP_SCHEMES, RTSP_SCHEMES, SourceAddress
 from edge.frames.elements import is_available
 from edge.frames.options import Codec, Crop
@@ -126,8 +127,17 @@ def _conversion(rotate: int, crop: Crop | None = None, size: tuple[int, int] = (
 
 
 def _http_source(address: SourceAddress, timeout_s: float) -> str:
-    """Return the element that reads from an HTTP server; user and password are properties of their own."""
-    parts = urlsplit(address.location)
+    """Return the element that reads from an HTTP server; user and password are properties of their own.
+
+    Raises:
+        AddressError: they have characters that end the address.
+    """
+    try:
+        parts = urlsplit(address.location)
+    except ValueError:  # its text may hold a part of the password
+        raise AddressError(
+            f"{address.public} is not the address of a server; percent-encode special characters of user and password"
+        ) from None
     host = parts.netloc.rpartition("@")[2]
     user = f" user-id={_quoted(unquote(parts.username))}" if parts.username else ""
     password = f" user-pw={_quoted(unquote(parts.password))}" if parts.password else ""

@@ -29,10 +29,15 @@ class Hub:
                 output.watch(self.queues)
             opened.pop_all()
 
-    def require_all(self, stop: Event) -> None:
-        """Wait for late outputs from now on, where the publisher may wait, until `stop` is set."""
+    def require(self, source: str, stop: Event) -> None:
+        """Lose no message of a source, which waits for late outputs until `stop` is set."""
         for queue in self.queues:
-            queue.require_all(stop)
+            queue.require(source, stop)
+
+    def release(self, source: str) -> None:
+        """Note that a source has ended while others go on: it is required until its messages are written."""
+        for queue in self.queues:
+            queue.release(source)
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Queue a message for every output."""

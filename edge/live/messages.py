@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Prediction
+from edge.errors import utf8
 from edge.frames.base import Frame
 from edge.inference.result import Result
 from edge.live.deployment import Deployment
@@ -186,9 +187,9 @@ def _watch_fields(message: Audit | Alarm | CandidateChange) -> dict[str, Any]:
 
 
 def _result_fields(result: Result) -> dict[str, Any]:
-    prediction, position = result.prediction, result.position
+    prediction = result.prediction
     return {
-        **({} if position is None else {"file" if isinstance(position, str) else "position_s": position}),
+        **_position(result.position),
         "frame": result.frame_index,
         "label": prediction.label,
         "label_index": prediction.label_index,
@@ -199,6 +200,12 @@ def _result_fields(result: Result) -> dict[str, Any]:
         **{name: getattr(result, name) for name in COUNTS},
         **({"bundle": result.bundle} if result.bundle else {}),
     }
+
+
+def _position(position: str | float | None) -> dict[str, Any]:
+    if isinstance(position, str):
+        return {"file": utf8(position)}
+    return {} if position is None else {"position_s": position}
 
 
 def _number(value: float) -> float | None:

@@ -18,6 +18,8 @@ MIN_DELAY_S, MAX_DELAY_S = 0.1, 1.0
 """Seconds between two attempts: the first, and the most in the first minute of an outage."""
 PATIENCE_S, MAX_LATE_DELAY_S = 60.0, 30.0
 """Seconds after which an outage is a long one, and the most between two of its attempts."""
+STABLE_S = 10.0
+"""Seconds for which a connection gives frames until it ends an outage; of a camera that flaps, none does."""
 FROZEN_S = 30.0
 """Seconds with the same pixels until a picture counts as frozen. A still scene has noise; a video encoder may repeat
 the picture of one without noise up to the next key frame, which comes every few seconds."""
@@ -81,7 +83,7 @@ class ReconnectingSource:
         self._backoff, self._freeze = Backoff(MIN_DELAY_S), FreezeDetector(FROZEN_S)
         self._is_over = self._has_worked = False
         self._change: tuple[SourceStatus | None, str] = (None, "")
-        self._works_since = float("inf")
+        self._works_since, self._is_stable, self._unstable_since = float("inf"), False, monotonic()
         self._damaged_before = 0
 
     @property
@@ -139,7 +141,7 @@ class ReconnectingSource:
             self._give_up_after(started, f"{MAX_HANGING} connections hang")
             self._wait(STOP_POLL_S)
             self._left_behind = [source for source in self._left_behind if source.hangs]
-        self._works_since = float("inf")
+        self._works_since, self._is_stable = float("inf"), False
         self._source = GuardedSource(
             self._open_source, self._name, self._stall_s, start_s=self._start_s, stop=self._stop
         )
@@ -154,7 +156,6 @@ class ReconnectingSource:
             return None
         if frame is None and not (self._is_over or self._stop.is_set()):
             self._is_over = True
-            self._report("ended", "")
         return frame
 
     def _note(self, source: GuardedSource, frame: Frame, started: float) -> None:
@@ -168,6 +169,7 @@ class ReconnectingSource:
                 log.warning("%s is back after %.1f s (reconnect %d)", self._name, now - started, self.reconnects)
             self._has_worked, self._works_since, self._freeze = True, now, FreezeDetector(FROZEN_S)
             self._report("connected", "")
+        self._is_stable = now - self._works_since >= STABLE_S
         if self.is_live and self._freeze.is_frozen(frame, now):
             self._report("frozen", f"the same picture for {FROZEN_S:g} s")
         else:
@@ -193,12 +195,16 @@ class ReconnectingSource:
         self._report("stalled" if isinstance(error, StalledError) else "lost", reason)
         self._on_attempt()
         self._give_up_after(started, reason)
+        self._wait(min(self._delay_s(), started + self._give_up_s - monotonic()))
+
+    def _delay_s(self) -> float:
+        """Return the delay until the next attempt, which grows until a connection is stable."""
         now = monotonic()
-        if now - self._works_since > MAX_DELAY_S:
+        if self._is_stable:
+            self._unstable_since = now
             self._backoff.reset()
-        outage_s = now - started
-        max_delay_s = MAX_DELAY_S if outage_s < PATIENCE_S else MAX_LATE_DELAY_S
-        self._wait(min(self._backoff.delay_s(max_delay_s), self._give_up_s - outage_s))
+        is_late = now - self._unstable_since >= PATIENCE_S
+        return self._backoff.delay_s(MAX_LATE_DELAY_S if is_late else MAX_DELAY_S)
 
     def _give_up_after(self, started: float, reason: str) -> None:
         """Give the source up if it has given no frame for too long.

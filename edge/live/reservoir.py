@@ -9,6 +9,7 @@ for every file that was ever collected.
 import glob
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -45,12 +46,12 @@ class Reservoir:
     """The folder, whose files with the smallest margins stay.
 
     Attributes:
-        limit: Margin that a further file must stay below.
+        limit: Margin that a further file must stay below; infinite while there is room.
     """
 
     def __init__(self, folder: Path, max_files: int, max_bytes: int) -> None:
         """Store the arguments; the limits are of unsorted files."""
-        self.limit = 1.0
+        self.limit = math.inf
         self._folder, self._max_files, self._max_bytes = folder, max_files, max_bytes
         self._lock = ExitStack()
         self._scanned_s = 0.0
@@ -113,7 +114,7 @@ class Reservoir:
             total -= farthest.size
         largest = max((file.size for file in files), default=0)
         has_room = len(files) < self._max_files and total + largest <= self._max_bytes
-        self.limit = 1.0 if has_room or not files else files[-1].margin
+        self.limit = math.inf if has_room or not files else files[-1].margin
         self._scanned_s = monotonic()
 
     def _files(self) -> list[Unsorted]:

@@ -80,7 +80,7 @@ def run(
     stop = stop or threading.Event()
     names = public_names(sources)
     hub = Hub(outputs)
-    state = RunState(hub, stop, on_message, on_progress, frames, auditor, deadline)
+    state = RunState(hub, names, stop, on_message, on_progress, frames, auditor, deadline)
     bundle = "" if follower is None else follower.load().name
     workers = [SourceWorker(name, classifier, policy, state, bundle) for name in names]
     limit_s = CLOSE_LIMIT_S

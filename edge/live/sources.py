@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from edge.errors import utf8
 from edge.frames.address import SourceAddress, parse_address, public_address
 from edge.frames.base import FrameSource
 from edge.frames.guarded import START_LIMIT_S
@@ -36,7 +37,7 @@ def public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]
     """Return the names of sources in messages; those that differ only in a secret get a number."""
     names: list[str] = []
     for source in sources:
-        name = public_address(str(source)) if isinstance(source, str | int | Path) else type(source).__name__
+        name = utf8(public_address(str(source))) if isinstance(source, str | int | Path) else type(source).__name__
         same = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({same + 1})" if same else name)
     return names

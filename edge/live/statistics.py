@@ -62,6 +62,36 @@ class SourceStatistics:
     """Failed attempts to ask the registry or to pull."""
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts of a source in an interval."""
+
+    exits: Counter[int] = field(default_factory=Counter)
+    audits: Counter[str] = field(default_factory=Counter)
+    dropped: int = 0
+    reconnects: int = 0
+
+
+class Intervals:
+    """Counts of each source from one call to the next."""
+
+    def __init__(self) -> None:
+        """Begin at the start, when all counts are zero."""
+        self._before: dict[str, Counts] = {}
+
+    def end(self, name: str, source: SourceStatistics) -> Counts:
+        """Return the counts of a source since the last call; another interval begins."""
+        before = self._before.get(name, Counts())
+        now = Counts(source.exits.copy(), source.audits.copy(), source.dropped, source.reconnects)
+        self._before[name] = now
+        return Counts(
+            now.exits - before.exits,
+            now.audits - before.audits,
+            now.dropped - before.dropped,
+            now.reconnects - before.reconnects,
+        )
+
+
 class Statistics:
     """Statistics of all sources; one thread adds messages, others read."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.errors import SourceError
 from edge.frames.base import Frame, FrameSource, PixelFormat
-from edge.live.timeline import Timeline
+from edge.live.timeline import Pace, Timeline
 
 MOTION_SIZE = 160
 """Longer side, in pixels, of the picture in which motion is looked for."""
@@ -45,15 +45,11 @@ class Every:
 
     def __init__(self, period_s: float) -> None:
         """Fire at the first frame, and then every `period_s` seconds."""
-        self._period_s, self._due_s = period_s, -np.inf
+        self._pace = Pace(period_s)
 
     def fires(self, frame: Frame, now_s: float) -> bool:
         """Check that a period has passed; lateness does not add up."""
-        if now_s < self._due_s:
-            return False
-        is_in_step = now_s < self._due_s + self._period_s
-        self._due_s = (self._due_s if is_in_step else now_s) + self._period_s
-        return True
+        return self._pace.takes(now_s)
 
 
 class OnMotion:

@@ -1,7 +1,7 @@
 """The thread of a source, and the state that the sources of a run share."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from itertools import count
@@ -32,6 +32,7 @@ class RunState:
     def __init__(
         self,
         hub: Hub,
+        sources: Collection[str],
         stop: threading.Event,
         on_message: OnMessage,
         on_progress: OnProgress,
@@ -39,15 +40,25 @@ class RunState:
         auditor: Auditor | None,
         deadline: Deadline | None,
     ) -> None:
-        """Allow `frames` observations, or any number if None."""
+        """Start with these sources, by name; allow `frames` observations, or any number if None."""
         self.stop, self.on_progress, self.frames = stop, on_progress, frames
         self.auditor, self.deadline = auditor, deadline
         self._hub, self._on_message = hub, on_message
+        self._running, self._lock = set(sources), threading.Lock()
         self._taken, self._published = count(), count()  # `next` is atomic
 
-    def require_all(self) -> None:
-        """Lose no message of sources that may wait."""
-        self._hub.require_all(self.stop)
+    def require(self, source: str) -> None:
+        """Lose no message of a source that may wait."""
+        self._hub.require(source, self.stop)
+
+    def leave(self, source: str) -> bool:
+        """Note that a source has ended, and check that others go on: outputs then wait for it no longer."""
+        with self._lock:
+            self._running.discard(source)
+            others_go_on = bool(self._running)
+        if others_go_on:
+            self._hub.release(source)
+        return others_go_on
 
     def publish(self, message: Message, *, may_wait: bool) -> None:
         """Pass on any message but an observation; `may_wait` for late outputs."""
@@ -86,6 +97,7 @@ class SourceWorker:
         self._classifier, self._bundle, self._policy, self._state = classifier, bundle, policy, state
         self._stream: Stream | None = None
         self._ended, self._frames, self._may_wait = threading.Event(), 0, False
+        self._reconnects = 0
         self._slots: Sequence[Slot] = ()
         self._answered = ("", 0)
         """The bundle that answered the newest frame, and the frames that it answered in a row."""
@@ -139,6 +151,7 @@ class SourceWorker:
 
     def report(self, status: SourceStatus, reason: str, reconnects: int) -> None:
         """Publish a change of the source."""
+        self._reconnects = reconnects
         change = SourceChange(self.name, datetime.now(timezone.utc), status, reason, reconnects)
         self._state.publish(change, may_wait=False)
 
@@ -153,14 +166,22 @@ class SourceWorker:
 
     def _run(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         try:
-            self._classify(stream, source, debouncer)
-        except EdgeError as error:
-            self.error = error
+            try:
+                self._classify(stream, source, debouncer)
+            except EdgeError as error:
+                self.error = error
+            self._leave()
         except BaseException as error:
             self.error = error
             self._state.stop.set()
         finally:
             self._ended.set()
+
+    def _leave(self) -> None:
+        """Report the end of the source where the run goes on without it."""
+        if self._state.leave(self.name) and not self._state.stop.is_set():
+            status: SourceStatus = "ended" if self.error is None else "lost"
+            self.report(status, str(self.error or ""), self._reconnects)
 
     def _classify(self, stream: Stream, source: FrameSource, debouncer: Debouncer | None) -> None:
         state, publish, progress = self._state, self._publish, ProgressReports(self.name, self._state.on_progress)
@@ -194,7 +215,7 @@ class SourceWorker:
         """Learn from a source that gives frames if its results wait for late outputs, and how many there will be."""
         self._may_wait = self._policy == "all" or not (self._policy or source.is_live)
         if self._may_wait:
-            self._state.require_all()
+            self._state.require(self.name)
         progress.total = self._state.frames or source.frames
 
     def _publish(self, message: Message) -> None:

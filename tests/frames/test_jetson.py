@@ -81,6 +81,14 @@ def test_mjpeg_over_http_is_decoded_in_hardware() -> None:
     )
 
 
+def test_a_password_that_breaks_an_address_is_refused_and_not_shown() -> None:
+    with pytest.raises(
+        AddressError, match="http://camera/stream is not the address of a server; percent-enc"
+    ) as caught:
+        stream_text(parse_address("http://admin:secret\u2100@camera/stream"), "mjpeg")
+    assert "secret" not in str(caught.value)
+
+
 def test_a_file_gives_every_frame() -> None:
     assert file_text(Path("/a b/clip.MP4"), "h264", 90) == (
         'filesrc location="/a b/clip.MP4" ! qtdemux ! h264parse ! nvv4l2decoder ! nvvidconv flip-method=3 ! '

@@ -112,10 +112,28 @@ def test_without_early_exits_the_least_confident_frames_are_kept(tmp_path: Path)
     assert margins(tmp_path) == ["0.3000"]
 
 
-@pytest.mark.parametrize(("confidence", "threshold"), [(float("nan"), 0.8), (0.9, 2.0)], ids=["nan", "never"])
-def test_frames_near_no_threshold_are_not_chosen(tmp_path: Path, confidence: float, threshold: float) -> None:
+@pytest.mark.parametrize(
+    ("thresholds", "exit_index", "nearest"),
+    [((2.0, 2.0), 2, "0.3000"), ((0.5, 2.0), 2, "0.1000"), ((2.0, 0.8), 1, "0.1000"), ((0.0, 2.0), 0, "0.3000")],
+)
+def test_thresholds_that_never_exit_do_not_count(
+    thresholds: tuple[float, ...], exit_index: int, nearest: str, tmp_path: Path
+) -> None:
+    collect(tmp_path, every_minute([0.9, 0.3, 0.6], thresholds=thresholds, exit_index=exit_index), max_files=1)
+    assert margins(tmp_path) == [nearest]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0, 2.0])
+def test_every_frame_is_collected_while_there_is_room(threshold: float, tmp_path: Path) -> None:
+    for run in (1, 2):
+        observations = every_minute([0.0, 0.5, 1.0], start_s=500 * run, thresholds=(threshold,), exit_index=1)
+        collect(tmp_path, observations, max_files=6)
+        assert len(margins(tmp_path)) == 3 * run
+
+
+def test_a_frame_without_a_confidence_is_not_chosen(tmp_path: Path) -> None:
     collector = opened(tmp_path)
-    assert not collector.chooses(picture(0, confidence, thresholds=(threshold,)))
+    assert not collector.chooses(picture(0, float("nan")))
     collector.close()
 
 

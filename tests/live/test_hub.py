@@ -70,8 +70,8 @@ class Gated(Output):
 def test_the_last_frames_of_a_limited_run_reach_an_output_that_is_behind() -> None:
     output, stop, wanted = Gated(), threading.Event(), 2 * MAX_QUEUED_FRAMES + 1
     hub = Hub([output])
-    state = RunState(hub, stop, lambda message: None, lambda progress: None, wanted, None, None)
-    state.require_all()
+    state = RunState(hub, ["test://"], stop, lambda message: None, lambda progress: None, wanted, None, None)
+    state.require("test://")
     threading.Timer(0.3, output.gate.set).start()
     for index in range(wanted + 1):
         frame = Frame(PIXELS.copy(), PixelFormat.BGR)

@@ -16,6 +16,10 @@ def test_audits_alarms_and_candidates_are_objects_with_a_key_of_their_own() -> N
     assert record(candidate_change()) == COMMON | chosen
 
 
+def test_a_name_of_a_file_that_is_not_utf8_is_escaped() -> None:
+    assert record(observation(0, position="\udcff/ä.png"))["file"] == "\\udcff/ä.png"
+
+
 def test_changes_of_a_followed_bundle_have_a_key_of_their_own_and_results_name_theirs() -> None:
     change = {"follow": "swapped", "bundle": "9f86d081884c", "reason": "replaces 3bd92ffd919a", "faults": 0}
     assert record(bundle_change()) == COMMON | change

@@ -2,27 +2,37 @@
 
 import json
 import logging
+import os
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import cv2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge.errors import OutputError
+import edge
+from edge.errors import OutputError, SourceError
 from edge.live import health as health_module
+from edge.live import run
 from edge.live import statistics as statistics_module
 from edge.live.health import health
+from edge.live.messages import Message, SourceChange
 from edge.live.outputs import metrics as metrics_module
+from edge.live.outputs.base import OutputQueue
+from edge.live.outputs.lines import Lines
 from edge.live.statistics import Statistics
 from edge.live.view.output import View
 from tests.support.commands import TIMEOUT_S
 from tests.support.observations import observation
 from tests.support.outputs import alarm, audit, bundle_change, change, event, opened
+from tests.support.videos import jpegs, pictures, write_encoded
 
 
 class Clock:
@@ -170,6 +180,31 @@ def test_an_error_in_a_page_is_logged_and_the_server_goes_on(
     assert get(metrics.name + "/healthz")[0] == 200
 
 
+def test_names_of_files_that_are_not_utf8_are_escaped_on_every_page(
+    classifier: edge.Classifier, tmp_path: Path, metrics: View
+) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xfe.png")).write_bytes(jpegs(pictures(1))[0])
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+    messages: list[Message] = []
+    with pytest.raises(SourceError) as caught:
+        run(classifier, [folder], on_message=messages.append)
+    [source] = {message.source for message in messages}
+    metrics.write([*messages, change("lost", str(caught.value), source=source)])
+    queue = OutputQueue(Lines(folder / "lines"))
+    metrics.watch([queue])
+    bodies = {}
+    for path in ("/metrics", "/healthz", "/api/status", "/api/events"):
+        code, bodies[path] = get(metrics.name + path)
+        assert code == 200
+    queue.close()
+    assert json.loads(bodies["/healthz"])["sources"] == {f"{tmp_path}/\\udcff": {"healthy": True}}
+    assert json.loads(bodies["/api/status"])["sources"][0]["newest"]["file"] == "\\udcfe.png"
+    assert "\\udcff.png cannot be read as an image" in json.loads(bodies["/api/events"])[0]["reason"]
+    assert "\\udcff/lines" in bodies["/metrics"].replace(2 * "\\", "\\")
+
+
 # Health
 
 
@@ -203,8 +238,38 @@ def test_a_start_without_any_result_is_unhealthy_after_the_same_time(clock: Cloc
     assert health(statistics, 5).reasons == {"cam": "no result for 6.0 s; lost: connection refused"}
 
 
-def test_a_video_that_ended_is_healthy(clock: Clock) -> None:
-    statistics = Statistics()
-    statistics.add([observation(0), change("ended")])
+def health_after(classifier: edge.Classifier, sources: list[str], clock: Clock) -> dict[str, str]:
+    """Return why each source is unhealthy once all of them have ended and a camera goes on for a while."""
+
+    def watch(message: Message) -> None:
+        statistics.add([message])
+        if isinstance(message, SourceChange) and message.status in ("ended", "lost"):
+            ended.add(message.source)
+            if ended == set(sources):
+                stop.set()
+
+    statistics, ended, stop = Statistics(), set[str](), threading.Event()
+    with suppress(SourceError):
+        run(classifier, [*sources, "test://?size=64x48&rate=100"], on_message=watch, frames=1000, stop=stop)
     clock.now_s += 100
-    assert health(statistics, 5).is_healthy
+    reasons = health(statistics, 5).reasons
+    return {source: reasons[source] for source in sources}
+
+
+def test_files_that_ended_are_healthy(classifier: edge.Classifier, tmp_path: Path, clock: Clock) -> None:
+    image, video = tmp_path / "folder" / "0.png", tmp_path / "video.mp4"
+    image.parent.mkdir()
+    cv2.imwrite(str(image), pictures(1)[0])
+    write_encoded(video, pictures(3))
+    sources = [str(image.parent), str(video), "test://?size=64x48&rate=200&frames=3"]
+    assert health_after(classifier, sources, clock) == dict.fromkeys(sources, "")
+
+
+def test_a_file_that_failed_is_unhealthy_with_the_reason(
+    classifier: edge.Classifier, tmp_path: Path, clock: Clock
+) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), pictures(1)[0])
+    (tmp_path / "1.png").write_bytes(b"no image")
+    [reason] = health_after(classifier, [str(tmp_path)], clock).values()
+    assert reason.startswith("no result for 100.0 s; lost: ")
+    assert "1.png cannot be read as an image" in reason

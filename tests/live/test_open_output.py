@@ -42,12 +42,21 @@ def test_names_are_opened(name: str, kind: str, shown: str, path: str | None) ->
         "http://127.0.0.1", "http://:9464", "http://127.0.0.1:99999", "http://127.0.0.1:9464/page",
         "http://127.0.0.1:9464?timeout=0", "http://127.0.0.1:9464?timeout=nan", "http://127.0.0.1:9464?time=secret",
         "http://127.0.0.1:9464?secret", "mqtt://", "mqtt:///topic", "mqtt://u:secret@host:port/a",
-        "mqtt://u:secret@host/a/#", "mqtt://u:secret@host/+/a", "mqtt://u:secret@host/a?retain=secret",
+        "mqtt://u:secret/2@host/a", "mqtt://u:secret?2@host/a", "mqtt://u:secret#2@host/a", "mqtt://u:secret\u2100@host/a",
+        "mqtts://u:secret[2@host/a", "http://u:secret/2@127.0.0.1:9464", "http://u:secret[2@127.0.0.1:9464",
+        "mqtt://u:secret@host/a/#", "mqtt://u:secret@host/\udcff", "mqtt://u:secret@host/+/a", "mqtt://u:secret@host/a?retain=secret",
     ],
 )  # fmt: skip
 def test_other_addresses_are_refused_without_their_secrets(name: str) -> None:
     with pytest.raises(OutputError, match="; give ") as caught:
         open_output(name)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["admin:secret", "secret", ""])
+def test_the_page_has_no_user_and_the_token_is_named_instead(user: str) -> None:
+    with pytest.raises(OutputError, match="set a token as EDGE_VIEW_TOKEN instead") as caught:
+        open_output(f"http://{user}@127.0.0.1:9464")
     assert "secret" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from edge.live.messages import Event, Message, Observation
 from edge.live.outputs import base
 from edge.live.outputs.base import MAX_QUEUED, MAX_QUEUED_FRAMES, Output, OutputQueue
 from tests.support import observations
-from tests.support.commands import TIMEOUT_S
+from tests.support.commands import TIMEOUT_S, wait_until
 
 
 def observation(index: int, source: str = "test://") -> Observation:
@@ -140,7 +140,7 @@ def test_a_lossless_queue_waits_for_room_for_frames() -> None:
     recorder.wants_frames = True
     recorder.gate.clear()
     queue = OutputQueue(recorder)
-    queue.require_all(threading.Event())
+    queue.require("test://", threading.Event())
     queue.put(event("first"))
     frame, total = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY), 10 * MAX_QUEUED_FRAMES
     threading.Timer(0.05, recorder.gate.set).start()
@@ -163,7 +163,7 @@ def test_a_lossless_queue_waits_for_a_stuck_output_again_and_again(
     monkeypatch.setattr(base, "STUCK_S", 0.02)
     pauses = threading.Event()
     queue = OutputQueue(recorder := Pausing())
-    queue.require_all(threading.Event())
+    queue.require("test://", threading.Event())
     expected = [observation(index) for index in range(5 * MAX_QUEUED)]
     for message in expected:
         queue.put(message)
@@ -182,7 +182,7 @@ def test_a_stop_ends_the_wait_for_a_stuck_output_and_the_loss_is_an_error(
     recorder.wants_frames = True
     recorder.gate.clear()
     queue = OutputQueue(recorder)
-    queue.require_all(stop)
+    queue.require("test://", stop)
     frame = Frame(np.zeros((2, 2), dtype=np.uint8), PixelFormat.GRAY)
     total = {"put": 3 * MAX_QUEUED, "frame": 3 * MAX_QUEUED_FRAMES, "drain": 1}[wait]
 
@@ -209,7 +209,7 @@ def test_a_camera_displaces_no_result_of_a_file() -> None:
     recorder = Recorder()
     recorder.gate.clear()
     queue = OutputQueue(recorder)
-    queue.require_all(threading.Event())
+    queue.require("file", threading.Event())
     of_file = [observation(index, "file") for index in range(MAX_QUEUED // 2)]
     for message in of_file:
         queue.put(message)
@@ -227,9 +227,34 @@ def test_the_error_of_an_output_that_must_lose_nothing_stops_the_run() -> None:
             raise OutputError("the disk is full")
 
     queue, stop = OutputQueue(Full()), threading.Event()
-    queue.require_all(stop)
+    queue.require("test://", stop)
     queue.put(observation(0))
     assert stop.wait(TIMEOUT_S)
     with pytest.raises(OutputError, match="the disk is full"):
         queue.put(observation(1))
     queue.close()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_source_that_ended_is_required_until_its_messages_are_written(is_written: bool) -> None:
+    class Failing(Recorder):
+        def write(self, messages: Sequence[Message]) -> None:
+            super().write(messages)
+            if any(message.source == "camera" for message in messages):
+                raise OutputError("the disk is full")
+
+    queue, stop = OutputQueue(recorder := Failing()), threading.Event()
+    queue.require("file", stop)
+    recorder.gate.clear()
+    queue.put(observation(0, "file"))
+    wait_until(lambda: not queue._queued, "the call")
+    if not is_written:
+        queue.put(observation(1, "file"))
+    queue.release("file")
+    for index in range(2 * MAX_QUEUED):
+        queue.put(observation(index, "camera"), may_wait=False)
+    recorder.gate.set()
+    queue.close()
+    assert [message.source for message in recorder.messages].count("file") == (1 if is_written else 2)
+    assert queue.failed == 1
+    assert (queue.error is None, stop.is_set()) == (is_written, not is_written)

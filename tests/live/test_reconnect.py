@@ -328,7 +328,7 @@ def test_a_live_source_may_end(changes: Changes, stop: threading.Event) -> None:
     assert source.is_live
     assert len(list(iter(lambda: source.read(None), None))) == 3
     assert source.read(None) is None
-    assert changes.statuses == ["connected", "ended"]
+    assert changes.statuses == ["connected"]  # its end is reported when its last result is there
 
 
 def test_finite_sources_are_read_as_they_are(tmp_path: Path, stop: threading.Event) -> None:
@@ -378,6 +378,28 @@ def test_a_source_that_works_for_a_moment_each_time_is_not_opened_too_often(sour
     values(source_at(site), 6)
     gaps = [later - earlier for earlier, later in pairwise(site.opened)]
     assert gaps[4] >= 0.5
+
+
+def test_attempts_become_rare_until_a_connection_works_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, source_at: Factory
+) -> None:
+    class Recorded(Backoff):
+        def reset(self) -> None:
+            delays.append("reset")
+
+        def delay_s(self, max_s: float) -> float:
+            delays.append(max_s)
+            return 0.0
+
+    monkeypatch.setattr(reconnect, "Backoff", Recorded)
+    monkeypatch.setattr(reconnect, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(reconnect, "STABLE_S", 0.5)
+    delays: list[object] = []
+    pause = partial(time.sleep, 0.6)
+    site = Site([1], [pause, 2], [3], [4, pause, 5], [6])
+    assert values(source_at(site), 6) == [1, 2, 3, 4, 5, 6]
+    often, rarely = reconnect.MAX_DELAY_S, reconnect.MAX_LATE_DELAY_S
+    assert delays == [often, rarely, rarely, "reset", often]
 
 
 def test_hundreds_of_reconnects_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch, source_at: Factory) -> None:

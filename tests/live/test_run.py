@@ -20,7 +20,7 @@ from edge.live import run
 from edge.live.audit import Auditor
 from edge.live.drift import Expected
 from edge.live.events import Debouncer
-from edge.live.messages import Event, Message, Observation
+from edge.live.messages import Event, Message, Observation, SourceChange
 from edge.live.outputs.base import Output
 from edge.live.triggers import Every
 from tests.support.commands import TIMEOUT_S, wait_until
@@ -267,6 +267,29 @@ def test_an_output_that_was_stuck_still_gets_every_frame_of_a_file(
     output = SlowRecorder()
     run(classifier, [ArraySource(np.tile(digits, (3, 1, 1)))], [output])
     assert len(output.observations) == 3 * len(digits)
+
+
+def test_an_output_that_fails_once_files_have_ended_does_not_end_cameras(
+    classifier: edge.Classifier, digits: NDArray[np.uint8]
+) -> None:
+    class Failing(Recorder):
+        failures, has_seen_end = 0, False
+
+        def write(self, messages: Sequence[Message]) -> None:
+            if self.has_seen_end:
+                self.failures += 1
+                raise OutputError("the disk is full")
+            super().write(messages)
+            self.has_seen_end = any(isinstance(each, SourceChange) and each.status == "ended" for each in messages)
+
+    def stop_after_failures(message: Message) -> None:
+        if output.failures > 1:
+            stop.set()
+
+    output, stop = Failing(), threading.Event()
+    sources = [ArraySource(digits[:3]), "test://?size=64x48&rate=100"]
+    run(classifier, sources, [output], frames=1000, stop=stop, on_message=stop_after_failures)
+    assert output.failures > 1
 
 
 def test_a_video_of_a_server_that_is_away_at_the_start_loses_no_frame(

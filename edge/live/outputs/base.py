@@ -82,9 +82,10 @@ class OutputQueue:
         self.error: Exception | None = None
         """First exception of a lossless queue."""
         self._stop: threading.Event | None = None
-        """Ends the waits of a lossless queue; None for another queue."""
+        """Ends the waits for room; None before any source waits."""
         self._waiting_sources: set[str] = set()
         """Sources that wait for the output: none of their messages is dropped."""
+        self._ended_sources: set[str] = set()
         self._queued: deque[Message] = deque()
         self._queued_frames = self._taken = 0
         """Frames that wait, and messages that the output is writing."""
@@ -96,29 +97,37 @@ class OutputQueue:
 
     @property
     def is_lossless(self) -> bool:
-        """True if messages must not be lost."""
-        return self._stop is not None
+        """True while there are sources whose messages must not be lost."""
+        return bool(self._waiting_sources)
 
-    def require_all(self, stop: threading.Event) -> None:
-        """Be lossless from now on: wait for room, where the source may wait, until `stop` is set; keep the error."""
-        self._stop = stop
+    def require(self, source: str, stop: threading.Event) -> None:
+        """Lose no message of a source: let it wait for room until `stop` is set, and keep the error of the output."""
+        with self._changed:
+            self._stop = stop
+            self._waiting_sources.add(source)
+
+    def release(self, source: str) -> None:
+        """Note that a source has ended while others go on: it is required until its messages are written."""
+        with self._changed:
+            self._ended_sources.add(source)
+            self._forget_ended()
 
     def wants_frame(self, observation: Observation, *, may_wait: bool = True) -> bool:
         """Check that the output needs the frame of an observation, and has room.
 
-        Without room the frame is counted as dropped; a lossless queue waits for room, if it may.
+        Without room the frame is counted as dropped; a required source waits for room, if it may.
         """
         if not self.output.wants_frames or not self.output.chooses(observation):
             return False
         with self._changed:
-            if may_wait:
+            if may_wait and observation.source in self._waiting_sources:
                 self._wait_for(self._has_room_for_frame)
             has_room = self._has_room_for_frame()
             self.dropped += not has_room
         return has_room
 
     def put(self, message: Message, *, may_wait: bool = True) -> None:
-        """Queue a message. A lossless queue waits for room, if it may.
+        """Queue a message. A required source waits for room, if it may.
 
         Otherwise the message replaces the oldest one of a source that does not wait.
 
@@ -128,8 +137,7 @@ class OutputQueue:
         if self.error is not None and may_wait:
             raise self.error
         with self._changed:
-            if may_wait and self.is_lossless:
-                self._waiting_sources.add(message.source)
+            if may_wait and message.source in self._waiting_sources:
                 self._wait_for(lambda: len(self._queued) < MAX_QUEUED)
             self._queued.append(message)
             self._queued_frames += _has_frame(message)
@@ -141,7 +149,7 @@ class OutputQueue:
     def drain(self) -> None:
         """Wait until a lossless queue is written, or the run stops."""
         with self._changed:
-            self._wait_for(lambda: not (self._queued or self._taken))
+            self._wait_for(lambda: not (self.is_lossless and (self._queued or self._taken)))
 
     def end(self) -> None:
         """Let the output write the queued messages and close, without waiting. Idempotent."""
@@ -162,7 +170,7 @@ class OutputQueue:
             log.warning("output %s was late; %d messages or frames are lost", self.output.name, self.dropped)
 
     def _wait_for(self, has_room: Callable[[], bool]) -> None:
-        """Wait for room in a lossless queue, until the run stops."""
+        """Wait for room, until the run stops."""
         if self._stop is None or has_room():
             return
         stuck_s = monotonic() + STUCK_S
@@ -171,6 +179,11 @@ class OutputQueue:
             if monotonic() >= stuck_s:
                 log.warning("output %s keeps the run waiting for more than %g s", self.output.name, STUCK_S)
                 stuck_s = float("inf")
+
+    def _forget_ended(self) -> None:
+        """Wait no longer for sources that ended and whose messages are written."""
+        if not self._taken and (ended := self._waiting_sources & self._ended_sources):
+            self._waiting_sources -= ended - {message.source for message in self._queued}
 
     def _drop_oldest(self) -> None:
         """Drop the oldest observation, or the oldest message where all are events, of sources that do not wait."""
@@ -193,6 +206,7 @@ class OutputQueue:
         while True:
             with self._changed:
                 self._taken = 0
+                self._forget_ended()
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._queued or self._closing)
                 self._changed.wait_for(self._is_due, written_at + MIN_INTERVAL_S - monotonic())
@@ -214,7 +228,7 @@ class OutputQueue:
             work()
         except Exception as error:
             self.failed += 1
-            if self._stop is not None:
+            if self.is_lossless and self._stop is not None:
                 self.error = self.error or error
                 self._stop.set()
                 return

@@ -105,12 +105,12 @@ class Collector(Output):
     def _margin(self, observation: Observation) -> float:
         """Return the distance of the confidence from the threshold of the exit that answered.
 
-        The last exit has no threshold: there it is the one that the exit before did not reach. A network without early
-        exits has none at all, and its least confident predictions are collected.
+        The last exit has no threshold: there it is the last one that an exit before did not reach. Thresholds above 1,
+        which never exit, do not count. Without any threshold, the least confident predictions are collected.
         """
         prediction, thresholds = observation.prediction, observation.result.thresholds
-        threshold = thresholds[min(prediction.exit_index, len(thresholds) - 1)] if thresholds else 0.0
-        return abs(prediction.confidence - threshold)
+        reachable = [threshold for threshold in thresholds[: prediction.exit_index + 1] if threshold <= 1]
+        return abs(prediction.confidence - (reachable[-1] if reachable else 0.0))
 
     def _save(self, candidate: Candidate) -> None:
         observation, margin = candidate.observation, candidate.margin

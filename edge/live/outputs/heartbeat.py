@@ -2,33 +2,19 @@
 
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from time import monotonic
-from typing import NamedTuple
 
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output, OutputQueue
-from edge.live.statistics import SourceStatistics, Statistics, describe_audits
+from edge.live.statistics import Counts, Intervals, Statistics, describe_audits
 
 INTERVAL_S = 60.0
 MAX_AGES = 10_000
 """The percentile covers the last frames only, so that memory is bounded."""
 
 log = logging.getLogger(__name__)
-
-
-class Totals(NamedTuple):
-    """Counts of a source since the start, at the time of a line."""
-
-    exits: Counter[int]
-    dropped: int
-    reconnects: int
-    audits: Counter[str]
-    alarms: tuple[str, ...]
-
-
-START = Totals(Counter(), 0, 0, Counter(), ())
 
 
 class Heartbeat(Output):
@@ -41,7 +27,7 @@ class Heartbeat(Output):
         self._interval_s = interval_s
         self._queues: Sequence[OutputQueue] = ()
         self._statistics = Statistics()
-        self._before: dict[str, Totals] = {}
+        self._intervals = Intervals()
         self._ages_ms: dict[str, deque[float]] = {}
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -80,36 +66,28 @@ class Heartbeat(Output):
         with self._lock:
             ages_ms, self._ages_ms = self._ages_ms, {}
         with self._statistics.sources() as sources:
-            totals = {name: _totals(source) for name, source in sources.items()}
-        before, self._before = self._before, totals
+            counts = {name: (self._intervals.end(name, each), sorted(each.alarms)) for name, each in sources.items()}
         lost = {queue.output.name: queue.dropped for queue in self._queues if queue.dropped}
         outputs = "".join(f"; {name} dropped {count} in all" for name, count in lost.items())
         return [
-            f"{name}: {describe(now, before.get(name, START), seconds, ages_ms.get(name, ()))}{outputs}"
-            for name, now in totals.items()
+            f"{name}: {describe(each, alarms, seconds, ages_ms.get(name, ()))}{outputs}"
+            for name, (each, alarms) in counts.items()
         ]
 
 
-def describe(now: Totals, before: Totals, seconds: float, ages_ms: Sequence[float]) -> str:
-    """Return the counts of an interval for people."""
-    exits = now.exits - before.exits
-    frames = exits.total()
+def describe(counts: Counts, alarms: Sequence[str], seconds: float, ages_ms: Sequence[float]) -> str:
+    """Return the counts of an interval, and the alarms that are raised, for people."""
+    frames = counts.exits.total()
     parts = [f"{frames / seconds:.1f} frames/s"]
-    parts += [f"exit {index} {count / frames:.0%}" for index, count in sorted(exits.items())]
-    parts.append(f"{now.dropped - before.dropped} dropped")
+    parts += [f"exit {index} {count / frames:.0%}" for index, count in sorted(counts.exits.items())]
+    parts.append(f"{counts.dropped} dropped")
     if ages_ms:
         parts.append(f"frame age p95 {percentile_95(ages_ms):.1f} ms")
-    parts.append(f"{now.reconnects - before.reconnects} reconnects")
-    if audits := now.audits - before.audits:
-        parts.append(describe_audits(audits))
-    parts += [f"alarm: {kind}" for kind in now.alarms]
+    parts.append(f"{counts.reconnects} reconnects")
+    if counts.audits:
+        parts.append(describe_audits(counts.audits))
+    parts += [f"alarm: {kind}" for kind in alarms]
     return ", ".join(parts)
-
-
-def _totals(source: SourceStatistics) -> Totals:
-    return Totals(
-        source.exits.copy(), source.dropped, source.reconnects, source.audits.copy(), tuple(sorted(source.alarms))
-    )
 
 
 def percentile_95(values: Sequence[float]) -> float:

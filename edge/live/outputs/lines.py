@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge.errors import utf8
 from edge.live.messages import Message, record
 from edge.live.outputs.base import Output
 from edge.live.outputs.lines_file import LinesFile, Rotation
@@ -15,7 +16,7 @@ class Lines(Output):
 
     def __init__(self, path: Path, *, overwrite: bool = False, rotation: Rotation | None = None) -> None:
         """Prepare the file; `overwrite` empties it when it is opened."""
-        self.name = f"lines {path}"
+        self.name = utf8(f"lines {path}")
         self._file = LinesFile(path, overwrite=overwrite, rotation=rotation)
 
     def open(self) -> None:

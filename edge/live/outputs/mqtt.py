@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
-from edge.errors import OutputError, one_line
+from edge.errors import OutputError, one_line, utf8
 from edge.frames.address import public_address
 from edge.live.backoff import Backoff
 from edge.live.messages import Message, Observation
@@ -59,17 +59,23 @@ def parse_broker(url: str, environment: Mapping[str, str] = os.environ) -> Broke
     Raises:
         OutputError: the address is invalid.
     """
-    usage = "give mqtt://host:port/base/topic, or mqtts:// for TLS"
+    usage = (
+        "give mqtt://user:password@host:port/base/topic, or mqtts:// for TLS, with special characters of user and "
+        "password percent-encoded"
+    )
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise OutputError(f"{public_address(url)} is not the address of a broker ({error}); {usage}") from None
+    except ValueError:  # its text may hold a part of the password
+        raise OutputError(f"{public_address(url)} is not the address of a broker; {usage}") from None
     base = unquote(parts.path).strip("/") or f"edge/{socket.gethostname()}"
     if parts.scheme not in PORTS or not parts.hostname or parts.query or "#" in url:
         raise OutputError(f"{public_address(url)} is not the address of a broker; {usage}")
-    if set("+#\0") & set(base):
-        raise OutputError(f"{public_address(url)} has a topic with + or #, which nothing can be published to; {usage}")
+    if set("+#\0") & set(base) or utf8(base) != base:
+        raise OutputError(
+            f"{public_address(url)} has a topic with +, # or bytes that are not UTF-8, which nothing can be published "
+            f"to; {usage}"
+        )
     return Broker(
         host=parts.hostname,
         port=port or PORTS[parts.scheme],

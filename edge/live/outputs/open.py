@@ -95,7 +95,19 @@ def _parse_server(name: str) -> tuple[str, int, float]:
         parts = urlsplit(name)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         timeout_s = float(options.pop("timeout", DEFAULT_TIMEOUT_S))
-        if options or parts.path not in ("", "/") or not parts.hostname or parts.port is None or not timeout_s > 0:
+        if "@" in parts.netloc:
+            raise OutputError(
+                f"{public_address(name)} was given with a user or password, which the page does not have; set a token "
+                "as EDGE_VIEW_TOKEN instead"
+            )
+        if (
+            options
+            or parts.fragment
+            or parts.path not in ("", "/")
+            or not parts.hostname
+            or parts.port is None
+            or not timeout_s > 0
+        ):
             raise ValueError
         return parts.hostname, parts.port, timeout_s
     except ValueError:

@@ -2,6 +2,7 @@
 
 import logging
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -13,14 +14,13 @@ import av
 import cv2
 from numpy.typing import NDArray
 
-from edge.errors import OutputError
+from edge.errors import OutputError, utf8
 from edge.frames.base import Frame
 from edge.frames.colour import bgr_pixels
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output
-from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.terminal import describe
-from edge.live.timeline import Timeline
+from edge.live.timeline import Pace, Timeline
 
 CODEC = "libx264"
 CODEC_OPTIONS = {"preset": "superfast", "tune": "zerolatency", "crf": "26", "g": "15"}
@@ -49,9 +49,9 @@ class Video(Output):
 
     def __init__(self, path: Path) -> None:
         """Write to a path that ends in `.mp4`, or where it exists `NAME-2.mp4`, and so on: no file is replaced."""
-        self.name = f"video {path}"
+        self.name = utf8(f"video {path}")
         self._path = path
-        self._rate = FrameRate(MAX_RATE)
+        self._paces = defaultdict[str, Pace](lambda: Pace(1 / MAX_RATE))
         self._files: dict[str, VideoFile] = {}
 
     def open(self) -> None:
@@ -67,7 +67,7 @@ class Video(Output):
 
     def chooses(self, observation: Observation) -> bool:
         """Choose frames of `MAX_RATE`. Called once for each observation."""
-        return self._rate.takes(observation.source, observation.result.timeline_s)
+        return self._paces[observation.source].takes(observation.result.timeline_s)
 
     def write(self, messages: Sequence[Message]) -> None:
         """Encode chosen frames."""

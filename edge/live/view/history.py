@@ -1,7 +1,7 @@
 """The last minutes of each source, second by second, for charts."""
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import monotonic
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge.live.messages import Message, Observation
-from edge.live.statistics import SourceStatistics, Statistics
+from edge.live.statistics import Intervals, SourceStatistics, Statistics
 from edge.live.view.power import PowerReader
 
 SECONDS = 300
@@ -38,15 +38,6 @@ class Point:
     """Energy of the meter's total for each frame of any source, idle power included; None without a meter or frames."""
 
 
-@dataclass(slots=True)
-class Totals:
-    """Counters of a source at the last tick."""
-
-    exits: Counter[int]
-    dropped: int = 0
-    reconnects: int = 0
-
-
 class History:
     """Points of all sources. The output's thread adds messages, the server's calls `tick`."""
 
@@ -54,7 +45,7 @@ class History:
         """Read counters from statistics that receive the same messages, and the power of a meter."""
         self._statistics, self._power = statistics, power
         self._points: dict[str, deque[Point]] = {}
-        self._before: dict[str, Totals] = {}
+        self._intervals = Intervals()
         self._latencies_ms: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
@@ -83,15 +74,13 @@ class History:
         return {name: [asdict(point) for point in points] for name, points in self._points.items()}
 
     def _point(self, name: str, source: SourceStatistics, latencies_ms: Sequence[float]) -> Point:
-        before = self._before.get(name, Totals(Counter()))
-        self._before[name] = Totals(source.exits.copy(), source.dropped, source.reconnects)
-        exits = source.exits - before.exits
+        counts = self._intervals.end(name, source)
         p50, p95 = np.percentile(latencies_ms, (50, 95)).round(3).tolist() if latencies_ms else (None, None)
         return Point(
-            frames=exits.total(),
-            exits=tuple(exits[index] for index in range(max(source.exits, default=-1) + 1)),
-            dropped=source.dropped - before.dropped,
-            reconnects=source.reconnects - before.reconnects,
+            frames=counts.exits.total(),
+            exits=tuple(counts.exits[index] for index in range(max(source.exits, default=-1) + 1)),
+            dropped=counts.dropped,
+            reconnects=counts.reconnects,
             latency_p50_ms=p50,
             latency_p95_ms=p95,
             frame_age_s=None if source.captured_s is None else round(monotonic() - source.captured_s, 3),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,8 +11,8 @@ from edge.frames.base import PixelFormat
 from edge.live.deployment import Deployment
 from edge.live.messages import Message, Observation
 from edge.live.outputs.base import Output, OutputQueue
-from edge.live.outputs.frame_rate import FrameRate
 from edge.live.outputs.metrics import StatisticsCollector, health_route, metrics_route
+from edge.live.timeline import Pace
 from edge.live.view.access import TOKEN_VARIABLE, Access, Guard
 from edge.live.view.audience import Audience
 from edge.live.view.files import file_routes
@@ -45,7 +46,8 @@ class View(Output):
             OutputError: the token in the environment is too short, or not of printable ASCII.
         """
         self._state = ViewState(deployment, timeout_s)
-        self._audience, self._rate = Audience(), FrameRate(MAX_RATE)
+        self._audience = Audience()
+        self._paces = defaultdict[str, Pace](lambda: Pace(1 / MAX_RATE))
         self._collector = StatisticsCollector(self._state.statistics)
         self._access = Access.for_host(host)
         routes = [
@@ -78,7 +80,7 @@ class View(Output):
         """Choose frames that viewers wait for, up to `MAX_RATE` of a source."""
         source = observation.source
         is_requested = bool(self._audience.requested_sizes(source))
-        return is_requested and self._rate.takes(source, observation.result.captured_s)
+        return is_requested and self._paces[source].takes(observation.result.captured_s)
 
     @property
     def wants_attention(self) -> bool:
