@@ -234,9 +234,10 @@ from pathlib import Path
 from edge.errors import SourceError
 from edge.frames.images import decode_image
 
-BMP = b"BM" + struct.pack("<IHHI", 1080, 0, 0, 1078) + struct.pack("<IiiHHIIiiII", 40, 20000, 20000, 1, 8, 1, 2, 0, 0, 0, 0)
+BMP = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 1080, 0, 0, 1078, 40, 20000, 20000, 1, 8, 1, 2, 0, 0, 0, 0)
 ENTRIES = {256: 20000, 257: 20000, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 20000, 279: 9}
-TIFF = b"II*\\0" + struct.pack("<IH", 8, len(ENTRIES)) + b"".join(struct.pack("<HHII", k, 4, 1, v) for k, v in ENTRIES.items())
+TIFF = b"II*\\0" + struct.pack("<IH", 8, len(ENTRIES))
+TIFF += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ENTRIES.items())
 for content in (BMP + bytes(1024) + b"\\0\\1", TIFF + bytes(4), b"P5 20000 20000 255 "):
     try:
         decode_image(content, Path("picture"))
