@@ -21,6 +21,7 @@ from edge.cli.main import main as edge
 from edge.cli.run import _sources
 from edge.console import SOURCE_LOST, TERMINATED
 from edge.errors import SourceError
+from edge.frames.address import parse_address
 from tests.support.commands import (
     TIMEOUT_S,
     Result,
@@ -117,7 +118,7 @@ def test_a_source_is_named_without_its_password_where_a_bundle_reads_arrays(digi
     manifest, secret = digits_bundle.manifest, "hunter" + "2"
     array = dataclasses.replace(manifest.input, kind="array", colour=None)
     bundle = Bundle(digits_bundle.path, dataclasses.replace(manifest, input=array))
-    arguments = argparse.Namespace(source=[f"rtsp://admin:{secret}@camera/live"], crop=None)
+    arguments = argparse.Namespace(source=[parse_address(f"rtsp://admin:{secret}@camera/live")], crop=None)
     with pytest.raises(SourceError, match=r"^rtsp://camera/live is not a folder, and this bundle reads arrays"):
         _sources(arguments, bundle)
 
