@@ -108,6 +108,13 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
     assert result.stdout == ""
 
 
+def test_a_crop_applies_to_a_file_whose_name_has_a_question_mark(bundle: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), random_frames(1)[0])
+    (tmp_path / "picture.png").rename(tmp_path / "what?.png")
+    result = run(bundle, tmp_path / "what?.png", "--crop", "0,0,999,999")
+    assert "crop=0,0,999,999 reaches to 999x999; choose a region inside" in only_error_line(result)
+
+
 def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
     done = run_command("edge", "run", bundle, "--source", "99", "--give-up", 1)
     expected = "99 gave no frame for 1 s and is given up: camera 99 cannot be opened: /dev/video99: No such file"
