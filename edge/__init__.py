@@ -8,7 +8,12 @@
 The public names below are imported when they are first used: `import edge` needs NumPy only.
 """
 
+import os
 from importlib import import_module
+
+os.environ.setdefault(
+    "OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)
+)  # read once, when cv2 is loaded: before any import of it
 
 TYPE_CHECKING = False  # `typing` would double the time of `import edge`
 if TYPE_CHECKING:

@@ -85,7 +85,7 @@ class Bundle:
         Raises:
             BundleError: the bundle does not have it.
         """
-        if name not in self.manifest.precisions:
+        if not isinstance(name, str) or name not in self.manifest.precisions:
             available = ", ".join(self.manifest.precisions)
             raise BundleError(f"{self.path} has no precision {name!r}; choose one of {available}")
         return self.manifest.precisions[name]

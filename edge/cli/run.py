@@ -20,7 +20,7 @@ from edge.cuda.base import Sync
 from edge.decision import NONE
 from edge.entry import STDOUT
 from edge.errors import SourceError
-from edge.frames.address import parse_address, with_option
+from edge.frames.address import SourceAddress, parse_address
 from edge.live import run
 from edge.live.deployment import Deployer, Deployment
 from edge.live.events import Debouncer
@@ -203,12 +203,12 @@ class Triggers:
                 trigger.requested.set()
 
 
-def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[str]:
+def _sources(arguments: argparse.Namespace, bundle: Bundle) -> list[SourceAddress]:
     """Return the addresses of all sources, checked before engines are built, which takes minutes."""
-    sources: list[str] = arguments.source
+    sources: list[SourceAddress] = arguments.source
     if arguments.crop is not None:
-        sources = [with_option(source, "crop", arguments.crop) for source in sources]
-    for address in map(parse_address, sources):
+        sources = [address.with_crop(arguments.crop) for address in sources]
+    for address in sources:
         is_folder = address.path is not None and address.path.is_dir()
         if bundle.manifest.input.kind == "array" and not is_folder:
             raise SourceError(
@@ -231,11 +231,11 @@ def _new_debouncer(arguments: argparse.Namespace, chain: ChainSpec) -> Callable[
     return partial(Debouncer, k, n, ignore=arguments.ignore)
 
 
-def _source(text: str) -> str:
+def _source(text: str) -> SourceAddress:
     """Parse a source, for argparse; a bundle is refused, since it is meant as the positional argument."""
     if (Path(text) / MANIFEST).is_file():
         raise argparse.ArgumentTypeError(f"{text} is a bundle, not a source; give positional arguments first")
-    return text
+    return parse_address(text)
 
 
 def _agreement(text: str) -> tuple[int, int]:

@@ -3,14 +3,12 @@
 import argparse
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from edge.bundle.bundle import Bundle
 from edge.cli.output import check_output, check_outside
 from edge.console import log
-from edge.errors import OutputError, SourceError
-from edge.frames.address import parse_address
+from edge.errors import OutputError
 from edge.live.deployment import Deployment
 from edge.live.outputs.base import Output
 from edge.live.outputs.collect import Collector
@@ -52,7 +50,7 @@ def check_outputs(arguments: argparse.Namespace, bundle: Bundle) -> None:
         OutputError: an output is an input or another file that exists, or an argument has no effect.
     """
     has_lines = any(output_path(name) is not None and not is_video_name(name) for name in arguments.output)
-    inputs = [path for source in arguments.source if (path := _path(source)) is not None]
+    inputs = [address.path for address in arguments.source if address.path is not None]
     if arguments.overwrite and not has_lines:
         raise OutputError("--overwrite was given without a file; add --output FILE, or remove --overwrite")
     if arguments.rotate_lines and not has_lines:
@@ -95,9 +93,3 @@ def make_outputs(arguments: argparse.Namespace, deployment: Deployment, on_reque
     if arguments.events and not writes_stdout(arguments):
         outputs.append(Terminal(log))
     return [*outputs, Heartbeat()]
-
-
-def _path(source: str) -> Path | None:
-    with suppress(SourceError):
-        return parse_address(source).path
-    return None

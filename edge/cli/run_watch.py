@@ -4,7 +4,6 @@ import argparse
 
 from edge.console import above_zero, zero_or_more
 from edge.errors import ThresholdError
-from edge.frames.address import parse_address
 from edge.live.audit import DEFAULT_SHARE, Auditor
 from edge.live.deadline import Deadline
 from edge.live.deployment import Deployment
@@ -36,7 +35,7 @@ def make_auditor(arguments: argparse.Namespace, deployment: Deployment) -> Audit
         ThresholdError: audits were requested for thresholds that have no bound.
     """
     classifier = deployment.classifier
-    is_live = not all(parse_address(source).is_finite for source in arguments.source)
+    is_live = not all(address.is_finite for address in arguments.source)
     share = arguments.audit if arguments.audit is not None else DEFAULT_SHARE * is_live
     if share == 0 or classifier.chain.exits == 1:
         return None

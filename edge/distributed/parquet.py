@@ -90,7 +90,7 @@ def _class_names(schema: pa.Schema) -> list[str] | None:
         names: Any = json.loads(schema.metadata[HUGGING_FACE])["info"]["features"][LABEL]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    return [str(name) for name in names]
+    return [str(name) for name in names] if isinstance(names, list) else None
 
 
 def _label(value: Any, name: str, classes: Sequence[str], labels: Sequence[str]) -> str | None:

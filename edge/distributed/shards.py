@@ -21,7 +21,7 @@ def shards_of(dataset: Path, shard_images: int = SHARD_IMAGES) -> list[Shard]:
         shard_images: Images of a shard; a row group of a Parquet file is not divided.
 
     Raises:
-        DataError: there is no such dataset, it has images as well as Parquet files or neither, or a file is damaged.
+        DataError: there is no such dataset, it has images as well as Parquet files or neither, no rows, or is damaged.
         SourceError: a folder cannot be listed.
     """
     if not dataset.exists():
@@ -30,7 +30,10 @@ def shards_of(dataset: Path, shard_images: int = SHARD_IMAGES) -> list[Shard]:
     if tables and dataset.is_dir() and scan(dataset)[0]:
         raise DataError(f"{dataset} has images as well as Parquet files; give a folder with only one kind")
     if tables:
-        return [shard for table in tables for shard in parquet_shards(dataset, table, shard_images)]
+        shards: list[Shard] = [shard for table in tables for shard in parquet_shards(dataset, table, shard_images)]
+        if not shards:
+            raise DataError(f"the Parquet files of {dataset} have no rows; give files with images")
+        return shards
     files = [file.relative_to(dataset).as_posix() for file in files_in(dataset)] if dataset.is_dir() else []
     if not files:
         raise DataError(f"{dataset} has neither images nor Parquet files; give a folder of images, or Parquet files")
@@ -57,8 +60,11 @@ def shard_digest(dataset: Path, shard: Shard) -> str:
 
 
 def _parquet_files(dataset: Path) -> list[str]:
-    """Return the Parquet files of a dataset, relative to it: `.` for a dataset that is one."""
+    """Return the Parquet files of a dataset, relative to it: `.` for a dataset that is one.
+
+    Spark and Ray write a table as a folder of files, which may be named `train.parquet`, too.
+    """
     if dataset.is_file():
         return ["."] if dataset.suffix == PARQUET_SUFFIX else []
-    files = (file.relative_to(dataset) for file in dataset.rglob(f"*{PARQUET_SUFFIX}"))
+    files = (file.relative_to(dataset) for file in dataset.rglob(f"*{PARQUET_SUFFIX}") if file.is_file())
     return sorted(file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts))

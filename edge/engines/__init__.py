@@ -29,6 +29,17 @@ def default_backend() -> str:
     return "tensorrt" if has_nvidia_gpu() and find_spec("tensorrt") and find_spec("pycuda") else "onnxruntime"
 
 
+def known_backend(name: str) -> str:
+    """Return the name of a backend: `default_backend` for `auto`.
+
+    Raises:
+        EngineError: the backend is unknown.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise EngineError(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
+    return default_backend() if name == "auto" else name
+
+
 def installed_cpu_backends() -> list[str]:
     """Return the backends on the CPU whose libraries are installed."""
     return [name for name in CPU_BACKENDS if find_spec(name)]
@@ -52,7 +63,7 @@ def backend_named(
     """
     _check_threads(threads)
     _check_gpu_sync(gpu_sync)
-    name = default_backend() if name == "auto" else name
+    name = known_backend(name)
     try:
         if name == "onnxruntime":
             from edge.engines.onnxruntime import OnnxRuntime
@@ -69,16 +80,14 @@ def backend_named(
 
             _check_no_target(name, "machine's GPU only", target)
             return TensorRt(gpu_sync)
-        if name == "tensorrt-rtx":
-            from edge.engines.tensorrt.tensorrt_rtx import TensorRtRtx
+        from edge.engines.tensorrt.tensorrt_rtx import TensorRtRtx
 
-            return TensorRtRtx(target, gpu_sync)
+        return TensorRtRtx(target, gpu_sync)
     except ImportError as error:
         is_missing = isinstance(error, ModuleNotFoundError)
         problem = "is not installed" if is_missing else "cannot be loaded"
         remedy = INSTALL[name] if is_missing else import_remedy(error)
         raise UnavailableError(f"backend {name} needs a library that {problem} ({error}); {remedy}") from error
-    raise EngineError(f"unknown backend {name!r}; choose one of auto, {', '.join(BACKENDS)}")
 
 
 def _check_cpu_options(name: str, target: str | None, gpu_sync: str | None) -> None:

@@ -14,13 +14,13 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
 from edge.errors import AddressError
-from edge.frames.options import SourceOptions, is_valid, parse_options
+from edge.frames.options import DEFAULTS, SourceOptions, is_valid, parse_options
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 PATH_OPTIONS = re.compile(r"\?[A-Za-z_]+=[^?]*$")
@@ -72,6 +72,22 @@ class SourceAddress:
         """True for sources that end and are never lost: files, and test patterns that are not paced."""
         return self.kind == "file" or (self.kind == "test" and self.options.rate == 0)
 
+    def with_crop(self, crop: str) -> "SourceAddress":
+        """Return the address with the option `crop`.
+
+        Raises:
+            AddressError: it is invalid, the address has one, or it is a pipeline, which has no options.
+        """
+        if self.kind == "pipeline":
+            raise AddressError(
+                f"a GStreamer pipeline has no option crop={crop}; add an element such as videocrop to it"
+            )
+        if self.options.crop is not None:
+            raise AddressError(f"{self.public} has two values of crop; leave one out")
+        region = parse_options(f"crop={crop}", ("crop",), self.public).crop
+        public = f"{self.public}{'?' if self.options == DEFAULTS else '&'}crop={region}"
+        return replace(self, options=replace(self.options, crop=region), public=public)
+
 
 def parse_address(text: str) -> SourceAddress:
     """Return the address of a source.
@@ -81,7 +97,7 @@ def parse_address(text: str) -> SourceAddress:
     """
     public = public_address(text)
     if " ! " in text:
-        return SourceAddress("pipeline", text, SourceOptions(), public)
+        return SourceAddress("pipeline", text, DEFAULTS, public)
     scheme = SCHEME.match(text)
     name = scheme.group()[:-3].lower() if scheme else ""
     kind: Kind = "network"
@@ -96,17 +112,6 @@ def parse_address(text: str) -> SourceAddress:
     if options.rate == 0 and kind != "test":
         raise AddressError(f"{public} has the option rate=0; give a number of frames per second, or leave it out")
     return SourceAddress(kind, location, options, public)
-
-
-def with_option(text: str, name: str, value: str) -> str:
-    """Return an address with a further option.
-
-    Raises:
-        AddressError: a pipeline has no options.
-    """
-    if " ! " in text:
-        raise AddressError(f"a GStreamer pipeline has no option {name}={value}; add an element such as videocrop to it")
-    return f"{text}{'&' if '?' in text else '?'}{name}={value}"
 
 
 def public_address(text: str) -> str:

@@ -17,8 +17,10 @@ from edge.frames.blocking import call_interruptibly
 from edge.frames.files import silence_opencv
 
 DEFAULT_NAME = "the GStreamer pipeline"
-CAPS_FORMAT = re.compile(r"\bformat\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
-"""A pixel format in the caps of a pipeline; the last match counts."""
+RAW_CAPS = re.compile(r"(?:^|!|\bcaps\s*=)\s*[\"']?\s*(video/x-raw[^!]*)")
+"""Caps of raw video, as a link or a property of a pipeline."""
+CAPS_FORMAT = re.compile(r"(?<![\w-])format\s*=\s*(?:\(string\)\s*)?[\"{\s]*(\w+)")
+"""A pixel format in caps."""
 FORMATS = {
     "NV12": PixelFormat.NV12,
     "BGRx": PixelFormat.BGRX,
@@ -48,7 +50,7 @@ class GStreamerSource:
         """Start the pipeline; `name` is used in messages.
 
         Raises:
-            SourceError: it does not start, or its last caps name an unsupported format.
+            SourceError: it does not start.
             UnavailableError: OpenCV has no GStreamer.
         """
         self._name = name
@@ -67,7 +69,7 @@ class GStreamerSource:
         self.is_live = count <= 0 and (self._played_fraction() < 0 or LIVE_ELEMENTS.search(pipeline) is not None)
 
     def read(self, out: Frame | None) -> Frame | None:
-        """Return the next frame in the format of the pipeline's last caps; None at the end of a finite pipeline.
+        """Return the next frame in the pipeline's format; None at the end of a finite pipeline.
 
         Raises:
             SourceError: the pipeline gives no frames.
@@ -116,19 +118,13 @@ def _start(pipeline: str, name: str) -> cv2.VideoCapture:
 def with_fixed_format(pipeline: str) -> tuple[str, PixelFormat]:
     """Return a pipeline whose `appsink` accepts a single pixel format, and that format.
 
-    It is the format of the pipeline's last caps; BGR if there are none.
+    It is the last format in caps of raw video if that is in `FORMATS`; all else is converted to BGR.
 
     Raises:
-        SourceError: the format is unsupported, or there is no `appsink`.
+        SourceError: there is no `appsink`.
     """
-    named = CAPS_FORMAT.findall(pipeline)
-    name = named[-1] if named else "BGR"
-    if name not in FORMATS:
-        raise SourceError(
-            f"the last format of the GStreamer pipeline is {name}; "
-            f"end the pipeline in video/x-raw,format=NV12 (or {', '.join(list(FORMATS)[1:])}) ! appsink"
-        )
-    conversion = "" if named else "! videoconvert "
+    named = [name for caps in RAW_CAPS.findall(pipeline) for name in CAPS_FORMAT.findall(caps)]
+    name, conversion = (named[-1], "") if named and named[-1] in FORMATS else ("BGR", "! videoconvert ")
     fixed, links = APPSINK.subn(f"{conversion}! capsfilter caps=video/x-raw,format={name} !", pipeline, count=1)
     if not links:
         raise SourceError(f'{DEFAULT_NAME} has no appsink; end it in "! appsink"')

@@ -10,6 +10,8 @@ only sign of damaged data. All other formats are decoded with OpenCV.
   in 16 bits, is refused, since it would be nearly black. Floating-point and signed values are also refused.
 * Transparent pixels are laid on white, as in a browser. BMP has no transparency.
 * Orientation in EXIF data is applied.
+* A small file may announce a huge image. It is refused before it is decoded: by the headers of JPEG and PNG, in other
+  formats by OpenCV. A program that imports cv2 before edge gets OpenCV's own limit there, which is four times as high.
 """
 
 import re
@@ -31,7 +33,9 @@ IMAGE_SUFFIXES = (
 ODD_SUBSAMPLING = "Could not determine subsampling level"
 """TurboJPEG's error for rare chroma subsampling. OpenCV decodes these files, without detecting damage."""
 MAX_PIXELS = 1 << 28
-"""Larger images are refused before they are decoded: a small file could take minutes and all memory."""
+"""Larger images are refused: a small file could take minutes and all memory. `edge/__init__.py` sets it in OpenCV."""
+OPENCV_LIMIT = "CV_IO_MAX_IMAGE"
+"""OpenCV's name for its limits, in its error about a larger image."""
 MAX_PIXELS_PER_BYTE = 1024
 """Largest number of pixels per byte of a JPEG: a bit for each block of 64, with a margin of two."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -81,7 +85,8 @@ def decode_image(content: bytes, path: Path) -> NDArray[Any]:
     except MemoryError:
         raise SourceError(f"{path} cannot be read as an image: out of memory; make it smaller") from None
     except cv2.error as error:
-        raise _refusal(path, error.err) from error
+        is_large = OPENCV_LIMIT in error.err
+        raise _refusal(path, f"it has more than {MAX_PIXELS} pixels" if is_large else error.err) from error
 
 
 def _refusal(path: Path, reason: object) -> SourceError:
@@ -159,6 +164,7 @@ def _decode_other(content: bytes, path: Path) -> NDArray[Any]:
     pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     if pixels is None:
         raise _refusal(path, f"it is damaged, or of a format that OpenCV {cv2.__version__} cannot decode")
+    _check_size(pixels.shape[1], pixels.shape[0], MAX_PIXELS, path)
     return pixels
 
 

@@ -157,6 +157,8 @@ def _frame_from_pil(image: "Image") -> Frame:
     """Return a PIL image as upright BGR on white, like an image file."""
     from PIL import ImageOps
 
+    if 0 in image.size:
+        raise SourceError(f"the image has {image.width} x {image.height} pixels; give one that is not empty")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         return Frame(upper_bits(np.asarray(image), "the image"), PixelFormat.GRAY)

@@ -22,6 +22,7 @@ from edge.frames.blocking import call_interruptibly
 from edge.frames.containers import missing_bytes
 from edge.frames.images import flatten
 from edge.frames.options import Codec
+from edge.frames.positions import Positions
 from edge.frames.stream_properties import LIVE_SCHEMES, estimated_frames, is_endless, thread_type
 
 TIMEOUT_S = 8.0
@@ -67,7 +68,7 @@ class VideoSource:
         if stream.codec_context.name in SAFE_TO_EXPLODE:
             options["err_detect"] = "explode"
         stream.codec_context.options = options
-        self._first_pts = stream.start_time or 0
+        self._positions = Positions(self._container, stream)
         # Joined files have a gap in the counters of MPEG transport streams, which FFmpeg marks as a damaged packet.
         self._trusts_packets = self._container.format.name != "mpegts"
         self.damaged = 0
@@ -235,12 +236,8 @@ class VideoSource:
             pixels = frame.to_ndarray(format="bgr24")
         if frame.rotation % 360:  # orientation of the camera
             pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        return Frame(pixels, PixelFormat.BGR, self._position(frame))
-
-    def _position(self, frame: Any) -> float | None:
-        if self.is_live or frame.pts is None:
-            return None
-        return float((frame.pts - self._first_pts) * self._stream.time_base)
+        position = None if self.is_live else self._positions.of(frame, is_after_damage=self.damaged > 0)
+        return Frame(pixels, PixelFormat.BGR, position)
 
 
 def _import_av() -> Any:

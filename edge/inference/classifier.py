@@ -4,7 +4,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
-from math import prod
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -24,7 +23,7 @@ from edge.frames.preprocess import preprocess_batch
 from edge.inference.base import Batch, Slot
 from edge.inference.pipeline import Policy
 from edge.inference.result import Result
-from edge.inference.slot_pool import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES
+from edge.inference.slot_pool import MIN_SLOTS
 from edge.inference.slots import new_batch, new_slot
 from edge.inference.stream import Stream
 
@@ -178,7 +177,7 @@ class Classifier:
         """Return the slots of a stream. On a GPU this takes a while, so do it before a camera opens."""
         slots: list[Slot] = []
         with ExitStack() as stack:
-            for _ in range(self._slots_in_flight()):
+            for _ in range(MIN_SLOTS):
                 slots.append(self.new_slot())
                 stack.callback(slots[-1].close)
             stack.pop_all()
@@ -215,11 +214,6 @@ class Classifier:
         self._check_open()
         load_batch_engines = self._load_batch_engines
         return Classifier(chain, self._engines, thresholds, device=self._device, load_batch_engines=load_batch_engines)
-
-    def _slots_in_flight(self) -> int:
-        """Return the slots of a stream; small networks have more: passing a frame on takes as long as inference."""
-        is_small = 4 * prod(self.chain.input.shape) <= SMALL_BYTES
-        return MAX_SLOTS if self._device == "cpu" and is_small else MIN_SLOTS
 
     def _check_open(self) -> None:
         if self._closed:

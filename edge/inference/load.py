@@ -11,7 +11,7 @@ from edge.cuda.base import Sync
 from edge.decision import validate_thresholds
 from edge.engines.base import Backend
 from edge.engines.cache import load_engines
-from edge.errors import BundleError
+from edge.errors import BundleError, SignatureError
 from edge.inference.classifier import Classifier
 from edge.inference.selection import Threads, select
 from edge.inference.slots import check_device
@@ -54,6 +54,10 @@ def load(
     """
     if not isinstance(bundle, str | Path):
         raise BundleError(f"{type(bundle).__name__} is not a path; give a folder made by `python -m compile`")
+    if not isinstance(require_signature, str | Path | None):
+        raise SignatureError(
+            f"{type(require_signature).__name__} is not a path; give public.pem of a folder made by `edge keygen`"
+        )
     key = None if require_signature is None else read_verifying_key(Path(require_signature))
     opened = Bundle.open(Path(bundle), key)
     selected = select(opened, backend, precision, threads, gpu_sync=gpu_sync)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from edge.bundle.bundle import Bundle
 from edge.cuda.base import Sync
-from edge.engines import CPU_BACKENDS, backend_named, default_backend
+from edge.engines import CPU_BACKENDS, backend_named, known_backend
 from edge.engines.base import Backend
 from edge.engines.prune import mark_used
 from edge.errors import UnavailableError
@@ -107,8 +107,11 @@ def fastest_way(bundle: Bundle, backend: str = "auto", precision: str = "auto", 
         backend: A backend; `auto` for TensorRT where there is a GPU, else ONNX Runtime or a faster one.
         precision: A precision of the bundle; `auto` for `default_precision`.
         threads: CPU threads per segment; `auto` for 1 or a faster number.
+
+    Raises:
+        EngineError: the backend is unknown.
     """
-    by_default = default_backend() if backend == "auto" else backend
+    by_default = known_backend(backend)
     names = CPU_BACKENDS if backend == "auto" and by_default in CPU_BACKENDS else (by_default,)
     precisions = {name: default_precision(bundle, name) if precision == "auto" else precision for name in names}
     default = Way(by_default, precisions[by_default], 1 if threads == "auto" else threads)

@@ -20,17 +20,13 @@ from edge.inference.base import Slot
 
 MIN_SLOTS = 4
 """Slots for capture, for inference, and for frames that wait between them."""
-MAX_SLOTS = 32
-"""Slots for small frames: if a frame takes microseconds, threads that seldom wait for each other are faster."""
-SMALL_BYTES = 1 << 16
-"""Largest size of a small frame, and of a small network input."""
 
 
 class SlotGroup(NamedTuple):
     """The slots of a classifier."""
 
     slots: Sequence[Slot]
-    """At least `MIN_SLOTS`; the others are used for small frames only."""
+    """At least `MIN_SLOTS`."""
     thresholds: Callable[[], NDArray[np.float32]]
     """Returns the thresholds for the next frame."""
     bundle: str = ""
@@ -92,8 +88,6 @@ class SlotPool:
         self._free: SimpleQueue[InFlightFrame | None] = SimpleQueue()
         self._lock = Lock()
         self._open: list[InFlightFrame] = []
-        self._spare: list[InFlightFrame] = []
-        """Slots for small frames, until the size of frames is known."""
         self._retired: list[InFlightFrame] = []
         self._memory: list[Frame] = []
         """Frames of retired slots: sources that lent their memory get it back with later slots."""
@@ -101,7 +95,7 @@ class SlotPool:
         self._is_reserve_in_flight = self._is_trial = False
         self._like: Frame | None = None
         """A copy of the first frame; slots are prepared for frames like it."""
-        self._install(group, MIN_SLOTS)
+        self._install(group)
 
     @property
     def is_empty(self) -> bool:
@@ -142,14 +136,9 @@ class SlotPool:
         self._free.put(None)
 
     def prepare(self, frame: Frame) -> None:
-        """Prepare the slots for frames like the first one; those for small frames are free only now."""
+        """Prepare the slots for frames like the first one."""
         self._like = Frame(frame.pixels.copy(), frame.format)
         _prepare(self._group, frame)
-        if _used_slots(self._group, frame) > MIN_SLOTS:
-            with self._lock:
-                spare, self._spare = self._spare, []
-            for in_flight in spare:
-                self._free.put(in_flight)
 
     def replace(self, group: SlotGroup) -> None:
         """Let another classifier answer the frames captured from now on, on trial until `confirm`.
@@ -167,8 +156,7 @@ class SlotPool:
         self.failure = None
         with self._lock:
             self._is_trial = True
-            self._retired += self._spare
-        self._install(group, MIN_SLOTS if self._like is None else _used_slots(group, self._like))
+        self._install(group)
         self._retire_free()
 
     def rescue(self, failed: InFlightFrame) -> InFlightFrame | None:
@@ -208,15 +196,15 @@ class SlotPool:
         for in_flight in self._open:
             in_flight.slot.close()
 
-    def _install(self, group: SlotGroup, count: int) -> None:
-        """Put a group into force, with so many free slots."""
+    def _install(self, group: SlotGroup) -> None:
+        """Put a group into force."""
         if len(group.slots) < MIN_SLOTS:
             raise ValueError(f"a pipeline needs {MIN_SLOTS} slots, got {len(group.slots)}")
         in_flight = [InFlightFrame(slot, group) for slot in group.slots]
         with self._lock:
-            self._group, self._spare = group, in_flight[count:]
+            self._group = group
             self._open += in_flight
-        for each in in_flight[:count]:
+        for each in in_flight:
             self._free.put(each)
 
     def _take(self) -> InFlightFrame | None:
@@ -267,11 +255,6 @@ class SlotPool:
         in_flight.frame = None
 
 
-def _used_slots(group: SlotGroup, frame: Frame) -> int:
-    """Return the number of a group's slots that are used for frames like this."""
-    return len(group.slots) if frame.pixels.nbytes <= SMALL_BYTES else MIN_SLOTS
-
-
 def _prepare(group: SlotGroup, frame: Frame) -> None:
-    for slot in group.slots[: _used_slots(group, frame)]:
+    for slot in group.slots:
         slot.prepare(frame)

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from edge.live.events import Debouncer
 from edge.live.hub import Hub
 from edge.live.messages import Message
 from edge.live.outputs.base import CLOSE_LIMIT_S, STUCK_S, Output
-from edge.live.sources import open_live, public_names
+from edge.live.sources import Source, open_live, public_names
 from edge.live.swap import Swapper
 from edge.live.triggers import Trigger
 from edge.live.worker import OnMessage, RunState, SourceWorker
@@ -34,7 +33,7 @@ def ignore_message(message: Message) -> None:
 
 def run(
     classifier: Classifier,
-    sources: Sequence[str | int | Path | FrameSource],
+    sources: Sequence[Source],
     outputs: Sequence[Output] = (),
     *,
     policy: Policy | None = None,
@@ -57,7 +56,7 @@ def run(
 
     Args:
         classifier: Classifier of all frames.
-        sources: Addresses as for `edge.open_source`, or open sources; all are closed at the end.
+        sources: Names as for `edge.open_source`, addresses, or open sources; all are closed at the end.
         outputs: Receivers of all messages, closed at the end. None of them slows the run, except where no frame may be
             dropped (policy `all`, and finite sources by default): there the run waits for late ones.
         policy: Treatment of late frames, as for `Classifier.stream`.
@@ -112,7 +111,7 @@ def _prepare(workers: Sequence[SourceWorker], auditor: Auditor | None) -> None:
 
 
 def _end(
-    sources: Sequence[str | int | Path | FrameSource],
+    sources: Sequence[Source],
     workers: Sequence[SourceWorker],
     follower: "Follower | None",
     auditor: Auditor | None,
@@ -123,7 +122,7 @@ def _end(
         worker.join(max(0.0, until_s - monotonic()))
         if not worker.is_started:
             worker.close()
-            if not isinstance(source, str | int | Path):
+            if isinstance(source, FrameSource):
                 source.close()
     for helper in (follower, auditor):
         if helper is not None:

@@ -20,6 +20,10 @@ CONNECT_S = 1.0
 """Seconds to wait at the start for a stream, so that a wrong address is refused before the run begins."""
 
 
+Source = str | int | Path | SourceAddress | FrameSource
+"""A name for `edge.open_source`, an address, or an open source."""
+
+
 class SourceWatcher(Protocol):
     """Follower of a source's state, called by the thread that reads."""
 
@@ -33,18 +37,21 @@ class SourceWatcher(Protocol):
         """Note that the trigger left a frame out, after so many that it passed on."""
 
 
-def public_names(sources: Sequence[str | int | Path | FrameSource]) -> list[str]:
+def public_names(sources: Sequence[Source]) -> list[str]:
     """Return the names of sources in messages; those that differ only in a secret get a number."""
     names: list[str] = []
     for source in sources:
-        name = utf8(public_address(str(source))) if isinstance(source, str | int | Path) else type(source).__name__
+        if isinstance(source, str | int | Path):
+            name = utf8(public_address(str(source)))
+        else:
+            name = utf8(source.public) if isinstance(source, SourceAddress) else type(source).__name__
         same = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({same + 1})" if same else name)
     return names
 
 
 def open_live(
-    source: str | int | Path | FrameSource,
+    source: Source,
     stop: threading.Event,
     watcher: SourceWatcher,
     new_trigger: Callable[[], Trigger] | None,
@@ -55,7 +62,7 @@ def open_live(
     """Open a source, which reconnects after faults. Files and other finite sources, and open ones, stay as they are.
 
     Args:
-        source: An address, or an open source.
+        source: A name, an address, or an open source.
         stop: Ends a read that waits, within 50 ms; the source then has no more frames.
         watcher: Follows the state of the source.
         new_trigger: Makes the trigger of the source; None passes every frame on.
@@ -68,12 +75,14 @@ def open_live(
         SourceError: a finite source cannot be opened.
     """
     opened: FrameSource
-    if not isinstance(source, str | int | Path):
+    if isinstance(source, str | int | Path):
+        source = parse_address(str(source))
+    if not isinstance(source, SourceAddress):
         opened = source
-    elif (address := parse_address(str(source))).is_finite:
-        opened = open_address(address, skip_bad=skip_bad)
+    elif source.is_finite:
+        opened = open_address(source, skip_bad=skip_bad)
     else:
-        opened = _connected(address, stop, watcher, give_up_s=give_up_s, skip_bad=skip_bad)
+        opened = _connected(source, stop, watcher, give_up_s=give_up_s, skip_bad=skip_bad)
     return opened if new_trigger is None else Triggered(opened, new_trigger(), watcher.skip, stop)
 
 

@@ -14,6 +14,8 @@ ADDRESS = re.compile(
 )
 """As the OCI distribution specification defines names, tags and digests."""
 MAX_NAME = 255
+CREDENTIALS = re.compile(r"^(oci://)?.*@(?!sha256:[0-9a-f]*$)", re.DOTALL)
+"""Everything before a host, which may hold a password; a password may contain any character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ def parse_registry_address(text: str) -> RegistryAddress:
     """
     match = ADDRESS.fullmatch(text)
     if match is None or len(match["name"]) > MAX_NAME:
+        shown = CREDENTIALS.sub(r"\1…@", text)
         raise RegistryError(
-            f"{text!r} is no address in a registry; give oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:…"
+            f"{shown!r} is no address in a registry; give oci://HOST/NAME:TAG or "
+            "oci://HOST/NAME@sha256:…; user and password come from `docker login HOST`"
         )
     return RegistryAddress(**match.groupdict())

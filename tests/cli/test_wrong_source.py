@@ -21,6 +21,7 @@ from edge.cli.main import main as edge
 from edge.cli.run import _sources
 from edge.console import SOURCE_LOST, TERMINATED
 from edge.errors import SourceError
+from edge.frames.address import parse_address
 from tests.support.commands import (
     TIMEOUT_S,
     Result,
@@ -107,6 +108,13 @@ def test_a_source_without_frames_for_this_bundle_is_refused(
     assert result.stdout == ""
 
 
+def test_a_crop_applies_to_a_file_whose_name_has_a_question_mark(bundle: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "picture.png"), random_frames(1)[0])
+    (tmp_path / "picture.png").rename(tmp_path / "what?.png")
+    result = run(bundle, tmp_path / "what?.png", "--crop", "0,0,999,999")
+    assert "crop=0,0,999,999 reaches to 999x999; choose a region inside" in only_error_line(result)
+
+
 def test_a_missing_camera_is_given_up_by_its_number(bundle: Path) -> None:
     done = run_command("edge", "run", bundle, "--source", "99", "--give-up", 1)
     expected = "99 gave no frame for 1 s and is given up: camera 99 cannot be opened: /dev/video99: No such file"
@@ -117,7 +125,7 @@ def test_a_source_is_named_without_its_password_where_a_bundle_reads_arrays(digi
     manifest, secret = digits_bundle.manifest, "hunter" + "2"
     array = dataclasses.replace(manifest.input, kind="array", colour=None)
     bundle = Bundle(digits_bundle.path, dataclasses.replace(manifest, input=array))
-    arguments = argparse.Namespace(source=[f"rtsp://admin:{secret}@camera/live"], crop=None)
+    arguments = argparse.Namespace(source=[parse_address(f"rtsp://admin:{secret}@camera/live")], crop=None)
     with pytest.raises(SourceError, match=r"^rtsp://camera/live is not a folder, and this bundle reads arrays"):
         _sources(arguments, bundle)
 

@@ -91,15 +91,16 @@ def test_a_stopped_run_continues_with_the_missing_shards_and_ends_with_the_same_
 
 def test_parquet_files_have_the_scores_of_their_images(digits_bundle: Bundle, images: Path, tmp_path: Path) -> None:
     labels = [file.parent.name for file in sorted(images.rglob("*.png"))]
-    write_parquet(tmp_path / "tables/a.parquet", images, label=labels)
+    (tmp_path / "tables").mkdir()
+    write_parquet(tmp_path / "tables/all.parquet/a.parquet", images, label=labels)  # such as Spark writes
     expected = scored(digits_bundle, images, tmp_path / "folder")
     rows = scored(digits_bundle, tmp_path / "tables", tmp_path / "scores")
-    assert [row.pop("path") for row in rows] == [f"a.parquet#{row}" for row in range(len(expected))]
+    assert [row.pop("path") for row in rows] == [f"all.parquet/a.parquet#{row}" for row in range(len(expected))]
     for row in expected:
         del row["path"]
         row["probability"], row["confidence"] = pytest.approx(row["probability"]), pytest.approx(row["confidence"])
     assert rows == expected
-    assert [shard.images for shard in shards_of(tmp_path / "tables/a.parquet", 8)] == [8, 8, 8, 6]
+    assert [shard.images for shard in shards_of(tmp_path / "tables/all.parquet/a.parquet", 8)] == [8, 8, 8, 6]
 
 
 def test_labels_of_parquet_files_are_indices_or_null_or_named_by_hugging_face(
@@ -110,7 +111,8 @@ def test_labels_of_parquet_files_are_indices_or_null_or_named_by_hugging_face(
     table = pa.table(
         {"image": [file.read_bytes() for file in images.rglob("*.png")], "label": [0, None, -1] * (total // 3)}
     )
-    for metadata, expected in (({}, "0"), ({"huggingface": json.dumps(names)}, "9")):
+    unnamed = json.dumps(names).replace('["9", "8"]', "null")
+    for metadata, expected in (({"huggingface": unnamed}, "0"), ({"huggingface": json.dumps(names)}, "9")):
         folder = tmp_path / expected
         folder.mkdir()
         pq.write_table(table.replace_schema_metadata(metadata), folder / "a.parquet")
@@ -245,6 +247,9 @@ def unusable(folder: Path) -> Iterator[tuple[Path, str]]:
     (folder / "columns").mkdir()
     pq.write_table(pa.table({"picture": [b""]}), folder / "columns/a.parquet")
     yield folder / "columns", "no column of encoded images named image or bytes, but picture"
+    (folder / "rows").mkdir()
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "rows/a.parquet")
+    yield folder / "rows", "have no rows; give files with images"
     class_folder(folder / "both", ("0",))
     pq.write_table(pa.table({"image": [b""]}), folder / "both/a.parquet")
     yield folder / "both", "images as well as Parquet files"

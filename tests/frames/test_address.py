@@ -1,5 +1,7 @@
 """The grammar of addresses: kinds of sources, options, the part for a server, and refusals with their remedies."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,32 @@ def test_neither_the_text_of_an_address_nor_an_error_shows_a_password() -> None:
 def test_a_source_is_not_opened_with_an_ill_formed_option(text: str) -> None:
     with pytest.raises(AddressError):
         open_source(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("0", "0?crop=8,0,100,50"),
+        ("csi://0?rotate=90", "csi://0?rotate=90&crop=8,0,100,50"),
+        ("rtsp://user:p?w@camera/live", "rtsp://camera/live?crop=8,0,100,50"),
+        ("rtsp://camera/live?channel=1", "rtsp://camera/live…?crop=8,0,100,50"),
+        ("what?.mp4", "what…?crop=8,0,100,50"),
+    ],
+)
+def test_a_crop_changes_nothing_else_of_an_address(text: str, public: str) -> None:
+    plain, cropped = parse_address(text), parse_address(text).with_crop("8,0,100,50")
+    assert cropped == replace(plain, options=replace(plain.options, crop=Crop(8, 0, 100, 50)), public=public)
+
+
+@pytest.mark.parametrize(
+    ("text", "crop", "message"),
+    [
+        ("0", "8,0,100", "0 has the option crop=8,0,100; give LEFT,TOP,WIDTH,HEIGHT in pixels"),
+        ("0", "0,0,8,8&rotate=90", "0 has no option 'rotate'; leave it out"),
+        ("0?crop=0,0,8,8", "8,0,100,50", "0?crop=0,0,8,8 has two values of crop; leave one out"),
+        ("a ! appsink", "8,0,100,50", "a GStreamer pipeline has no option crop=8,0,100,50; add an element such as"),
+    ],
+)
+def test_an_impossible_crop_is_refused_with_the_remedy(text: str, crop: str, message: str) -> None:
+    with pytest.raises(AddressError, match=f"^{re.escape(message)}"):
+        parse_address(text).with_crop(crop)

@@ -3,6 +3,8 @@
 import io
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +16,10 @@ from PIL import Image
 
 from edge.errors import SourceError
 from edge.frames.files import files_in, read_frame
-from edge.frames.images import IMAGE_SUFFIXES, decode_image, flatten
+from edge.frames.images import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, flatten
 from edge.frames.labelled import labelled_files
 from edge.frames.open import open_frame, open_source
-from tests.support.commands import limited_memory, random_frames, without_privileges
+from tests.support.commands import ROOT, limited_memory, random_frames, without_privileges
 
 
 def photo(height: int = 256, width: int = 384) -> NDArray[np.uint8]:
@@ -223,6 +225,35 @@ def test_a_small_file_that_announces_a_huge_picture_is_refused_unread(content: b
         SourceError, match=r"picture\.png cannot be read as an image: its header announces 65500 x 65500"
     ):
         read(content)
+
+
+DECODE_HUGE = """
+import resource
+import struct
+from pathlib import Path
+from edge.errors import SourceError
+from edge.frames.images import decode_image
+
+BMP = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 1080, 0, 0, 1078, 40, 20000, 20000, 1, 8, 1, 2, 0, 0, 0, 0)
+ENTRIES = {256: 20000, 257: 20000, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: 20000, 279: 9}
+TIFF = b"II*\\0" + struct.pack("<IH", 8, len(ENTRIES))
+TIFF += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ENTRIES.items())
+for content in (BMP + bytes(1024) + b"\\0\\1", TIFF + bytes(4), b"P5 20000 20000 255 "):
+    try:
+        decode_image(content, Path("picture"))
+    except SourceError as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+def test_a_huge_picture_in_a_small_file_of_any_format_is_refused_unread() -> None:
+    done = subprocess.run([sys.executable, "-c", DECODE_HUGE], cwd=ROOT, capture_output=True, text=True, check=True)
+    *errors, peak_mib = done.stdout.splitlines()
+    refusal = f"picture cannot be read as an image: it has more than {MAX_PIXELS} pixels; give an image file"
+    assert len(errors) == 3
+    assert all(error.startswith(refusal) for error in errors)
+    assert int(peak_mib) < 400  # pixels alone would be 1200
 
 
 # Folders

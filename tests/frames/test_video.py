@@ -16,7 +16,7 @@ from edge.frames.base import Frame
 from edge.frames.containers import missing_bytes
 from edge.frames.open import open_source
 from tests.support.commands import ROOT, TIMEOUT_S
-from tests.support.videos import RATE, jpegs, pictures, write_encoded, zeros_inside
+from tests.support.videos import PIXEL_FORMATS, RATE, jpegs, pictures, write_encoded, zeros_inside
 
 FRAMES = pictures(40)
 
@@ -62,6 +62,19 @@ def test_a_video_of_variable_rate_is_read_to_its_end(suffix: str, tmp_path: Path
     assert len(frames) == 40
     positions = [float(frame.position or 0) for frame in frames]
     assert positions == pytest.approx(times, abs=0.002)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video", "ffv1", "mjpeg"])
+def test_frames_of_an_avi_file_with_b_frames_have_ascending_positions(codec: str, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "video.avi"), "w") as file:
+        stream = file.add_stream(codec, rate=RATE, width=128, height=96, pix_fmt=PIXEL_FORMATS.get(codec, "yuv420p"))
+        if codec in ("libx264", "mpeg4", "mpeg2video"):
+            stream.codec_context.max_b_frames = 2
+        for pixels in pictures(35):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+        file.mux(stream.encode(None))
+    positions = [frame.position for frame in read_frames(tmp_path / "video.avi")]
+    assert positions == pytest.approx([index / RATE for index in range(35)])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

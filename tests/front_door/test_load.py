@@ -15,7 +15,7 @@ from edge.bundle.manifest import SegmentSpec
 from edge.decision import NEVER
 from edge.engines import default_backend
 from edge.engines.base import Backend, BuildOrder, DeviceKind, OnPhase
-from edge.errors import BundleError, EngineError, ThresholdError, UnavailableError
+from edge.errors import BundleError, EngineError, SignatureError, ThresholdError, UnavailableError
 from edge.inference.load import load_classifier, load_whole_network
 from tests.support.front_door import SlotLog
 
@@ -37,6 +37,9 @@ def test_thresholds_can_be_given_to_load(digits_bundle: Bundle) -> None:
     ("arguments", "error", "message"),
     [
         ({"precision": "fp4"}, BundleError, "has no precision 'fp4'; choose one of fp32, int8"),
+        ({"precision": ["int8"]}, BundleError, r"has no precision \['int8'\]; choose one of fp32, int8"),
+        ({"backend": ["openvino"]}, EngineError, r"unknown backend \['openvino'\]; choose one of auto, onnxruntime"),
+        ({"require_signature": 5}, SignatureError, r"int is not a path; give public\.pem"),
         ({"backend": "coral"}, EngineError, "unknown backend 'coral'; choose one of auto, onnxruntime"),
         ({"thresholds": [0.5]}, ThresholdError, "got 1 thresholds for 3 exits; give 2"),
         ({"thresholds": [0.5, -1]}, ThresholdError, "threshold 1 is -1"),

@@ -100,6 +100,8 @@ NO_IMAGES = [
     pytest.param(np.zeros((16, 16, 1), np.uint8), r"\(16, 16, 1\), .*image\[:, :, 0\]", id="gray with channel"),
     pytest.param(np.zeros((2, 8, 8, 3), np.uint8), r"\(2, 8, 8, 3\), .*with `predict_batch`", id="several images"),
     pytest.param(np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)", id="empty"),
+    pytest.param(Image.new("RGBA", (0, 5)), "the image has 0 x 5 pixels; give one that is not empty", id="empty RGBA"),
+    pytest.param(Image.new("I;16", (5, 0)), "the image has 5 x 0 pixels", id="empty 16 bits"),
     pytest.param(
         edge.Frame(np.zeros((8, 8), np.uint8), edge.PixelFormat.BGR), r"BGR frame has shape \(8, 8\)", id="form"
     ),

@@ -13,7 +13,7 @@ import edge
 from edge.bundle.bundle import Bundle
 from edge.decision import NEVER
 from edge.errors import SourceError
-from edge.inference.slot_pool import MAX_SLOTS
+from edge.inference.slot_pool import MIN_SLOTS
 from tests.support.front_door import ArraySource, SlotLog
 
 
@@ -118,7 +118,7 @@ def test_the_end_of_a_stream_closes_source_slots_and_threads_and_the_last_result
         with pytest.raises(SourceError, match="the camera was unplugged"):
             list(stream)
     assert source.is_closed
-    assert len(slots.made) == MAX_SLOTS  # the network and its frames are small
+    assert len(slots.made) == MIN_SLOTS
     assert slots.closed == slots.made
     assert set(threading.enumerate()) <= before
     with pytest.raises(SourceError, match=f"frame {last.frame_index} is no longer"):
@@ -163,13 +163,13 @@ def test_all_slots_are_prepared_before_the_source_opens(
 def test_new_thresholds_apply_to_later_frames_of_a_stream(digits_bundle: Bundle, digits: NDArray[np.uint8]) -> None:
     with edge.load(digits_bundle.path, backend="onnxruntime", thresholds=[0, 0]) as classifier:
         exits = []
-        for result in classifier.stream(ArraySource(digits[: 20 + MAX_SLOTS])):
+        for result in classifier.stream(ArraySource(digits[: 20 + MIN_SLOTS])):
             exits.append(result.exit_index)
             if result.frame_index == 9:
                 classifier.thresholds = [NEVER, NEVER]
     assert exits[:10] == [0] * 10
     assert set(exits) == {0, 2}
-    assert exits[10 + MAX_SLOTS :] == [2] * (len(exits) - 10 - MAX_SLOTS)
+    assert exits[10 + MIN_SLOTS :] == [2] * (len(exits) - 10 - MIN_SLOTS)
 
 
 def test_a_missing_source_is_refused_when_the_stream_starts(classifier: edge.Classifier) -> None:

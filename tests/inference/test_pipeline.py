@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from edge.errors import SourceError
-from edge.frames.base import Frame
 from edge.inference.pipeline import Pipeline, Policy
 from edge.inference.result import Result
-from edge.inference.slot_pool import MAX_SLOTS, MIN_SLOTS, SMALL_BYTES, SlotGroup, SlotPool
+from edge.inference.slot_pool import MIN_SLOTS, SlotGroup, SlotPool
 from tests.support.pipelines import (
     PACE,
     WAIT,
@@ -148,20 +147,6 @@ def test_with_policy_latest_a_frame_is_preprocessed_just_before_its_inference() 
     assert order == [f"{step} {index}" for index in answered for step in ("start", "result")]
 
 
-def test_small_frames_may_use_all_slots_and_large_ones_few() -> None:
-    class LargeFrames(Source):
-        def read(self, out: Frame | None) -> Frame | None:
-            frame = super().read(None)
-            return None if frame is None else Frame(np.full((1, SMALL_BYTES), self.given - 1, "int64"), frame.format)
-
-    for source, most in ((Source(40), MAX_SLOTS), (LargeFrames(40), MIN_SLOTS)):
-        ahead = []
-        for result in pipeline_of(source, slots(MAX_SLOTS), "all"):
-            run_capture_ahead(source, result, 40, most)
-            ahead.append(source.given - result.frame_index)
-        assert max(ahead) == most
-
-
 def test_times_belong_to_the_frame_of_the_result() -> None:
     slept = threading.Event()
     slow_frame = 3
@@ -177,9 +162,9 @@ def test_times_belong_to_the_frame_of_the_result() -> None:
         assert result.latency_ms >= result.load_ms + result.infer_ms
 
 
-def run_capture_ahead(source: Source, result: Result, frames: int, slots: int = MIN_SLOTS) -> None:
+def run_capture_ahead(source: Source, result: Result, frames: int) -> None:
     moved = threading.Event()
-    while source.given < min(frames, result.frame_index + slots):
+    while source.given < min(frames, result.frame_index + MIN_SLOTS):
         moved.wait(0.001)
 
 

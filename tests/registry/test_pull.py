@@ -375,6 +375,16 @@ def test_a_text_that_is_no_address_is_refused(text: str) -> None:
         parse_registry_address(text)
 
 
+@pytest.mark.parametrize("start", ["oci://me:secret@", "oci://me:secret/@secret@", "me:secret@"])
+@pytest.mark.parametrize("end", ["host/name:tag", "host/Name", "host/name@sha256:" + "0" * 64])
+def test_a_refused_address_shows_no_password(start: str, end: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        parse_registry_address(start + end)
+    assert "secret" not in str(caught.value)
+    assert f"…@{end}' is no address" in str(caught.value)
+    assert "user and password come from `docker login HOST`" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("host", "is_loopback"),
     [

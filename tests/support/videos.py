@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 RATE = 30
+PIXEL_FORMATS = {"mjpeg": "yuvj420p", "ffv1": "bgr0"}
+"""Pixel formats of codecs; yuv420p of all others."""
 
 
 def pictures(count: int, height: int = 96, width: int = 128) -> list[np.ndarray]:
@@ -34,7 +36,7 @@ def write_encoded(
     with av.open(str(path), "w", options=container or {}) as file:
         stream = file.add_stream(codec, rate=RATE)
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = {"mjpeg": "yuvj420p", "ffv1": "bgr0"}.get(codec, "yuv420p")
+        stream.pix_fmt = PIXEL_FORMATS.get(codec, "yuv420p")
         stream.gop_size = key_every
         stream.codec_context.time_base = Fraction(1, 1000)
         for time, pixels in zip(times or (index / RATE for index in range(len(frames))), frames, strict=False):
