@@ -11,9 +11,8 @@ The public names below are imported when they are first used: `import edge` need
 import os
 from importlib import import_module
 
-os.environ.setdefault(
-    "OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28)
-)  # read once, when cv2 is loaded: before any import of it
+# OpenCV reads its limit on the pixels of an image once, when it is loaded; see `edge.frames.images`.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 TYPE_CHECKING = False  # `typing` would double the time of `import edge`
 if TYPE_CHECKING:
