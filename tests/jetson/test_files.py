@@ -225,7 +225,7 @@ def test_provisioning_prints_its_commands_without_running_them() -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
     assert any("early-exit.service" in command for command in lines)
-    assert any(f"{JETSON}' '/opt/early-exit/source'" in command for command in lines)  # with acceptance.py
+    assert any(f"{JETSON}' '{documented('cd')[1]}'" in command for command in lines)  # with acceptance.py
     assert f"{len(lines)} commands would run; nothing was changed" in done.stdout
     assert not Path("/opt/early-exit/installed").exists()
 
