@@ -43,6 +43,7 @@ check_system() {
     if [ "$DRY_RUN" = no ] && [ "$(id -u)" != 0 ]; then
         fail "this changes the system; run it with sudo, or add --dry-run"
     fi
+    [ "$CHECKOUT" != "$VENV/source" ] || fail "this is the installed copy; run provision.sh in the checkout it came from"
     command -v apt-get > /dev/null || fail "there is no apt-get; JetPack, Debian and Ubuntu have it"
     if is_jetson; then
         PACKAGES+=("${JETSON_PACKAGES[@]}")
