@@ -141,7 +141,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def run_checks(checks: Iterable[Callable[[], str]]) -> int:
-    """Run checks and print their results; return the exit code of the process.
+    """Run checks as a process that prints their results; return its exit code.
 
     Raises:
         EngineError: a check fails.
@@ -149,9 +149,9 @@ def run_checks(checks: Iterable[Callable[[], str]]) -> int:
     try:
         get_runtime()
         for check in checks:
-            print(check())
+            sys.stdout.write(f"{check()}\n")
     except UnavailableError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return NOT_AVAILABLE
     return 0
 

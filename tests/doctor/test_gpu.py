@@ -28,7 +28,7 @@ def test_every_check_is_a_step() -> None:
 
 
 def test_checks_run_in_turn_and_print_their_results(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ("preprocessing", "exit_decisions")
+    names = ("preprocessing", "nested_conditional_nodes")
     assert gpu_checks.run_checks(gpu_checks.CHECKS[name] for name in names) == 0
     assert capsys.readouterr().out.splitlines() == [CHECKS[gpu_checks.CHECKS[name]] for name in names]
 
