@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.results import add_output, command_line, write_result
 from edge.console import FAILED, PASSED, log, print_table
-from edge.doctor.gpu import Step, StepResult, call_step, gpu_steps, run_step
+from edge.doctor.gpu import Step, StepResult, check_step, gpu_steps, run_step
 from edge.errors import UnavailableError
 from edge.system import conditions
 
@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def suite(folder: Path) -> list[Step]:
     """Return the steps in order; the first reveal a faulty GPU."""
     benchmark = (sys.executable, "-m", "benchmarks")
-    checked = call_step("edge.doctor.gpu_checks", "exit_decisions", "preprocessing", limit_s=120)
+    checked = check_step("exit_decisions", "preprocessing", limit_s=120)
     return [
         *gpu_steps(),
-        call_step("benchmarks.gpu.captures", "captures_beside_synchronisation", limit_s=60),
+        Step("captures beside synchronisation", (sys.executable, "-m", "benchmarks.gpu.captures"), 60),
         Step("chain", (*benchmark, "cuda-chain", "--output", str(folder / CHAIN)), 120),
         Step("pipeline", (*benchmark, "cuda-pipeline", "--output", str(folder / PIPELINE)), 60),
         Step("torch", (*benchmark, "cuda-torch", "--output", str(folder / TORCH)), 120),

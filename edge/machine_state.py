@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
-THROTTLING_DEVICES = re.compile(r"cpu|gpu|soc|processor|devfreq|throttle|alert", re.IGNORECASE)
-"""Cooling devices that limit clocks; the others are fans and displays."""
+THROTTLING_DEVICES = re.compile(r"cpu|gpu|soc|processor|devfreq|throttle", re.IGNORECASE)
+"""Cooling devices that limit clocks; the others are fans, displays, and a Jetson's alert of a hot surface."""
 JETSON_GPUS = re.compile(r"gpu|\.g[av]1\db$|\.gp10b$")
 """Names of a Jetson's GPU among the devices with variable frequency."""
 NVIDIA_SMI_FIELDS = "index,temperature.gpu,clocks.sm,clocks.max.sm,clocks_throttle_reasons.active"

@@ -170,6 +170,12 @@ def pip_install(extra: str) -> str:
     return f"pip install {shlex.quote(f'{_installed_from()}[{extra}]')}"
 
 
+def pip_uninstall(module: str, *others: str) -> str:
+    """Return the command that removes the distributions that have a module, and others that depend on them."""
+    owners = metadata.packages_distributions().get(module, ())
+    return " ".join(["pip uninstall -y", *sorted({*owners, *others})])
+
+
 def import_remedy(error: ImportError) -> str:
     """Return the remedy for a library that is missing or cannot be loaded."""
     module = (error.name or "").partition(".")[0]

@@ -27,9 +27,9 @@ from edge.storage import sha256_of, write_file
 from edge.system import conditions
 
 MAX_PAUSE_S = 2.0
+"""Longest time between two results of a live run that passes."""
 STOP_S = 30
 """Seconds for a run to end after SIGTERM."""
-"""Longest time between two results of a live run that passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +116,17 @@ def judge_verify(result: Any) -> tuple[bool, list[str]]:
 
 
 def judge_bench(result: Any) -> tuple[bool, list[str]]:
-    """Report latency and energy; a throttled measurement fails."""
-    findings = []
+    """Report latency and energy; a measurement during which the machine throttled, or changed, fails."""
+    findings, faults = [], [f"throttled: {reason}" for reason in result["conditions"]["throttling"]]
     for name, precision in result["precisions"].items():
         early, whole = precision["early_exit"]["latency_ms"], precision["whole"]["latency_ms"]
         findings.append(f"{name}: early exits {early['mean']:.3f} ms on average, p99 {early['p99']:.3f} ms")
         findings.append(f"{name}: {whole['mean'] / early['mean']:.2f}x as fast as the whole network")
         if "energy" in precision:
-            rails = precision["energy"]["energy"]["workloads"]["early_exit"]["rails"]
-            findings += [f"{name}, {rail}: {value['gross_mj']['mean']:.3g} mJ a frame" for rail, value in rails.items()]
-    throttling = result["conditions"]["throttling"]
-    return not throttling, findings + [f"throttled: {reason}" for reason in throttling]
+            workload = precision["energy"]["energy"]["workloads"]["early_exit"]
+            findings += [f"{name}, {rail}: {_energy(energy)}" for rail, energy in workload["rails"].items()]
+            faults += [f"{name}, energy is not valid: {problem}" for problem in workload["problems"]]
+    return not faults, findings + faults
 
 
 def run_live(bundle: Path, words: tuple[str, ...], seconds: int) -> Step:
@@ -215,6 +215,12 @@ def page(bundle: Path, before: dict[str, Any], steps: list[Step]) -> str:
 def last_line(text: str) -> str:
     """Return the last line of a command's errors."""
     return text.strip().rpartition("\n")[2]
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    """Return the energy of a frame on a rail, with the reasons why it is not valid."""
+    value = f"{energy['gross_mj']['mean']:.3g} ± {energy['gross_mj']['plus_minus']:.2g} mJ a frame"
+    return ", not valid: ".join([value, *energy["problems"]])
 
 
 def _row(step: Step) -> tuple[str, str, str]:

@@ -13,6 +13,9 @@ PACKAGES=(python3-venv python3-opencv gstreamer1.0-tools gstreamer1.0-plugins-go
 # pip builds pycuda with the CUDA toolkit. Some images lack TensorRT's Python module.
 JETSON_PACKAGES=(nvidia-jetpack python3-libnvinfer nvidia-l4t-gstreamer python3-dev g++)
 
+# The system's OpenCV was built for NumPy 1 up to Python 3.12, in Debian and Ubuntu, and for NumPy 2 from 3.13 on.
+NUMPY='numpy>=1.26,<2; python_version < "3.13"'
+
 DRY_RUN=no
 CHANGES=0
 
@@ -40,6 +43,7 @@ check_system() {
     if [ "$DRY_RUN" = no ] && [ "$(id -u)" != 0 ]; then
         fail "this changes the system; run it with sudo, or add --dry-run"
     fi
+    [ "$CHECKOUT" != "$VENV/source" ] || fail "this is the installed copy; run provision.sh in the checkout it came from"
     command -v apt-get > /dev/null || fail "there is no apt-get; JetPack, Debian and Ubuntu have it"
     if is_jetson; then
         PACKAGES+=("${JETSON_PACKAGES[@]}")
@@ -83,24 +87,25 @@ add_folders() {
     done
 }
 
-# The system's packages stay visible: JetPack's TensorRT, and an OpenCV with GStreamer, which was built for NumPy 1.
+# The system's packages stay visible: JetPack's TensorRT, and an OpenCV with GStreamer.
 create_environment() {
     [ -x "$VENV/bin/python" ] || change python3 -m venv --system-site-packages "$VENV"
 }
 
 install_project() {
     local digest source extras=live
-    digest=$(cd "$CHECKOUT" && find pyproject.toml edge calibration compile -type f -not -name '*.pyc' -print0 |
+    digest=$(cd "$CHECKOUT" && find pyproject.toml edge calibration compile jetson -type f -not -name '*.pyc' -print0 |
         sort -z | xargs -0 sha256sum | sha256sum | cut -d ' ' -f 1)
     [ "$(cat "$VENV/installed" 2> /dev/null)" != "$digest" ] || return 0
     is_jetson && extras=live,$(cuda_extra)
-    # A copy, since pip leaves a build folder beside the sources, whose modules a later version may not have.
+    # A copy, since pip leaves a build folder beside the sources, whose modules a later version may not have. The service's
+    # user can read acceptance.py there.
     source=$VENV/source
     change rm --recursive --force "$source"
     change mkdir "$source"
-    change cp --recursive "$CHECKOUT"/{pyproject.toml,README.md,LICENSE,edge,calibration,compile} "$source"
+    change cp --recursive "$CHECKOUT"/{pyproject.toml,README.md,LICENSE,edge,calibration,compile,jetson} "$source"
     change env PATH="/usr/local/cuda/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1 \
-        "$VENV/bin/pip" install --quiet "${source}[$extras]" 'numpy>=1.26,<2'
+        "$VENV/bin/pip" install --quiet "${source}[$extras]" "$NUMPY"
     [ "$DRY_RUN" = yes ] || echo "$digest" > "$VENV/installed"
 }
 

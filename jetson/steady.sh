@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Run a command with a power mode and fixed clocks, and restore both afterwards, however it ends.
 #
-#   sudo jetson/steady.sh [--mode N] COMMAND...     as the user who called sudo
+#   sudo jetson/steady.sh [--mode N] [--user NAME] COMMAND...     as the user who called sudo, or another
 set -euo pipefail
 
 MODE=
+RUN_AS=${SUDO_USER:-root}
 STORED=
 EARLIER=
 
 main() {
-    if [ "${1-}" = --mode ]; then
-        MODE=${2-}
-        [[ $MODE =~ ^[0-9]+$ ]] || fail "--mode '$MODE' is no number; /etc/nvpmodel.conf has the modes"
+    while [[ ${1-} == --* ]]; do
+        read_option "$1" "${2-}"
         shift 2
-    fi
+    done
     [ $# != 0 ] || fail "no command; give one, such as: edge bench BUNDLE"
     [ "$(id -u)" = 0 ] || fail "power mode and clocks are root's; run it with sudo"
     command -v nvpmodel > /dev/null || fail "there is no nvpmodel; this is for a Jetson"
@@ -25,7 +25,21 @@ main() {
     [ -z "$MODE" ] || set_mode "$MODE"
     jetson_clocks --store "$STORED"
     jetson_clocks
-    run_as_caller "$@"
+    run_as_user "$@"
+}
+
+read_option() {
+    case $1 in
+        --mode)
+            MODE=$2
+            [[ $MODE =~ ^[0-9]+$ ]] || fail "--mode '$MODE' is no number; /etc/nvpmodel.conf has the modes"
+            ;;
+        --user)
+            RUN_AS=$2
+            getent passwd "$RUN_AS" > /dev/null || fail "--user '$RUN_AS' is no user of this machine; provision.sh adds edge"
+            ;;
+        *) fail "unknown option $1; there are --mode N and --user NAME" ;;
+    esac
 }
 
 # nvpmodel's last line is the number of the mode.
@@ -37,9 +51,10 @@ set_mode() {
     [ "$(mode)" = "$1" ] || fail "mode $1 needs a reboot; run: sudo nvpmodel -m $1, reboot, and run this again"
 }
 
-run_as_caller() {
-    if [ -n "${SUDO_USER-}" ] && [ "$SUDO_USER" != root ]; then
-        set -- runuser --user "$SUDO_USER" -- env "PATH=$PATH" "$@"
+# sudo has set HOME to root's, where the user's caches are not.
+run_as_user() {
+    if [ "$RUN_AS" != root ]; then
+        set -- runuser --user "$RUN_AS" -- env "PATH=$PATH" "HOME=$(getent passwd "$RUN_AS" | cut -d : -f 6)" "$@"
     fi
     "$@"
 }

@@ -10,7 +10,7 @@ import pytest
 
 from edge.machine_state import Clock, MachineState, machine_state, nvidia_gpus, power_mode, throttling
 from edge.system import conditions, git_revision, with_end
-from tests.support.jetsons import write_tree
+from tests.support.jetsons import ALERTS, write_tree
 
 ORIN = {
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -38,6 +38,7 @@ ORIN = {
     "sys/class/thermal/cooling_device0/cur_state": "0",
     "sys/class/thermal/cooling_device9/type": "pwm-fan",
     "sys/class/thermal/cooling_device9/cur_state": "3",
+    **ALERTS,
     "sys/class/hwmon/hwmon3/oc1_event_cnt": "0",
     "sys/class/hwmon/hwmon3/oc3_event_cnt": "7",
     "proc/loadavg": "0.52 0.58 0.59 1/467 21035\n",
@@ -101,6 +102,8 @@ def test_power_mode(files: dict[str, str], expected: str | None, tmp_path: Path)
         ({"sys/class/hwmon/hwmon3/oc3_event_cnt": "9"}, ["oc3 rose by 2"]),
         ({"sys/class/thermal/cooling_device0/cur_state": "4"}, ["cpufreq-cpu0 limits clocks"]),
         ({"sys/class/thermal/cooling_device9/cur_state": "4"}, []),  # a faster fan limits nothing
+        ({"sys/class/thermal/cooling_device10/cur_state": "2"}, []),  # nor does the alert of a hot surface
+        ({"sys/class/thermal/cooling_device11/cur_state": "1"}, ["cpu-throttle-alert limits clocks"]),
         ({"sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "5"}, []),  # unknown before
     ],
 )

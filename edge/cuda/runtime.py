@@ -22,6 +22,7 @@ class Runtime:
         arch: Architecture that kernels are compiled for, for example `sm_87`.
         is_integrated: True if host and GPU share their memory, as on a Jetson.
         facts: Properties of GPU and driver that an engine depends on.
+        driver_version: Version of CUDA of the driver, for example 12060 for 12.6.
         kernels: The kernels.
         tunings: Tuning for frames of each format, for each chain by its first engine: slots share it.
     """
@@ -37,13 +38,14 @@ class Runtime:
         major, minor = device.compute_capability()
         self.arch = f"sm_{major}{minor}"
         self.is_integrated = bool(device.get_attribute(driver.device_attribute.INTEGRATED))
+        self.driver_version: int = driver.get_driver_version()
         self.facts = {
             "gpu": device.name(),  # every Jetson Orin is called "Orin"
             "compute_capability": f"{major}.{minor}",
             "multiprocessors": str(device.get_attribute(driver.device_attribute.MULTIPROCESSOR_COUNT)),
             "memory_bytes": str(device.total_memory()),
             "board": board_model() or "",
-            "driver": l4t_release() or str(driver.get_driver_version()),
+            "driver": l4t_release() or str(self.driver_version),
         }
         self.tunings = WeakKeyDictionary[Any, Any]()
         with self.prepare("preparing the GPU"):

@@ -25,13 +25,16 @@ class GpuStream:
         self.owner: Any = driver.Stream(NON_BLOCKING)
         self.handle = int(self.owner.handle)
         self.core = Stream.from_handle(self.handle)
+        flags = driver.event_flags
+        self._events: dict[Sync, Any] = {
+            "spin": driver.Event(flags.DISABLE_TIMING),
+            "block": driver.Event(flags.DISABLE_TIMING | flags.BLOCKING_SYNC),
+        }
         self.set_sync(sync)
 
     def set_sync(self, sync: Sync) -> None:
         """Set how threads wait. The context's flags decide nothing here."""
-        flags = driver.event_flags
-        blocking = flags.BLOCKING_SYNC if sync == "block" else flags.DEFAULT
-        self._event: Any = driver.Event(blocking | flags.DISABLE_TIMING)
+        self._event = self._events[sync]
 
     def synchronize(self) -> None:
         """Wait for the stream's work."""
@@ -47,4 +50,5 @@ class GpuStream:
     def close(self) -> None:
         """Wait for the stream's work, and destroy the stream. Idempotent."""
         self.drain()
-        self._event = self.owner = None  # pycuda destroys both now, and would leak them in another context
+        self._events.clear()
+        self._event = self.owner = None  # pycuda destroys them now, and would leak them in another context

@@ -8,12 +8,12 @@ from edge.doctor.check import Check
 from edge.doctor.jetpack import is_jetson
 from edge.doctor.libraries import system_package
 from edge.machine_state import ROOT, first_line
+from edge.system import pip_uninstall
 
 CSI_DRIVER = "vi-output"
 """Beginning of the names of CSI cameras; the rest is the sensor."""
 ARGUS_SOCKET = "tmp/argus_socket"
 ARGUS_PLUGIN = "usr/lib/aarch64-linux-gnu/gstreamer-1.0/libgstnvarguscamerasrc.so"
-PIP_OPENCV = "pip uninstall -y opencv-python opencv-python-headless opencv-contrib-python"
 
 
 class Camera(NamedTuple):
@@ -60,9 +60,10 @@ def check_gstreamer(root: Path = ROOT) -> Check:
     if has_gstreamer:
         return Check(name, "ok", "in OpenCV")
     value = "not in this OpenCV, which cannot read CSI cameras and pipelines"
+    remedy = pip_uninstall("cv2", "opencv-python")
     if system_package("cv2", root) is not None:
-        return Check(name, "absent", f"{value}; it hides the system's", PIP_OPENCV)
-    return Check(name, "absent", value, f"sudo apt-get install python3-opencv && {PIP_OPENCV}")
+        return Check(name, "absent", f"{value}; it hides the system's", remedy)
+    return Check(name, "absent", value, f"sudo apt-get install python3-opencv && {remedy}")
 
 
 def check_argus(root: Path = ROOT) -> list[Check]:

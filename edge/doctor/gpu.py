@@ -14,18 +14,6 @@ from edge.errors import one_line
 
 NOT_AVAILABLE = 4
 """Exit code of a process that found no GPU or lacks a library for it."""
-PROGRAM = """
-import importlib, sys
-from edge.cuda import get_runtime
-from edge.errors import UnavailableError
-try:
-    get_runtime()
-    for function in sys.argv[2:]:
-        print(getattr(importlib.import_module(sys.argv[1]), function)())
-except UnavailableError as error:
-    print(error, file=sys.stderr)
-    sys.exit(4)
-"""
 
 
 class Step(NamedTuple):
@@ -47,17 +35,16 @@ class StepResult:
     """Last line that the step printed: its result or its error."""
 
 
-def call_step(module: str, *functions: str, limit_s: float) -> Step:
-    """Return a step that opens the GPU and calls functions without arguments; the last result is the detail."""
-    name = ", ".join(functions).replace("_", " ")
-    return Step(name, (sys.executable, "-c", PROGRAM, module, *functions), limit_s)
+def check_step(*checks: str, limit_s: float) -> Step:
+    """Return a step that runs some of `edge.doctor.gpu_checks.CHECKS`; the last result is the detail."""
+    name = ", ".join(checks).replace("_", " ")
+    return Step(name, (sys.executable, "-m", "edge.doctor.gpu_checks", *checks), limit_s)
 
 
 def gpu_steps() -> list[Step]:
     """Return the steps that need no bundle, no inference library and no torch; they take less than a minute."""
-    checks = "edge.doctor.gpu_checks"
     names = ("nested_conditional_nodes", "exit_decisions", "preprocessing", "chain_as_graph_and_stepwise")
-    return [call_step(checks, name, limit_s=60) for name in names]
+    return [check_step(name, limit_s=60) for name in names]
 
 
 def run_step(step: Step) -> StepResult:

@@ -1,8 +1,12 @@
 """Equivalence of the kernels and graphs on this GPU with the reference on the host; see `edge.doctor.gpu`.
 
+`python -m edge.doctor.gpu_checks exit_decisions` runs one of `CHECKS`.
+
 The CUDA modules are imported after `get_runtime`, which explains what is missing.
 """
 
+import sys
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import get_args
 
@@ -12,7 +16,8 @@ from numpy.typing import NDArray
 from edge.bundle.manifest import InputSpec
 from edge.cuda import get_runtime
 from edge.decision import scores_from_logits
-from edge.errors import EngineError
+from edge.doctor.gpu import NOT_AVAILABLE
+from edge.errors import EngineError, UnavailableError
 from edge.frames.base import Frame, PixelFormat
 from edge.frames.preprocess import preprocess_for
 
@@ -127,3 +132,29 @@ def _preprocess(frame: Frame) -> NDArray[np.float32]:
 def _require(condition: bool, problem: str) -> None:
     if not condition:
         raise EngineError(f"{problem}; report this with the GPU and the driver")
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    check.__name__: check
+    for check in (nested_conditional_nodes, exit_decisions, preprocessing, chain_as_graph_and_stepwise)
+}
+
+
+def run_checks(checks: Iterable[Callable[[], str]]) -> int:
+    """Run checks as a process that prints their results; return its exit code.
+
+    Raises:
+        EngineError: a check fails.
+    """
+    try:
+        get_runtime()
+        for check in checks:
+            sys.stdout.write(f"{check()}\n")
+    except UnavailableError as error:
+        sys.stderr.write(f"{error}\n")
+        return NOT_AVAILABLE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_checks(CHECKS[name] for name in sys.argv[1:]))

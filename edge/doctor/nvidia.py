@@ -14,7 +14,7 @@ from edge.doctor.libraries import check_library
 from edge.engines import INSTALL
 from edge.errors import EngineError, UnavailableError, one_line
 from edge.machine_state import ROOT
-from edge.system import board_model, gpu_names, has_nvidia_gpu, nvidia_driver, pip_install
+from edge.system import board_model, gpu_names, has_nvidia_gpu, nvidia_driver, pip_install, pip_uninstall
 
 DEVICES = (
     "dev/nvmap",
@@ -28,6 +28,8 @@ DEVICES = (
 TOOLKIT_VERSION = "usr/local/cuda/version.json"
 WITHOUT_RTX = ("Orin", "Thor", "H100", "H200")
 """GPUs of compute capability 8.7, 11.0 and 9.0, which TensorRT for RTX has no target for."""
+MIN_DRIVER = 12050
+"""Version of CUDA from which drivers have the conditional nodes of a chain's graph; 12050 is CUDA 12.5."""
 INT8_TRAP = "may refuse int8 on Orin (NVIDIA/TensorRT#4832)"
 
 
@@ -78,7 +80,8 @@ def check_tensorrt(root: Path = ROOT) -> Check:
         )
     if release is not None and not f"{check.value}.".startswith(f"{release.tensorrt}."):
         value = f"{check.value}; JetPack {release.version} comes with {release.tensorrt}"
-        return replace(check, state="warning", value=value, remedy="pip uninstall -y tensorrt, to see JetPack's own")
+        remedy = f"{pip_uninstall('tensorrt', 'tensorrt')}, to see JetPack's own"
+        return replace(check, state="warning", value=value, remedy=remedy)
     if check.value.startswith("10.16") and "Orin" in (board_model(root) or ""):
         value, remedy = f"{check.value}, {INT8_TRAP}", "if a build fails, add --precision fp16"
         return replace(check, state="warning", value=value, remedy=remedy)
@@ -102,16 +105,18 @@ def check_graph_mode() -> Check:
         runtime = get_runtime()
         from edge.doctor.probe import chain_unsupported_reason
 
-        unsupported = chain_unsupported_reason(runtime, "graph")
+        reason = chain_unsupported_reason(runtime, "graph")
     except UnavailableError as error:
         remedy = f"install the NVIDIA driver and the CUDA toolkit, then {pip_install('cuda13')} (cuda12 on JetPack 6)"
-        reason = one_line(str(error.__cause__ or error))
-        return Check(name, "problem" if has_nvidia_gpu() else "absent", f"unavailable: {reason}", remedy)
+        value = f"unavailable: {one_line(str(error.__cause__ or error))}"
+        return Check(name, "problem" if has_nvidia_gpu() else "absent", value, remedy)
     except EngineError as error:
-        unsupported = one_line(str(error))
-    if unsupported:
-        return Check(name, "problem", f"unavailable: {unsupported}", "update the driver to CUDA 12.5 or later")
-    return Check(name, "ok", "available: one CUDA graph and one wait per frame")
+        return Check(name, "problem", f"unavailable: {one_line(str(error))}", "edge doctor --gpu, and report its table")
+    if not reason:
+        return Check(name, "ok", "available: one CUDA graph and one wait per frame")
+    is_old = runtime.driver_version < MIN_DRIVER
+    remedy = "update the driver to CUDA 12.5 or later" if is_old else "report it with the GPU and the driver"
+    return Check(name, "problem", f"unavailable: {reason}", f"{remedy}; meanwhile, the host checks each exit")
 
 
 def _toolkit_version(root: Path) -> str | None:

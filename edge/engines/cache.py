@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,18 +114,15 @@ class EngineCache:
                 was_logged = True
                 logger.warning("%s: waiting for %s; it holds %s; limit the wait with %s", task, other, lock, WAIT_LIMIT)
 
-        waiting = locked_file(lock, on_wait, limit_s)
-        try:
-            waiting.__enter__()
-        except TimeoutError as error:
-            raise EngineError(
-                f"{task}: waited {limit_s:g} s for another process ({holder(lock) or 'unknown'}) that builds it and "
-                f"holds {lock}; end that process, raise {WAIT_LIMIT}, or set EDGE_CACHE to another folder"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked_file(lock, on_wait, limit_s))
+            except TimeoutError as error:
+                raise EngineError(
+                    f"{task}: waited {limit_s:g} s for another process ({holder(lock) or 'unknown'}) that builds it "
+                    f"and holds {lock}; end that process, raise {WAIT_LIMIT}, or set EDGE_CACHE to another folder"
+                ) from error
             yield
-        finally:
-            waiting.__exit__(None, None, None)
 
     def _build(
         self,

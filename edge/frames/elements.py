@@ -7,7 +7,7 @@ from functools import cache
 import cv2
 
 from edge.errors import UnavailableError
-from edge.system import l4t_release
+from edge.system import l4t_release, pip_uninstall
 
 PACKAGES = {
     "nv": "nvidia-l4t-gstreamer",
@@ -49,10 +49,8 @@ def is_available(pipeline: str) -> bool:
 def _unavailable(pipeline: str) -> str:
     """Return the reason why a pipeline cannot run, with the remedy; empty if it can."""
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-        return (
-            f"OpenCV {cv2.__version__} has no GStreamer; use JetPack's (pip uninstall opencv-python "
-            "opencv-python-headless; sudo apt install python3-opencv)"
-        )
+        remedy = f"{pip_uninstall('cv2', 'opencv-python')}; sudo apt install python3-opencv"
+        return f"OpenCV {cv2.__version__} has no GStreamer; use JetPack's ({remedy})"
     missing = [element for element in elements_of(pipeline) if not has_element(element)]
     if not missing:
         return ""

@@ -82,9 +82,12 @@ def test_the_chain_runs_after_captures_that_another_thread_spoilt(
 ) -> None:
     from benchmarks.gpu import captures
 
-    capture, deadline = captures.capture, monotonic() + TIMEOUT_S
+    capture, deadline, is_alone = captures.capture, monotonic() + TIMEOUT_S, iter([True])
 
     def spoilt_capture(enqueue: Callable[[int], None]) -> Any:
+        if next(is_alone, False):  # the first capture has no thread beside it
+            return capture(enqueue)
+
         def enqueue_after_synchronisation(stream: int) -> None:
             before = world.calls["context synchronize"]
             while world.calls["context synchronize"] < before + 2:  # the second began after the capture
@@ -99,6 +102,32 @@ def test_the_chain_runs_after_captures_that_another_thread_spoilt(
     result = captures.captures_beside_synchronisation()
     assert result.startswith("5 of 5 captures were spoilt, each with an error; ")
     assert int(result.split("; ")[1].split()[0]) >= 5
+
+
+@pytest.mark.parametrize("succeeding", [0, 1])
+def test_an_error_that_names_no_capture_fails_the_captures(
+    succeeding: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.gpu import captures
+
+    capture, calls = captures.capture, iter(range(3))
+
+    def broken_capture(enqueue: Any) -> Any:
+        if next(calls) < succeeding:
+            return capture(enqueue)
+        raise ImportError("cannot import name 'launch'")
+
+    monkeypatch.setattr(captures, "capture", broken_capture)
+    with pytest.raises(EngineError, match="ImportError: cannot import name 'launch'"):
+        captures.captures_beside_synchronisation()
+
+
+def test_a_first_capture_that_is_spoilt_fails_the_captures(world: World) -> None:
+    from benchmarks.gpu import captures
+
+    world.failing["invalidated"] = RuntimeError()
+    with pytest.raises(EngineError, match="CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
+        captures.captures_beside_synchronisation()
 
 
 def test_a_thread_that_ends_early_fails_the_captures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

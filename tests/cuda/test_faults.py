@@ -52,6 +52,15 @@ def test_doctor_reports_missing_conditional_nodes_with_the_reason(world: World) 
     assert check_graph_mode().value == "unavailable: CUDA_ERROR_NO_DEVICE"
 
 
+@pytest.mark.parametrize(
+    ("driver_version", "remedy"),
+    [(12040, "update the driver to CUDA 12.5 or later"), (12050, "report it with the GPU and the driver")],
+)
+def test_only_an_old_driver_is_to_be_updated(driver_version: int, remedy: str, world: World) -> None:
+    world.driver_version, world.failing["if_then"] = driver_version, CoreError("CUDA_ERROR_NOT_SUPPORTED")
+    assert check_graph_mode().remedy == f"{remedy}; meanwhile, the host checks each exit"
+
+
 def test_doctor_reports_a_gpu_that_fails_and_frees_its_memory(world: World) -> None:
     world.failing["memcpy_htod_async"] = DriverError("CUDA_ERROR_UNKNOWN")
     check = check_graph_mode()

@@ -1,6 +1,7 @@
 """CUDA slots on a stand-in for a GPU: the host slot's predictions with one wait per frame."""
 
 import ctypes
+import itertools
 import platform
 import threading
 from dataclasses import replace
@@ -163,6 +164,28 @@ def test_threads_block_where_that_takes_hardly_longer_than_spinning(
     world.calls["blocking waits"] = 0
     predict(slot, frame, [0, 0])
     assert (slot.tuning.sync, world.calls["blocking waits"]) == (sync, int(sync == "block"))
+
+
+@pytest.mark.parametrize("faster", ["mapped", "copied"])
+def test_clocks_that_rise_during_the_comparison_favour_no_combination(
+    faster: str, network: Networks, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slower way takes 20 % longer, and so does blocking; each frame takes 2 % less than the one before."""
+    from edge.cuda import autotune
+
+    world.is_integrated = True
+    times_ms = (100 * 0.98**call for call in itertools.count())
+
+    def frame_ms(executor: Any) -> float:
+        world.calls["bytes uploaded"] = world.calls["blocking waits"] = 0
+        executor.start()
+        executor.finish()
+        is_slower = (world.calls["bytes uploaded"] > 0) != (faster == "copied")
+        return next(times_ms) * 1.2 ** (is_slower + (world.calls["blocking waits"] > 0))
+
+    monkeypatch.setattr(autotune, "_frame_ms", frame_ms)
+    tuning = network("tiny cnn", spec=IMAGES).slot().tuning
+    assert (tuning.transfer, tuning.sync) == (faster, "spin")
 
 
 @pytest.mark.parametrize("sync", ["spin", "block"])

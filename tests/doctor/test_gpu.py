@@ -1,5 +1,6 @@
 """Steps on a GPU: their checks on a stand-in, and processes that fail, crash or hang."""
 
+import importlib.util
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ from edge.cli import doctor
 from edge.doctor import gpu_checks
 from edge.doctor.gpu import Step, StepResult, gpu_steps, run_step
 from edge.errors import EngineError, UnavailableError
+from edge.system import pip_install
 from tests.support.cuda_stand_in import World
 
 CHECKS = {
@@ -21,7 +23,21 @@ CHECKS = {
 
 
 def test_every_check_is_a_step() -> None:
-    assert [step.command[-1] for step in gpu_steps()] == [check.__name__ for check in CHECKS]
+    assert [step.command[-1] for step in gpu_steps()] == list(gpu_checks.CHECKS)
+    assert list(gpu_checks.CHECKS.values()) == list(CHECKS)
+
+
+def test_checks_run_in_turn_and_print_their_results(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("preprocessing", "nested_conditional_nodes")
+    assert gpu_checks.run_checks(gpu_checks.CHECKS[name] for name in names) == 0
+    assert capsys.readouterr().out.splitlines() == [CHECKS[gpu_checks.CHECKS[name]] for name in names]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
+def test_a_step_without_pycuda_is_not_run_and_has_the_remedy() -> None:
+    result = run_step(gpu_steps()[0])
+    assert result.state == "not run"
+    assert pip_install("cuda13") in result.detail
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -8,6 +8,7 @@ import pytest
 from edge.doctor import nvidia
 from edge.doctor.check import Check, State
 from edge.doctor.libraries import MODULES, check_library, check_modules
+from edge.system import pip_uninstall
 from tests.support.jetsons import write_agx_thor, write_orin_nx, write_tree
 
 BROKEN = {
@@ -75,6 +76,22 @@ def test_a_tensorrt_that_does_not_belong_to_this_jetpack_is_named(
     install_tensorrt(version, tmp_path, monkeypatch)
     check = nvidia.check_tensorrt(write_orin_nx(tmp_path))
     assert (check.state, check.value) == (state, value)
+
+
+def test_the_distributions_that_have_another_tensorrt_are_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, module in {"tensorrt": "", "tensorrt_cu13": "tensorrt", "tensorrt_cu13_libs": "tensorrt_libs"}.items():
+        facts = {"METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 11.1.0\n", "top_level.txt": f"{module}\n"}
+        write_tree(tmp_path / f"{name}-11.1.0.dist-info", facts)
+    monkeypatch.syspath_prepend(tmp_path)
+    install_tensorrt("11.1.0", tmp_path, monkeypatch)
+    check = nvidia.check_tensorrt(write_orin_nx(tmp_path / "board"))
+    assert check.remedy == "pip uninstall -y tensorrt tensorrt_cu13, to see JetPack's own"
+
+
+def test_a_module_of_no_distribution_is_removed_with_the_ones_named() -> None:
+    assert pip_uninstall("not_there", "others") == "pip uninstall -y others"
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_an_opencv_without_gstreamer_is_named_with_the_remedy(
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: False)
     install(jetson_with, *RTSP_ELEMENTS)
     assert stream_pipeline(parse_address("rtsp://camera/live"), "h264") is None
-    assert "has no GStreamer; use JetPack's (pip uninstall opencv-python" in caplog.text
+    assert "has no GStreamer; use JetPack's (pip uninstall -y opencv-python" in caplog.text
 
 
 def test_other_machines_decode_on_the_cpu_without_a_word(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,9 @@
 """Files for a Jetson, without one: container files, the unit, and scripts with stand-ins for the board's commands."""
 
 import os
+import pwd
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ import yaml
 from edge.frames.guarded import START_LIMIT_S
 from edge.live.reconnect import MAX_LATE_DELAY_S
 from tests.support.commands import ROOT, TIMEOUT_S, wait_until
+from tests.support.documents import blocks, commands
 
 JETSON = ROOT / "jetson"
 DOCKERFILE = JETSON / "Dockerfile"
@@ -99,6 +102,12 @@ case $1 in
 esac
 """
 ID = "#!/bin/sh\necho 0\n"
+RUNUSER = """#!/bin/sh
+[ "$1 $3" = "--user --" ] || exit 1
+echo "$2" > {state}/user
+shift 3
+exec "$@"
+"""
 
 
 class Board:
@@ -106,7 +115,8 @@ class Board:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name, script in {"nvpmodel": NVPMODEL, "jetson_clocks": JETSON_CLOCKS, "id": ID}.items():
+        scripts = {"nvpmodel": NVPMODEL, "jetson_clocks": JETSON_CLOCKS, "id": ID, "runuser": RUNUSER}
+        for name, script in scripts.items():
             file = folder / name
             file.write_text(script.replace("{state}", str(folder)))
             file.chmod(0o755)
@@ -121,9 +131,9 @@ class Board:
     def env(self) -> Mapping[str, str]:
         return {"PATH": f"{self.folder}:/usr/bin:/bin", "TMPDIR": str(self.folder)}
 
-    def run(self, *words: str) -> Any:
-        command = [JETSON / "steady.sh", *words]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=TIMEOUT_S)
+    def run(self, *words: str, **variables: str) -> Any:
+        command, env = [JETSON / "steady.sh", *words], {**self.env, **variables}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -136,6 +146,20 @@ def test_mode_and_clocks_are_set_for_a_command_and_restored(code: int, board: Bo
     script = f"cat {board.folder}/mode {board.folder}/clocks; exit {code}"
     done = board.run("--mode", "0", "sh", "-c", script)
     assert (done.returncode, done.stdout.split()) == (code, ["0", "fixed"])
+    assert board.state == ("2", "as they were")
+
+
+@pytest.mark.parametrize(
+    ("words", "user"),
+    [((), "daemon"), (("--user", "nobody"), "nobody"), (("--user", "nobody", "--mode", "0"), "nobody")],
+)
+def test_a_command_runs_as_the_caller_or_as_a_named_user_with_the_users_home(
+    words: tuple[str, ...], user: str, board: Board
+) -> None:
+    show = ("sh", "-c", 'echo "$HOME $EDGE_CACHE"')
+    done = board.run(*words, *show, SUDO_USER="daemon", HOME="/root", EDGE_CACHE="/cache")
+    assert done.stdout == f"{pwd.getpwnam(user).pw_dir} /cache\n"
+    assert (board.folder / "user").read_text() == f"{user}\n"
     assert board.state == ("2", "as they were")
 
 
@@ -167,11 +191,30 @@ def test_a_mode_that_needs_a_reboot_is_refused_and_nothing_changes(board: Board)
     assert not (board.folder / "ran").exists()
 
 
-@pytest.mark.parametrize("words", [(), ("--mode",), ("--mode", "fast", "true"), ("--mode", "0")])
+WRONG = [(), ("--mode",), ("--mode", "fast", "true"), ("--mode", "0"), ("--user",), ("--user", "no-such-user", "true")]
+
+
+@pytest.mark.parametrize("words", [*WRONG, ("--fast", "true")])
 def test_wrong_arguments_are_refused_in_a_line(words: tuple[str, ...], board: Board) -> None:
     done = board.run(*words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert board.state == ("2", "as they were")
+
+
+def documented(word: str) -> list[str]:
+    """Return the words of the command that contains a word, of the only one on the page about Jetsons."""
+    shell = [block for block in blocks(ROOT / "docs/jetson.md") if block.language == "sh"]
+    lines = [shlex.split(command.line, comments=True) for block in shell for command in commands(block)]
+    (words,) = (words for words in lines if word in words)
+    return words
+
+
+def test_the_documented_acceptance_builds_the_engines_that_the_service_runs() -> None:
+    unit, settings = (JETSON / "early-exit.service").read_text(), (JETSON / "early-exit.env").read_text()
+    words = documented("jetson/steady.sh")
+    assert re.findall(r"\bEDGE_CACHE=\S+", unit) == [word for word in words if word.startswith("EDGE_CACHE=")]
+    assert re.findall(r"^User=(\S+)", unit, re.MULTILINE) == [words[words.index("--user") + 1]]
+    assert re.findall(r"^EDGE_RUN=(\S+)", settings, re.MULTILINE)[0] in words
 
 
 # Provisioning
@@ -180,10 +223,19 @@ def test_wrong_arguments_are_refused_in_a_line(words: tuple[str, ...], board: Bo
 def test_provisioning_prints_its_commands_without_running_them() -> None:
     done = subprocess.run([JETSON / "provision.sh", "--dry-run"], capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
-    commands = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
-    assert any("early-exit.service" in command for command in commands)
-    assert f"{len(commands)} commands would run; nothing was changed" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
+    assert any("early-exit.service" in command for command in lines)
+    assert any(f"{JETSON}' '{documented('cd')[1]}'" in command for command in lines)  # with acceptance.py
+    assert f"{len(lines)} commands would run; nothing was changed" in done.stdout
     assert not Path("/opt/early-exit/installed").exists()
+
+
+def test_an_installation_by_hand_and_a_container_have_the_packages_of_provisioning() -> None:
+    arrays = re.findall(r"^(?:JETSON_)?PACKAGES=\((.+)\)$", (JETSON / "provision.sh").read_text(), re.MULTILINE)
+    both, jetson = (array.split() for array in arrays)
+    words = documented("apt-get")
+    assert sorted(words[words.index("install") + 1 :]) == sorted([*both, *jetson])
+    assert any({*both, "python3-dev", "g++"} < set(words.split()) for words in arguments("RUN"))
 
 
 def test_provisioning_refuses_other_arguments() -> None:

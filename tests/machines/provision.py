@@ -1,4 +1,4 @@
-"""`jetson/provision.sh` in a clean Debian: dry run, run, second run, and the CPU runtime that it leaves."""
+"""`jetson/provision.sh` in clean Debians: dry run, run, second run, and a bundle accepted with what it leaves."""
 
 import shutil
 from pathlib import Path
@@ -8,33 +8,48 @@ from tests.machines.suite import digits_bundle, run
 from tests.machines.userland import CHECKOUT, SHARED, enter, make_system
 
 SCRIPT = f"{CHECKOUT}/jetson/provision.sh"
-EDGE = "/opt/early-exit/bin/edge"
+RELEASES = ("bookworm", "trixie")
+"""Python 3.11 with NumPy 1, and Python 3.13 with NumPy 2."""
+VENV = "/opt/early-exit"
 AS_EDGE = (
     "setpriv",
     "--reuid=edge",
     "--regid=edge",
     "--init-groups",
     "env",
+    f"--chdir={VENV}/source",
+    "HOME=/var/lib/early-exit",
     "EDGE_CACHE=/var/cache/early-exit/engines",
 )
+ACCEPT = (
+    f"{VENV}/bin/python",
+    "jetson/acceptance.py",
+    "--backend",
+    "onnxruntime",
+    "--output",
+    "/var/lib/early-exit/page",
+)
+LIVE = ("--source", "test://?size=64x64&rate=30", "--seconds", "3")
 
 
 def provision(folder: Path) -> dict[str, Any]:
-    """Provision a new system; each step has the text that its output must contain."""
-    shutil.rmtree(folder / "provisioned", ignore_errors=True)
-    system, bundle = make_system(folder / "provisioned", "amd64", ()), f"{SHARED}/{digits_bundle(folder).name}"
+    """Provision a new system of each release; each step has the text that its output must contain."""
+    bundle = f"{SHARED}/{digits_bundle(folder).name}"
     steps = {
         "dry run": ((SCRIPT, "--dry-run"), "nothing was changed"),
         "run": ((SCRIPT,), "commands ran"),
         "second run": ((SCRIPT,), "nothing to change"),
-        "doctor": ((*AS_EDGE, EDGE, "doctor", "--for", "cpu"), "ready"),
-        "build": ((*AS_EDGE, EDGE, "build", bundle), ""),
-        "verify": ((*AS_EDGE, EDGE, "verify", bundle), ""),
+        "doctor": ((*AS_EDGE, f"{VENV}/bin/edge", "doctor", "--for", "cpu"), "ready"),
+        "acceptance": ((*AS_EDGE, *ACCEPT, *LIVE, bundle), ""),
     }
-    failed = [name for name, (words, text) in steps.items() if not passes(system, words, text)]
-    if run(["systemd-analyze", "verify", f"--root={system}", "/etc/systemd/system/early-exit.service"]):
-        failed.append("unit")
-    return {"passed": len(steps) + 1 - len(failed), "failed": failed}
+    failed = []
+    for release in RELEASES:
+        shutil.rmtree(folder / release, ignore_errors=True)
+        system = make_system(folder / release, "amd64", (), release)
+        failed += [f"{release}: {name}" for name, (words, text) in steps.items() if not passes(system, words, text)]
+        if run(["systemd-analyze", "verify", f"--root={system}", "/etc/systemd/system/early-exit.service"]):
+            failed.append(f"{release}: unit")
+    return {"passed": len(RELEASES) * (len(steps) + 1) - len(failed), "failed": failed}
 
 
 def passes(system: Path, words: tuple[str, ...], text: str) -> bool:

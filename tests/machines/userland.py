@@ -26,12 +26,12 @@ exec chroot "$SYSTEM" env --chdir={CHECKOUT} HOME=/root PATH=/usr/sbin:/usr/bin:
 """Mounts of a process of its own, which vanish with it."""
 
 
-def make_system(folder: Path, architecture: str, packages: tuple[str, ...]) -> Path:
+def make_system(folder: Path, architecture: str, packages: tuple[str, ...], release: str = RELEASE) -> Path:
     """Install a minimal Debian into a folder, unless it is there."""
     if not (folder / "complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         include = f"--include={','.join(('ca-certificates', *packages))}"
-        run(["debootstrap", f"--arch={architecture}", "--variant=minbase", include, RELEASE, folder, MIRROR])
+        run(["debootstrap", f"--arch={architecture}", "--variant=minbase", include, release, folder, MIRROR])
         for place in (CHECKOUT, SHARED):
             (folder / place.strip("/")).mkdir()
         (folder / "complete").touch()

@@ -153,7 +153,9 @@ def _check_provision(words: Sequence[str]) -> None:
 
 def _check_steady(words: Sequence[str]) -> None:
     """Check the command that is run with fixed clocks."""
-    check_command(shlex.join(words[2:] if words[0] == "--mode" else words))
+    while words[0] in ("--mode", "--user"):
+        words = words[2:]
+    check_command(shlex.join(words))
 
 
 def _check_torchrun(words: Sequence[str]) -> None:
@@ -208,6 +210,8 @@ _CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "pip": _check_pip,
     "make": _check_make,
     "apt-get": _ignore,
+    "cat": _ignore,
+    "cd": _ignore,
     "cp": _ignore,
     "docker": _ignore,
     "jetson_clocks": _ignore,

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from tests.support.boards import write_board, write_thor
 
-ORIN_NX = {
+ALERTS = {
+    "sys/class/thermal/cooling_device10/type": "hot-surface-alert",
+    "sys/class/thermal/cooling_device10/cur_state": "1",  # from 70 °C on
+    "sys/class/thermal/cooling_device11/type": "cpu-throttle-alert",
+    "sys/class/thermal/cooling_device11/cur_state": "0",
+}
+"""Alerts of a Jetson among its cooling devices: the first warns of a hot surface only, the second limits clocks."""
+ORIN_NX = ALERTS | {
     "proc/device-tree/model": "NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0",
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
     "var/lib/nvpmodel/status": "pmode:0000\n",
