@@ -6,19 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.bundle import Bundle
-from edge.bundle.manifest import PrecisionSpec
+from edge.bundle.manifest import PrecisionSpec, Thresholds
 from edge.bundle.sample_split import fitting_and_rejection, tuning_and_certification
+from edge.bundle.scores import LabelledScores
 from edge.decision import decide, validate_thresholds
-from edge.risk import RISKS, ROUNDING
+from edge.risk import HIGH_PROBABILITY_METHODS, PROCEDURES, RISKS, Losses
 
 
 def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
     """Return the contradiction between a precision's guarantee and the scores in the bundle; None if there is none.
 
-    Scores of other segments support nothing. On the samples that certify thresholds, the mean risk of each candidate
-    must be within the limit, which every procedure of `edge.risk` requires; options that are not in the manifest decide
-    which of `_certifying` they were. Thresholds that were fitted to samples of a device, or to a budget, guarantee
-    nothing about these scores.
+    Scores of other segments support nothing. The procedure in the manifest has to certify the candidates again, in
+    their order, on the samples that certified them; options that are not in the manifest decide which of `_certifying`
+    they were. Each candidate passed a test of its own, so the candidates pass without those that were left out.
+    Thresholds that were fitted to samples of a device, or to a budget, guarantee nothing about these scores.
 
     Raises:
         BundleError: the bundle does not have the precision, or its scores are damaged.
@@ -29,21 +30,39 @@ def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
         return "the recorded scores are those of other segments"
     if fitted.target_metric not in RISKS or fitted.split != bundle.manifest.splits["thresholds"].fingerprint:
         return None
-    risk = RISKS[fitted.target_metric]
-    for candidate in fitted.candidates:
-        thresholds = validate_thresholds(candidate.values, len(bundle.manifest.exits))
-        losses = risk(recorded.scores, decide(recorded.scores, thresholds), recorded.truth)
-        value = min(float(losses[samples].mean()) for samples in _certifying(spec, len(losses)))
-        if not value <= fitted.limit + ROUNDING:
-            return (
-                f"on the recorded scores the {fitted.target_metric} of {precision} is {value:.4f}, above its limit of "
-                f"{fitted.limit:g}"
-            )
-    return None
+    if not fitted.values:
+        return None  # a network of one exit has no early exits to test
+    losses = _losses(bundle, recorded, fitted)
+    if any(_is_certified(fitted, losses[:, samples]) for samples in _certifying(spec, len(recorded.truth))):
+        return None
+    return (
+        f"the recorded scores do not support the guarantee of {precision}: on them, the method {fitted.method!r} does "
+        f"not certify that the {fitted.target_metric} is within its limit of {fitted.limit:g}"
+    )
+
+
+def _losses(bundle: Bundle, recorded: LabelledScores, fitted: Thresholds) -> Losses:
+    """Return every recorded sample's loss with each candidate, shape (candidates, samples)."""
+    risk, exits = RISKS[fitted.target_metric], len(bundle.manifest.exits)
+    values = [validate_thresholds(candidate.values, exits) for candidate in fitted.candidates]
+    return np.stack([risk(recorded.scores, decide(recorded.scores, each), recorded.truth) for each in values])
+
+
+def _is_certified(fitted: Thresholds, losses: Losses) -> bool:
+    """Return True if the procedure certifies all candidates; False also if it is unknown, or cannot be run."""
+    level, limit = fitted.confidence_level, fitted.limit
+    is_test = fitted.method in HIGH_PROBABILITY_METHODS
+    if fitted.method not in PROCEDURES or (is_test and (level is None or not 0 < limit < 1)):
+        return False
+    return bool(PROCEDURES[fitted.method](losses, limit, 1 - (level or 0)).all())
 
 
 def _certifying(spec: PrecisionSpec, recorded: int) -> Iterator[NDArray[np.intp]]:
-    """Yield the samples that may have certified thresholds: all that they were fitted to, or all but the tuning."""
+    """Yield the samples that may have certified thresholds: all that they were fitted to, or all but the tuning.
+
+    They are in the order of the fit, on which the bets of `betting` depend.
+    """
     fitting = np.arange(recorded) if spec.rejection is None else fitting_and_rejection(recorded)[0]
-    yield fitting
-    yield fitting[tuning_and_certification(len(fitting))[1]]
+    tuning, certification = tuning_and_certification(len(fitting))
+    yield fitting[np.concatenate([tuning, certification])]
+    yield fitting[certification]
