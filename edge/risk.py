@@ -142,19 +142,24 @@ HIGH_PROBABILITY_METHODS = ("exact", "betting", "hoeffding-bentkus")
 """Procedures whose certificate holds with probability `1 - delta`; the others ignore delta."""
 
 
+def certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:
+    """Return True if so many samples without loss certify a candidate; fewer certify none."""
+    return samples > 0 and bool(certify(np.zeros((1, samples)), limit, delta)[0])
+
+
 def min_samples(certify: RiskProcedure, limit: float, delta: float) -> int | None:
     """Return the smallest number of samples without loss that certifies a candidate.
 
     None if it exceeds `MAX_SEARCHED_SAMPLES`.
     """
     too_few, enough = 0, 1
-    while not _certifies_lossless(certify, enough, limit, delta):
+    while not certifies_lossless(certify, enough, limit, delta):
         too_few, enough = enough, 2 * enough
         if enough > MAX_SEARCHED_SAMPLES:
             return None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if _certifies_lossless(certify, middle, limit, delta):
+        if certifies_lossless(certify, middle, limit, delta):
             enough = middle
         else:
             too_few = middle
@@ -202,10 +207,6 @@ def _ternary_sum_cdf(total: int, count: int, mean: float, nonzero: float) -> flo
     probability = np.fft.ifft((1 - nonzero + up * rotation + down * rotation.conj()) ** count).real
     sums = np.arange(window) + math.floor(count * mean) - window // 2
     return float(probability[sums[sums <= total] % window].sum())
-
-
-def _certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:
-    return bool(certify(np.zeros((1, samples)), limit, delta)[0])
 
 
 def _kl_divergence(a: float, b: float) -> float:
