@@ -24,7 +24,7 @@ from edge.bundle.manifest import Rejection, Thresholds
 from edge.bundle.sample_split import fitting_and_rejection
 from edge.decision import NEVER, Scores, accepted, decide
 from edge.errors import ThresholdError
-from edge.risk import MAX_SEARCHED_SAMPLES, PROCEDURES, Losses, certifies_lossless, min_samples
+from edge.risk import MAX_SEARCHED_SAMPLES, PROCEDURES, CandidateLosses, LazyLosses, certifies_lossless, min_samples
 
 REJECT_GRID = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
 """Reject thresholds, from none of the last exit's predictions accepted to all."""
@@ -76,9 +76,14 @@ class Outcomes(NamedTuple):
     is_wrong: NDArray[np.bool_]
     """Shape (samples,)."""
 
-    def losses(self, limit: float) -> Losses:
-        """Return losses whose mean is within the limit exactly if the error among the accepted is."""
-        return np.where(self.is_accepted, self.is_wrong, limit)
+    def losses(self, limit: float, start: int = 0) -> CandidateLosses:
+        """Return losses whose mean is within the limit exactly if the error among the accepted is.
+
+        Args:
+            limit: Largest error among the accepted.
+            start: Index of the first reject threshold.
+        """
+        return LazyLosses(lambda accepted: np.where(accepted, self.is_wrong, limit), self.is_accepted[start:])
 
 
 def fit_with_rejection(
@@ -160,14 +165,14 @@ def _fit_rejection(
     it best.
     """
     candidates, limit = [candidate.values for candidate in thresholds.candidates], guarantee.limit
-    fitted_losses = [outcomes(fitting, values).losses(limit).mean(axis=1) for values in candidates]
-    start = int(np.max(fitted_losses, axis=0).argmin())
+    fitted_means = [[losses.mean() for losses in outcomes(fitting, values).losses(limit)] for values in candidates]
+    start = int(np.max(fitted_means, axis=0).argmin())
     judged = [outcomes(certification, values) for values in candidates]
     certified = np.ones(len(REJECT_GRID) - start, dtype=bool)
     for candidate in judged:
-        certified &= PROCEDURES[guarantee.method](candidate.losses(limit)[start:], limit, guarantee.delta)
+        certified &= PROCEDURES[guarantee.method](candidate.losses(limit, start), limit, guarantee.delta)
     if not certified.any():
-        worst = max(judged, key=lambda candidate: float(candidate.losses(limit)[start].mean()))
+        worst = max(judged, key=lambda candidate: float(next(iter(candidate.losses(limit, start))).mean()))
         raise ThresholdError(_not_certified(worst.is_accepted[start], worst.is_wrong, guarantee))
     lowest = start + int(certified.sum()) - 1
     return Rejection(

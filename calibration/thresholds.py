@@ -20,7 +20,8 @@ from edge.risk import (
     MAX_SEARCHED_SAMPLES,
     PROCEDURES,
     RISKS,
-    Losses,
+    CandidateLosses,
+    LazyLosses,
     certifies_lossless,
     min_samples,
 )
@@ -200,10 +201,12 @@ def _tune(
     }
 
 
-def _losses(scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee) -> Losses:
-    """Return every sample's loss under every candidate, shape (candidates, samples)."""
+def _losses(
+    scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee
+) -> CandidateLosses:
+    """Return every sample's loss under each candidate."""
     risk = RISKS[guarantee.risk]
-    return np.stack([risk(scores, decide(scores, thresholds), truth) for thresholds in candidates])
+    return LazyLosses(lambda thresholds: risk(scores, decide(scores, thresholds), truth), candidates)
 
 
 def check_guarantee(guarantee: RiskGuarantee, samples: int, exits: int) -> None:

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from edge.bundle.bundle import Bundle
 from edge.bundle.manifest import PrecisionSpec, Thresholds
 from edge.bundle.sample_split import fitting_and_rejection, tuning_and_certification
-from edge.bundle.scores import LabelledScores
 from edge.decision import decide, validate_thresholds
-from edge.risk import HIGH_PROBABILITY_METHODS, PROCEDURES, RISKS, Losses
+from edge.risk import HIGH_PROBABILITY_METHODS, PROCEDURES, RISKS, CandidateLosses
 
 
 def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
@@ -32,7 +31,9 @@ def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
         return None
     if not fitted.values:
         return None  # a network of one exit has no early exits to test
-    losses = _losses(bundle, recorded, fitted)
+    risk, exits = RISKS[fitted.target_metric], len(bundle.manifest.exits)
+    values = [validate_thresholds(candidate.values, exits) for candidate in fitted.candidates]
+    losses = np.stack([risk(recorded.scores, decide(recorded.scores, each), recorded.truth) for each in values])
     if any(_is_certified(fitted, losses[:, samples]) for samples in _certifying(spec, len(recorded.truth))):
         return None
     return (
@@ -41,14 +42,7 @@ def broken_guarantee(bundle: Bundle, precision: str) -> str | None:
     )
 
 
-def _losses(bundle: Bundle, recorded: LabelledScores, fitted: Thresholds) -> Losses:
-    """Return every recorded sample's loss with each candidate, shape (candidates, samples)."""
-    risk, exits = RISKS[fitted.target_metric], len(bundle.manifest.exits)
-    values = [validate_thresholds(candidate.values, exits) for candidate in fitted.candidates]
-    return np.stack([risk(recorded.scores, decide(recorded.scores, each), recorded.truth) for each in values])
-
-
-def _is_certified(fitted: Thresholds, losses: Losses) -> bool:
+def _is_certified(fitted: Thresholds, losses: CandidateLosses) -> bool:
     """Return True if the procedure certifies all candidates; False also if it is unknown, or cannot be run."""
     level, limit = fitted.confidence_level, fitted.limit
     is_test = fitted.method in HIGH_PROBABILITY_METHODS

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import pytest
 
-from tests.support.commands import NO_GUARANTEE, Result, call, class_folder, contents, error_line, full_disk, random_frames
+from tests.support.commands import (
+    NO_GUARANTEE,
+    Result,
+    call,
+    class_folder,
+    contents,
+    error_line,
+    full_disk,
+    random_frames,
+)
 from tests.support.damage import flip_bit, truncate
 
 if TYPE_CHECKING:
