@@ -101,7 +101,8 @@ def train(
     images, splits, specs = _load(settings, images)
     if finished := _finished_run(output / CHECKPOINT, settings, specs):
         return finished
-    *_, spec, network, earlier = _prepared(settings, images, splits, specs)
+    prepared = _prepared(settings, images, splits, specs)
+    spec, network = prepared.spec, prepared.network
     if before_training is not None and is_first_process():
         before_training(network, spec)
     augment = images.augment if settings.augment is None else settings.augment
@@ -120,7 +121,7 @@ def train(
         kept = len(history) - 1 if settings.patience is None else best_epoch(history, run.last_phase_start)
         metrics = {
             "history": history, "kept_epoch": kept, "batch_size": run.batch_size, "augment": list(augment),
-            "earlier_runs": earlier,
+            "earlier_runs": prepared.earlier_runs,
         }  # fmt: skip
         checkpoint = Checkpoint(settings, spec, images.classes, specs, metrics, run.result())
         if run.fabric.is_global_zero:

@@ -81,6 +81,16 @@ def test_thresholds_within_the_limit_only_on_the_samples_support_no_claim_of_a_m
         assert f"the method {method!r} does not certify" in (broken_guarantee(claim, "fp32") or "")
 
 
+def test_a_rejection_with_more_errors_than_its_limit_is_broken(signed: Path) -> None:
+    for bundle in fitted_bundles(signed, RiskGuarantee("disagreement", 0.05, "none"), RejectGuarantee(0.4)):
+        rejection = bundle.precision("fp32").rejection
+        assert rejection is not None
+        stricter = with_spec(bundle, rejection=dataclasses.replace(rejection, limit=0.01))
+        assert "among the accepted is within its limit of 0.01" in (broken_guarantee(stricter, "fp32") or "")
+        on_a_device = dataclasses.replace(rejection, limit=0.01, split="a device")
+        assert broken_guarantee(with_spec(bundle, rejection=on_a_device), "fp32") is None
+
+
 @pytest.mark.parametrize(
     "claim",
     [
@@ -88,6 +98,7 @@ def test_thresholds_within_the_limit_only_on_the_samples_support_no_claim_of_a_m
         {"method": "exact", "confidence_level": None},
         {"method": "hoeffding-bentkus", "confidence_level": 0.95, "limit": 0.0},
         {"method": "hoeffding-bentkus", "confidence_level": 0.95, "limit": 1.0},
+        {"method": "exact", "confidence_level": 1.0},
         {"method": "assertion"},
     ],
 )
