@@ -3,6 +3,10 @@
 The colours have enough contrast on white and on black, so one file serves light and dark pages.
 """
 
+from edge.entry import start_process
+
+start_process(__name__)  # before the imports below, which take a moment
+
 import argparse
 import html
 import json
@@ -10,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, run_main
-from edge.entry import start_process
 from edge.errors import DataError
 from edge.storage import write_file
 
@@ -36,7 +40,7 @@ def main() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m benchmarks.picture",
         description="Draw the exit shares and the speed-up of a recorded report as SVG.",
     )
@@ -131,5 +135,4 @@ def text(x: int, y: int, words: str, *, size: int = 14, weight: int = 400, colou
 
 
 if __name__ == "__main__":
-    start_process(__name__)
     run_main(main)

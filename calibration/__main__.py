@@ -88,7 +88,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--mean-macs",
         type=float,
         metavar="SHARE",
-        help="largest mean of multiply-accumulates, as a share of the whole network's",
+        help="largest mean of multiply-accumulates, as a share of the whole network's: 0.5 for half",
     )
     budget.add_argument(
         "--mean-ms", type=float, metavar="MS", help="largest mean latency, according to the measurements in --bench"

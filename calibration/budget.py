@@ -37,6 +37,10 @@ def fit_to_macs(
     """
     check_scores(scores, truth, macs)
     _check_budget(macs_ratio)
+    if macs_ratio > 1:
+        raise ThresholdError(
+            f"the budget is {macs_ratio:g} times the whole network's cost; give a share of it, such as 0.5 for half"
+        )
     values = np.array(within_budget(scores, truth, macs, macs_ratio).thresholds, dtype=np.float32)
     candidate = describe_candidate(scores, truth, macs, values)
     return Thresholds(candidate.values, "mean_macs", macs_ratio, "none", None, len(truth), split, (candidate,))

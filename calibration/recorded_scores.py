@@ -22,7 +22,7 @@ def scores_to_fit(
     Args:
         bundle: The bundle whose thresholds are fitted.
         file: Scores written by `edge record` or `edge score --every-exit`; None for those in the bundle.
-        precisions: The precisions to fit; None for all that have scores.
+        precisions: The precisions to fit, each of which must have scores; None for all that have.
 
     Raises:
         BundleError: the file holds no scores, or the bundle does not have a precision.
@@ -33,10 +33,11 @@ def scores_to_fit(
         return {name: bundle.scores(name) for name in wanted}, bundle.manifest.splits["thresholds"].fingerprint
     recorded = read_recorded(file, bundle.manifest.labels)
     names = [name for name in wanted if bundle.segments_digest(name) == recorded.segments]
-    if not names:
+    others = [name for name in wanted if name not in names]
+    if not names or (precisions and others):
         raise ThresholdError(
-            f"{file} was recorded with other segments than those of {' or '.join(wanted)} in {bundle.path}; "
-            "record it again with this bundle"
+            f"{file} was recorded with other segments than those of {' or '.join(others)} in {bundle.path}; "
+            "record it again with this bundle and precision"
         )
     _check_shapes(bundle, recorded, file)
     _check_samples(bundle, recorded, file)

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.sequences import SHARED_GRID
-from calibration.thresholds import DEFAULT_CONFIDENCE, check_confidence_level
+from calibration.thresholds import DEFAULT_CONFIDENCE, RiskGuarantee, check_confidence_level, check_guarantee
 from edge.bundle.manifest import Rejection, Thresholds
 from edge.bundle.sample_split import fitting_and_rejection
 from edge.decision import NEVER, Scores, accepted, decide
 from edge.errors import ThresholdError
-from edge.risk import MAX_SEARCHED_SAMPLES, PROCEDURES, Losses, min_samples
+from edge.risk import MAX_SEARCHED_SAMPLES, PROCEDURES, CandidateLosses, LazyLosses, certifies_lossless, min_samples
 
 REJECT_GRID = np.array([NEVER, *SHARED_GRID], dtype=np.float32)
 """Reject thresholds, from none of the last exit's predictions accepted to all."""
@@ -76,9 +76,14 @@ class Outcomes(NamedTuple):
     is_wrong: NDArray[np.bool_]
     """Shape (samples,)."""
 
-    def losses(self, limit: float) -> Losses:
-        """Return losses whose mean is within the limit exactly if the error among the accepted is."""
-        return np.where(self.is_accepted, self.is_wrong, limit)
+    def losses(self, limit: float, start: int = 0) -> CandidateLosses:
+        """Return losses whose mean is within the limit exactly if the error among the accepted is.
+
+        Args:
+            limit: Largest error among the accepted.
+            start: Index of the first reject threshold.
+        """
+        return LazyLosses(lambda accepted: np.where(accepted, self.is_wrong, limit), self.is_accepted[start:])
 
 
 def fit_with_rejection(
@@ -115,6 +120,32 @@ def fit_with_rejection(
     return fitted
 
 
+def check_guarantees(guarantee: RiskGuarantee, reject: RejectGuarantee | None, samples: int, exits: int) -> None:
+    """Check that guarantees are valid, and that scores of so many samples may support them.
+
+    Args:
+        guarantee: The guarantee of early exits.
+        reject: The guarantee on accepted predictions; None if no prediction is rejected.
+        samples: Number of samples of the threshold-fitting split.
+        exits: Number of exits.
+
+    Raises:
+        ThresholdError: a guarantee is invalid, or the samples are too few for it.
+    """
+    if reject is None:
+        check_guarantee(guarantee, samples, exits)
+        return
+    _check_guarantee(reject)
+    fitting, certification = (len(part) for part in fitting_and_rejection(samples))
+    check_guarantee(guarantee, fitting, exits)
+    if not certifies_lossless(PROCEDURES[reject.method], certification, reject.limit, reject.delta):
+        raise ThresholdError(
+            f"{certification} samples are too few to certify an error of at most {reject.limit:g} among the accepted "
+            f"with the method {reject.method!r}, which needs {_samples_needed(reject)}; bring more images, of which a "
+            "third certifies it, or allow a higher error (--reject-limit)"
+        )
+
+
 def outcomes(samples: Labelled, thresholds: Sequence[float]) -> Outcomes:
     """Return the accepted and the wrong predictions with given thresholds, one for each exit but the last."""
     decisions = decide(samples.scores, np.array(thresholds, dtype=np.float32))
@@ -134,14 +165,14 @@ def _fit_rejection(
     it best.
     """
     candidates, limit = [candidate.values for candidate in thresholds.candidates], guarantee.limit
-    fitted_losses = [outcomes(fitting, values).losses(limit).mean(axis=1) for values in candidates]
-    start = int(np.max(fitted_losses, axis=0).argmin())
+    fitted_means = [[losses.mean() for losses in outcomes(fitting, values).losses(limit)] for values in candidates]
+    start = int(np.max(fitted_means, axis=0).argmin())
     judged = [outcomes(certification, values) for values in candidates]
     certified = np.ones(len(REJECT_GRID) - start, dtype=bool)
     for candidate in judged:
-        certified &= PROCEDURES[guarantee.method](candidate.losses(limit)[start:], limit, guarantee.delta)
+        certified &= PROCEDURES[guarantee.method](candidate.losses(limit, start), limit, guarantee.delta)
     if not certified.any():
-        worst = max(judged, key=lambda candidate: float(candidate.losses(limit)[start].mean()))
+        worst = max(judged, key=lambda candidate: float(next(iter(candidate.losses(limit, start))).mean()))
         raise ThresholdError(_not_certified(worst.is_accepted[start], worst.is_wrong, guarantee))
     lowest = start + int(certified.sum()) - 1
     return Rejection(
@@ -166,10 +197,14 @@ def _check_guarantee(guarantee: RejectGuarantee) -> None:
 
 def _not_certified(is_accepted: NDArray[np.bool_], is_wrong: NDArray[np.bool_], guarantee: RejectGuarantee) -> str:
     wrong, count = is_wrong[is_accepted].sum(), is_accepted.sum()
-    needed = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
     return (
         f"{len(is_accepted)} samples do not certify an error of at most {guarantee.limit:g} among the accepted with "
         f"the method {guarantee.method!r}: {wrong} of the {count} that the network is surest of are wrong, and without "
-        f"an error it needs {needed or f'more than {MAX_SEARCHED_SAMPLES}'}; bring more images, of which a third "
+        f"an error it needs {_samples_needed(guarantee)}; bring more images, of which a third "
         "certifies it, allow a higher error (--reject-limit), or let fewer images exit early (--limit)"
     )
+
+
+def _samples_needed(guarantee: RejectGuarantee) -> str:
+    needed = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
+    return f"{needed or f'more than {MAX_SEARCHED_SAMPLES}'}"

@@ -1,12 +1,16 @@
 """Temperature scaling: calibrates each exit's softmax probabilities."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_TEMPERATURE = 50.0
 """Temperatures are fitted between its inverse and this value. Beyond, probabilities are nearly uniform, or 0 and 1."""
-STEPS = 60
-INVERSE_GOLDEN_RATIO = (5**0.5 - 1) / 2
+STEPS = 24
+"""Bisections, which leave a relative error below a millionth."""
+CHUNK_VALUES = 1 << 16
+"""Logits in float64 at a time, so that they stay in the cache."""
 
 
 def fit_temperatures(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, ...]:
@@ -16,28 +20,33 @@ def fit_temperatures(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> t
         logits: Shape (exits, samples, classes).
         truth: True labels, shape (samples,).
     """
-    return tuple(1 / _inverse_temperature(exit_logits.astype(np.float64), truth) for exit_logits in logits)
+    return tuple(1 / _inverse_temperature(exit_logits, truth) for exit_logits in logits)
 
 
-def _inverse_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Minimise the negative log likelihood, which is convex in `1 / T`, by golden-section search."""
+def _inverse_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """Minimise the negative log likelihood, which is convex in `1 / T`, by bisection of its derivative."""
     is_finite = np.isfinite(logits).all(axis=1)
-    logits, truth = logits[is_finite], truth[is_finite]
+    if not is_finite.all():
+        logits, truth = logits[is_finite], truth[is_finite]
     if not len(truth):
         return 1.0
     low, high = 1 / MAX_TEMPERATURE, MAX_TEMPERATURE
     for _ in range(STEPS):
-        left = high - INVERSE_GOLDEN_RATIO * (high - low)
-        right = low + INVERSE_GOLDEN_RATIO * (high - low)
-        if _nll(logits * left, truth) <= _nll(logits * right, truth):
-            high = right
-        else:
-            low = left
-    return (low + high) / 2
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _nll_derivative(logits, truth, middle) >= 0 else (middle, high)
+    return math.sqrt(low * high)
 
 
-def _nll(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Return the mean negative log likelihood of the true labels."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_likelihood = shifted[np.arange(len(truth)), truth] - np.log(np.exp(shifted).sum(axis=1))
-    return -float(log_likelihood.mean())
+def _nll_derivative(logits: NDArray[np.float32], truth: NDArray[np.int64], inverse_temperature: float) -> float:
+    """Return the derivative of the negative log likelihood by `1 / T`: the mean logit by softmax, minus the true one's.
+
+    It is summed over the samples.
+    """
+    derivative, rows = 0.0, max(1, CHUNK_VALUES // logits.shape[1])
+    for start in range(0, len(truth), rows):
+        chunk = logits[start : start + rows].astype(np.float64)
+        chunk -= chunk.max(axis=1, keepdims=True)
+        weights = np.exp(inverse_temperature * chunk)
+        means = np.einsum("ij,ij->i", weights, chunk) / weights.sum(axis=1)
+        derivative += float((means - chunk[np.arange(len(chunk)), truth[start : start + rows]]).sum())
+    return derivative

@@ -15,7 +15,16 @@ from edge.bundle.manifest import Candidate, Thresholds
 from edge.bundle.sample_split import TUNING_SHARE, tuning_and_certification
 from edge.decision import NEVER, Scores, decide
 from edge.errors import ThresholdError
-from edge.risk import HIGH_PROBABILITY_METHODS, MAX_SEARCHED_SAMPLES, PROCEDURES, RISKS, Losses, min_samples
+from edge.risk import (
+    HIGH_PROBABILITY_METHODS,
+    MAX_SEARCHED_SAMPLES,
+    PROCEDURES,
+    RISKS,
+    CandidateLosses,
+    LazyLosses,
+    certifies_lossless,
+    min_samples,
+)
 
 DEFAULT_CONFIDENCE = 0.95
 
@@ -34,6 +43,11 @@ class RiskGuarantee:
     shared: bool = False
     """Use one threshold for all exits. With a threshold per exit, `TUNING_SHARE` of the samples tune the candidates and
     the others certify them; shared candidates need no tuning, so all samples certify."""
+
+    @property
+    def is_tuned(self) -> bool:
+        """True if some samples tune the candidates and the others certify them."""
+        return not self.shared and self.method != "none"
 
     @property
     def delta(self) -> float:
@@ -83,9 +97,9 @@ def fit_all_precisions(
     Raises:
         ThresholdError: the guarantee is invalid, the scores belong to another network, or the samples are too few.
     """
-    _check_guarantee(guarantee)
     for precision_scores in scores.values():
         check_scores(precision_scores, truth, costs)
+    check_guarantee(guarantee, len(truth), len(costs))
     if len(costs) == 1:
         candidates: dict[str, tuple[Candidate, ...]] = dict.fromkeys(scores, (Candidate((), 0.0, 0.0, 1.0),))
     else:
@@ -138,16 +152,12 @@ def _fit_candidates(
 ) -> dict[str, tuple[Candidate, ...]]:
     """Tune thresholds on one split, certify them on the other, and return candidates up to the cheapest certified."""
     tuning, certification = _tuning_and_certification(len(truth), guarantee)
-    if not len(certification):
-        raise ThresholdError(_too_few_samples(len(truth), guarantee))
     candidates = _tune({name: each.select(tuning) for name, each in scores.items()}, truth[tuning], costs, guarantee)
     tuned, sequence = next(iter(scores.values())), next(iter(candidates.values()))
     certified = np.ones(len(sequence), dtype=bool)
     for name, precision_scores in scores.items():
         losses = _losses(precision_scores.select(certification), truth[certification], candidates[name], guarantee)
         certified &= PROCEDURES[guarantee.method](losses, guarantee.limit, guarantee.delta)
-    if not certified.any():
-        raise ThresholdError(_too_few_samples(len(truth), guarantee))
     indices = np.flatnonzero(certified)
     points = [operating_point_of(tuned, truth, costs, sequence[index]) for index in indices]
     selected, certificate = indices[spread_over_costs(points)], None
@@ -165,10 +175,10 @@ def _fit_candidates(
 def _tuning_and_certification(samples: int, guarantee: RiskGuarantee) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the indices of the tuning split and of the certification split, shuffled; they may be the same."""
     tuning, certification = tuning_and_certification(samples)
-    if guarantee.shared or guarantee.method == "none":
-        everything = np.concatenate([tuning, certification])
-        return everything, everything
-    return tuning, certification
+    if guarantee.is_tuned:
+        return tuning, certification
+    everything = np.concatenate([tuning, certification])
+    return everything, everything
 
 
 def _tune(
@@ -191,18 +201,31 @@ def _tune(
     }
 
 
-def _losses(scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee) -> Losses:
-    """Return every sample's loss under every candidate, shape (candidates, samples)."""
+def _losses(
+    scores: Scores, truth: NDArray[np.int64], candidates: FixedSequence, guarantee: RiskGuarantee
+) -> CandidateLosses:
+    """Return every sample's loss under each candidate."""
     risk = RISKS[guarantee.risk]
-    return np.stack([risk(scores, decide(scores, thresholds), truth) for thresholds in candidates])
+    return LazyLosses(lambda thresholds: risk(scores, decide(scores, thresholds), truth), candidates)
 
 
-def _check_guarantee(guarantee: RiskGuarantee) -> None:
+def check_guarantee(guarantee: RiskGuarantee, samples: int, exits: int) -> None:
+    """Check that a guarantee is valid, and that so many samples can support it.
+
+    They do for any scores, since exits that are never taken cost nothing. One exit needs no samples.
+
+    Raises:
+        ThresholdError: the guarantee is invalid, or the samples are too few.
+    """
     if not 0 <= guarantee.limit < 1 or (guarantee.limit == 0 and guarantee.method != "none"):
         raise ThresholdError(
             f"the limit of the risk is {guarantee.limit}; give a fraction above 0 and below 1, such as 0.005"
         )
     check_confidence_level(guarantee.confidence_level)
+    certification = len(_tuning_and_certification(samples, guarantee)[1])
+    certify = PROCEDURES[guarantee.method]
+    if exits > 1 and not certifies_lossless(certify, certification, guarantee.limit, guarantee.delta):
+        raise ThresholdError(_too_few_samples(samples, guarantee))
 
 
 def check_confidence_level(level: float) -> None:
@@ -220,7 +243,7 @@ def samples_needed(guarantee: RiskGuarantee) -> int | None:
     certification = min_samples(PROCEDURES[guarantee.method], guarantee.limit, guarantee.delta)
     if certification is None:
         return None
-    return certification if guarantee.shared else math.ceil(certification / (1 - TUNING_SHARE))
+    return math.ceil(certification / (1 - TUNING_SHARE)) if guarantee.is_tuned else certification
 
 
 def _too_few_samples(samples: int, guarantee: RiskGuarantee) -> str:

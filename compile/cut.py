@@ -50,7 +50,7 @@ def cut_segments(graph: MultiExitGraph) -> list[Segment]:
         CheckpointError: a stage bypasses the cut before it, so the segments would not be a chain.
     """
     indexed = IndexedGraph(graph.model)
-    cuts = [cut_tensors(indexed, cut, _later_outputs(graph, k)) for k, cut in enumerate(graph.cuts)]
+    cuts = [cut_tensors(indexed, cut, graph.later_outputs(k)) for k, cut in enumerate(graph.cuts)]
     graph = localise_shapes(graph, [tuple(passed_on.values()) for passed_on in cuts])
     indexed = IndexedGraph(graph.model)
     segments = [
@@ -147,13 +147,9 @@ def _assert_int8_kept(indexed: IndexedGraph, needed: Mapping[str, NodeProto], sl
                 )
 
 
-def _later_outputs(graph: MultiExitGraph, exit_index: int) -> list[str]:
-    return [name for k in range(exit_index + 1, graph.exits) for name in graph.exit_outputs(k)]
-
-
 def _readers(indexed: IndexedGraph, outputs: Sequence[str], stop: Sequence[str]) -> list[NodeProto]:
     """Return the nodes that compute `outputs` from values, not only from shapes."""
-    return [node for node in indexed.data_ancestors(outputs, stop) if node.op_type != "Shape"]
+    return [node for node in indexed.ancestors(outputs, stop, through_shapes=False) if node.op_type != "Shape"]
 
 
 def _aliases(indexed: IndexedGraph, name: str) -> list[str]:

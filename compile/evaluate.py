@@ -12,8 +12,9 @@ from onnx import ModelProto
 from compile.graph import MultiExitGraph
 from edge.bundle import tensors
 from edge.errors import CheckpointError
+from edge.training.data import BATCH_BYTES
 
-BATCH_SIZE = 100
+MAX_BATCH_SIZE = 100
 
 
 @contextmanager
@@ -60,15 +61,15 @@ class Evaluator:
 
 
 def compute_logits(graph: MultiExitGraph, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the logits of every exit, shape (exits, samples, classes).
+    """Return the logits of every exit, shape (exits, samples, classes), computed in batches.
 
     Args:
         graph: A graph without decisions.
         images: Network input, shape (samples, channels, height, width).
     """
-    evaluate = Evaluator(graph.model)
+    evaluate, batch_size = Evaluator(graph.model), max(1, min(MAX_BATCH_SIZE, BATCH_BYTES // images[0].nbytes))
     batches = []
-    for start in range(0, len(images), BATCH_SIZE):
-        outputs = evaluate({tensors.IMAGE: images[start : start + BATCH_SIZE]})
+    for start in range(0, len(images), batch_size):
+        outputs = evaluate({tensors.IMAGE: images[start : start + batch_size]})
         batches.append(np.stack([outputs[tensors.logits(k)] for k in range(graph.exits)]))
     return np.concatenate(batches, axis=1)

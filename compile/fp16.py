@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,14 @@ MAX_FP16 = float(np.finfo(np.float16).max)
 REMEDY = "compile without --precision fp16, or train with a lower learning rate or more weight decay"
 
 
-def to_fp16(graph: MultiExitGraph, samples: NDArray[np.float32], only: Collection[str] | None = None) -> MultiExitGraph:
+def to_fp16(
+    graph: MultiExitGraph, samples: Iterable[NDArray[np.float32]], only: Collection[str] | None = None
+) -> MultiExitGraph:
     """Return the graph with weights and arithmetic in fp16, and inputs and outputs in fp32.
 
     Args:
         graph: The multi-exit graph in fp32, or with nodes in int8.
-        samples: Network input on which no tensor may overflow, shape (samples, channels, height, width).
+        samples: Network inputs on which no tensor may overflow, each of shape (channels, height, width).
         only: Names of the nodes to convert; None for all.
 
     Raises:
@@ -72,7 +74,7 @@ def _check_weights(model: ModelProto, exclude: Collection[str]) -> None:
                 )
 
 
-def _check_finite(model: ModelProto, samples: NDArray[np.float32]) -> None:
+def _check_finite(model: ModelProto, samples: Iterable[NDArray[np.float32]]) -> None:
     """Compute every fp16 tensor: an infinite value inside the network may leave the logits finite but wrong."""
     watched, indexed = ModelProto(), IndexedGraph(model)
     watched.CopyFrom(model)

@@ -44,6 +44,10 @@ class MultiExitGraph:
         names = {*tensors.exit_outputs(exit_index, is_last=is_last), tensors.attention(exit_index)}
         return tuple(output.name for output in self.model.graph.output if output.name in names)
 
+    def later_outputs(self, exit_index: int) -> list[str]:
+        """Return the names of the outputs of all later exits."""
+        return [name for k in range(exit_index + 1, self.exits) for name in self.exit_outputs(k)]
+
     def copy(self) -> "MultiExitGraph":
         """Return the graph with its own copy of the model, which may be changed."""
         model = ModelProto()
@@ -71,15 +75,16 @@ class IndexedGraph:
         """Return a tensor's element type and shape; a symbolic size is the batch."""
         return TensorSpec(name, DTYPES[self.values[name].type.tensor_type.elem_type], self.shape(name))
 
-    def ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
-        """Return the nodes that compute `outputs` from the tensors `stop`, in the order of the graph."""
-        return self._ancestors(outputs, stop, through_shapes=True)
+    def ancestors(
+        self, outputs: Iterable[str], stop: Iterable[str] = (), *, through_shapes: bool = True
+    ) -> list[NodeProto]:
+        """Return the nodes that compute tensors from others, in the order of the graph.
 
-    def data_ancestors(self, outputs: Iterable[str], stop: Iterable[str] = ()) -> list[NodeProto]:
-        """Return `ancestors` without nodes of which only an output's shape is read."""
-        return self._ancestors(outputs, stop, through_shapes=False)
-
-    def _ancestors(self, outputs: Iterable[str], stop: Iterable[str], *, through_shapes: bool) -> list[NodeProto]:
+        Args:
+            outputs: Names of the computed tensors.
+            stop: Names of the tensors that they are computed from; empty for the model's inputs.
+            through_shapes: Also return the nodes of which only an output's shape is read.
+        """
         needed: set[int] = set()
         pending, seen = list(outputs), set(stop)
         while pending:

@@ -25,21 +25,17 @@ def move_cuts(graph: MultiExitGraph) -> MultiExitGraph:
     for k, cut in enumerate(graph.cuts):
         if len(cut) == 1:
             indexed = IndexedGraph(graph.model)
-            separator = _separator(indexed, cut[0], _later_outputs(graph, k))
+            separator = _separator(indexed, cut[0], graph.later_outputs(k))
             if separator not in (None, cut[0]):
                 graph = _renamed(graph, indexed, cut[0], separator)
     return graph
-
-
-def _later_outputs(graph: MultiExitGraph, k: int) -> list[str]:
-    return [name for later in range(k + 1, graph.exits) for name in graph.exit_outputs(later)]
 
 
 def _separator(indexed: IndexedGraph, cut: str, later_outputs: Sequence[str]) -> str | None:
     """Return the tensor, at or before a cut, that separates later outputs from the image; None if none does."""
     name, outputs = cut, {output.name for output in indexed.model.graph.output}
     while name == cut or name not in outputs:
-        readers = indexed.data_ancestors(later_outputs, stop=[name])
+        readers = indexed.ancestors(later_outputs, stop=[name], through_shapes=False)
         if not any(tensors.IMAGE in node.input for node in readers if node.op_type != "Shape"):
             return name
         producer = indexed.producer.get(name)
@@ -87,7 +83,7 @@ def localise_shapes(graph: MultiExitGraph, cuts: Sequence[Sequence[str]]) -> Mul
 def _localise(model: ModelProto, outputs: Sequence[str], inputs: Sequence[str], suffix: str) -> None:
     """Replace the shapes that one segment reads from others, in place."""
     indexed = IndexedGraph(model)
-    members = indexed.data_ancestors(outputs, stop=inputs)
+    members = indexed.ancestors(outputs, stop=inputs, through_shapes=False)
     if any(tensors.IMAGE in node.input and node.op_type != "Shape" for node in members):
         return  # the segment bypasses its cut for another reason, which slicing reports
     own = {name for node in members for name in node.output} | set(inputs)

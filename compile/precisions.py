@@ -52,7 +52,7 @@ def convert(precision: str, graph: MultiExitGraph, trained: TrainedModel, method
     if precision == "fp16":
         split = trained.splits["calibration"]
         with status(f"fp16: checking {len(split)} images for overflow"):
-            return Converted(to_fp16(graph, trained.inputs(split)), _fp16_notes(graph))
+            return Converted(to_fp16(graph, trained.each_input(split)), _fp16_notes(graph))
     calibration = calibration_inputs(trained)
     indices = trained.sample_indices("validation", SELECTION_SAMPLES[precision])
     images = trained.inputs(indices)

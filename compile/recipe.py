@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration.rejection import Fitted, RejectGuarantee, fit_with_rejection
+from calibration.rejection import Fitted, RejectGuarantee, check_guarantees, fit_with_rejection
 from calibration.samples import check_count
 from calibration.temperature import fit_temperatures
 from calibration.thresholds import RiskGuarantee, fit_all_precisions
@@ -65,15 +65,17 @@ def compile_bundle(
         DataError: the dataset is not the one that the network was trained on, or too small for int8.
         CheckpointError: the network cannot be exported or cut.
         BundleError: `output` contains something other than a bundle.
-        ThresholdError: the guarantee cannot be given with this number of samples.
+        ThresholdError: a guarantee is invalid, or cannot be given with these samples.
     """
     trained = load_trained_model(checkpoint, data)
     names = tuple(dict.fromkeys(precisions))
     if {"int8", "auto"} & set(names):
         check_count(len(trained.splits["calibration"]), len(trained.images.labels))
+    network = checkpoint.network()
+    check_guarantees(guarantee, reject, len(trained.splits["thresholds"]), len(network.heads))
     with bundle_writer(output) as folder:
         with status("exporting"):
-            graph = export_onnx(checkpoint.network(), checkpoint.input)
+            graph = export_onnx(network, checkpoint.input)
         exits = exit_specs(graph)
         converted = {name: convert(name, graph, trained, method) for name in names}
         networks = {name: cut_network(converted[name].graph, trained) for name in names}

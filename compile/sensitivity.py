@@ -1,5 +1,9 @@
 """`python -m compile.sensitivity`: the effect of int8 on each convolution, quantised alone in an fp32 network."""
 
+from edge.entry import start_process
+
+start_process(__name__, imports_torch=True)  # before the imports below, which take a second
+
 import argparse
 import dataclasses
 from collections.abc import Sequence
@@ -10,8 +14,8 @@ from compile.layer_sensitivity import LayerSensitivity, measure_sensitivity
 from compile.precisions import calibration_inputs, int8_notes
 from compile.quantise import METHODS, quantise_int8
 from compile.trained_model import load_trained_model
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, print_json, print_table, run_main
-from edge.entry import start_process
 from edge.training.checkpoint import read_checkpoint
 
 MAX_SAMPLES = 500
@@ -37,7 +41,7 @@ def main() -> int:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m compile.sensitivity",
         description="Measure how much each convolution changes the predictions if it alone runs in int8.",
     )
@@ -66,5 +70,4 @@ def print_layers(layers: Sequence[LayerSensitivity]) -> None:
 
 
 if __name__ == "__main__":
-    start_process(__name__)
     run_main(main)

@@ -5,7 +5,10 @@ verified on a machine without a GPU. An engine has the same tensors as a bundle'
 `edge.engines.tensorrt.engine.load_engine` loads it.
 """
 
-import argparse
+from edge.entry import start_process
+
+start_process(__name__, imports_torch=True)  # before the imports below, which take a second
+
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
@@ -17,9 +20,9 @@ from torch import Tensor, nn
 
 from edge.bundle import tensors
 from edge.bundle.manifest import InputSpec, SegmentSpec, TensorSpec
+from edge.cli.parser import CommandParser
 from edge.console import PASSED, run_main, status
-from edge.entry import start_process
-from edge.errors import CheckpointError, EngineError
+from edge.errors import CheckpointError, EngineError, UnavailableError
 from edge.storage import write_file
 from edge.system import pip_install
 from edge.training.checkpoint import read_checkpoint
@@ -99,7 +102,8 @@ def segment_engines(network: MultiExitNetwork, spec: InputSpec, *, half: bool) -
 
     Raises:
         CheckpointError: the network's stages are not consecutive modules.
-        EngineError: there is no GPU, Torch-TensorRT is missing or too old, or it refuses a segment.
+        UnavailableError: there is no GPU, or Torch-TensorRT is missing or too old.
+        EngineError: Torch-TensorRT refuses a segment.
     """
     convert = _converter()
     network.to(device="cuda", dtype=torch.float16 if half else torch.float32)
@@ -167,20 +171,20 @@ def _tensor_specs(names: tuple[str, ...], values: tuple[Tensor, ...]) -> tuple[T
 
 def _converter() -> Callable[..., bytes]:
     if not torch.cuda.is_available():
-        raise EngineError("Torch-TensorRT builds on an NVIDIA GPU, and torch finds none here; use `edge build`")
+        raise UnavailableError("Torch-TensorRT builds on an NVIDIA GPU, and torch finds none here; use `edge build`")
     try:
         library = importlib.import_module("torch_tensorrt")
     except ImportError as error:
-        raise EngineError(f"Torch-TensorRT is not installed ({error}); {INSTALL}") from error
+        raise UnavailableError(f"Torch-TensorRT is not installed ({error}); {INSTALL}") from error
     convert: Callable[..., bytes] = library.dynamo.convert_exported_program_to_serialized_trt_engine
     if "output_binding_names" not in inspect.signature(convert).parameters:  # older versions ignore unknown options
-        raise EngineError(f"Torch-TensorRT {library.__version__} cannot name an engine's tensors; {INSTALL}")
+        raise UnavailableError(f"Torch-TensorRT {library.__version__} cannot name an engine's tensors; {INSTALL}")
     return convert
 
 
 def main() -> int:
     """Build the engines of a checkpoint."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m compile.torch_tensorrt", description="Build TensorRT engines with Torch-TensorRT, without ONNX."
     )
     parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of `python -m edge.training`")
@@ -199,5 +203,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    start_process(__name__)
     run_main(main)

@@ -49,6 +49,10 @@ class TrainedModel:
         """Return samples as network input, shape (samples, channels, height, width)."""
         return preprocessed(self.images, indices, self.checkpoint.input)
 
+    def each_input(self, indices: NDArray[np.intp]) -> Iterator[NDArray[np.float32]]:
+        """Yield samples as network input, one at a time, each of shape (channels, height, width)."""
+        return (self.inputs(indices[k : k + 1])[0] for k in range(len(indices)))
+
     def labels(self, split: str, max_samples: int | None = None) -> NDArray[Any]:
         """Return the true classes of `sample_indices`."""
         return self.images.labels[self.sample_indices(split, max_samples)]

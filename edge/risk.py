@@ -17,13 +17,17 @@ without the certification split.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.decision import Decisions, Scores
+
+T = TypeVar("T")
 
 ROUNDING = 1e-12
 BOUND_TOLERANCE = 1e-9
@@ -32,12 +36,40 @@ NUISANCE_SHARE = 0.2
 """Share of delta that `exact_test` spends on its bound on the number of losses that are not 0."""
 
 Losses = NDArray[np.float64]
-"""Losses from -1 to 1, shape (samples,), or (candidates, samples) for a sequence of candidates."""
+"""Losses from -1 to 1, shape (samples,)."""
 LossFunction = Callable[[Scores, Decisions, NDArray[np.int64]], Losses]
 """Takes scores, the decisions on them and the true labels; returns each sample's loss."""
 MeanTest = Callable[[Losses, float, float], bool]
 """Takes one candidate's losses, the limit and delta; returns True if a mean above the limit is rejected."""
-RiskProcedure = Callable[[Losses, float, float], NDArray[np.bool_]]
+
+
+class CandidateLosses(Protocol):
+    """The losses of each candidate of a sequence: an array of shape (candidates, samples), or `LazyLosses`."""
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+
+    def __iter__(self) -> Iterator[Losses]:
+        """Yield each candidate's losses."""
+
+
+class LazyLosses(Generic[T]):
+    """Losses that are computed when a procedure asks for them: those of all candidates would fill the memory."""
+
+    def __init__(self, losses_of: Callable[[T], Losses], candidates: Sequence[T] | NDArray[Any]) -> None:
+        """Compute nothing yet."""
+        self._losses_of, self._candidates = losses_of, candidates
+
+    def __len__(self) -> int:
+        """Return the number of candidates."""
+        return len(self._candidates)
+
+    def __iter__(self) -> Iterator[Losses]:
+        """Yield each candidate's losses."""
+        return map(self._losses_of, self._candidates)
+
+
+RiskProcedure = Callable[[CandidateLosses, float, float], NDArray[np.bool_]]
 """Takes the losses of all candidates, the limit and delta; returns True for each certified candidate."""
 
 
@@ -106,7 +138,7 @@ def hoeffding_bentkus_test(losses: Losses, limit: float, delta: float) -> bool:
     return min(hoeffding, bentkus) <= delta
 
 
-def fixed_sequence(rejects: MeanTest, losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+def fixed_sequence(rejects: MeanTest, losses: CandidateLosses, limit: float, delta: float) -> NDArray[np.bool_]:
     """Certify candidates in order until the first whose test fails."""
     certified = np.zeros(len(losses), dtype=bool)
     for index, candidate_losses in enumerate(losses):
@@ -116,19 +148,19 @@ def fixed_sequence(rejects: MeanTest, losses: Losses, limit: float, delta: float
     return certified
 
 
-def conformal_risk_control(losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+def conformal_risk_control(losses: CandidateLosses, limit: float, delta: float) -> NDArray[np.bool_]:
     """Certify candidates with `(sum_i L_i + 1) / (n + 1) <= limit`.
 
     The bound requires losses that never decrease along the sequence, so each loss is replaced by the sample's largest
     loss so far.
     """
-    risk = (np.maximum.accumulate(losses, axis=0).sum(axis=1) + 1) / (losses.shape[1] + 1)
-    return np.asarray(risk <= limit + ROUNDING)
+    largest = accumulate(losses, np.maximum)
+    return np.array([(each.sum() + 1) / (len(each) + 1) <= limit + ROUNDING for each in largest], dtype=bool)
 
 
-def empirical(losses: Losses, limit: float, delta: float) -> NDArray[np.bool_]:
+def empirical(losses: CandidateLosses, limit: float, delta: float) -> NDArray[np.bool_]:
     """Return True for candidates whose mean loss on these samples is within the limit."""
-    return np.asarray(losses.mean(axis=1) <= limit + ROUNDING)
+    return np.array([each.mean() <= limit + ROUNDING for each in losses], dtype=bool)
 
 
 PROCEDURES: dict[str, RiskProcedure] = {
@@ -142,19 +174,24 @@ HIGH_PROBABILITY_METHODS = ("exact", "betting", "hoeffding-bentkus")
 """Procedures whose certificate holds with probability `1 - delta`; the others ignore delta."""
 
 
+def certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:
+    """Return True if so many samples without loss certify a candidate; fewer certify none."""
+    return samples > 0 and bool(certify(np.zeros((1, samples)), limit, delta)[0])
+
+
 def min_samples(certify: RiskProcedure, limit: float, delta: float) -> int | None:
     """Return the smallest number of samples without loss that certifies a candidate.
 
     None if it exceeds `MAX_SEARCHED_SAMPLES`.
     """
     too_few, enough = 0, 1
-    while not _certifies_lossless(certify, enough, limit, delta):
+    while not certifies_lossless(certify, enough, limit, delta):
         too_few, enough = enough, 2 * enough
         if enough > MAX_SEARCHED_SAMPLES:
             return None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        if _certifies_lossless(certify, middle, limit, delta):
+        if certifies_lossless(certify, middle, limit, delta):
             enough = middle
         else:
             too_few = middle
@@ -202,10 +239,6 @@ def _ternary_sum_cdf(total: int, count: int, mean: float, nonzero: float) -> flo
     probability = np.fft.ifft((1 - nonzero + up * rotation + down * rotation.conj()) ** count).real
     sums = np.arange(window) + math.floor(count * mean) - window // 2
     return float(probability[sums[sums <= total] % window].sum())
-
-
-def _certifies_lossless(certify: RiskProcedure, samples: int, limit: float, delta: float) -> bool:
-    return bool(certify(np.zeros((1, samples)), limit, delta)[0])
 
 
 def _kl_divergence(a: float, b: float) -> float:

@@ -18,9 +18,11 @@ from calibration.thresholds import RiskGuarantee, fit_thresholds
 from edge.decision import Decisions, Scores, decide
 from edge.errors import ThresholdError
 from edge.risk import (
+    HIGH_PROBABILITY_METHODS,
     NUISANCE_SHARE,
     PROCEDURES,
     RISKS,
+    LazyLosses,
     Losses,
     betting_test,
     binomial_cdf,
@@ -229,6 +231,21 @@ def test_the_empirical_procedure_uses_the_mean_loss() -> None:
     losses = sequence_of([0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, -1], [1, 0, 0, -1])
     assert PROCEDURES["none"](losses, 0.25, 0.05).tolist() == [True, False, False, True]
     assert PROCEDURES["none"](losses, 0.5, 0.05).tolist() == [True] * 4
+
+
+@pytest.mark.parametrize("method", PROCEDURES)
+def test_lazy_losses_are_certified_as_an_array_is_and_none_is_computed_after_a_failed_test(method: str) -> None:
+    losses = (np.random.default_rng(0).random((6, 500)) < np.array([0, 0, 0.01, 0.3, 0.2, 0])[:, None]).astype(float)
+    computed: list[int] = []
+
+    def losses_of(candidate: int) -> Losses:
+        computed.append(candidate)
+        return losses[candidate]
+
+    certified = PROCEDURES[method](LazyLosses(losses_of, range(6)), 0.05, 0.05)
+    np.testing.assert_array_equal(certified, PROCEDURES[method](losses, 0.05, 0.05))
+    assert certified.tolist() == [True, True, True, False, False, method == "none"]
+    assert computed == list(range(4 if method in HIGH_PROBABILITY_METHODS else 6))
 
 
 @pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus"])

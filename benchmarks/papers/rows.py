@@ -1,6 +1,6 @@
 """Selection of rows, and comparisons of finished networks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.papers.comparisons import Comparison, compare
 from benchmarks.papers.evaluation import EvaluatedNetwork, Row
-from benchmarks.papers.grid import BUDGETS, MAIN_TASK, VALIDATION_SEEDS, Run
+from benchmarks.papers.grid import BUDGETS, Run
 from benchmarks.papers.methods import DEFAULT, JOINT, PLAIN, WHOLE_ALONE
 
 COMPARED_TASKS = ("fashion", "fashion-noisy", "fashion-long-tail", "indian-pines-disjoint")
@@ -33,20 +33,6 @@ def at_budget(rows: Sequence[Row], name: str, budget: float | None) -> NDArray[n
 def percent(values: NDArray[np.float64]) -> str:
     """Return a mean, with its standard deviation over seeds if there are several."""
     return f"{values.mean():.2%}" + (f" ±{values.std(ddof=1) * 100:.2f}" if len(values) > 1 else "")
-
-
-def best_on_validation(rows: Sequence[Row], methods: Iterable[str]) -> str | None:
-    """Return the method with the highest accuracy on validation splits, as a mean over budgets and seeds.
-
-    Methods without all seeds do not take part.
-    """
-    validated = select(rows, task=MAIN_TASK, split="validation")
-    means = {
-        method: np.mean([at_budget(members, "accuracy", budget) for budget in BUDGETS])
-        for method in methods
-        if len(members := select(validated, method=method)) == len(VALIDATION_SEEDS)
-    }
-    return max(means, key=lambda method: means[method], default=None)
 
 
 def comparisons_of(finished: Finished) -> Iterator[Comparison]:

@@ -15,6 +15,8 @@ SHARES = {"test": 0.20, "thresholds": 0.15, "calibration": 0.08, "validation": 0
 """Share of all samples in each split; the rest is for training."""
 MAX_SAMPLES = {"test": 10_000, "thresholds": 5_000, "calibration": 512, "validation": 5_000}
 MIN_PER_CLASS = 10
+MIN_PER_CLASS_WITH_FOLDS = 13
+"""Of 12, one of the test splits would be 3, and leave fewer than `MIN_PER_CLASS`."""
 FOLDS = 5
 """Test splits of a cross-validation, which together are all samples."""
 PURPOSES = (*SHARES, "train")
@@ -51,7 +53,7 @@ def draw_splits(images: LabelledImages, seed: int, fold: int | None = None) -> S
         members = distinct[images.labels[distinct] == label]
         free = members[fixed_split[members] == UNASSIGNED]
         if len(free) < MIN_PER_CLASS:
-            raise DataError(_too_few(images, label, len(free)))
+            raise DataError(_too_few(images, label, len(free), MIN_PER_CLASS))
         for index, purpose in enumerate(PURPOSES):
             splits[purpose].append(members[fixed_split[members] == index])
         if "test" in images.fixed_splits and not len(splits["test"][-1]):
@@ -86,18 +88,18 @@ def _with_test_fold(images: LabelledImages, seed: int, fold: int) -> LabelledIma
     from sklearn.model_selection import StratifiedKFold  # here: few runs have folds, and its import takes a second
 
     counts = np.bincount(images.labels, minlength=len(images.classes))
-    if counts.min() < MIN_PER_CLASS:
-        raise DataError(_too_few(images, int(counts.argmin()), int(counts.min())))
+    if counts.min() < MIN_PER_CLASS_WITH_FOLDS:
+        raise DataError(_too_few(images, int(counts.argmin()), int(counts.min()), MIN_PER_CLASS_WITH_FOLDS))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(images.labels, images.labels)
     test = next(itertools.islice(folds, fold, None))[1]
     return dataclasses.replace(images, fixed_splits={**images.fixed_splits, "test": test})
 
 
-def _too_few(images: LabelledImages, label: int, count: int) -> str:
+def _too_few(images: LabelledImages, label: int, count: int, needed: int) -> str:
     """Return the error of a class that has too few images to split."""
     return (
         f"class {images.classes[label]!r} of {images.name} has {count} distinct images to split; "
-        f"at least {MIN_PER_CLASS} of each class are needed: add more, or remove the class"
+        f"at least {needed} of each class are needed: add more, or remove the class"
     )
 
 

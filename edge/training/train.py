@@ -28,6 +28,7 @@ from edge.training.loading import Loader, PreprocessedImages
 from edge.training.loop import TrainingRun
 from edge.training.memory import report_exhausted_memory
 from edge.training.network import MultiExitNetwork
+from edge.training.origins import Run, check_earlier_runs, earlier_runs
 from edge.training.pretrained import load_pretrained
 from edge.training.regimes import Phase, phases_of
 from edge.training.settings import Settings
@@ -49,6 +50,8 @@ class Prepared(NamedTuple):
     spec: InputSpec
     network: MultiExitNetwork
     """With its initial weights."""
+    earlier_runs: list[Run]
+    """Those that the initial weights come from."""
 
 
 @report_exhausted_memory()
@@ -56,7 +59,7 @@ def prepare(settings: Settings, images: LabelledImages | None = None) -> Prepare
     """Load and split the images, compute their mean and standard deviation, and build the network.
 
     Raises:
-        DataError: the dataset cannot be used with these settings.
+        DataError: the dataset cannot be used with these settings, or the initial weights may know its test images.
         UnavailableError: memory runs out.
         CheckpointError: the backbone or its weights cannot be loaded.
     """
@@ -88,7 +91,8 @@ def train(
         before_training: Called with the initial network in the first process; an error stops the run.
 
     Raises:
-        DataError: the dataset cannot be used with these settings, or `output` lies among its images.
+        DataError: the dataset cannot be used with these settings, the initial weights may know its test images, or
+            `output` lies among its images.
         UnavailableError: memory runs out.
         CheckpointError: `output` holds a run of other settings, images, labels or version, or the backbone or its
             weights cannot be loaded.
@@ -97,7 +101,8 @@ def train(
     images, splits, specs = _load(settings, images)
     if finished := _finished_run(output / CHECKPOINT, settings, specs):
         return finished
-    spec, network = _prepared(settings, images, splits, specs)[-2:]
+    prepared = _prepared(settings, images, splits, specs)
+    spec, network = prepared.spec, prepared.network
     if before_training is not None and is_first_process():
         before_training(network, spec)
     augment = images.augment if settings.augment is None else settings.augment
@@ -114,7 +119,10 @@ def train(
     with fitting_threads(run.batch_size * macs_per_image(network, spec)):
         history = _fit(run, validation, output)
         kept = len(history) - 1 if settings.patience is None else best_epoch(history, run.last_phase_start)
-        metrics = {"history": history, "kept_epoch": kept, "batch_size": run.batch_size, "augment": list(augment)}
+        metrics = {
+            "history": history, "kept_epoch": kept, "batch_size": run.batch_size, "augment": list(augment),
+            "earlier_runs": prepared.earlier_runs,
+        }  # fmt: skip
         checkpoint = Checkpoint(settings, spec, images.classes, specs, metrics, run.result())
         if run.fabric.is_global_zero:
             run.average.load_state_dict(checkpoint.weights)  # those of the kept epoch, on the device
@@ -147,8 +155,10 @@ def _prepared(settings: Settings, images: LabelledImages, splits: Splits, specs:
     if is_first_process():
         for line in describe_images(images, splits, balance=settings.balance):
             log(line)
+    earlier = earlier_runs(settings.pretrained)
+    check_earlier_runs(earlier, settings, specs)
     spec = measured_input(images, splits["train"])
-    return Prepared(images, splits, specs, spec, _initial_network(settings, spec, len(images.classes)))
+    return Prepared(images, splits, specs, spec, _initial_network(settings, spec, len(images.classes)), earlier)
 
 
 def _fit(run: TrainingRun, validation: Loader, output: Path) -> list[dict[str, Any]]:

@@ -177,6 +177,13 @@ def test_an_invalid_budget_is_refused(fit: Fit, budget: float) -> None:
         fit(scores, truth, segment_costs(3), budget, "s")
 
 
+@pytest.mark.parametrize("percent", [50, 1.01])
+def test_a_budget_of_macs_in_percent_is_refused(percent: float) -> None:
+    scores, truth = random_scores(3, 40, seed=0)
+    with pytest.raises(ThresholdError, match=rf"the budget is {percent} times .* give a share of it, such as 0\.5"):
+        fit_to_macs(scores, truth, segment_costs(3), percent, "s")
+
+
 def bench_file(path: Path, means: Sequence[object]) -> Path:
     """Write the output of `edge bench --json` for exits with these mean latencies."""
     measured = {"whole": {"latency_ms": {"mean": 9.0}}, "per_exit": [{"latency_ms": {"mean": mean}} for mean in means]}

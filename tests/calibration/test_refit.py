@@ -348,8 +348,9 @@ def test_precisions_with_the_same_segments_are_both_refitted(recorded: Path, bun
     assert fitted["int8"] == fitted["auto"]
 
 
-def test_scores_of_another_precision_are_refused(recorded: Path, bundle: Path) -> None:
-    message = refused(bundle, "--scores", recorded, "--precision", "fp32", *NO_GUARANTEE)
+@pytest.mark.parametrize("named", [["fp32"], ["fp32", "int8"]])
+def test_scores_of_another_precision_are_refused(named: list[str], recorded: Path, bundle: Path) -> None:
+    message = refused(bundle, "--scores", recorded, "--precision", *named, *NO_GUARANTEE)
     assert f"{recorded} was recorded with other segments than those of fp32 in {bundle}" in message
 
 

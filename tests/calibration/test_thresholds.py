@@ -13,7 +13,14 @@ from calibration.budget import fit_to_macs, fit_to_ms
 from calibration.operating_points import OperatingPoint, operating_point_of, operating_points
 from calibration.samples import MIN_SAMPLES, stratified
 from calibration.sequences import SHARED_GRID
-from calibration.thresholds import RiskGuarantee, fit_all_precisions, fit_thresholds, match_quantiles
+from calibration.thresholds import (
+    RiskGuarantee,
+    check_guarantee,
+    fit_all_precisions,
+    fit_thresholds,
+    match_quantiles,
+    samples_needed,
+)
 from edge.bundle.manifest import Thresholds
 from edge.decision import NEVER, Scores, decide, validate_thresholds
 from edge.errors import DataError, ThresholdError
@@ -374,3 +381,22 @@ def test_matched_thresholds_are_reached_by_as_many_samples() -> None:
     candidates = np.array([[NEVER], [0.9], [0.6], [0.3], [0.0]], dtype=np.float32)
     for thresholds, matched in zip(candidates, match_quantiles(candidates, tuned, other), strict=True):
         assert (other.confidence[0] >= matched).sum() == (tuned.confidence[0] >= thresholds).sum()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("method", ["exact", "betting", "hoeffding-bentkus", "expectation", "none"])
+def test_samples_are_too_few_for_any_scores_or_for_none(method: Any, shared: bool) -> None:
+    """Exits that are never taken cost nothing, so thresholds for enough samples exist even where every exit differs."""
+    guarantee = RiskGuarantee(limit=0.05, method=method, shared=shared)
+    needed = samples_needed(guarantee)
+    assert needed is not None
+    for samples in {1, needed - 1, needed, needed + 1, 300} - {0}:
+        truth = np.zeros(samples, dtype=np.int64)
+        scores = Scores(np.full((2, samples), 0.9, np.float32), np.stack([truth + 1, truth]).astype(np.int32))
+        if samples >= needed:
+            check_guarantee(guarantee, samples, exits=2)
+            assert fit_thresholds(scores, truth, [1, 1], guarantee, "s").values[0] > 1
+        else:
+            with pytest.raises(ThresholdError, match="too few"):
+                check_guarantee(guarantee, samples, exits=2)
+    check_guarantee(guarantee, 0, exits=1)

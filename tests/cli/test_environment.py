@@ -92,7 +92,15 @@ def test_the_exit_code_does_not_depend_on_the_streams(script: str, code: int, er
 
 
 @pytest.mark.parametrize(
-    ("words", "library"), [("edge.training", "torch"), ("compile", "onnx"), ("calibration", "numpy"), ("edge", "numpy")]
+    ("words", "library"),
+    [
+        ("edge.training", "torch"),
+        ("compile", "onnx"),
+        ("compile.sensitivity", "onnx"),
+        ("compile.torch_tensorrt", "torch"),
+        ("calibration", "numpy"),
+        ("edge", "numpy"),
+    ],
 )
 def test_a_missing_library_is_one_line_with_a_remedy(words: str, library: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{library!r}] = None")

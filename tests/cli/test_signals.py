@@ -45,7 +45,8 @@ def handles_signals(pid: int) -> bool:
 @each_signal
 @pytest.mark.parametrize(
     "words",
-    [("edge", "bench", "nothing"), ("edge.training", "--help"), ("compile", "--help"), ("calibration", "nothing"),
+    [("edge", "bench", "nothing"), ("edge.training", "--help"), ("compile", "--help"),
+     ("compile.sensitivity", "nothing"), ("compile.torch_tensorrt", "nothing"), ("calibration", "nothing"),
      ("benchmarks", "demo", "--data", "nothing")],
     ids=lambda words: words[0],
 )  # fmt: skip

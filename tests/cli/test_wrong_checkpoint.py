@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import pytest
 
-from tests.support.commands import Result, call, class_folder, contents, error_line, full_disk, random_frames
+from tests.support.commands import (
+    NO_GUARANTEE,
+    Result,
+    call,
+    class_folder,
+    contents,
+    error_line,
+    full_disk,
+    random_frames,
+)
 from tests.support.damage import flip_bit, truncate
 
 if TYPE_CHECKING:
@@ -153,6 +162,27 @@ def test_a_dataset_that_changed_since_training_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--limit", 5.0), "the limit of the risk is 5.0; give a fraction"),
+        (("--confidence", 2.0), "the confidence level is 2.0; give a fraction"),
+        (("--limit", 0.01), "269 samples are too few to guarantee a risk of at most 0.01 with the method 'exact'"),
+        (("--method", "expectation", "--limit", 0.005, "--reject-limit", 0.1), "179 samples are too few to guarantee"),
+        (("--method", "none", "--reject-limit", 5.0), "the limit of the error among the accepted is 5.0"),
+        (("--method", "none", "--reject-limit", 0.01), "90 samples are too few to certify an error of at most 0.01"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_guarantee_that_no_scores_could_support_is_refused_before_the_export(
+    words: tuple[object, ...], message: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compile.recipe.export_onnx", lambda *_: pytest.fail("exported"))
+    before = contents(tmp_path)
+    assert message in error_line(compile_fp32(checkpoint, tmp_path / "new", *words))
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_an_output_that_is_not_a_bundle_is_not_overwritten(kind: str, checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
@@ -162,14 +192,14 @@ def test_an_output_that_is_not_a_bundle_is_not_overwritten(kind: str, checkpoint
         output.mkdir()
         (output / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
-    message = error_line(compile_fp32(checkpoint, output))
+    message = error_line(compile_fp32(checkpoint, output, *NO_GUARANTEE))
     assert f"{output} exists and is not a bundle; choose another output, or move it" in message
     assert contents(tmp_path) == before
 
 
 def test_a_bundle_below_a_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     before = contents(tmp_path)
-    error_line(compile_fp32(checkpoint, checkpoint / "bundle"))
+    error_line(compile_fp32(checkpoint, checkpoint / "bundle", *NO_GUARANTEE))
     assert contents(tmp_path) == before
 
 
@@ -179,6 +209,6 @@ def test_a_disk_that_fills_up_while_a_bundle_is_written_leaves_the_old_one(
 ) -> None:
     before = contents(tmp_path)
     with full_disk(free):
-        result = compile_fp32(checkpoint, bundle)
+        result = compile_fp32(checkpoint, bundle, *NO_GUARANTEE)
     assert "File too large" in error_line(result)
     assert contents(tmp_path) == before

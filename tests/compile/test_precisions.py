@@ -1,6 +1,7 @@
 """Each precision approximates fp32, has cuts of its own type, and gives a reason for each float layer."""
 
 import re
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from onnx import NodeProto, numpy_helper
 
 from compile.auto import SelectionData, fastest_per_segment
 from compile.check import assert_chain_equals_whole
-from compile.evaluate import compute_logits
+from compile.evaluate import Evaluator, compute_logits
 from compile.fp16 import to_fp16
 from compile.graph import IndexedGraph, MultiExitGraph, int8_macs_share
 from compile.layer_sensitivity import measure_sensitivity
@@ -48,6 +49,23 @@ def test_fp16_equals_fp32_up_to_rounding(name: str) -> None:
     fp32 = multi_exit_graph(name, "fp32")
     fp16 = to_fp16(fp32, SAMPLES)
     np.testing.assert_allclose(compute_logits(fp16, IMAGES), compute_logits(fp32, IMAGES), atol=0.02)
+
+
+def test_large_images_are_computed_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, sizes = multi_exit_graph("tiny cnn", "fp32"), []
+    expected = compute_logits(graph, IMAGES)
+    compute = Evaluator.__call__
+
+    def record_size(self: Evaluator, values: Any) -> Any:
+        sizes.append(len(values["image"]))
+        return compute(self, values)
+
+    monkeypatch.setattr(Evaluator, "__call__", record_size)
+    for limit, largest in ((3 * IMAGES[0].nbytes, 3), (1, 1)):
+        monkeypatch.setattr("compile.evaluate.BATCH_BYTES", limit)
+        np.testing.assert_allclose(compute_logits(graph, IMAGES[:7]), expected[:, :7], rtol=1e-5, atol=1e-5)
+        assert max(sizes) == largest
+        sizes.clear()
 
 
 @each_network
@@ -104,14 +122,14 @@ def test_tensors_too_large_for_fp16_are_refused_with_the_node_that_computes_them
     graph = with_scaled_first_convolution(multi_exit_graph("tiny cnn", "fp32"), 1e5)
     node = first_convolution(graph).name
     with pytest.raises(CheckpointError, match=rf"computed by {node} \(Conv\), is too large for fp16"):
-        to_fp16(graph, SAMPLES)
+        to_fp16(graph, iter(SAMPLES))
 
 
 def test_weights_too_large_for_fp16_are_refused_and_not_clipped() -> None:
     graph = with_scaled_first_convolution(multi_exit_graph("tiny cnn", "fp32"), 1e7)
     node = first_convolution(graph).name
     with pytest.raises(CheckpointError, match=rf"the weight \S+ of {node} \(Conv\) is too large for fp16"):
-        to_fp16(graph, SAMPLES)
+        to_fp16(graph, iter(SAMPLES))
 
 
 # int8

@@ -25,7 +25,7 @@ from edge.decision import NEVER
 from edge.engines.cache import load_engines
 from edge.engines.onnxruntime import OnnxRuntime
 from edge.engines.tensorrt.engine import TensorRtEngine
-from edge.errors import CheckpointError, EngineError
+from edge.errors import CheckpointError, EngineError, UnavailableError
 from edge.frames.base import frame_from_array
 from edge.inference.slots import new_slot
 from edge.system import pip_install
@@ -221,19 +221,21 @@ def install(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., bytes] | Non
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_is_an_error_before_the_library_is_imported() -> None:
-    with pytest.raises(EngineError, match=r"builds on an NVIDIA GPU, and torch finds none here; use `edge build`"):
+    with pytest.raises(UnavailableError, match=r"builds on an NVIDIA GPU, and torch finds none here; use `edge build`"):
         segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 
 def test_a_missing_library_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, None)
-    with pytest.raises(EngineError, match=rf"is not installed .*; {re.escape(pip_install('torch-tensorrt'))}$"):
+    with pytest.raises(UnavailableError, match=rf"is not installed .*; {re.escape(pip_install('torch-tensorrt'))}$"):
         segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 
 def test_a_library_without_binding_names_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, lambda program, *, arg_inputs, **options: b"")
-    with pytest.raises(EngineError, match=r"Torch-TensorRT 2.13.0 cannot name an engine's tensors; pip install '?/"):
+    with pytest.raises(
+        UnavailableError, match=r"Torch-TensorRT 2.13.0 cannot name an engine's tensors; pip install '?/"
+    ):
         segment_engines(seeded_network(NETWORKS["tiny cnn"]), INPUT, half=False)
 
 

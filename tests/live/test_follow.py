@@ -150,7 +150,7 @@ def test_a_swap_loses_no_frame_and_the_next_run_begins_with_the_new_bundle(
     ("change", "reason"),
     [
         (with_other_logits, "FAILED, first in segment 0"),
-        (with_greedy_thresholds, "above its limit of 0.001"),
+        (with_greedy_thresholds, "within its limit of 0.001"),
         (with_other_labels, "its labels are new 0"),
         (with_rejection, "it may answer none, as the one in use never does"),
     ],

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from edge.bundle.manifest import InputSpec
-from edge.errors import CheckpointError
+from edge.errors import CheckpointError, DataError
 from edge.training.backbones import build_network
 from edge.training.checkpoint import Checkpoint, write_checkpoint
+from edge.training.datasets import load_dataset
 from edge.training.network import MultiExitNetwork
 from edge.training.pretrained import load_pretrained
 from edge.training.settings import Settings
-from edge.training.train import train
+from edge.training.train import CHECKPOINT, prepare, train
 from tests.support.networks import seeded_network
 
 SHAPE = (1, 16, 16)
@@ -141,11 +142,53 @@ def test_weights_are_loaded_from_safetensors(tmp_path: Path, donor: MultiExitNet
 
 
 def test_training_starts_from_the_pretrained_weights(tmp_path: Path, donor: MultiExitNetwork) -> None:
-    path = write_network(tmp_path / "donor.pt", donor, 7)
+    path = write_network(tmp_path / "donor.pt", donor, 7, dataclasses.replace(SETTINGS, dataset="others"))
     frozen = dataclasses.replace(SETTINGS, pretrained=str(path), learning_rate=0.0)
     weights = train(frozen, tmp_path / "run").weights
     backbone = {name for name, _ in donor.named_parameters() if name.startswith("backbone.")}
     assert backbone <= equal(weights, donor.state_dict())
+
+
+# Splits of earlier runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a network, `first.pt`, and one of other images that starts from it, `second.pt`."""
+    folder = tmp_path_factory.mktemp("runs")
+    images = load_dataset("digits", None, 16)
+    train(SETTINGS, folder / "first")
+    second = dataclasses.replace(SETTINGS, dataset="others", pretrained=str(folder / "first" / CHECKPOINT), seed=1)
+    train(second, folder / "second", dataclasses.replace(images, name="others"))
+    (folder / "first" / CHECKPOINT).rename(folder / "first.pt")
+    (folder / "second" / CHECKPOINT).rename(folder / "second.pt")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["first.pt", "second.pt"])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"fold": 0}])
+def test_weights_that_were_trained_on_images_of_the_test_split_are_refused(
+    name: str, change: dict[str, int], runs: Path, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, pretrained=str(runs / name), **change)
+    with pytest.raises(DataError, match=f"{name} was trained on images of this run's test split.* use --seed 0 "):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["first.pt", "second.pt"])
+def test_weights_of_the_same_splits_are_accepted(name: str, runs: Path) -> None:
+    assert prepare(dataclasses.replace(SETTINGS, pretrained=str(runs / name))).earlier_runs
+
+
+def test_weights_that_know_some_of_the_added_images_are_refused(runs: Path) -> None:
+    """Added images are drawn among the others."""
+    images = load_dataset("digits", None, 16)
+    fewer = dataclasses.replace(
+        images, frames=images.frames[:1700], labels=images.labels[:1700], digests=images.digests[:1700]
+    )
+    with pytest.raises(DataError, match="with the same images and image size"):
+        prepare(dataclasses.replace(SETTINGS, pretrained=str(runs / "first.pt")), fewer)
 
 
 def assert_refused(path: Path, message: str, backbone: str = "cnn") -> None:

@@ -221,6 +221,15 @@ def test_folds_are_refused_where_there_is_a_test_split_or_no_such_fold() -> None
         draw_splits(labelled([0] * 30 + [1] * 30), 0, fold=5)
 
 
+@pytest.mark.parametrize("fold", range(5))
+def test_every_fold_accepts_thirteen_images_of_a_class_and_refuses_twelve(fold: int) -> None:
+    for seed in range(3):
+        assert len(draw_splits(labelled([0] * 13 + [1] * 40), seed, fold)["train"])
+    message = "class 'class 0' of pixels has 12 distinct images to split; at least 13 of each class are needed"
+    with pytest.raises(DataError, match=message):
+        draw_splits(labelled([0] * 12 + [1] * 40), 0, fold)
+
+
 @pytest.mark.parametrize("members", [0, 3, 9])
 def test_folds_are_refused_for_a_class_with_too_few_images(members: int) -> None:
     images = labelled([0] * members + [1] * 2 * members + [2] * 40)

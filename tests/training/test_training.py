@@ -108,7 +108,7 @@ def test_training_writes_checkpoint_metrics_and_curves(folder: Path, checkpoint:
     assert {path.name for path in folder.iterdir()} == {CHECKPOINT, METRICS, CURVES}
     assert checkpoint.settings == SETTINGS
     metrics = json.loads((folder / METRICS).read_text())
-    assert set(metrics) == {"settings", "history", "kept_epoch", "batch_size", "augment", "validation"}
+    assert set(metrics) == {"settings", "history", "kept_epoch", "batch_size", "augment", "earlier_runs", "validation"}
     assert (metrics["kept_epoch"], metrics["augment"]) == (SETTINGS.epochs - 1, ["shift"])
     assert metrics["settings"] == dataclasses.asdict(SETTINGS)
     assert metrics["history"] == checkpoint.metrics["history"]

@@ -118,6 +118,8 @@ def load(path: Path | None, image_size: int | None) -> LabelledImages:
 def load_disjoint(path: Path | None, image_size: int | None) -> LabelledImages:
     """Return patches in three parts that share no pixel: training with INT8 calibration, fitting, and test.
 
+    Patches of one part overlap: those of training and INT8 calibration, and those of validation and threshold fitting.
+
     The pixels of each class are ordered by row or column, along the longer extent of the class. The first half is the
     training part, the next fifth the fitting part (a third of it for validation, the rest for thresholds), the rest
     the test part. Patches that overlap an earlier part are excluded, and so are the four classes with fewer than 20
