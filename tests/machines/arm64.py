@@ -16,7 +16,9 @@ from tests.machines.userland import CHECKOUT, SHARED, emulate_arm64, enter, make
 
 LIBRARIES = "/usr/local/lib/python3.11/dist-packages"
 """Where Debian's Python finds them without `PYTHONPATH`, which tests set for the commands that they start."""
-ENVIRONMENT = (f"PYTHONPATH={CHECKOUT}", "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1")
+ENVIRONMENT = (
+    f"PYTHONPATH={CHECKOUT}", "PYTHONDONTWRITEBYTECODE=1", "OMP_NUM_THREADS=1", "EDGE_TEST_PATIENCE=10"
+)  # fmt: skip
 WHEELS = ("--python-platform", "aarch64-manylinux_2_28", "--python-version", "3.11", "--only-binary", ":all:")
 CPUINFO = """\
 processor\t: {0}

@@ -22,8 +22,8 @@ import pytest
 from edge.console import WRONG_INPUT, run_main
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 60.0
-"""Seconds after which a test fails instead of waiting on."""
+TIMEOUT_S = 60.0 * float(os.environ.get("EDGE_TEST_PATIENCE", "1"))
+"""Seconds after which a test fails instead of waiting on; an emulated machine needs more patience."""
 NO_GUARANTEE = ("--method", "none", "--limit", "0.01")
 """Arguments to fit thresholds to few images, which support no statistical guarantee."""
 
