@@ -219,6 +219,7 @@ def test_the_bundle_accepted_last_answers_for_one_that_fails_after_a_silence() -
     consumer = threading.Thread(target=lambda: results.extend(Pipeline(source, pool, "all")))
     consumer.start()
     source.give(2)  # from now on, capture waits with a slot of the first bundle
+    wait_until(lambda: len(results) == 2, "both results")
     for name in ("second", "third"):
         pool.replace(group_of(slots(), name))
         pool.confirm()
