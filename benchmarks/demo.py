@@ -52,7 +52,7 @@ TRAINING = {
     "fashion-mnist": ["--regime", "joint", "--epochs", "12", "--batch-size", "128"],
     "elpv": [
         "--backbone", "timm:tf_efficientnet_lite0", "--pretrained", "efficientnet-lite", "--distillation-weight", "1",
-        "--epochs", "8", "--batch-size", "32", "--learning-rate", "0.005",
+        "--epochs", "8", "--batch-size", "32",
     ],
 }  # fmt: skip
 WITHOUT_TRUNCATED = {"elpv"}

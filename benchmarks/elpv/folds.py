@@ -37,7 +37,6 @@ SETTINGS = Settings(
     distillation_weight=1.0,
     batch_size=32,
     epochs=8,
-    learning_rate=5e-3,
 )
 NETWORKS = {
     EARLY_EXITS: SETTINGS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
-from benchmarks.papers.methods import CGT, DEFAULT, GUIDED, JOINT, METHODS, PLAIN, RIVALS
+from benchmarks.papers.methods import CGT, DEFAULT, FORMER, GUIDED, JOINT, METHODS, PLAIN, RIVALS
 from benchmarks.papers.tasks import TASKS
 from edge.training.settings import Settings
 
@@ -48,7 +48,7 @@ class Run:
 def full_grid() -> list[Run]:
     """Return all runs, those of the main claims first; the choice that `BEST_CGT` records need not be repeated."""
     rivals = (JOINT, *CGT, DEFAULT, GUIDED, *RIVALS)
-    claims = (JOINT, BEST_CGT, DEFAULT, *PLAIN)
+    claims = (JOINT, BEST_CGT, DEFAULT, FORMER, *PLAIN)
     hard_tasks = ("fashion-noisy", "fashion-long-tail")
     return [
         *_runs([MAIN_TASK], claims, TEST_SEEDS, "test"),

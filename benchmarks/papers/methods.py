@@ -25,7 +25,7 @@ class Method:
     before_training: Callable[[MultiExitNetwork, InputSpec], None] | None = None
 
 
-JOINT, DEFAULT, GUIDED = "joint", "default", "egt"
+JOINT, DEFAULT, GUIDED, FORMER = "joint", "default", "egt", "joint-former"
 CGT = {
     "hard-cgt": Method({"regime": "hard-cgt"}),
     "soft-cgt": Method({"regime": "soft-cgt"}),
@@ -54,9 +54,10 @@ PLAIN = {
 METHODS = {
     JOINT: Method(),
     DEFAULT: Method({"attention_weight": 0.3, "attention_loss": "cosine"}),
+    FORMER: Method({"learning_rate": 2e-3}),
     GUIDED: Method({"attention_weight": ALPHA, "attention_loss": GUIDANCE}),
     **CGT,
     **RIVALS,
     **PLAIN,
 }
-"""Methods by name. `default` is the recipe of `python -m edge.training`."""
+"""Methods by name. `default` is the recipe of `python -m edge.training`; `joint-former` has its former learning rate."""

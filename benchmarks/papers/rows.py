@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.papers.comparisons import Comparison, compare
 from benchmarks.papers.evaluation import EvaluatedNetwork, Row
 from benchmarks.papers.grid import BUDGETS, Run
-from benchmarks.papers.methods import DEFAULT, JOINT, PLAIN, WHOLE_ALONE
+from benchmarks.papers.methods import DEFAULT, FORMER, JOINT, PLAIN, WHOLE_ALONE
 
 COMPARED_TASKS = ("fashion", "fashion-noisy", "fashion-long-tail", "indian-pines-disjoint")
 """Tasks with the same test images for every seed."""
@@ -38,15 +38,15 @@ def percent(values: NDArray[np.float64]) -> str:
 def comparisons_of(finished: Finished) -> Iterator[Comparison]:
     """Yield the comparisons on test splits, over the seeds that both methods have.
 
-    Every method is compared with joint training, and the default recipe with plain networks: at each budget with the
-    cheapest that costs the budget or more, and with the whole one.
+    Every method is compared with joint training, and the default recipe with that of before and with plain networks: at
+    each budget with the cheapest that costs the budget or more, and with the whole one.
     """
     for task in COMPARED_TASKS:
         members = {run: network for run, network in finished.items() if (run.task, run.split) == (task, "test")}
         methods = dict.fromkeys(run.method for run in members)
         pairs = [(method, JOINT, budget) for method in methods if method not in (JOINT, *PLAIN) for budget in BUDGETS]
         pairs += [(DEFAULT, rival, budget) for budget in BUDGETS if (rival := plain_at(members, budget))]
-        pairs += [(DEFAULT, WHOLE_ALONE, WHOLE_BUDGET)]
+        pairs += [*((DEFAULT, FORMER, budget) for budget in BUDGETS), (DEFAULT, WHOLE_ALONE, WHOLE_BUDGET)]
         for method, baseline, budget in pairs:
             if comparison := _compared(members, task, method, baseline, budget):
                 yield comparison

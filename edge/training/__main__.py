@@ -280,7 +280,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--learning-rate",
         type=above_zero,
-        default=2e-3,
+        default=5e-3,
         metavar="RATE",
         help="maximum learning rate of the one-cycle schedule (default: %(default)s)",
     )

@@ -38,7 +38,8 @@ class Settings:
     """Stop after so many epochs without a better validation accuracy, and keep the best epoch; None for all epochs."""
     batch_size: int | None = None
     """Images per step, over all processes; None for 64, or fewer if an epoch had less than ten steps."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
+    """Maximum of the schedule. A pretrained backbone has a tenth of it."""
     mixed_precision: bool = False
     """Compute in bfloat16 where torch's autocast does."""
     seed: int = 0

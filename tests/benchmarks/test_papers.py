@@ -23,7 +23,7 @@ from benchmarks.papers.grid import (
     full_grid,
     quick_grid,
 )
-from benchmarks.papers.methods import CGT, DEFAULT, JOINT, METHODS, PLAIN
+from benchmarks.papers.methods import CGT, DEFAULT, FORMER, JOINT, METHODS, PLAIN
 from benchmarks.papers.tasks import TASKS, WRONG_LABELS, Task, fashion, long_tail
 from edge.bundle.manifest import InputSpec
 from edge.errors import DataError
@@ -80,6 +80,12 @@ def test_the_default_recipe_is_that_of_the_training_command() -> None:
         assert getattr(settings, name) == getattr(command, name)
 
 
+def test_the_former_recipe_differs_from_joint_in_its_learning_rate_only() -> None:
+    joint, former = (Run(MAIN_TASK, method, 0, "test", 5).settings for method in (JOINT, FORMER))
+    assert former.learning_rate < joint.learning_rate
+    assert replace(former, learning_rate=joint.learning_rate) == joint
+
+
 def test_every_form_of_gating_takes_part_in_the_choice() -> None:
     validated = {run.method for run in full_grid() if run.split == "validation"}
     assert {JOINT, *CGT} <= validated
@@ -87,9 +93,9 @@ def test_every_form_of_gating_takes_part_in_the_choice() -> None:
 
 def test_the_main_claims_are_tested_first() -> None:
     tested = [run for run in full_grid() if run.split == "test"]
-    first = tested[: len(TEST_SEEDS) * (3 + len(PLAIN))]
+    first = tested[: len(TEST_SEEDS) * (4 + len(PLAIN))]
     assert {(run.task, run.method) for run in first} == {
-        (MAIN_TASK, name) for name in (JOINT, BEST_CGT, DEFAULT, *PLAIN)
+        (MAIN_TASK, name) for name in (JOINT, BEST_CGT, DEFAULT, FORMER, *PLAIN)
     }
 
 
