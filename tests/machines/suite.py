@@ -15,7 +15,7 @@ from edge.system import conditions
 from tests.machines.runtime_only import EXTRAS_HERE, ROOMS
 from tests.support.commands import ROOT
 
-TEST_LIBRARIES = ("hypothesis", "psutil", "pytest", "pytest-timeout", "pytest-xdist")
+TEST_LIBRARIES = ("hypothesis", "psutil", "pytest", "pytest-instafail", "pytest-timeout", "pytest-xdist")
 REQUIREMENTS = ("--requirements", "pyproject.toml", *(word for name in EXTRAS_HERE for word in ("--extra", name)))
 """Arguments of uv for the libraries of a device."""
 
@@ -24,7 +24,7 @@ def pytest_words(junit: str, rooms: Sequence[str], timeout_s: int) -> list[str]:
     """Return the arguments of Python for the runtime's tests; pytest writes its counts to the file `junit`."""
     plugin = ("-p", "tests.machines.runtime_only", "-p", "no:cacheprovider")
     options = ("--quiet", f"--timeout={timeout_s}", f"--junitxml={junit}", "-o", "junit_family=xunit2")
-    side_by_side = ("--numprocesses", "logical", "--dist", "loadscope")
+    side_by_side = ("--numprocesses", "logical", "--dist", "loadscope", "--instafail")
     return ["-m", "pytest", *plugin, *options, *side_by_side, *(f"tests/{room}" for room in rooms or ROOMS)]
 
 
