@@ -110,6 +110,11 @@ def one_line(text: str) -> str:
     return " ".join(part for part in parts if part)
 
 
+def described(error: BaseException) -> str:
+    """Return the type and the message of any exception in one line."""
+    return shortened(one_line(f"{type(error).__name__}: {error}"))
+
+
 def shortened(text: str) -> str:
     """Return a message without its middle where it is too long to read, as with a value of a damaged file."""
     if len(text) <= MAX_MESSAGE:

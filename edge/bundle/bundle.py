@@ -14,6 +14,7 @@ from edge.bundle.files import (
     file_hashes,
     read_manifest,
     read_unchanged,
+    read_unchanged_manifest,
 )
 from edge.bundle.manifest import Manifest, PrecisionSpec, manifest_from_json, manifest_to_json
 from edge.bundle.npz import ArraySpec, read_npz, write_npz
@@ -174,10 +175,7 @@ class Bundle:
         folder = self.path.resolve()
         with locked_dir(folder):
             remove_stale(folder)
-            content = read_manifest(folder)
-            current = manifest_from_json(content, folder / MANIFEST)
-            if manifest_to_json(current) != manifest_to_json(self.manifest):  # as text, NaN equals NaN
-                raise BundleError(f"{self.path} was changed meanwhile and is not signed; run the command again")
+            content = read_unchanged_manifest(folder, self.manifest)
             check_no_other_files(folder, self.manifest)
             write_file(folder / SIGNATURE, key.sign(content))
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from edge.bundle.external_data import NEEDLE, has_external_data
-from edge.bundle.manifest import Manifest
+from edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from edge.bundle.signing import SIGNATURE
 from edge.errors import BundleError, SignatureError
 from edge.storage import find_retired, open_regular, read_file, sha256_of
@@ -113,6 +113,19 @@ def read_unchanged(file: Path, sha256: str) -> bytes:
         raise _unreadable(file, error) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise BundleError(f"{file} changed while the bundle was in use (other sha256); run the command again")
+    return content
+
+
+def read_unchanged_manifest(path: Path, manifest: Manifest) -> bytes:
+    """Return the content of an open bundle's manifest.
+
+    Raises:
+        BundleError: it is another manifest now, or cannot be read.
+    """
+    content = read_manifest(path)
+    current = manifest_from_json(content, path / MANIFEST)
+    if manifest_to_json(current) != manifest_to_json(manifest):  # as text, NaN equals NaN
+        raise BundleError(f"{path} changed while the bundle was in use (other manifest); run the command again")
     return content
 
 

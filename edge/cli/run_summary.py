@@ -1,7 +1,6 @@
 """Summary of a run: counts, exit shares and times of all sources."""
 
 from collections import Counter, deque
-from threading import Lock
 from time import perf_counter
 
 from edge.console import print_table
@@ -22,15 +21,13 @@ class Summary:
         self._statistics = Statistics()
         self._times: dict[str, deque[float]] = {name: deque(maxlen=MAX_SUMMARY_FRAMES) for name in DURATIONS}
         self._started_s = perf_counter()
-        self._lock = Lock()
 
     def add(self, message: Message) -> None:
         """Count a message."""
         self._statistics.add([message])
         if isinstance(message, Observation):
-            with self._lock:
-                for name, times in self._times.items():
-                    times.append(getattr(message.result, name))
+            for name, times in self._times.items():  # `append` is atomic
+                times.append(getattr(message.result, name))
 
     def print(self, task: str) -> None:
         """Print exit shares and times of a task."""

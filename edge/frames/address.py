@@ -20,7 +20,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from edge.errors import AddressError
-from edge.frames.options import DEFAULTS, SourceOptions, is_valid, parse_options
+from edge.frames.options import DEFAULTS, OPTIONS, SourceOptions, is_valid, parse_options
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 PATH_OPTIONS = re.compile(r"\?[A-Za-z_]+=[^?]*$")
@@ -28,7 +28,7 @@ PATH_OPTIONS = re.compile(r"\?[A-Za-z_]+=[^?]*$")
 ELISION = "…"
 
 Kind = Literal["camera", "csi", "network", "file", "test", "pipeline"]
-OPTIONS: dict[Kind, tuple[str, ...]] = {
+SUPPORTED: dict[Kind, tuple[str, ...]] = {
     "camera": ("size", "rate", "rotate", "crop", "codec", "timeout"),
     "csi": ("size", "rate", "rotate", "crop", "timeout"),
     "network": ("rotate", "crop", "codec", "timeout"),
@@ -39,11 +39,9 @@ OPTIONS: dict[Kind, tuple[str, ...]] = {
 """Options that each kind of source supports."""
 HTTP_SCHEMES = ("http", "https")
 RTSP_SCHEMES = ("rtsp", "rtsps")
-RTSP_OPTIONS = (*OPTIONS["network"], "transport")
-RESERVED = ("size", "rate", "rotate", "crop", "codec", "transport", "timeout")
-"""Parameters that are options in the address of a server."""
-LEFT_TO_HTTP = ("size", "rate")
-"""Parameters that HTTP servers receive, since cameras have parameters of these names."""
+SUPPORTED_BY_RTSP = (*SUPPORTED["network"], "transport")
+LEFT_TO_SERVERS, LEFT_TO_HTTP = ("frames",), ("frames", "size", "rate")
+"""Names of options that are a server's own parameters in its address; HTTP cameras have `size` and `rate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +101,11 @@ def parse_address(text: str) -> SourceAddress:
     kind: Kind = "network"
     if scheme and name not in SCHEMES:
         location, query = _server_and_options(text)
-        supported = RTSP_OPTIONS if name in RTSP_SCHEMES else OPTIONS[kind]
+        supported = SUPPORTED_BY_RTSP if name in RTSP_SCHEMES else SUPPORTED[kind]
     else:
         body, query = _split_query(text, is_path=scheme is None)
         kind, location = SCHEMES[name](body, public) if scheme else _path_or_camera(body)
-        supported = OPTIONS[kind]
+        supported = SUPPORTED[kind]
     options = parse_options(query, supported, public)
     if options.rate == 0 and kind != "test":
         raise AddressError(f"{public} has the option rate=0; give a number of frames per second, or leave it out")
@@ -148,7 +146,7 @@ def _without_user(rest: str, *, has_scheme: bool = True) -> str:
 def _server_and_options(text: str) -> tuple[str, str]:
     """Return an address without its options, and the options."""
     scheme = text.partition("://")[0].lower()
-    ours = set(RESERVED) - set(LEFT_TO_HTTP if scheme in HTTP_SCHEMES else ())
+    ours = OPTIONS.keys() - set(LEFT_TO_HTTP if scheme in HTTP_SCHEMES else LEFT_TO_SERVERS)
     rest = _without_user(text.partition("://")[2])
     query = rest.rpartition("?")[2] if "?" in rest else ""
     parameters = query.split("&")

@@ -46,6 +46,13 @@ class Frame:
         return (height * 2 // 3 if self.format is PixelFormat.NV12 else height), width
 
 
+def pixels_for(out: Frame | None, pixel_format: PixelFormat, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the pixels of `out` if they have this format and shape, else new memory for 8-bit pixels."""
+    if out is not None and (out.format, out.pixels.shape) == (pixel_format, shape):
+        return out.pixels
+    return np.empty(shape, dtype=np.uint8)
+
+
 def frame_from_array(pixels: NDArray[Any], kind: Literal["image", "array"]) -> Frame:
     """Wrap an array as a frame for networks that read images or arrays.
 

@@ -91,7 +91,8 @@ class CameraSource:
             self._capture.set(key, value)
         for name, (key, value) in selected.items():
             actual = self._capture.get(key)
-            if abs(actual - value) > MAX_RATE_DIFFERENCE * value * (name == "rate"):
+            tolerance = MAX_RATE_DIFFERENCE * value if name == "rate" else 0
+            if abs(actual - value) > tolerance:
                 shown = ("mjpeg", "another") if name == "codec" else (f"{value:g}", f"{actual:g}")
                 raise AddressError(
                     f"{self._name} has no mode of {name} {shown[0]} (it selects {shown[1]}); choose one of those that "

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import unquote
 
 from edge.errors import AddressError
@@ -149,16 +149,19 @@ def _count(text: str) -> int:
     return count
 
 
-def _choice(*choices: str) -> Callable[[str], str]:
+def _degrees(text: str) -> int:
+    _require(text in ("0", "90", "180", "270"))
+    return int(text)
+
+
+def _choice(field: str, choices: Sequence[str]) -> _Option:
+    """Return an option whose value is one of several words."""
+
     def parse(text: str) -> str:
         _require(text in choices)
         return text
 
-    return parse
-
-
-def _degrees(text: str) -> int:
-    return int(_choice("0", "90", "180", "270")(text))
+    return _Option(field, parse, f"{', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def _require(condition: bool) -> None:
@@ -171,8 +174,8 @@ OPTIONS = {
     "rate": _Option("rate", _number(MAX_RATE, positive=False), f"frames a second, up to {MAX_RATE:.0f}"),
     "rotate": _Option("rotate", _degrees, "0, 90, 180 or 270, in degrees clockwise"),
     "crop": _Option("crop", _crop, "LEFT,TOP,WIDTH,HEIGHT in pixels, such as 320,0,640,640"),
-    "codec": _Option("codec", _choice("h264", "h265", "mjpeg"), "h264, h265 or mjpeg"),
-    "transport": _Option("transport", _choice("tcp", "udp"), "tcp or udp"),
+    "codec": _choice("codec", get_args(Codec)),
+    "transport": _choice("transport", get_args(Transport)),
     "timeout": _Option("timeout_s", _number(MAX_TIMEOUT_S, positive=True), f"seconds, up to {MAX_TIMEOUT_S:.0f}"),
     "frames": _Option("frames", _count, "a number of frames, 1 or more"),
 }

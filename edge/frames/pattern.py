@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.frames.base import Frame, PixelFormat
+from edge.frames.base import Frame, PixelFormat, pixels_for
 from edge.frames.options import SourceOptions
 
 DEFAULT_SIZE = (640, 480)
@@ -38,8 +38,7 @@ class PatternSource:
         if self.is_live and not self._pace():
             return None
         self._frames_read += 1
-        fits = out is not None and out.pixels.shape == self._background.shape and out.format is PixelFormat.BGR
-        pixels = out.pixels if out is not None and fits else np.empty_like(self._background)
+        pixels = pixels_for(out, PixelFormat.BGR, self._background.shape)
         self._draw(pixels)
         return Frame(pixels, PixelFormat.BGR)
 

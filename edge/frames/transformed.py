@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import AddressError
-from edge.frames.base import Frame, FrameSource, PixelFormat
+from edge.frames.base import Frame, FrameSource, PixelFormat, pixels_for
 from edge.frames.options import Crop
 
 ROTATIONS = {
@@ -77,13 +77,12 @@ class Transformed:
                 f"{self._name} gives arrays, which cannot be rotated or cropped; leave these options out"
             )
         crop = self._crop_of(frame)
-        unit = 2 if frame.format is PixelFormat.NV12 else 1
-        shape = (crop.height * 3 // 2 if unit == 2 else crop.height, crop.width, *frame.pixels.shape[2:])
-        fits = out is not None and (out.format, out.pixels.shape) == (frame.format, shape)
-        pixels = out.pixels if out is not None and fits else np.empty(shape, dtype=np.uint8)
-        for source, target, scale in zip(_planes(frame.pixels, unit), _planes(pixels, unit), (1, 2), strict=False):
+        rows = crop.height * 3 // 2 if frame.format is PixelFormat.NV12 else crop.height
+        pixels = pixels_for(out, frame.format, (rows, crop.width, *frame.pixels.shape[2:]))
+        transformed = Frame(pixels, frame.format, frame.position)
+        for source, target, scale in zip(_planes(frame), _planes(transformed), (1, 2), strict=False):
             self._move(source, target, Crop(*(value // scale for value in crop)))
-        return Frame(pixels, frame.format, frame.position)
+        return transformed
 
     def _crop_of(self, frame: Frame) -> Crop:
         """Return the crop of a frame, by default the whole image, checked against the size of the rotated image."""
@@ -102,12 +101,12 @@ class Transformed:
             np.copyto(target, region)
 
 
-def _planes(pixels: NDArray[Any], unit: int) -> tuple[NDArray[Any], ...]:
-    """Return views of luma and chroma for NV12 frames, else the pixels."""
-    if unit == 1:
-        return (pixels,)
-    height, width = pixels.shape[0] * 2 // 3, pixels.shape[1]
-    return pixels[:height], pixels[height:].reshape(height // 2, width // 2, 2)
+def _planes(frame: Frame) -> tuple[NDArray[Any], ...]:
+    """Return a view of the pixels; for NV12 one of luma, and one of chroma at half its size."""
+    if frame.format is not PixelFormat.NV12:
+        return (frame.pixels,)
+    height, width = frame.size
+    return frame.pixels[:height], frame.pixels[height:].reshape(height // 2, width // 2, 2)
 
 
 def _unrotated(crop: Crop, rotate: int, shape: tuple[int, ...]) -> Crop:

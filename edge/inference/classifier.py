@@ -153,25 +153,19 @@ class Classifier:
         return predictions
 
     def stream(
-        self,
-        source: str | int | Path | FrameSource,
-        *,
-        policy: Policy | None = None,
-        slots: Sequence[Slot] | None = None,
+        self, source: str | int | Path | FrameSource, *, policy: Policy | None = None
     ) -> Generator[Result, None, None]:
         """Classify a source's frames; capture, preprocessing and inference of consecutive frames overlap.
 
         Args:
             source: A name for `edge.open_source`, or an open source. It is closed when the iteration ends.
             policy: `latest` drops late frames, `all` drops none; by default `latest` for live sources, else `all`.
-            slots: Slots from `new_slots`, for a source that was opened after them. They are closed when the iteration
-                ends.
 
         Raises:
             SourceError: the source cannot be opened or fails, after all frames before that were yielded; or the policy
                 is unknown.
         """
-        yield from Stream(self, source, policy, slots=slots)
+        yield from Stream(self, source, policy)
 
     def new_slots(self) -> list[Slot]:
         """Return the slots of a stream. On a GPU this takes a while, so do it before a camera opens."""

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import NamedTuple
 
-from edge.errors import one_line
+from edge.errors import described
 from edge.frames.base import Frame
 from edge.inference.classifier import Classifier
 from edge.live.drift import Expectations, SourceTests
@@ -150,7 +150,7 @@ class Auditor:
     def _note_failure(self, error: Exception) -> None:
         """Keep the first exception, and log each that differs from the last."""
         self.error = self.error or error
-        reason = f"{type(error).__name__}: {one_line(str(error))}"
+        reason = described(error)
         if reason != self._last_failure:
             log.warning("an audit failed (%s)", reason)
         self._last_failure = reason

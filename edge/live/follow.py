@@ -16,7 +16,7 @@ from time import monotonic
 
 from edge.bundle.bundle import Bundle
 from edge.bundle.signing import read_verifying_key
-from edge.errors import EdgeError, RegistryError, one_line, shortened
+from edge.errors import EdgeError, RegistryError, described, shortened
 from edge.live.acceptance import changed_rejection, incompatibility, objection
 from edge.live.deployment import Deployer, Deployment, short_digest
 from edge.live.first_bundle import first_bundle, first_refused
@@ -178,7 +178,7 @@ class Follower:
         except OSError:  # a fault of the disk: tried again
             raise
         except Exception as error:  # of any type that libraries raise for a network that they refuse
-            self._refuse(swapper, digest, _described(error), lasting=False)
+            self._refuse(swapper, digest, described(error), lasting=False)
             return
         if isinstance(verified, str):
             self._refuse(swapper, digest, verified, lasting=True)
@@ -198,12 +198,12 @@ class Follower:
         try:
             self._install(swapper, deployment)
         except Exception as error:  # such as too little memory, of which there may be more at the next start
-            self._refuse(swapper, deployment.digest, _described(error), lasting=False)
+            self._refuse(swapper, deployment.digest, described(error), lasting=False)
             self._roll_back(swapper)
             return
         self._report(swapper, "swapped", deployment.digest, f"replaces {before.name}", deployment)
         if (failure := self._try(swapper)) is not None:
-            self._refuse(swapper, deployment.digest, _described(failure), lasting=True)
+            self._refuse(swapper, deployment.digest, described(failure), lasting=True)
             self._roll_back(swapper)
         elif not self._stop.is_set():
             self._deployment = deployment
@@ -243,7 +243,7 @@ class Follower:
         """Count and publish a fault; the first in a row is logged."""
         self.faults += 1
         is_repeated, self._is_failing = self._is_failing, True
-        self._report(swapper, "failing", self.load().digest, _described(error), is_repeated=is_repeated)
+        self._report(swapper, "failing", self.load().digest, described(error), is_repeated=is_repeated)
 
     def _note_success(self, swapper: Swapper) -> None:
         """Report the first success after faults."""
@@ -265,7 +265,3 @@ class Follower:
         if not is_repeated:
             log.warning("%s: bundle %s %s: %s", self._address, name, status, reason)
         swapper.report(status, name, reason, self.faults, deployment, is_repeated=is_repeated)
-
-
-def _described(error: Exception) -> str:
-    return shortened(f"{type(error).__name__}: {one_line(str(error))}")

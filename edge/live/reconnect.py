@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from edge.errors import AddressError, EdgeError, SourceLostError, UnavailableError, one_line
+from edge.errors import AddressError, EdgeError, SourceLostError, UnavailableError, described
 from edge.frames.base import Frame, FrameSource
 from edge.frames.guarded import START_LIMIT_S, STOP_POLL_S, GuardedSource, StalledError
 from edge.live.backoff import Backoff
@@ -190,8 +190,8 @@ class ReconnectingSource:
         if not source.is_live or not (can_recover or self._has_worked):
             self._is_over = True
             raise error
-        reason = str(error) if isinstance(error, EdgeError) else f"{type(error).__name__}: {error}"
-        reason = one_line(reason).removeprefix(self._name).strip()
+        reason = str(error) if isinstance(error, EdgeError) else described(error)
+        reason = reason.removeprefix(self._name).strip()
         self._report("stalled" if isinstance(error, StalledError) else "lost", reason)
         self._on_attempt()
         self._give_up_after(started, reason)

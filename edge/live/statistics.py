@@ -93,7 +93,7 @@ class Intervals:
 
 
 class Statistics:
-    """Statistics of all sources; one thread adds messages, others read."""
+    """Statistics of all sources. Threads may add messages and read at the same time."""
 
     def __init__(self) -> None:
         """Start without sources."""

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from edge.errors import OutputError, one_line
+from edge.errors import OutputError, described
 from edge.live.connections import ConnectionWatch, LimitedProtocol
 
 TICK_S = 1.0
@@ -79,7 +79,7 @@ class WebServer:
         self._started.wait()
         if self._error is not None:
             self._thread = None
-            reason = one_line(f"{type(self._error).__name__}: {self._error}")
+            reason = described(self._error)
             raise OutputError(f"{self.url} cannot be served ({reason}); check the installed uvicorn") from self._error
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
@@ -140,9 +140,9 @@ class WebServer:
                 watch.cut_off(server.server_state.connections)
                 self._tick()
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = described(error)
                 if reason != last_reason:
-                    log.warning("the tick of %s failed (%s); it continues", self.url, one_line(reason))
+                    log.warning("the tick of %s failed (%s); it continues", self.url, reason)
                 last_reason = reason
 
 
@@ -160,5 +160,5 @@ async def _disconnect(server: uvicorn.Server) -> None:
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    log.warning("%s cannot be answered (%s: %s)", request.url.path, type(error).__name__, one_line(str(error)))
+    log.warning("%s cannot be answered (%s)", request.url.path, described(error))
     return PlainTextResponse("internal error", status_code=500)

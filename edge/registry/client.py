@@ -17,7 +17,7 @@ from requests import PreparedRequest, RequestException, Response
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from edge.errors import EdgeError, RegistryError
+from edge.errors import EdgeError, RegistryError, described
 from edge.registry.address import RegistryAddress
 from edge.registry.artifact import ARTIFACT_TYPE, MAX_ARTIFACT_BYTES, Blob
 
@@ -196,7 +196,7 @@ class Repository:
         except OSError:
             raise
         except Exception as error:  # oras raises any exception where an answer is not as it expects
-            raise self._error(f"cannot be used ({type(error).__name__}: {error})") from error
+            raise self._error(f"cannot be used ({described(error)})") from error
 
 
 def _as_it_is(request: PreparedRequest) -> PreparedRequest:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.bundle.bundle import Bundle, bundle_writer, check_bundle, valid_manifest
-from edge.bundle.files import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, check_names, read_manifest
-from edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
+from edge.bundle.files import MANIFEST, MAX_FILE_BYTES, MAX_MANIFEST_BYTES, check_names, read_unchanged_manifest
+from edge.bundle.manifest import Manifest
 from edge.bundle.signing import SIGNATURE, SIGNATURE_BYTES, VerifyingKey, read_signature
 from edge.errors import BundleError, RegistryError, SignatureError
 from edge.progress import OnProgress, ignore_progress, track
@@ -113,11 +113,7 @@ def _blobs(bundle: Bundle) -> dict[str, Blob]:
     Raises:
         BundleError: the manifest changed since the bundle was opened.
     """
-    content = read_manifest(bundle.path)
-    current = manifest_from_json(content, bundle.path / MANIFEST)
-    if manifest_to_json(current) != manifest_to_json(bundle.manifest):
-        raise BundleError(f"{bundle.path} was changed meanwhile and is not pushed; run the command again")
-    blobs = {MANIFEST: _blob_of(content)}
+    blobs = {MANIFEST: _blob_of(read_unchanged_manifest(bundle.path, bundle.manifest))}
     if bundle.is_signed:
         blobs[SIGNATURE] = _blob_of(read_signature(bundle.path))
     for name, sha256 in bundle.manifest.files.items():

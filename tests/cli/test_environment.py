@@ -19,7 +19,7 @@ from edge.bundle.manifest import manifest_to_json
 from edge.cli.main import main
 from edge.console import UNAVAILABLE
 from edge.doctor.jobs import examine
-from edge.errors import MAX_MESSAGE, EdgeError, SourceError, SourceLostError, UnavailableError
+from edge.errors import MAX_MESSAGE, EdgeError, SourceError, SourceLostError, UnavailableError, described
 from tests.support.commands import ROOT, TIMEOUT_S, call, json_lines, random_frames, write_video
 
 
@@ -245,6 +245,7 @@ def test_a_message_longer_than_a_screen_keeps_its_start_and_its_remedy() -> None
 )
 def test_messages_of_libraries_are_quoted_in_one_plain_line(message: str, shown: str) -> None:
     assert str(EdgeError(message)) == shown
+    assert described(ValueError(message)) == f"ValueError: {shown}"
 
 
 def test_a_missing_library_is_named_with_an_extra_of_this_checkout() -> None:

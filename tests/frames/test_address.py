@@ -52,6 +52,7 @@ def test_an_address_has_a_kind_a_location_and_options(
         ("http://camera/?rotation=5&Rotate=6", "http://camera/?rotation=5&Rotate=6"),
         ("rtsp://a:b?rotate=90@camera/live", "rtsp://a:b?rotate=90@camera/live"),
         ("rtsp://camera/a%20b?x=%3F&rotate=0", "rtsp://camera/a%20b?x=%3F"),
+        ("rtsp://camera/live?frames=5&timeout=3", "rtsp://camera/live?frames=5"),
     ],
 )
 def test_parameters_that_are_not_ours_go_to_the_server_unchanged(text: str, location: str) -> None:
@@ -84,6 +85,7 @@ def test_parameters_that_are_not_ours_go_to_the_server_unchanged(text: str, loca
         ("rtsp://camera/?size=640x480", "no option 'size'"),
         ("rtsp://camera/?codec=vp9", "has the option codec=vp9; give h264, h265 or mjpeg"),
         ("http://camera/?transport=tcp", "no option 'transport'"),
+        ("rtsp://camera/?transport=http", "has the option transport=http; give tcp or udp"),
         ("clip.mp4?rate=5", "no option 'rate'"),
         ("test://pattern", "is not a test pattern; write test://"),
         ("test://?frames=0", "give a number of frames, 1 or more"),

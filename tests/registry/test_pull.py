@@ -24,7 +24,7 @@ from edge.errors import BundleError, EdgeError, RegistryError, SignatureError
 from edge.registry import client
 from edge.registry.address import parse_registry_address
 from edge.registry.artifact import MAX_ARTIFACT_BYTES, TITLE, Blob, decode_artifact, encode_artifact
-from edge.registry.transfer import pull
+from edge.registry.transfer import bundle_digest, pull
 from edge.storage.locks import FOLDER_LIMIT_S
 from tests.support.commands import call, contents, error_line, full_disk
 from tests.support.damage import flip_bit, manifest_edit
@@ -274,7 +274,7 @@ def test_the_manifest_is_decoded_after_its_signature_was_checked(
     registry: ScriptedRegistry, signed: Path, key: VerifyingKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_changed(registry, signed, manifest_edit(lambda manifest: manifest.update(name="forged")))
-    monkeypatch.setattr("edge.registry.transfer.manifest_from_json", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr("edge.registry.transfer.valid_manifest", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(SignatureError):
         pull(parse_registry_address(address(registry)), tmp_path / "pulled", key)
     assert len([path for path, _ in registry.requests if "/blobs/" in path]) == 2, "further files were asked for"
@@ -402,6 +402,13 @@ def test_a_refused_address_shows_no_password(start: str, end: str) -> None:
 def test_plain_http_is_for_registries_on_this_machine(host: str, is_loopback: bool) -> None:
     parsed = parse_registry_address(f"oci://{host}/a/b:c")
     assert (str(parsed), parsed.is_loopback) == (f"oci://{host}/a/b:c", is_loopback)
+
+
+def test_a_bundle_that_changed_after_it_was_opened_has_no_digest(signed: Path) -> None:
+    opened = Bundle.open(signed)
+    manifest_edit(lambda manifest: manifest.update(name="changed"))(signed)
+    with pytest.raises(BundleError, match=r"changed while the bundle was in use \(other manifest\); run the command"):
+        bundle_digest(opened)
 
 
 def test_an_artifact_has_what_was_put_into_it() -> None:

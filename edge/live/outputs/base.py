@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
 
-from edge.errors import OutputError, one_line
+from edge.errors import OutputError, described
 from edge.live.messages import Message, Observation
 
 MAX_QUEUED = 256
@@ -232,9 +232,9 @@ class OutputQueue:
                 self.error = self.error or error
                 self._stop.set()
                 return
-            reason = f"{type(error).__name__}: {error}"
+            reason = described(error)
             if reason != self._last_error:
-                log.warning("output %s failed (%s); the run continues", self.output.name, one_line(reason))
+                log.warning("output %s failed (%s); the run continues", self.output.name, reason)
             self._last_error = reason
 
 

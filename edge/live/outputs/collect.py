@@ -19,7 +19,7 @@ INTERVAL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class NearestFrame:
     """The frame nearest to a threshold in the interval that began at `since_s`."""
 
     observation: Observation
@@ -54,7 +54,7 @@ class Collector(Output):
         """
         self._reservoir = Reservoir(folder, max_files, max_bytes)
         self._interval_s = interval_s
-        self._candidates: dict[str, Candidate] = {}
+        self._nearest: dict[str, NearestFrame] = {}
 
     def open(self) -> None:
         """Create or take over the folder.
@@ -66,10 +66,10 @@ class Collector(Output):
 
     def chooses(self, observation: Observation) -> bool:
         """Check that a frame is nearer to a threshold than the one it would replace."""
-        candidate = self._candidates.get(observation.source)
-        if candidate is None or self._is_over(candidate, observation):
+        nearest = self._nearest.get(observation.source)
+        if nearest is None or self._is_over(nearest, observation):
             return self._margin(observation) < self._reservoir.limit
-        return self._margin(observation) < candidate.margin
+        return self._margin(observation) < nearest.margin
 
     def write(self, messages: Sequence[Message]) -> None:
         """Keep the nearest frame of each interval."""
@@ -81,25 +81,25 @@ class Collector(Output):
     def close(self) -> None:
         """Save the nearest frames of intervals that are not over. Idempotent."""
         try:
-            for source in list(self._candidates):
-                self._save(self._candidates.pop(source))
+            for source in list(self._nearest):
+                self._save(self._nearest.pop(source))
         finally:
             self._reservoir.close()
 
     def _add(self, observation: Observation) -> None:
         source, now_s = observation.source, observation.result.timeline_s
-        candidate = self._candidates.get(source)
-        if candidate is not None and self._is_over(candidate, observation):
-            self._save(self._candidates.pop(source))
-            candidate = None
+        nearest = self._nearest.get(source)
+        if nearest is not None and self._is_over(nearest, observation):
+            self._save(self._nearest.pop(source))
+            nearest = None
         if observation.frame is not None and self.chooses(observation):
-            since_s = now_s if candidate is None else candidate.since_s
+            since_s = now_s if nearest is None else nearest.since_s
             margin = self._margin(observation)
-            self._candidates[source] = Candidate(observation, observation.frame, margin, since_s)
+            self._nearest[source] = NearestFrame(observation, observation.frame, margin, since_s)
 
-    def _is_over(self, candidate: Candidate, observation: Observation) -> bool:
-        """Check that an observation is not in the interval of a candidate."""
-        passed_s = observation.result.timeline_s - candidate.since_s
+    def _is_over(self, nearest: NearestFrame, observation: Observation) -> bool:
+        """Check that an observation is not in the interval of a frame."""
+        passed_s = observation.result.timeline_s - nearest.since_s
         return isinstance(observation.result.position, str) or not 0 <= passed_s < self._interval_s
 
     def _margin(self, observation: Observation) -> float:
@@ -112,9 +112,9 @@ class Collector(Output):
         reachable = [threshold for threshold in thresholds[: prediction.exit_index + 1] if threshold <= 1]
         return abs(prediction.confidence - (reachable[-1] if reachable else 0.0))
 
-    def _save(self, candidate: Candidate) -> None:
-        observation, margin = candidate.observation, candidate.margin
-        suffix, content = encode(candidate.frame)
+    def _save(self, nearest: NearestFrame) -> None:
+        observation, margin = nearest.observation, nearest.margin
+        suffix, content = encode(nearest.frame)
         name = file_name(observation.prediction.label, margin, iso_time(observation.time), suffix)
         self._reservoir.add(margin, name, content, record(observation))
 

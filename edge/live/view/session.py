@@ -5,7 +5,7 @@ import logging
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from edge.errors import one_line
+from edge.errors import described
 from edge.live.limits import RateLimit
 from edge.live.view.audience import Audience, Viewer
 from edge.live.view.requests import parse_picture_request
@@ -38,7 +38,7 @@ class Session:
                 task.cancel()
             for error in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(error, Exception) and not isinstance(error, WebSocketDisconnect):
-                    log.warning("a page's connection ended (%s: %s)", type(error).__name__, one_line(str(error)))
+                    log.warning("a page's connection ended (%s)", described(error))
 
     async def _send(self, opening: str) -> None:
         await self._socket.send_text(opening)
