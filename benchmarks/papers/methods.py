@@ -60,4 +60,4 @@ METHODS = {
     **RIVALS,
     **PLAIN,
 }
-"""Methods by name. `default` is the recipe of `python -m edge.training`; `joint-former` has its former learning rate."""
+"""Methods by name. `default` is the recipe of `python -m edge.training`, `joint-former` has its former rate."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from edge.doctor.jobs import examine
 from edge.errors import MAX_MESSAGE, EdgeError, SourceError, SourceLostError, UnavailableError, described
 from tests.support.commands import ROOT, TIMEOUT_S, call, json_lines, random_frames, write_video
 
+PROGRESS = re.compile(r"(measuring|verifying) .*, \d+ of \d+, \d+ s")
+
 
 def shell(script: str, folder: Path, **env: str) -> Any:
     """Run a shell script in which `python -m` is `PY` and the folder of this project is on the path."""
@@ -34,6 +37,11 @@ def shell(script: str, folder: Path, **env: str) -> Any:
         text=True,
         timeout=TIMEOUT_S,
     )
+
+
+def errors_of(done: Any) -> list[str]:
+    """Return the lines of stderr other than those of progress, which a slow machine shows."""
+    return [line for line in done.stderr.splitlines() if not PROGRESS.fullmatch(line)]
 
 
 @pytest.fixture
@@ -88,7 +96,7 @@ def test_the_exit_code_does_not_depend_on_the_streams(script: str, code: int, er
     done = shell(script, folder)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    assert errors is None or len(done.stderr.splitlines()) == errors, done.stderr
+    assert errors is None or len(errors_of(done)) == errors, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -114,8 +122,8 @@ def test_a_missing_library_is_one_line_with_a_remedy(words: str, library: str, t
 @pytest.mark.parametrize("words", ["edge bench bundle --precision fp32", "edge doctor", "edge verify bundle"])
 def test_an_ascii_terminal_gets_ascii(words: str, folder: Path) -> None:
     done = shell(f"PY {words}", folder, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.isascii()
+    assert (done.returncode, errors_of(done)) == (0, [])
+    assert (done.stdout + done.stderr).isascii()
 
 
 def test_no_line_is_lost_on_a_stream_that_does_not_block(digits_bundle: Bundle, tmp_path: Path) -> None:

@@ -44,10 +44,10 @@ def test_any_size_can_be_drawn(size: str) -> None:
 
 
 def test_a_paced_pattern_takes_its_time_and_loses_frames_that_nobody_reads() -> None:
+    started = time.monotonic()
     source = open_source("test://?size=64x48&rate=100")
     unpaced = open_source("test://?size=64x48&rate=0")
     assert source.is_live
-    started = time.monotonic()
     for _ in range(21):
         source.read(None)
     assert time.monotonic() - started >= 0.2

@@ -1,5 +1,6 @@
 """Preprocessing: arithmetic, geometry, pixel formats, and frames that the network does not read."""
 
+import platform
 import re
 
 import cv2
@@ -39,6 +40,13 @@ def levels(spec: InputSpec, channel: int) -> NDArray[np.float32]:
     return ((np.arange(256) / 255 - spec.mean[channel]) / spec.std[channel]).astype(np.float32)
 
 
+def assert_same(spec: InputSpec, one: NDArray[np.float32], other: NDArray[np.float32]) -> None:
+    """Compare two inputs; on ARM, OpenCV resizes one, three and four channels with code that rounds differently."""
+    tolerated_levels = 0 if platform.machine() == "x86_64" else 1
+    difference = np.abs(one - other) * np.reshape(spec.std, (-1, 1, 1)) * 255
+    assert difference.max() <= tolerated_levels + 1e-3
+
+
 def test_every_gray_level_is_scaled_and_normalised_exactly() -> None:
     spec = gray_input(16, 16, mean=0.3, std=0.35)
     frame = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -60,7 +68,7 @@ def test_gray_images_with_one_channel_and_with_three_equal_channels_are_the_same
 ) -> None:
     gray = random_frames(1, *size)[0, :, :, 0]
     bgr = np.repeat(gray[:, :, None], 3, axis=2)
-    assert (preprocess(spec, gray) == preprocess(spec, bgr)).all()
+    assert_same(spec, preprocess(spec, gray), preprocess(spec, bgr))
 
 
 def test_colour_is_converted_to_gray_as_opencv_does() -> None:
@@ -73,7 +81,7 @@ def test_colour_is_converted_to_gray_as_opencv_does() -> None:
 def test_the_fourth_byte_of_a_bgrx_pixel_is_ignored(spec: InputSpec) -> None:
     bgr = random_frames(1, 24, 30)[0]
     bgrx = np.dstack([bgr, np.random.default_rng(0).integers(0, 256, (24, 30), dtype=np.uint8)])
-    assert (preprocess(spec, bgrx) == preprocess(spec, bgr)).all()
+    assert_same(spec, preprocess(spec, bgrx), preprocess(spec, bgr))
 
 
 @pytest.mark.parametrize("spec", [gray_input(), rgb_input(), rgb_input(12, 6)])

@@ -35,7 +35,8 @@ def main() -> int:
         from tests.machines.provision import provision
 
         result = provision(arguments.folder)
-    add_machine(arguments.output, arguments.machine, result)
+    name = " ".join([arguments.machine, *arguments.rooms])  # some rooms do not replace the result of all
+    add_machine(arguments.output, name, result)
     print({name: value for name, value in result.items() if name != "failed"})
     print(*result["failed"], sep="\n")
     return 1 if result["failed"] else 0
