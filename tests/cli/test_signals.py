@@ -44,11 +44,12 @@ def handles_signals(pid: int) -> bool:
 
 def shows_emulator() -> bool:
     """Check whether /proc shows the handlers of an emulator instead of the program's."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        try:
-            return handles_signals(process.pid)
-        finally:
-            process.kill()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print("running", file=process.stdin, flush=True)
+        process.stdout.readline()
+        return handles_signals(process.pid)
 
 
 when_handlers_show = pytest.mark.skipif(shows_emulator(), reason="when a program handles signals is hidden")
