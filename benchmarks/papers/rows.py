@@ -38,8 +38,8 @@ def percent(values: NDArray[np.float64]) -> str:
 def comparisons_of(finished: Finished) -> Iterator[Comparison]:
     """Yield the comparisons on test splits, over the seeds that both methods have.
 
-    Every method is compared with joint training, and the default recipe with that of before and with plain networks: at
-    each budget with the cheapest that costs the budget or more, and with the whole one.
+    Every method is compared with joint training, and the default recipe also with joint training at the former rate and
+    with plain networks: at each budget with the cheapest that costs the budget or more, and with the whole one.
     """
     for task in COMPARED_TASKS:
         members = {run: network for run, network in finished.items() if (run.task, run.split) == (task, "test")}

@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     _add_network(parser.add_argument_group("network"))
     _add_objective(parser.add_argument_group("objective"))
     _add_schedule(parser.add_argument_group("schedule"))
+    parser.set_defaults(**dataclasses.asdict(Settings(dataset="digits")))
     return parser
 
 
@@ -146,7 +147,6 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dataset",
         choices=dataset_names(),
-        default="digits",
         help="labelled images; `folder` reads your own (default: %(default)s)",
     )
     group.add_argument(
@@ -194,7 +194,6 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     """Add the options that select the network."""
     group.add_argument(
         "--backbone",
-        default="cnn",
         metavar="NAME",
         help=f"network to train: {', '.join(BACKBONES)}, cnn:WIDTH for another width than 32, "
         "timm:NAME for a timm model with exits after its last three feature stages, or "
@@ -224,7 +223,6 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--regime",
         choices=tuple(REGIMES),
-        default="joint",
         help="how the losses of the exits are weighted (default: %(default)s)",
     )
     group.add_argument(
@@ -235,7 +233,6 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--attention-weight",
         type=zero_or_more,
-        default=0.3,
         metavar="ALPHA",
         help="weight of Explanation-Guided Training, in which early exits learn to attend where the last exit attends; "
         "0 disables it (default: %(default)s)",
@@ -243,14 +240,12 @@ def _add_objective(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--attention-loss",
         choices=tuple(ATTENTION_LOSSES),
-        default="cosine",
         help="distance between attention maps; `guarded-cosine` also penalises maps without contrast "
         "(default: %(default)s)",
     )
     group.add_argument(
         "--distillation-weight",
         type=zero_or_more,
-        default=0.0,
         metavar="WEIGHT",
         help="weight of distillation from the last exit to early exits; 0 disables it (default: %(default)s)",
     )
@@ -261,7 +256,6 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--epochs",
         type=at_least(1),
-        default=12,
         metavar="N",
         help="passes over the training images (default: %(default)s)",
     )
@@ -280,7 +274,6 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--learning-rate",
         type=above_zero,
-        default=5e-3,
         metavar="RATE",
         help="maximum learning rate of the one-cycle schedule (default: %(default)s)",
     )
@@ -290,7 +283,6 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--seed",
         type=at_least(0),
-        default=0,
         metavar="N",
         help="seed of splits, initial weights and sample order (default: %(default)s)",
     )

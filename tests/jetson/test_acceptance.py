@@ -74,7 +74,7 @@ def test_pauses_and_lost_cameras_fail_a_live_run(lines: Any, fault: str | None, 
 
 
 def bench_result(rail_problems: tuple[str, ...] = (), problems: tuple[str, ...] = ()) -> Any:
-    """Return what `edge bench --energy --json` prints, as far as it is judged."""
+    """Return the output of `edge bench --energy --json`, as far as it is judged."""
     energy, net = MeanEstimate(12.34, 0.56), MeanEstimate(10.0, 0.5)
     rails = {"ina/VDD_IN": RailEnergy(energy, net, 9000.0, 5000.0, rail_problems)}
     workload = WorkloadEnergy(2.0, 1000, rails, problems)

@@ -47,9 +47,10 @@ def arm64(folder: Path, rooms: list[str]) -> dict[str, Any]:
     emulate_arm64()
     system = make_system(folder / "arm64", "arm64", ("python3", "g++", "git"))
     (system / "cpuinfo").write_text("".join(map(CPUINFO.format, range(os.cpu_count() or 1))))
-    pins = ("--constraint", "constraints.txt", "--target", system / LIBRARIES.strip("/"))
-    uv("pip", "install", *WHEELS, *pins, *REQUIREMENTS, *TEST_LIBRARIES, "opencv-python-headless")
-    uv("pip", "install", "--no-deps", "--reinstall", "--target", pins[-1], ".")  # for its entry points
+    install = ("pip", "install", "--target", system / LIBRARIES.strip("/"))
+    pins = ("--constraint", "constraints.txt")
+    uv(*install, *WHEELS, *pins, *REQUIREMENTS, *TEST_LIBRARIES, "opencv-python-headless")
+    uv(*install, "--no-deps", "--reinstall", ".")  # for its entry points
     compared = {} if rooms else compare_frames(system, folder)
     words = pytest_words(f"{SHARED}/arm64.xml", rooms, timeout_s=3600)
     enter(system, *ENVIRONMENT, f"EDGE_TEST_BUNDLE={SHARED}/{digits_bundle(folder).name}", "python3", *words)

@@ -1,4 +1,4 @@
-"""`jetson/provision.sh` in clean Debians: dry run, run, second run, and a bundle accepted with what it leaves."""
+"""`jetson/provision.sh` in clean Debians: dry run, run, second run, and a bundle accepted in the result."""
 
 import shutil
 from pathlib import Path
